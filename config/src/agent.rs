@@ -1,0 +1,326 @@
+//! `agent.toml`: what an agent runs with.
+
+use std::path::{Path, PathBuf};
+
+use culvert_proto::limits::MAX_OFFERS;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use url::Url;
+
+use crate::document::Document;
+use crate::endpoint::{Endpoint, WrittenEndpoint};
+use crate::error::ConfigError;
+use crate::units::Span;
+
+/// A checked `agent.toml`.
+#[derive(Debug, Clone, Serialize)]
+pub struct AgentConfig {
+    /// The way to the relay.
+    pub relay: RelayLink,
+    /// How tokens are obtained.
+    pub oauth: OAuth,
+    /// What the agent offers.
+    #[serde(rename = "endpoint")]
+    pub endpoints: Vec<Endpoint>,
+    /// The allow/deny list.
+    pub policy: PolicyFile,
+    /// What a peer can make this agent hold or wait for.
+    pub limits: AgentLimits,
+}
+
+/// The way to the relay.
+#[derive(Debug, Clone, Serialize)]
+pub struct RelayLink {
+    /// `wss://HOST[:PORT]`, without a path.
+    pub url: Url,
+    /// How many sessions to hold, on different relay nodes where there are several.
+    pub sessions: u8,
+    /// The CA of the relay's certificate; system roots if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+/// How the agent obtains access tokens (OAuth 2.0, RFC 6749).
+#[derive(Debug, Clone, Serialize)]
+pub struct OAuth {
+    /// The grant.
+    pub grant: Grant,
+    /// The issuer, whose metadata names the token endpoint; or that endpoint itself.
+    pub server: TokenServer,
+    /// The client's id.
+    pub client_id: String,
+    /// The client's secret. Never shown.
+    #[serde(serialize_with = "masked")]
+    pub client_secret: SecretString,
+    /// The audience to ask for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// The scope to ask for.
+    pub scope: String,
+    /// The CA for connections to the issuer; system roots if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+fn masked<S: serde::Serializer>(_: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("***")
+}
+
+/// A grant of OAuth 2.0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// RFC 6749, 4.4.
+    ClientCredentials,
+}
+
+/// Where tokens are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenServer {
+    /// The issuer's metadata names the endpoint.
+    Issuer(String),
+    /// The token endpoint itself.
+    TokenUrl(Url),
+}
+
+/// The allow/deny list.
+#[derive(Debug, Clone, Serialize)]
+pub struct PolicyFile {
+    /// The file.
+    pub file: PathBuf,
+}
+
+/// What a peer can make an agent hold or wait for. Every limit has a default.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentLimits {
+    /// Most calls at once on one session.
+    pub streams_per_session: u32,
+    /// How long a drain waits for calls in flight.
+    pub drain: Span,
+    /// Longest wait between two attempts to reach the relay.
+    pub reconnect: Span,
+}
+
+impl Default for AgentLimits {
+    fn default() -> Self {
+        Self {
+            streams_per_session: 4_096,
+            drain: Span::secs(30),
+            reconnect: Span::secs(15),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    relay: WrittenRelay,
+    oauth: WrittenOAuth,
+    #[serde(default)]
+    endpoint: Vec<Spanned<WrittenEndpoint>>,
+    policy: WrittenPolicy,
+    #[serde(default)]
+    limits: AgentLimits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRelay {
+    url: Spanned<String>,
+    sessions: Option<Spanned<u8>>,
+    ca: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenOAuth {
+    grant: Spanned<String>,
+    issuer: Option<Spanned<String>>,
+    token_url: Option<Spanned<String>>,
+    client_id: Spanned<String>,
+    client_secret_file: Option<Spanned<PathBuf>>,
+    audience: Option<String>,
+    #[serde(default = "register_scope")]
+    scope: String,
+    ca: Option<Spanned<PathBuf>>,
+}
+
+fn register_scope() -> String {
+    "culvert:register".into()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPolicy {
+    file: Spanned<PathBuf>,
+}
+
+/// The variable that carries the client's secret where no file does.
+const SECRET_VARIABLE: &str = "CULVERT_OAUTH__CLIENT_SECRET";
+
+impl AgentConfig {
+    /// Reads and checks `file`, with the process's environment on top.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(file, std::env::vars())
+    }
+
+    /// Reads and checks `file`, with `environment` on top.
+    pub fn load_with(
+        file: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let (secret, others): (Vec<_>, Vec<_>) =
+            environment.partition(|(name, _)| name == SECRET_VARIABLE);
+        let secret = secret
+            .into_iter()
+            .next()
+            .map(|(_, value)| SecretString::from(value));
+        let tables = ["relay", "oauth", "policy", "limits"];
+        let document = Document::read(file)?.with_environment(&[], &tables, others.into_iter())?;
+        let written: Written = document.parse()?;
+        let endpoints = written
+            .endpoint
+            .iter()
+            .map(|endpoint| crate::endpoint::check(&document, endpoint.get_ref()))
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        check_endpoints(&document, &written.endpoint)?;
+        Ok(Self {
+            relay: check_relay(&document, &written.relay)?,
+            oauth: check_oauth(&document, written.oauth, secret)?,
+            endpoints,
+            policy: PolicyFile {
+                file: crate::check::file(&document, &written.policy.file)?,
+            },
+            limits: written.limits,
+        })
+    }
+
+    /// What the agent runs with, as TOML; secrets are masked.
+    pub fn render(&self) -> String {
+        crate::render(self)
+    }
+}
+
+fn check_relay(document: &Document, written: &WrittenRelay) -> Result<RelayLink, ConfigError> {
+    let text = written.url.get_ref();
+    let expected = "expected wss://HOST[:PORT] without path, query or credentials";
+    let plain = |url: &Url| {
+        url.scheme() == "wss"
+            && url.has_host()
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    };
+    let url = Url::parse(text)
+        .ok()
+        .filter(plain)
+        .ok_or_else(|| document.error(written.url.span(), format!("found {text:?}; {expected}")))?;
+    let sessions = match &written.sessions {
+        None => 2,
+        Some(sessions) if (1..=8).contains(sessions.get_ref()) => *sessions.get_ref(),
+        Some(sessions) => {
+            return Err(document.error(
+                sessions.span(),
+                format!("found {}; expected 1 to 8 sessions", sessions.get_ref()),
+            ));
+        }
+    };
+    let ca = written
+        .ca
+        .as_ref()
+        .map(|ca| crate::check::file(document, ca))
+        .transpose()?;
+    Ok(RelayLink { url, sessions, ca })
+}
+
+fn check_oauth(
+    document: &Document,
+    written: WrittenOAuth,
+    secret: Option<SecretString>,
+) -> Result<OAuth, ConfigError> {
+    if written.grant.get_ref() != "client_credentials" {
+        return Err(document.error(
+            written.grant.span(),
+            format!(
+                "found {:?}; this version has \"client_credentials\" only",
+                written.grant.get_ref()
+            ),
+        ));
+    }
+    let server = match (&written.issuer, &written.token_url) {
+        (Some(issuer), None) => {
+            crate::check::http_url(document, issuer)?;
+            TokenServer::Issuer(issuer.get_ref().clone())
+        }
+        (None, Some(url)) => TokenServer::TokenUrl(crate::check::http_url(document, url)?),
+        (Some(_), Some(url)) => {
+            return Err(document.error(
+                url.span(),
+                "found both issuer and token_url; expected one of them",
+            ));
+        }
+        (None, None) => {
+            return Err(ConfigError {
+                key: Some("oauth".into()),
+                ..ConfigError::file(
+                    &document.file,
+                    "found neither issuer nor token_url; expected one of them",
+                )
+            });
+        }
+    };
+    let client_secret = match (&written.client_secret_file, secret) {
+        (_, Some(secret)) => secret,
+        (Some(file), None) => crate::secret::read(&document.path(file.get_ref()), file.get_ref())
+            .map_err(|message| document.error(file.span(), message))?,
+        (None, None) => {
+            return Err(ConfigError {
+                key: Some("oauth.client_secret_file".into()),
+                ..ConfigError::file(
+                    &document.file,
+                    format!("not given, and {SECRET_VARIABLE} is not set; expected one of them"),
+                )
+            });
+        }
+    };
+    if written.client_id.get_ref().is_empty() {
+        return Err(document.error(written.client_id.span(), "found an empty client id"));
+    }
+    Ok(OAuth {
+        grant: Grant::ClientCredentials,
+        server,
+        client_id: written.client_id.into_inner(),
+        client_secret,
+        audience: written.audience,
+        scope: written.scope,
+        ca: written
+            .ca
+            .as_ref()
+            .map(|ca| crate::check::file(document, ca))
+            .transpose()?,
+    })
+}
+
+fn check_endpoints(
+    document: &Document,
+    written: &[Spanned<WrittenEndpoint>],
+) -> Result<(), ConfigError> {
+    if written.is_empty() || written.len() > MAX_OFFERS {
+        return Err(ConfigError {
+            key: Some("endpoint".into()),
+            ..ConfigError::file(
+                &document.file,
+                format!(
+                    "found {} [[endpoint]]; expected 1 to {MAX_OFFERS}",
+                    written.len()
+                ),
+            )
+        });
+    }
+    crate::check::unique(document, written.iter().map(|e| &e.get_ref().name), "name")
+}

@@ -1,0 +1,208 @@
+//! `[[endpoint]]` of `agent.toml`: a local API and how to reach it.
+
+use std::path::PathBuf;
+
+use culvert_proto::names::EndpointName;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use url::Url;
+
+use crate::document::Document;
+use crate::error::ConfigError;
+use crate::units::Span;
+
+/// A local API that the agent offers under a public name.
+#[derive(Debug, Clone, Serialize)]
+pub struct Endpoint {
+    /// The public name, unique within the tenant.
+    #[serde(serialize_with = "crate::display")]
+    pub name: EndpointName,
+    /// Where the API is: `http` or `https`, host and port, no path.
+    pub upstream: Url,
+    /// Whose certificate the upstream may have.
+    pub trust: Trust,
+    /// What the upstream sees as `Host`.
+    pub host: HostHeader,
+    /// How long each phase of a call may take.
+    pub timeouts: Timeouts,
+    /// Most calls at once.
+    pub max_streams: u32,
+    /// Whether `;` may occur in paths (it is refused otherwise).
+    pub allow_semicolon: bool,
+    /// Whether `%2F` may occur in paths, where it never matches as `/`.
+    pub allow_encoded_slash: bool,
+}
+
+/// Whose certificate an upstream may have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// A root of this machine signed it, for the upstream's name.
+    SystemRoots,
+    /// The CA in this file signed it, for the upstream's name.
+    Ca(PathBuf),
+    /// The SHA-256 of the certificate itself is one of these; names and dates do not matter.
+    Pins(#[serde(serialize_with = "hex_pins")] Vec<[u8; 32]>),
+}
+
+fn hex_pins<S: serde::Serializer>(pins: &[[u8; 32]], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(pins.iter().map(|pin| {
+        pin.iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    }))
+}
+
+/// What an upstream sees as `Host`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostHeader {
+    /// Its own name, as in `upstream`.
+    #[default]
+    Rewrite,
+    /// The public name that the caller used.
+    Preserve,
+}
+
+/// How long each phase of a call may take.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Name resolution and TCP.
+    pub connect: Span,
+    /// The TLS handshake.
+    pub tls: Span,
+    /// From the request's end to the answer's head. Long polls wait here.
+    pub head: Span,
+    /// Between two bytes of a body.
+    pub idle: Span,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Span::secs(5),
+            tls: Span::secs(10),
+            head: Span::secs(2 * 3600),
+            idle: Span::secs(2 * 3600),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WrittenEndpoint {
+    pub(crate) name: Spanned<String>,
+    upstream: Spanned<String>,
+    mode: Option<Spanned<Vec<String>>>,
+    ca: Option<Spanned<PathBuf>>,
+    pin_sha256: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    host: HostHeader,
+    #[serde(default)]
+    timeouts: Timeouts,
+    max_streams: Option<Spanned<u32>>,
+    #[serde(default)]
+    allow_semicolon: bool,
+    #[serde(default)]
+    allow_encoded_slash: bool,
+}
+
+pub(crate) fn check(
+    document: &Document,
+    written: &WrittenEndpoint,
+) -> Result<Endpoint, ConfigError> {
+    if let Some(modes) = &written.mode
+        && modes.get_ref().as_slice() != ["http"]
+    {
+        return Err(document.error(
+            modes.span(),
+            format!(
+                "found {:?}; this version has [\"http\"] only",
+                modes.get_ref()
+            ),
+        ));
+    }
+    let max_streams = match &written.max_streams {
+        None => 1_024,
+        Some(max) if *max.get_ref() > 0 => *max.get_ref(),
+        Some(max) => return Err(document.error(max.span(), "found 0; expected at least 1")),
+    };
+    Ok(Endpoint {
+        name: crate::check::name(document, &written.name)?,
+        upstream: check_upstream(document, &written.upstream)?,
+        trust: check_trust(document, written)?,
+        host: written.host,
+        timeouts: written.timeouts.clone(),
+        max_streams,
+        allow_semicolon: written.allow_semicolon,
+        allow_encoded_slash: written.allow_encoded_slash,
+    })
+}
+
+fn check_upstream(document: &Document, written: &Spanned<String>) -> Result<Url, ConfigError> {
+    let text = written.get_ref();
+    let plain = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    };
+    Url::parse(text).ok().filter(plain).ok_or_else(|| {
+        document.error(
+            written.span(),
+            format!(
+                "found {text:?}; expected https://HOST[:PORT] without path, query or credentials"
+            ),
+        )
+    })
+}
+
+fn check_trust(document: &Document, written: &WrittenEndpoint) -> Result<Trust, ConfigError> {
+    match (&written.ca, &written.pin_sha256) {
+        (None, None) => Ok(Trust::SystemRoots),
+        (Some(ca), None) => Ok(Trust::Ca(crate::check::file(document, ca)?)),
+        (Some(_), Some(pins)) => Err(document.error(
+            pins.span(),
+            "found both ca and pin_sha256; expected one of them",
+        )),
+        (None, Some(pins)) if pins.get_ref().is_empty() => Err(document.error(
+            pins.span(),
+            "found an empty list; expected at least one pin",
+        )),
+        (None, Some(pins)) => {
+            let pins = pins.get_ref().iter().map(|pin| {
+                parse_pin(pin.get_ref()).ok_or_else(|| {
+                    document.error(
+                        pin.span(),
+                        format!(
+                            "found {:?}; expected the SHA-256 of the certificate: 64 hex digits, \
+                             with or without colons",
+                            pin.get_ref()
+                        ),
+                    )
+                })
+            });
+            Ok(Trust::Pins(pins.collect::<Result<_, ConfigError>>()?))
+        }
+    }
+}
+
+/// 64 hex digits in either case; colons between the bytes are dropped, as tools print them.
+fn parse_pin(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter(|byte| *byte != b':')
+        .map(|byte| char::from(byte).to_digit(16).map(|digit| digit as u8))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits
+        .chunks(2)
+        .map(|pair| pair.iter().fold(0, |n, d| n * 16 + d))
+        .collect();
+    (digits.len() == 64)
+        .then(|| bytes.try_into().ok())
+        .flatten()
+}

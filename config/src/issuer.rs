@@ -1,0 +1,154 @@
+//! `[[issuer]]` of `relay.toml`: whose tokens are accepted, and how they are read.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use url::Url;
+
+use crate::document::Document;
+use crate::error::ConfigError;
+
+/// One accepted issuer of access tokens.
+#[derive(Debug, Clone, Serialize)]
+pub struct Issuer {
+    /// The exact `iss` of its tokens.
+    pub url: String,
+    /// The `aud` that its tokens must have.
+    pub audience: String,
+    /// JWS algorithms (RFC 7518, 3.1) that its tokens may use.
+    pub algorithms: Vec<Algorithm>,
+    /// Where its keys are.
+    pub jwks: Jwks,
+    /// The CA for connections to it; system roots if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// The claim that names the tenant.
+    pub tenant_claim: String,
+    /// The claim with the endpoint patterns that an agent may register.
+    pub endpoints_claim: String,
+    /// The scope that registering takes.
+    pub register_scope: String,
+    /// The scope that calling takes.
+    pub call_scope: String,
+}
+
+/// A JWS algorithm: asymmetric ones only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[allow(missing_docs)]
+pub enum Algorithm {
+    ES256,
+    ES384,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    EdDSA,
+}
+
+/// Where an issuer's key set is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Jwks {
+    /// Named by the issuer's metadata (RFC 8414, OpenID Connect Discovery).
+    Discovery,
+    /// At this address.
+    Url(Url),
+    /// In this file.
+    File(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WrittenIssuer {
+    url: Spanned<String>,
+    audience: Spanned<String>,
+    algorithms: Spanned<Vec<Algorithm>>,
+    jwks: Option<Spanned<String>>,
+    ca: Option<Spanned<PathBuf>>,
+    #[serde(default = "tenant_claim")]
+    tenant_claim: String,
+    #[serde(default = "endpoints_claim")]
+    endpoints_claim: String,
+    #[serde(default = "register_scope")]
+    register_scope: String,
+    #[serde(default = "call_scope")]
+    call_scope: String,
+}
+
+fn tenant_claim() -> String {
+    "tenant".into()
+}
+
+fn endpoints_claim() -> String {
+    "culvert_endpoints".into()
+}
+
+fn register_scope() -> String {
+    "culvert:register".into()
+}
+
+fn call_scope() -> String {
+    "culvert:call".into()
+}
+
+pub(crate) fn check_all(
+    document: &Document,
+    written: &[Spanned<WrittenIssuer>],
+) -> Result<Vec<Issuer>, ConfigError> {
+    let issuers = written
+        .iter()
+        .map(|issuer| check(document, issuer.get_ref()))
+        .collect();
+    crate::check::unique(
+        document,
+        written.iter().map(|issuer| &issuer.get_ref().url),
+        "url",
+    )?;
+    issuers
+}
+
+fn check(document: &Document, written: &WrittenIssuer) -> Result<Issuer, ConfigError> {
+    crate::check::http_url(document, &written.url)?;
+    if written.audience.get_ref().is_empty() {
+        return Err(document.error(
+            written.audience.span(),
+            "found an empty audience; expected the one that the issuer writes into tokens for \
+             this relay",
+        ));
+    }
+    if written.algorithms.get_ref().is_empty() {
+        return Err(document.error(
+            written.algorithms.span(),
+            "found an empty list; expected at least one algorithm, like \"ES256\"",
+        ));
+    }
+    let jwks = match &written.jwks {
+        None => Jwks::Discovery,
+        Some(jwks) => match jwks.get_ref().strip_prefix("file:") {
+            Some(path) => {
+                let path = Spanned::new(jwks.span(), PathBuf::from(path));
+                Jwks::File(crate::check::file(document, &path)?)
+            }
+            None => Jwks::Url(crate::check::http_url(document, jwks)?),
+        },
+    };
+    let ca = written
+        .ca
+        .as_ref()
+        .map(|ca| crate::check::file(document, ca))
+        .transpose()?;
+    Ok(Issuer {
+        url: written.url.get_ref().clone(),
+        audience: written.audience.get_ref().clone(),
+        algorithms: written.algorithms.get_ref().clone(),
+        jwks,
+        ca,
+        tenant_claim: written.tenant_claim.clone(),
+        endpoints_claim: written.endpoints_claim.clone(),
+        register_scope: written.register_scope.clone(),
+        call_scope: written.call_scope.clone(),
+    })
+}

@@ -1,0 +1,330 @@
+//! `relay.toml`: what a relay node runs with.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use culvert_proto::names::{EndpointName, TenantName};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::document::Document;
+use crate::error::ConfigError;
+use crate::issuer::{Issuer, WrittenIssuer};
+use crate::units::{Size, Span};
+
+/// A checked `relay.toml`.
+#[derive(Debug, Clone, Serialize)]
+pub struct RelayConfig {
+    /// The public domain: callers use `ENDPOINT--TENANT.DOMAIN`, agents `wss://DOMAIN/...`.
+    pub domain: String,
+    /// The name of this node, told to agents and shown in logs.
+    pub node: String,
+    /// Where the node listens.
+    pub listen: Listen,
+    /// The certificate of the public address.
+    pub tls: RelayTls,
+    /// Who may issue tokens.
+    #[serde(rename = "issuer")]
+    pub issuers: Vec<Issuer>,
+    /// Further host names of endpoints.
+    #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Where endpoints are looked up.
+    pub directory: Directory,
+    /// What a peer can make this node hold or wait for.
+    pub limits: RelayLimits,
+}
+
+/// Where a relay listens.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Agents and callers: TLS.
+    #[serde(default = "default_public")]
+    pub public: SocketAddr,
+    /// Health, metrics, API. Plain HTTP, so loopback only.
+    #[serde(default = "default_admin")]
+    pub admin: SocketAddr,
+}
+
+fn default_public() -> SocketAddr {
+    SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 443))
+}
+
+fn default_admin() -> SocketAddr {
+    SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 9901))
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            public: default_public(),
+            admin: default_admin(),
+        }
+    }
+}
+
+/// A certificate chain and its private key, both PEM.
+#[derive(Debug, Clone, Serialize)]
+pub struct RelayTls {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    pub private_key: PathBuf,
+}
+
+/// A further host name for an endpoint.
+#[derive(Debug, Clone, Serialize)]
+pub struct Route {
+    /// The host name, lower case.
+    pub host: String,
+    /// The endpoint's tenant.
+    #[serde(serialize_with = "crate::display")]
+    pub tenant: TenantName,
+    /// The endpoint.
+    #[serde(serialize_with = "crate::display")]
+    pub endpoint: EndpointName,
+}
+
+/// Where endpoints are looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Directory {
+    /// In this process: a single node.
+    Memory,
+}
+
+/// What a peer can make a relay hold or wait for. Every limit has a default.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayLimits {
+    /// Most public connections at once, callers and agents together.
+    pub connections: u32,
+    /// Most agent sessions at once.
+    pub sessions: u32,
+    /// Most calls at once on one session.
+    pub streams_per_session: u32,
+    /// Most calls at once on one HTTP/2 connection.
+    pub streams_per_connection: u32,
+    /// TCP accepted to TLS established.
+    pub tls_handshake: Span,
+    /// First byte to last byte of a request's head.
+    pub request_head: Span,
+    /// Longest wait for the next request on a connection that is kept alive.
+    pub keep_alive: Span,
+    /// Longest pause of a caller that is sending a body or taking an answer.
+    pub stall: Span,
+    /// Longest wait for an agent's session to offer a free stream.
+    pub open: Span,
+    /// How long a drain waits for calls in flight.
+    pub drain: Span,
+    /// How long an endpoint that went away is answered with `endpoint-offline` and not with
+    /// `unknown-endpoint`.
+    pub offline_memory: Span,
+    /// Most bytes that all sessions together may hold for slow readers.
+    pub receive_buffer: Size,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            connections: 16_000,
+            sessions: 5_000,
+            streams_per_session: 4_096,
+            streams_per_connection: 200,
+            tls_handshake: Span::secs(10),
+            request_head: Span::secs(10),
+            keep_alive: Span::secs(60),
+            stall: Span::secs(30),
+            open: Span::secs(5),
+            drain: Span::secs(30),
+            offline_memory: Span::secs(3600),
+            receive_buffer: Size(1 << 30),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    domain: Spanned<String>,
+    node: Option<Spanned<String>>,
+    #[serde(default)]
+    listen: Listen,
+    tls: WrittenTls,
+    #[serde(default)]
+    issuer: Vec<Spanned<WrittenIssuer>>,
+    #[serde(default)]
+    route: Vec<WrittenRoute>,
+    #[serde(default)]
+    directory: Option<WrittenDirectory>,
+    #[serde(default)]
+    limits: RelayLimits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenTls {
+    certificate: Spanned<PathBuf>,
+    private_key: Spanned<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRoute {
+    host: Spanned<String>,
+    tenant: Spanned<String>,
+    endpoint: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenDirectory {
+    kind: Spanned<String>,
+}
+
+impl RelayConfig {
+    /// Reads and checks `file`, with the process's environment on top.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(file, std::env::vars())
+    }
+
+    /// Reads and checks `file`, with `environment` on top.
+    pub fn load_with(
+        file: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let tables = ["listen", "tls", "directory", "limits"];
+        let document =
+            Document::read(file)?.with_environment(&["domain", "node"], &tables, environment)?;
+        let written: Written = document.parse()?;
+        Self::check(&document, written)
+    }
+
+    fn check(document: &Document, written: Written) -> Result<Self, ConfigError> {
+        let domain = crate::check::host(document, &written.domain)?;
+        let node = match &written.node {
+            Some(node) => crate::check::node_name(document, node)?,
+            None => host_name(document)?,
+        };
+        if !written.listen.admin.ip().is_loopback() {
+            return Err(ConfigError {
+                key: Some("listen.admin".into()),
+                ..ConfigError::file(
+                    &document.file,
+                    format!(
+                        "found {}; expected a loopback address: the admin listener speaks plain \
+                         HTTP without credentials",
+                        written.listen.admin
+                    ),
+                )
+            });
+        }
+        let tls = RelayTls {
+            certificate: crate::check::file(document, &written.tls.certificate)?,
+            private_key: crate::check::private_file(document, &written.tls.private_key)?,
+        };
+        if written.issuer.is_empty() {
+            return Err(ConfigError {
+                key: Some("issuer".into()),
+                ..ConfigError::file(
+                    &document.file,
+                    "found no [[issuer]]; expected at least one: without it nobody can register \
+                     or call",
+                )
+            });
+        }
+        let issuers = crate::issuer::check_all(document, &written.issuer)?;
+        let routes = written
+            .route
+            .iter()
+            .map(|route| {
+                Ok(Route {
+                    host: crate::check::host(document, &route.host)?,
+                    tenant: crate::check::name(document, &route.tenant)?,
+                    endpoint: crate::check::name(document, &route.endpoint)?,
+                })
+            })
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        crate::check::unique(
+            document,
+            written.route.iter().map(|route| &route.host),
+            "host",
+        )?;
+        check_limits(document, &written.limits)?;
+        let directory = match &written.directory {
+            Some(directory) if directory.kind.get_ref() != "memory" => {
+                return Err(document.error(
+                    directory.kind.span(),
+                    format!(
+                        "found {:?}; this version has \"memory\" only",
+                        directory.kind.get_ref()
+                    ),
+                ));
+            }
+            _ => Directory::Memory,
+        };
+        Ok(Self {
+            domain,
+            node,
+            listen: written.listen,
+            tls,
+            issuers,
+            routes,
+            directory,
+            limits: written.limits,
+        })
+    }
+
+    /// What the node runs with, as TOML; holds no secret.
+    pub fn render(&self) -> String {
+        crate::render(self)
+    }
+}
+
+/// A limit of zero would refuse everything, or wait for nothing.
+fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigError> {
+    let counts = [
+        ("connections", limits.connections),
+        ("sessions", limits.sessions),
+        ("streams_per_session", limits.streams_per_session),
+        ("streams_per_connection", limits.streams_per_connection),
+    ];
+    let spans = [
+        ("tls_handshake", limits.tls_handshake),
+        ("request_head", limits.request_head),
+        ("keep_alive", limits.keep_alive),
+        ("stall", limits.stall),
+        ("open", limits.open),
+    ];
+    let zero_count = counts
+        .iter()
+        .find(|(_, count)| *count == 0)
+        .map(|(key, _)| *key);
+    let zero_span = spans
+        .iter()
+        .find(|(_, span)| span.0.is_zero())
+        .map(|(key, _)| *key);
+    match zero_count.or(zero_span) {
+        Some(key) => Err(ConfigError {
+            key: Some(format!("limits.{key}")),
+            ..ConfigError::file(&document.file, "found 0; expected more")
+        }),
+        None => Ok(()),
+    }
+}
+
+fn host_name(document: &Document) -> Result<String, ConfigError> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim().to_ascii_lowercase();
+    if name.is_empty() {
+        return Err(ConfigError {
+            key: Some("node".into()),
+            ..ConfigError::file(
+                &document.file,
+                "not given, and this machine has no host name",
+            )
+        });
+    }
+    Ok(name)
+}

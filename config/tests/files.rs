@@ -1,0 +1,178 @@
+//! Every shipped example loads; every file of the `invalid` folders is refused with the message
+//! that its first line promises.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use culvert_config::{AgentConfig, ConfigError, RelayConfig};
+
+/// A folder with `file` under `name` and, beside it, everything that the examples point to.
+fn folder_with(file: &Path, name: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let beside = [
+        "relay.pem",
+        "relay.key",
+        "vmca.pem",
+        "secret",
+        "policy.toml",
+        "keys.json",
+    ];
+    for beside in beside {
+        let path = folder.path().join(beside);
+        fs::write(&path, "not empty").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let open = folder.path().join("open-to-all");
+    fs::write(&open, "secret").unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(folder.path().join("empty"), "").unwrap();
+    fs::set_permissions(
+        folder.path().join("empty"),
+        fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
+    let copy = folder.path().join(name);
+    fs::copy(file, &copy).unwrap();
+    (folder, copy)
+}
+
+fn manifest(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn load_relay(file: &Path) -> Result<RelayConfig, ConfigError> {
+    RelayConfig::load_with(file, std::iter::empty())
+}
+
+fn load_agent(file: &Path) -> Result<AgentConfig, ConfigError> {
+    AgentConfig::load_with(file, std::iter::empty())
+}
+
+#[test]
+fn the_shipped_relay_example_loads() {
+    let (_folder, file) = folder_with(&manifest("examples/relay.toml"), "relay.toml");
+    let config = load_relay(&file).unwrap();
+    assert_eq!(config.domain, "relay.example.com");
+    assert_eq!(config.issuers[0].audience, "culvert");
+}
+
+#[test]
+fn the_shipped_agent_example_loads_and_never_shows_its_secret() {
+    let (folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "hunter2\n").unwrap();
+    let config = load_agent(&file).unwrap();
+    assert_eq!(config.endpoints.len(), 2);
+    use secrecy::ExposeSecret;
+    assert_eq!(config.oauth.client_secret.expose_secret(), "hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!config.render().contains("hunter2"));
+    assert!(
+        config.render().contains("client_secret = \"***\""),
+        "{}",
+        config.render()
+    );
+}
+
+#[test]
+fn defaults_in_the_relay_example_are_the_real_ones() {
+    let text = fs::read_to_string(manifest("examples/relay.toml")).unwrap();
+    let limits = text.split("[limits]").nth(1).unwrap();
+    let uncommented = limits.replace("# ", "").replace("the defaults", "");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("limits.toml");
+    let start = text.split("[limits]").next().unwrap();
+    fs::write(&file, format!("{start}[limits]\n{uncommented}")).unwrap();
+    for beside in ["relay.pem", "relay.key"] {
+        let path = folder.path().join(beside);
+        fs::write(&path, "x").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let written = load_relay(&file).unwrap();
+    let (_keep, plain) = folder_with(&manifest("examples/relay.toml"), "relay.toml");
+    assert_eq!(
+        format!("{:?}", written.limits),
+        format!("{:?}", load_relay(&plain).unwrap().limits)
+    );
+}
+
+#[test]
+fn a_variable_overrides_a_key_of_the_file() {
+    let (_folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+    let environment = [
+        (
+            "CULVERT_RELAY__URL".to_owned(),
+            "wss://other.example.com:8443".to_owned(),
+        ),
+        ("CULVERT_RELAY__SESSIONS".to_owned(), "3".to_owned()),
+        (
+            "CULVERT_OAUTH__CLIENT_SECRET".to_owned(),
+            "from-environment".to_owned(),
+        ),
+        ("CULVERT_SOMETHING_ELSE".to_owned(), "ignored".to_owned()),
+    ];
+    let config = AgentConfig::load_with(&file, environment.into_iter()).unwrap();
+    assert_eq!(config.relay.url.as_str(), "wss://other.example.com:8443/");
+    assert_eq!(config.relay.sessions, 3);
+    use secrecy::ExposeSecret;
+    assert_eq!(
+        config.oauth.client_secret.expose_secret(),
+        "from-environment"
+    );
+}
+
+#[test]
+fn a_variable_for_an_unknown_key_is_refused_like_the_key() {
+    let (_folder, file) = folder_with(&manifest("examples/relay.toml"), "relay.toml");
+    let environment = [("CULVERT_LISTEN__ADDR".to_owned(), "[::]:1".to_owned())];
+    let error = RelayConfig::load_with(&file, environment.into_iter()).unwrap_err();
+    assert!(
+        error.to_string().contains("unknown field `addr`"),
+        "{error}"
+    );
+}
+
+/// `# expect: TEXT` lines at the top of an invalid file: every TEXT must be in the message.
+fn check_folder(folder: &str, name: &str, load: impl Fn(&Path) -> Option<ConfigError>) {
+    let mut files: Vec<_> = fs::read_dir(manifest(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 10, "{folder} has only {} files", files.len());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let expected: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# expect: "))
+            .collect();
+        assert!(
+            !expected.is_empty(),
+            "{} promises no message",
+            file.display()
+        );
+        let (_keep, copy) = folder_with(&file, name);
+        let message = match load(&copy) {
+            Some(error) => error.to_string(),
+            None => panic!("{} was accepted", file.display()),
+        };
+        for expected in expected {
+            assert!(
+                message.contains(expected),
+                "{}: {message:?} lacks {expected:?}",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_invalid_relay_file_is_refused_with_its_message() {
+    check_folder("invalid/relay", "relay.toml", |file| load_relay(file).err());
+}
+
+#[test]
+fn every_invalid_agent_file_is_refused_with_its_message() {
+    check_folder("invalid/agent", "agent.toml", |file| load_agent(file).err());
+}
