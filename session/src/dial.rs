@@ -1,0 +1,458 @@
+//! Dialling a relay: DNS, TCP, TLS, WebSocket, each with its own limit and its own error.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{CertificateError, ClientConfig};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::socket::{self, ReadAhead};
+use crate::tls::PinMismatch;
+use crate::upgrade::{self, Refusal, UpgradeError};
+use crate::websocket::WebSocketIo;
+
+/// Path of the session resource on every relay.
+pub const SESSION_PATH: &str = "/.culvert/v1/session";
+
+/// How long one phase of a dial may take. A relay at 300 ms round trip and 5 % loss needs a
+/// tenth of it.
+const PHASE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Head start of one address over the next (RFC 8305, section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// The transport of a dialled session.
+pub type DialIo = TlsStream<ReadAhead<TcpStream>>;
+
+/// A relay to dial.
+#[derive(Clone)]
+pub struct DialTarget {
+    host: String,
+    port: u16,
+    /// Host and port as the URL has them: the Host header.
+    authority: String,
+    server_name: ServerName<'static>,
+    tls: Arc<ClientConfig>,
+}
+
+impl fmt::Debug for DialTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DialTarget")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .finish()
+    }
+}
+
+/// Why a URL does not name a relay.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Not a URL with a host.
+    #[error("expected wss://HOST or wss://HOST:PORT")]
+    Url,
+    /// Another scheme than `wss`.
+    #[error("expected wss://...: the tunnel is always encrypted")]
+    Scheme,
+    /// User information, path or query that no relay has.
+    #[error("expected wss://HOST[:PORT] with nothing after it: the path is always {SESSION_PATH}")]
+    Path,
+}
+
+impl DialTarget {
+    /// Takes a relay's URL: `wss://HOST[:PORT]`, where [`SESSION_PATH`] may follow.
+    pub fn new(url: &str, tls: Arc<ClientConfig>) -> Result<Self, TargetError> {
+        let uri: http::Uri = url.parse().map_err(|_| TargetError::Url)?;
+        if uri.scheme_str() != Some("wss") {
+            return Err(TargetError::Scheme);
+        }
+        let authority = uri.authority().ok_or(TargetError::Url)?;
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
+        if authority.as_str().contains('@') || !matches!(path, "" | "/" | SESSION_PATH) {
+            return Err(TargetError::Path);
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let server_name = ServerName::try_from(host.clone()).map_err(|_| TargetError::Url)?;
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => 443,
+            Some(port) => port[1..].parse().map_err(|_| TargetError::Url)?,
+            None => return Err(TargetError::Url),
+        };
+        Ok(Self {
+            host,
+            port,
+            authority: authority.as_str().to_owned(),
+            server_name,
+            tls,
+        })
+    }
+
+    /// The host: a DNS name or an IP address without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// The steps of a dial, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DialPhase {
+    /// The name is resolved.
+    Dns,
+    /// A TCP connection is made.
+    Tcp,
+    /// TLS shakes hands.
+    Tls,
+    /// The WebSocket shakes hands; the relay checks the token here.
+    WebSocket,
+}
+
+impl DialPhase {
+    /// A word for logs and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
+/// Why a dial failed, phase by phase.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name does not resolve.
+    #[error("cannot resolve {host}: {source}")]
+    Dns {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No address of the name takes connections.
+    #[error("cannot connect to {host} port {port}: {source}")]
+    Tcp {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The last attempt's error.
+        source: io::Error,
+    },
+    /// TLS failed, mostly because the server's certificate is not trusted.
+    #[error("TLS with {host} failed: {source}")]
+    Tls {
+        /// The name.
+        host: String,
+        /// What happened; holds a [`rustls::Error`] where TLS itself failed.
+        source: io::Error,
+    },
+    /// The relay refused, or whatever answered is no relay.
+    #[error("{host}: {source}")]
+    WebSocket {
+        /// The name.
+        host: String,
+        /// What happened.
+        source: UpgradeError,
+    },
+    /// A phase took too long.
+    #[error("{host}: no {} within {} s", .phase.as_str(), PHASE_TIMEOUT.as_secs())]
+    Timeout {
+        /// The name.
+        host: String,
+        /// The phase.
+        phase: DialPhase,
+    },
+}
+
+impl DialError {
+    /// The phase that failed.
+    pub fn phase(&self) -> DialPhase {
+        match self {
+            Self::Dns { .. } => DialPhase::Dns,
+            Self::Tcp { .. } => DialPhase::Tcp,
+            Self::Tls { .. } => DialPhase::Tls,
+            Self::WebSocket { .. } => DialPhase::WebSocket,
+            Self::Timeout { phase, .. } => *phase,
+        }
+    }
+
+    /// The relay's refusal, if it was one.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::WebSocket {
+                source: UpgradeError::Refused(refusal),
+                ..
+            } => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// How long the relay asked to stay away.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.refusal()?.retry_after
+    }
+
+    /// What an operator can do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Dns { .. } => "check the relay's name and this machine's resolver",
+            Self::Tcp { .. }
+            | Self::Timeout {
+                phase: DialPhase::Dns | DialPhase::Tcp,
+                ..
+            } => {
+                "check that outbound connections to this port are allowed; behind a corporate \
+                 proxy, configure the proxy"
+            }
+            Self::Tls { source, .. } => tls_advice(source),
+            Self::WebSocket {
+                source: UpgradeError::Refused(refusal),
+                ..
+            } => match refusal.status.as_u16() {
+                401 => "the relay did not accept the token: check issuer, audience and clock",
+                403 => "the token may not register: check its scope and tenant",
+                404 => "the server is no relay: check the URL",
+                407 => "a proxy in between wants a credential",
+                429 | 503 => "the relay is busy or draining; it will be tried again",
+                _ => "see the relay's log",
+            },
+            Self::WebSocket {
+                source: UpgradeError::Header(_),
+                ..
+            } => "the token file or the token endpoint holds something that is not a token",
+            Self::WebSocket { .. } | Self::Timeout { .. } => {
+                "something between here and the relay does not pass WebSockets: check proxies \
+                 and load balancers"
+            }
+        }
+    }
+}
+
+fn tls_advice(error: &io::Error) -> &'static str {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
+            CertificateError::UnknownIssuer => {
+                "the certificate's authority is not trusted here: name its CA file; if a proxy \
+                 intercepts TLS, name the proxy's CA"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the certificate has expired: renew it, or check this machine's clock"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the certificate is not valid yet: check this machine's clock"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the certificate is for another name: check the URL"
+            }
+            CertificateError::Other(other) if other.0.downcast_ref::<PinMismatch>().is_some() => {
+                "the certificate is not the pinned one: compare it out of band, then pin it"
+            }
+            _ => "the certificate is not usable: see the message",
+        },
+        Some(
+            rustls::Error::PeerIncompatible(_)
+            | rustls::Error::AlertReceived(rustls::AlertDescription::ProtocolVersion),
+        ) => "the server does not speak TLS 1.3",
+        Some(_) => "the server's TLS is not usable: see the message",
+        None => "the connection ended during the TLS handshake: a firewall or proxy may cut it",
+    }
+}
+
+/// Makes a connection to a relay, up to and with the WebSocket handshake: TLS as the target's
+/// configuration says, subprotocol `culvert.v1`, `bearer` as the credential.
+///
+/// Each phase has 10 s. Cancel safe: dropping the future closes the connection.
+pub async fn dial(
+    target: &DialTarget,
+    bearer: &str,
+    user_agent: &str,
+) -> Result<WebSocketIo<DialIo>, DialError> {
+    let host = || target.host.clone();
+    let tcp = reach(target).await?;
+    socket::tune(&tcp);
+
+    let connector = TlsConnector::from(target.tls.clone());
+    let shake = connector.connect(target.server_name.clone(), ReadAhead::new(tcp));
+    let tls = within(target, DialPhase::Tls, shake)
+        .await?
+        .map_err(|source| DialError::Tls {
+            host: host(),
+            source,
+        })?;
+
+    let request = upgrade::Request {
+        authority: &target.authority,
+        path: SESSION_PATH,
+        bearer,
+        user_agent,
+    };
+    within(
+        target,
+        DialPhase::WebSocket,
+        upgrade::upgrade(tls, &request),
+    )
+    .await?
+    .map_err(|source| DialError::WebSocket {
+        host: host(),
+        source,
+    })
+}
+
+/// A byte stream to the target: name resolution and TCP.
+async fn reach(target: &DialTarget) -> Result<TcpStream, DialError> {
+    let host = || target.host.clone();
+    let lookup = tokio::net::lookup_host((target.host.as_str(), target.port));
+    let addresses = within(target, DialPhase::Dns, lookup)
+        .await?
+        .map_err(|source| DialError::Dns {
+            host: host(),
+            source,
+        })?
+        .collect();
+    within(target, DialPhase::Tcp, connect(addresses))
+        .await?
+        .map_err(|source| DialError::Tcp {
+            host: host(),
+            port: target.port,
+            source,
+        })
+}
+
+async fn within<T>(
+    target: &DialTarget,
+    phase: DialPhase,
+    step: impl Future<Output = T>,
+) -> Result<T, DialError> {
+    tokio::time::timeout(PHASE_TIMEOUT, step)
+        .await
+        .map_err(|_| DialError::Timeout {
+            host: target.host.clone(),
+            phase,
+        })
+}
+
+/// Connects to the first address that answers, in the manner of Happy Eyeballs (RFC 8305): a
+/// dead address costs a quarter of a second, not a timeout.
+async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = alternate(addresses).into_iter().take(MAX_ADDRESSES);
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if let Some(address) = waiting.next() {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        tokio::select! {
+            attempt = attempts.join_next() => match attempt {
+                Some(Ok(Ok(stream))) => return Ok(stream),
+                Some(Ok(Err(error))) => failure = error,
+                Some(Err(error)) => failure = io::Error::other(error),
+                None => return Err(failure),
+            },
+            () = tokio::time::sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+/// IPv6 and IPv4 in turns, beginning with the family that the resolver put first.
+fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut one, mut other): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let mut turns = Vec::with_capacity(one.len() + other.len());
+    one.reverse();
+    other.reverse();
+    while !(one.is_empty() && other.is_empty()) {
+        turns.extend(one.pop());
+        turns.extend(other.pop());
+    }
+    turns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{ServerTrust, TlsMin, client_tls};
+
+    fn tls() -> Arc<ClientConfig> {
+        client_tls(&ServerTrust::Pins(vec![[0; 32]]), TlsMin::V13).unwrap()
+    }
+
+    #[test]
+    fn urls_that_name_a_relay() {
+        for (url, host, port) in [
+            ("wss://relay.example.com", "relay.example.com", 443),
+            ("wss://relay.example.com:8443/", "relay.example.com", 8443),
+            (
+                "wss://relay.example.com/.culvert/v1/session",
+                "relay.example.com",
+                443,
+            ),
+            ("wss://[::1]:9000", "::1", 9000),
+            ("wss://127.0.0.1", "127.0.0.1", 443),
+        ] {
+            let target = DialTarget::new(url, tls()).unwrap();
+            assert_eq!((target.host(), target.port()), (host, port), "{url}");
+        }
+        for (url, error) in [
+            ("ws://relay.example.com", TargetError::Scheme),
+            ("https://relay.example.com", TargetError::Scheme),
+            ("relay.example.com", TargetError::Scheme),
+            ("wss://user:pass@relay.example.com", TargetError::Path),
+            ("wss://relay.example.com/other", TargetError::Path),
+            ("wss://relay.example.com/?token=x", TargetError::Path),
+            ("wss://relay.example.com:99999", TargetError::Url),
+            ("wss://", TargetError::Url),
+            ("wss://a b", TargetError::Url),
+        ] {
+            assert_eq!(DialTarget::new(url, tls()).unwrap_err(), error, "{url}");
+        }
+    }
+
+    #[test]
+    fn address_families_take_turns() {
+        let parse = |list: &[&str]| -> Vec<SocketAddr> {
+            list.iter()
+                .map(|address| address.parse().unwrap())
+                .collect()
+        };
+        let given = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.2:1"]);
+        let turns = parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "[::3]:1"]);
+        assert_eq!(alternate(given), turns);
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_does_not_keep_from_a_live_one() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = listener.local_addr().unwrap();
+        let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refused = dead.local_addr().unwrap();
+        drop(dead);
+        let stream = connect(vec![refused, live]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live);
+        assert!(connect(vec![refused]).await.is_err());
+        assert!(connect(vec![]).await.is_err());
+    }
+}
