@@ -1,0 +1,182 @@
+//! The programs that the demo starts: found or built, logged to files, ended with it.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+
+use crate::failure::{Doing, Failure, Result};
+
+/// How long a program may take to end after SIGTERM before it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How many lines of its log are shown when a program ends unexpectedly.
+const LAST_LINES: usize = 15;
+
+/// The relay's and the agent's programs.
+#[derive(Debug)]
+pub struct Binaries {
+    /// `culvert-relay`.
+    pub relay: PathBuf,
+    /// `culvert-agent`.
+    pub agent: PathBuf,
+}
+
+impl Binaries {
+    /// Finds both beside this program. Under `cargo run` they are built first, in the same
+    /// profile, because cargo then builds this program alone and they may be older.
+    pub async fn find_or_build() -> Result<Self> {
+        let me = std::env::current_exe().doing(|| "cannot find this program")?;
+        let folder = me.parent().unwrap_or(Path::new("."));
+        let found = Self {
+            relay: folder.join("culvert-relay"),
+            agent: folder.join("culvert-agent"),
+        };
+        if let (Some(cargo), Some(package)) = (
+            std::env::var_os("CARGO"),
+            std::env::var_os("CARGO_MANIFEST_DIR"),
+        ) {
+            let profile = match folder.file_name().and_then(|name| name.to_str()) {
+                None | Some("debug") => "dev",
+                Some(profile) => profile,
+            };
+            let built = Command::new(cargo)
+                .args(["build", "--quiet", "--profile", profile])
+                .args(["--bin", "culvert-relay", "--bin", "culvert-agent"])
+                .current_dir(Path::new(&package).join(".."))
+                .stdin(Stdio::null())
+                .status()
+                .await
+                .doing(|| "cannot run cargo")?;
+            if !built.success() {
+                return Err(Failure::new(
+                    "cargo could not build the relay and the agent",
+                ));
+            }
+        }
+        for program in [&found.relay, &found.agent] {
+            if !program.is_file() {
+                return Err(Failure::new(format!(
+                    "{} is not there; build it with `cargo build --bins`, or start the demo with \
+                     `cargo run -p culvert-demo`",
+                    program.display()
+                )));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A running program. Dropped, it is killed; [`Program::stop`] is the gentle way.
+#[derive(Debug)]
+pub struct Program {
+    name: &'static str,
+    log: PathBuf,
+    child: Child,
+    /// Held open: our own helpers end when it closes, even if we are killed.
+    _stdin: Option<ChildStdin>,
+}
+
+impl Program {
+    /// Starts the relay or the agent; both of its outputs go to `NAME.log` in `folder`.
+    pub fn start(name: &'static str, folder: &Path, command: &mut Command) -> Result<Self> {
+        let log = folder.join(format!("{name}.log"));
+        let file = std::fs::File::create(&log).doing(|| format!("cannot write {name}.log"))?;
+        let copy = file
+            .try_clone()
+            .doing(|| format!("cannot write {name}.log"))?;
+        command.stdin(Stdio::null()).stdout(file).stderr(copy);
+        Self::spawn(name, log, command)
+    }
+
+    /// Starts a helper of our own and waits for its first line of output, its address.
+    pub async fn start_helper(name: &'static str, folder: &Path) -> Result<(Self, String)> {
+        let me = std::env::current_exe().doing(|| "cannot find this program")?;
+        let log = folder.join(format!("{name}.log"));
+        let file = std::fs::File::create(&log).doing(|| format!("cannot write {name}.log"))?;
+        let mut command = Command::new(me);
+        command.arg(name).arg("--state").arg(folder);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(file);
+        let mut program = Self::spawn(name, log, &mut command)?;
+        let mut address = String::new();
+        if let Some(stdout) = program.child.stdout.take() {
+            let read = BufReader::new(stdout).read_line(&mut address).await;
+            read.doing(|| format!("cannot read the address of the {name}"))?;
+        }
+        if address.is_empty() {
+            return Err(program.ended().await);
+        }
+        Ok((program, address.trim_end().to_owned()))
+    }
+
+    fn spawn(name: &'static str, log: PathBuf, command: &mut Command) -> Result<Self> {
+        // A group of its own: Ctrl-C reaches the demo alone, which then ends all in order.
+        let child = command.kill_on_drop(true).process_group(0).spawn();
+        let mut child = child.doing(|| format!("cannot start the {name}"))?;
+        let stdin = child.stdin.take();
+        Ok(Self {
+            name,
+            log,
+            child,
+            _stdin: stdin,
+        })
+    }
+
+    /// Completes when the program has ended, with words on what it last said.
+    pub async fn ended(&mut self) -> Failure {
+        match self.child.wait().await {
+            Ok(status) => self.epitaph(status),
+            Err(error) => Failure::new(format!("lost sight of the {}: {error}", self.name)),
+        }
+    }
+
+    fn epitaph(&self, status: ExitStatus) -> Failure {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        Failure::new(format!(
+            "the {} ended ({status}). The end of {}:\n    {}",
+            self.name,
+            self.log.display(),
+            if last.is_empty() {
+                "(nothing)".to_owned()
+            } else {
+                last.join("\n    ")
+            },
+        ))
+    }
+
+    /// Asks the program to end and waits; kills it if it does not. Says what was wrong with
+    /// its end, if anything.
+    pub async fn stop(mut self) -> Option<Failure> {
+        let running = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()));
+        if let Some(pid) = running {
+            // It may end by itself just now, which is what we ask of it.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        match tokio::time::timeout(GRACE, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => None,
+            Ok(Ok(status)) => Some(self.epitaph(status)),
+            Ok(Err(error)) => Some(Failure::new(format!("lost the {}: {error}", self.name))),
+            Err(_) => {
+                // Only fails if it has ended meanwhile.
+                let _ = self.child.kill().await;
+                let seconds = GRACE.as_secs();
+                Some(Failure::new(format!(
+                    "the {} did not end within {seconds} s of SIGTERM and was killed",
+                    self.name
+                )))
+            }
+        }
+    }
+}
