@@ -1,0 +1,164 @@
+//! The load generator: keep-alive connections, each with one call at a time.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use http::{HeaderMap, Request, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Any failure of a call, with its cause in words.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// Whom to call.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// The name in SNI and `Host`.
+    pub host: String,
+    /// Headers of every call: the caller's credential.
+    pub headers: HeaderMap,
+    /// TLS as a caller speaks it.
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// What a run saw.
+#[derive(Debug)]
+pub struct Report {
+    /// Calls that ended with status 200 and a complete body.
+    pub calls: u64,
+    /// All others.
+    pub errors: u64,
+    /// The first failure, in words.
+    pub first_error: Option<String>,
+    /// Bytes of bodies.
+    pub bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Microseconds from a call's start to its body's end.
+    pub latency: Histogram<u64>,
+}
+
+impl Report {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            calls: 0,
+            errors: 0,
+            first_error: None,
+            bytes: 0,
+            elapsed: Duration::ZERO,
+            latency: Histogram::new_with_bounds(1, 600_000_000, 3)?,
+        })
+    }
+
+    fn add(&mut self, other: &Self) -> Result<(), Failure> {
+        self.calls += other.calls;
+        self.errors += other.errors;
+        self.bytes += other.bytes;
+        if self.first_error.is_none() {
+            self.first_error.clone_from(&other.first_error);
+        }
+        self.latency.add(&other.latency)?;
+        Ok(())
+    }
+
+    /// Calls per second.
+    pub fn rate(&self) -> f64 {
+        self.calls as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// Opens one connection to `target`, TLS and all.
+pub async fn connect(target: &Target) -> Result<SendRequest<Empty<Bytes>>, Failure> {
+    let tcp = TcpStream::connect(target.address).await?;
+    tcp.set_nodelay(true)?;
+    let name = ServerName::try_from(target.host.clone())?;
+    let tls = TlsConnector::from(target.tls.clone())
+        .connect(name, tcp)
+        .await?;
+    let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+    tokio::spawn(connection);
+    Ok(send)
+}
+
+/// One call: its status must be 200; the body is read to its end and counted.
+pub async fn call(
+    send: &mut SendRequest<Empty<Bytes>>,
+    target: &Target,
+    path: &Uri,
+) -> Result<u64, Failure> {
+    let mut request = Request::get(path.clone()).body(Empty::new())?;
+    *request.headers_mut() = target.headers.clone();
+    request
+        .headers_mut()
+        .insert(http::header::HOST, target.host.parse()?);
+    send.ready().await?;
+    let response = send.send_request(request).await?;
+    if response.status() != 200 {
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into());
+    }
+    drain(response.into_body()).await
+}
+
+async fn drain(mut body: Incoming) -> Result<u64, Failure> {
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    Ok(bytes)
+}
+
+/// `connections` callers at once, each calling again as soon as it has its answer, for `time`.
+pub async fn run(
+    target: &Target,
+    path: &str,
+    connections: usize,
+    time: Duration,
+) -> Result<Report, Failure> {
+    let path: Uri = path.parse()?;
+    let start = Instant::now();
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..connections {
+        let (target, path) = (target.clone(), path.clone());
+        callers.spawn(async move { caller(&target, &path, start + time).await });
+    }
+    let mut sum = Report::new()?;
+    while let Some(report) = callers.join_next().await {
+        sum.add(&report??)?;
+    }
+    sum.elapsed = start.elapsed();
+    Ok(sum)
+}
+
+async fn caller(target: &Target, path: &Uri, end: Instant) -> Result<Report, Failure> {
+    let mut report = Report::new()?;
+    let mut send = connect(target).await?;
+    while Instant::now() < end {
+        let start = Instant::now();
+        match call(&mut send, target, path).await {
+            Ok(bytes) => {
+                report.calls += 1;
+                report.bytes += bytes;
+                report.latency.record(start.elapsed().as_micros() as u64)?;
+            }
+            Err(error) => {
+                report.errors += 1;
+                report.first_error.get_or_insert_with(|| error.to_string());
+                send = connect(target).await?;
+            }
+        }
+    }
+    Ok(report)
+}
