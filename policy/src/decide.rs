@@ -1,0 +1,239 @@
+//! The decision.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::compile::{self, RuleError};
+use crate::explain::Explanation;
+use crate::facts::{CallFacts, Soap};
+use crate::index::{Index, Rules};
+use crate::matching::Rule;
+use crate::rule::{Action, Rate, RuleSpec};
+
+/// Compiled rules. Immutable; a reload makes a new one.
+#[derive(Debug, Default)]
+pub struct Policy {
+    rules: Box<[Rule]>,
+    index: Index,
+}
+
+/// What happens to a call.
+#[derive(Debug)]
+#[must_use]
+pub enum Decision<'p> {
+    /// The call may happen; the permit proves it.
+    Allow(Permit),
+    /// The call must not happen.
+    Deny(Denial<'p>),
+}
+
+/// Proof that a call was decided on and allowed. Made by [`Policy::decide`] and by nothing else,
+/// and not cloneable: one permit, one call.
+#[derive(Debug)]
+#[must_use]
+pub struct Permit {
+    rule: Arc<str>,
+    max_body: Option<u64>,
+    rate: Option<Rate>,
+    shadow: Vec<ShadowHit>,
+}
+
+/// Why a call is denied.
+#[derive(Debug)]
+pub struct Denial<'p> {
+    rule: Option<&'p str>,
+    reason: DenyReason,
+    shadow: Vec<ShadowHit>,
+}
+
+/// The kinds of denial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DenyReason {
+    /// A deny rule matches.
+    Rule,
+    /// No rule matches.
+    NoRule,
+    /// The call is SOAP, and its operation could not be read.
+    SoapUndetermined,
+    /// The call has no target although its mode has one.
+    NoTarget,
+}
+
+impl DenyReason {
+    /// A bounded word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::NoRule => "no-rule",
+            Self::SoapUndetermined => "soap-undetermined",
+            Self::NoTarget => "no-target",
+        }
+    }
+}
+
+impl fmt::Display for DenyReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rule => "a rule denies the call",
+            Self::NoRule => "no rule allows the call",
+            Self::SoapUndetermined => "the SOAP operation could not be read from the body",
+            Self::NoTarget => "the call has no target to decide on",
+        })
+    }
+}
+
+/// A rule with `enforce = false` that matched: to be logged and counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShadowHit {
+    /// The rule's id.
+    pub rule: Arc<str>,
+    /// What the rule would have done.
+    pub action: Action,
+}
+
+impl Decision<'_> {
+    /// Whether the call may happen.
+    pub fn is_allow(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
+
+    /// The rule that decided; `None` where no rule did.
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Allow(permit) => Some(&permit.rule),
+            Self::Deny(denial) => denial.rule,
+        }
+    }
+
+    /// The shadow rules that matched, deny rules first, each kind in the order of the file.
+    pub fn shadow(&self) -> &[ShadowHit] {
+        match self {
+            Self::Allow(permit) => &permit.shadow,
+            Self::Deny(denial) => &denial.shadow,
+        }
+    }
+}
+
+impl Permit {
+    /// The allow rule: the first, in the order of the file, that matches.
+    pub fn rule(&self) -> &Arc<str> {
+        &self.rule
+    }
+
+    /// Longest body that may be forwarded, in bytes.
+    pub fn max_body(&self) -> Option<u64> {
+        self.max_body
+    }
+
+    /// How many calls the rule allows. The policy has no clock: whoever holds the permit counts,
+    /// under the key [`Permit::rule`].
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate
+    }
+
+    /// The shadow rules that matched.
+    pub fn shadow(&self) -> &[ShadowHit] {
+        &self.shadow
+    }
+}
+
+impl<'p> Denial<'p> {
+    /// The deny rule: the first, in the order of the file, that matches. `None` where the call
+    /// is denied without one.
+    pub fn rule(&self) -> Option<&'p str> {
+        self.rule
+    }
+
+    /// What kind of denial it is.
+    pub fn reason(&self) -> DenyReason {
+        self.reason
+    }
+
+    /// The shadow rules that matched.
+    pub fn shadow(&self) -> &[ShadowHit] {
+        &self.shadow
+    }
+}
+
+impl Policy {
+    /// Compiles the rules of a policy, or returns everything that is wrong with them.
+    pub fn compile(rules: Vec<RuleSpec>) -> Result<Self, Vec<RuleError>> {
+        let rules: Box<[Rule]> = compile::compile(rules)?.into();
+        let index = Index::new(&rules);
+        Ok(Self { rules, index })
+    }
+
+    /// A policy without rules: it denies every call.
+    pub fn deny_all() -> Self {
+        Self::default()
+    }
+
+    /// The rules as they were written, in the order of the file.
+    pub fn rules(&self) -> impl ExactSizeIterator<Item = &RuleSpec> {
+        self.rules.iter().map(|rule| &rule.spec)
+    }
+
+    /// Decides on a call. Does not allocate, unless a shadow rule matches.
+    pub fn decide<'p>(&'p self, call: &CallFacts<'_>) -> Decision<'p> {
+        let shelf = self.index.shelf(call.endpoint);
+        let path = call.target.map(|target| target.path());
+        let folded = call.target.map(|target| target.folded_path());
+        let mut shadow = Vec::new();
+        self.note_hits(&shelf.shadow_deny, folded, call, &mut shadow);
+        self.note_hits(&shelf.shadow_allow, path, call, &mut shadow);
+
+        let (rule, reason) = if call.mode.has_target() && call.target.is_none() {
+            (None, DenyReason::NoTarget)
+        } else if let Some(at) = shelf.deny.first(&self.rules, folded, call) {
+            (Some(&*self.rules[at].id), DenyReason::Rule)
+        } else if call.soap == Soap::Undetermined {
+            (None, DenyReason::SoapUndetermined)
+        } else if let Some(at) = shelf.allow.first(&self.rules, path, call) {
+            let Rule { id, spec, .. } = &self.rules[at];
+            let (rule, max_body, rate) = (Arc::clone(id), spec.max_body, spec.rate);
+            return Decision::Allow(Permit {
+                rule,
+                max_body,
+                rate,
+                shadow,
+            });
+        } else {
+            (None, DenyReason::NoRule)
+        };
+        Decision::Deny(Denial {
+            rule,
+            reason,
+            shadow,
+        })
+    }
+
+    /// Decides on a call and says, for every rule, which keys did not match.
+    pub fn explain(&self, call: &CallFacts<'_>) -> Explanation {
+        Explanation::new(&self.rules, &self.decide(call), call)
+    }
+
+    fn note_hits(
+        &self,
+        candidates: &Rules,
+        path: Option<&str>,
+        call: &CallFacts<'_>,
+        hits: &mut Vec<ShadowHit>,
+    ) {
+        let mut found: Vec<usize> = Vec::new();
+        candidates.visit(path, |positions| {
+            found.extend(positions.iter().filter(|&&at| self.rules[at].matches(call)));
+        });
+        found.sort_unstable();
+        found.dedup();
+        hits.extend(found.into_iter().map(|at| {
+            let Rule { id, spec, .. } = &self.rules[at];
+            ShadowHit {
+                rule: Arc::clone(id),
+                action: spec.action,
+            }
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! The decision in words: for people who write rules.
+
+use std::fmt;
+
+use crate::decide::{Decision, DenyReason};
+use crate::facts::{CallFacts, Soap};
+use crate::matching::{Key, Rule};
+use crate::rule::{Action, RuleSpec, SoapOps};
+
+/// What was decided and why, rule by rule. Its `Display` is what `policy explain` prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// The decision.
+    pub outcome: Outcome,
+    /// Every rule, in the order of the file.
+    pub rules: Vec<RuleExplanation>,
+}
+
+/// A decision without its permit: it explains, it does not open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The call would be allowed.
+    Allow {
+        /// By this rule.
+        rule: String,
+    },
+    /// The call would be denied.
+    Deny {
+        /// By this rule, where there is one.
+        rule: Option<String>,
+        /// Why.
+        reason: DenyReason,
+    },
+}
+
+/// What one rule said to the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleExplanation {
+    /// The rule's id.
+    pub id: String,
+    /// What the rule does.
+    pub action: Action,
+    /// Whether the rule is applied, or a shadow rule.
+    pub enforce: bool,
+    /// The keys that did not match; the rule matches where there are none.
+    pub mismatches: Vec<Mismatch>,
+}
+
+/// A key of a rule that did not match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The key.
+    pub key: Key,
+    /// What the call has.
+    pub found: String,
+    /// What the rule wants.
+    pub expected: String,
+}
+
+impl Explanation {
+    pub(crate) fn new(rules: &[Rule], decision: &Decision<'_>, call: &CallFacts<'_>) -> Self {
+        let outcome = match decision {
+            Decision::Allow(permit) => Outcome::Allow {
+                rule: permit.rule().to_string(),
+            },
+            Decision::Deny(denial) => Outcome::Deny {
+                rule: denial.rule().map(|rule| rule.to_string()),
+                reason: denial.reason(),
+            },
+        };
+        let rules = rules.iter().map(|rule| {
+            let missed = Key::ALL
+                .into_iter()
+                .filter(|key| !rule.key_matches(*key, call));
+            RuleExplanation {
+                id: rule.spec.id.clone(),
+                action: rule.spec.action,
+                enforce: rule.spec.enforce,
+                mismatches: missed
+                    .map(|key| Mismatch {
+                        key,
+                        found: found(key, call),
+                        expected: expected(key, &rule.spec),
+                    })
+                    .collect(),
+            }
+        });
+        Self {
+            outcome,
+            rules: rules.collect(),
+        }
+    }
+}
+
+impl RuleExplanation {
+    /// Whether the rule matches the call.
+    pub fn matches(&self) -> bool {
+        self.mismatches.is_empty()
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Outcome::Allow { rule } => writeln!(f, "allow, by rule {rule:?}")?,
+            Outcome::Deny {
+                rule: Some(rule), ..
+            } => writeln!(f, "deny, by rule {rule:?}")?,
+            Outcome::Deny { rule: None, reason } => writeln!(f, "deny: {reason}")?,
+        }
+        self.rules.iter().try_for_each(|rule| rule.fmt(f))
+    }
+}
+
+impl fmt::Display for RuleExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shadow = if self.enforce { "" } else { ", not enforced" };
+        let verdict = if self.matches() {
+            "matches"
+        } else {
+            "does not match"
+        };
+        writeln!(
+            f,
+            "  {:?} ({}{shadow}) {verdict}",
+            self.id,
+            self.action.as_str()
+        )?;
+        for Mismatch {
+            key,
+            found,
+            expected,
+        } in &self.mismatches
+        {
+            writeln!(
+                f,
+                "    {}: the call has {found}, the rule wants {expected}",
+                key.as_str()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What the call has under a key.
+fn found(key: Key, call: &CallFacts<'_>) -> String {
+    match key {
+        Key::Endpoint => quoted(call.endpoint),
+        Key::Mode => quoted(call.mode.as_str()),
+        Key::Method => quoted(call.method),
+        Key::Path => match call.target {
+            Some(target) => quoted(target.path()),
+            None => format!("none in mode {}", call.mode.as_str()),
+        },
+        Key::Caller => quoted(call.caller),
+        Key::Scope => list(call.scopes),
+        Key::Query => match call.target.and_then(|target| target.query()) {
+            Some(query) => quoted(query),
+            None => "none".to_owned(),
+        },
+        Key::SoapOp => match call.soap {
+            Soap::No => "no SOAP".to_owned(),
+            Soap::Undetermined => "SOAP whose operation is not known".to_owned(),
+            Soap::Operation { name, .. } => quoted(name),
+        },
+        Key::SoapNs => match call.soap {
+            Soap::No | Soap::Undetermined => "none".to_owned(),
+            Soap::Operation { ns, .. } => quoted(ns),
+        },
+        Key::Upgrade => call.upgrade.map_or_else(|| "no upgrade".to_owned(), quoted),
+        Key::Source => match call.source {
+            Some(address) => address.to_string(),
+            None => "no known address".to_owned(),
+        },
+    }
+}
+
+/// What the rule wants under a key.
+fn expected(key: Key, rule: &RuleSpec) -> String {
+    match key {
+        Key::Endpoint => list(&rule.endpoint),
+        Key::Mode => list(rule.mode.iter().map(|mode| mode.as_str())),
+        Key::Method => list(&rule.method),
+        Key::Path => list(&rule.path),
+        Key::Caller => list(&rule.caller),
+        Key::Scope => list(&rule.scope),
+        Key::Query => {
+            let wanted = rule
+                .query
+                .iter()
+                .map(|(name, values)| format!("{name} in {}", list(values)));
+            format!(
+                "{}, each exactly once",
+                wanted.collect::<Vec<_>>().join(" and ")
+            )
+        }
+        Key::SoapOp => match &rule.soap_op {
+            None => "no SOAP (it has no soap_op)".to_owned(),
+            Some(SoapOps::All) => "a SOAP call".to_owned(),
+            Some(SoapOps::Names(names)) => list(names),
+        },
+        Key::SoapNs => rule.soap_ns.as_deref().map_or_else(String::new, quoted),
+        Key::Upgrade if rule.upgrade.is_empty() => "no upgrade (it has no upgrade)".to_owned(),
+        Key::Upgrade => list(&rule.upgrade),
+        Key::Source => {
+            let networks: Vec<_> = rule
+                .source
+                .iter()
+                .map(|network| network.to_string())
+                .collect();
+            format!("[{}]", networks.join(", "))
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+fn list(items: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let items: Vec<_> = items
+        .into_iter()
+        .map(|item| quoted(item.as_ref()))
+        .collect();
+    format!("[{}]", items.join(", "))
+}

@@ -1,0 +1,86 @@
+//! What a decision is made on.
+
+use std::net::IpAddr;
+
+use crate::canonical::CanonicalTarget;
+
+/// How a call is carried, and so what of it can be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Host mode: the whole call is seen.
+    Http,
+    /// Proxy mode: bytes; TLS ends at the upstream.
+    Connect,
+    /// Proxy mode; TLS ends at the agent, so the whole call is seen.
+    Terminate,
+    /// Bytes that are not TLS.
+    Tcp,
+}
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 4] = [Self::Http, Self::Connect, Self::Terminate, Self::Tcp];
+
+    /// The word used in policy files, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Connect => "connect",
+            Self::Terminate => "terminate",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// The mode that `word` names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == word)
+    }
+
+    /// Whether calls of this mode have a target.
+    pub fn has_target(self) -> bool {
+        matches!(self, Self::Http | Self::Terminate)
+    }
+
+    pub(crate) fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// What the body says about SOAP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Soap<'a> {
+    /// The call is not SOAP (see [`crate::soap::is_soap_target`]).
+    No,
+    /// The call is SOAP, but its operation could not be read. Never allowed.
+    Undetermined,
+    /// The call is SOAP and calls this operation.
+    Operation {
+        /// The namespace of the operation's element, empty without one.
+        ns: &'a str,
+        /// The local name of the operation's element.
+        name: &'a str,
+    },
+}
+
+/// The facts of one call, all verified or parsed by the agent itself.
+#[derive(Debug, Clone, Copy)]
+pub struct CallFacts<'a> {
+    /// The endpoint that is called.
+    pub endpoint: &'a str,
+    /// How the call is carried.
+    pub mode: Mode,
+    /// The method, as sent.
+    pub method: &'a str,
+    /// The target, in the modes that have one ([`Mode::has_target`]).
+    pub target: Option<&'a CanonicalTarget>,
+    /// The caller's subject.
+    pub caller: &'a str,
+    /// The caller's scopes, as whole words.
+    pub scopes: &'a [String],
+    /// What the body says about SOAP.
+    pub soap: Soap<'a>,
+    /// The protocol that the call asks to upgrade to, if it does.
+    pub upgrade: Option<&'a str>,
+    /// The caller's address, where it is known.
+    pub source: Option<IpAddr>,
+}

@@ -1,0 +1,209 @@
+//! Compiled rules, and whether one matches a call.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::facts::{CallFacts, Soap};
+use crate::glob::{Case, Glob};
+use crate::path::PathPattern;
+use crate::query::QueryMatcher;
+use crate::rule::{Action, RuleSpec};
+
+/// The keys of a rule that take part in matching, in the order of the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// `endpoint`
+    Endpoint,
+    /// `mode`
+    Mode,
+    /// `method`
+    Method,
+    /// `path`
+    Path,
+    /// `caller`
+    Caller,
+    /// `scope`
+    Scope,
+    /// `query`
+    Query,
+    /// `soap_op`
+    SoapOp,
+    /// `soap_ns`
+    SoapNs,
+    /// `upgrade`
+    Upgrade,
+    /// `source`
+    Source,
+}
+
+impl Key {
+    /// Every key.
+    pub const ALL: [Self; 11] = [
+        Self::Endpoint,
+        Self::Mode,
+        Self::Method,
+        Self::Path,
+        Self::Caller,
+        Self::Scope,
+        Self::Query,
+        Self::SoapOp,
+        Self::SoapNs,
+        Self::Upgrade,
+        Self::Source,
+    ];
+
+    /// The key as it is written in a policy file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Mode => "mode",
+            Self::Method => "method",
+            Self::Path => "path",
+            Self::Caller => "caller",
+            Self::Scope => "scope",
+            Self::Query => "query",
+            Self::SoapOp => "soap_op",
+            Self::SoapNs => "soap_ns",
+            Self::Upgrade => "upgrade",
+            Self::Source => "source",
+        }
+    }
+}
+
+/// SOAP operations of a rule.
+#[derive(Debug)]
+pub(crate) enum SoapMatcher {
+    All,
+    Names(Box<[Glob]>),
+}
+
+/// A rule ready to match. Empty lists match everything.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) id: Arc<str>,
+    /// As it was written, for explanations.
+    pub(crate) spec: RuleSpec,
+    pub(crate) endpoint: Box<[Glob]>,
+    pub(crate) modes: u8,
+    pub(crate) path: Box<[PathPattern]>,
+    pub(crate) caller: Box<[Glob]>,
+    pub(crate) query: Box<[QueryMatcher]>,
+    pub(crate) soap: Option<SoapMatcher>,
+}
+
+impl Rule {
+    pub(crate) fn matches(&self, call: &CallFacts<'_>) -> bool {
+        Key::ALL.into_iter().all(|key| self.key_matches(key, call))
+    }
+
+    pub(crate) fn key_matches(&self, key: Key, call: &CallFacts<'_>) -> bool {
+        match key {
+            Key::Endpoint => any(&self.endpoint, |glob| {
+                glob.matches(call.endpoint, Case::Exact)
+            }),
+            Key::Mode => self.modes & call.mode.bit() != 0,
+            Key::Method => any(&self.spec.method, |method| self.same(method, call.method)),
+            Key::Path => self.path_matches(call),
+            Key::Caller => any(&self.caller, |glob| glob.matches(call.caller, self.case())),
+            Key::Scope => any(&self.spec.scope, |scope| {
+                call.scopes.iter().any(|granted| self.same(scope, granted))
+            }),
+            Key::Query => self.query_matches(call),
+            Key::SoapOp => self.soap_op_matches(call),
+            Key::SoapNs => self.soap_ns_matches(call),
+            Key::Upgrade => self.upgrade_matches(call),
+            Key::Source => self.source_matches(call),
+        }
+    }
+
+    fn denies(&self) -> bool {
+        self.spec.action == Action::Deny
+    }
+
+    /// Deny rules ignore letter case in everything.
+    fn case(&self) -> Case {
+        if self.denies() {
+            Case::Ignore
+        } else {
+            Case::Exact
+        }
+    }
+
+    fn same(&self, written: &str, found: &str) -> bool {
+        match self.case() {
+            Case::Exact => written == found,
+            Case::Ignore => written.eq_ignore_ascii_case(found),
+        }
+    }
+
+    fn path_matches(&self, call: &CallFacts<'_>) -> bool {
+        any(&self.path, |pattern| {
+            call.target.is_some_and(|target| match self.spec.action {
+                Action::Allow => pattern.matches(target.path()),
+                Action::Deny => pattern.matches(target.folded_path()),
+            })
+        })
+    }
+
+    fn query_matches(&self, call: &CallFacts<'_>) -> bool {
+        let query = call
+            .target
+            .and_then(|target| target.query())
+            .unwrap_or_default();
+        self.query.iter().all(|matcher| match self.spec.action {
+            Action::Allow => matcher.allows(query),
+            Action::Deny => matcher.denies(query),
+        })
+    }
+
+    /// What could not be read is never allowed, and denied by every rule that it might match.
+    fn soap_op_matches(&self, call: &CallFacts<'_>) -> bool {
+        match (&self.soap, call.soap) {
+            (None, Soap::No) => true,
+            (None, _) => self.denies(),
+            (Some(_), Soap::No) => false,
+            (Some(_), Soap::Undetermined) => self.denies(),
+            (Some(SoapMatcher::All), Soap::Operation { .. }) => true,
+            (Some(SoapMatcher::Names(names)), Soap::Operation { name, .. }) => {
+                names.iter().any(|glob| glob.matches(name, self.case()))
+            }
+        }
+    }
+
+    fn soap_ns_matches(&self, call: &CallFacts<'_>) -> bool {
+        match (&self.spec.soap_ns, call.soap) {
+            (None, _) => true,
+            (Some(written), Soap::Operation { ns, .. }) => self.same(written, ns),
+            (Some(_), Soap::Undetermined) => self.denies(),
+            (Some(_), Soap::No) => false,
+        }
+    }
+
+    /// Protocol names ignore letter case (RFC 9110, 7.8).
+    fn upgrade_matches(&self, call: &CallFacts<'_>) -> bool {
+        match call.upgrade {
+            None => self.spec.upgrade.is_empty(),
+            Some(_) if self.spec.upgrade.is_empty() => self.denies(),
+            Some(protocol) => self
+                .spec
+                .upgrade
+                .iter()
+                .any(|written| written.eq_ignore_ascii_case(protocol)),
+        }
+    }
+
+    /// An address that is not known is in no network that a rule allows, and may be in any that
+    /// a rule denies.
+    fn source_matches(&self, call: &CallFacts<'_>) -> bool {
+        any(&self.spec.source, |network: &IpNet| match call.source {
+            Some(address) => network.contains(&address.to_canonical()),
+            None => self.denies(),
+        })
+    }
+}
+
+/// Whether some item matches; without items everything does.
+fn any<T>(items: &[T], matches: impl FnMut(&T) -> bool) -> bool {
+    items.is_empty() || items.iter().any(matches)
+}

@@ -1,0 +1,163 @@
+//! Path patterns: `*` within a segment, `**` for any number of segments.
+
+use crate::canonical::{PathOptions, TargetError, canonical_path};
+use crate::decode;
+use crate::glob::{Case, Glob};
+use crate::rule::Action;
+
+/// How many leading literal segments the index looks at.
+pub(crate) const PREFIX_SEGMENTS: usize = 4;
+
+/// The segments of a canonical path, without the trailing slash.
+pub(crate) fn inside(path: &str) -> &str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_suffix('/').unwrap_or(path)
+}
+
+/// A compiled path pattern, for one kind of rule: allow patterns match canonical paths, deny
+/// patterns match folded ones.
+#[derive(Debug)]
+pub(crate) struct PathPattern {
+    segments: Box<[Segment]>,
+    action: Action,
+}
+
+#[derive(Debug)]
+enum Segment {
+    /// `**`
+    Any,
+    /// One segment: its name, and its path parameters where the pattern has some.
+    One {
+        name: Glob,
+        parameters: Option<Glob>,
+    },
+}
+
+impl PathPattern {
+    pub(crate) fn new(pattern: &str, action: Action) -> Result<Self, String> {
+        let pattern = canonical_pattern(pattern)?;
+        let glob = |text: &str| match action {
+            Action::Allow => Glob::new(text),
+            Action::Deny => Glob::with(text, |part| {
+                decode::folded(part).unwrap_or_else(|| part.to_owned())
+            }),
+        };
+        let segment = |text: &str| match text.split_once(';') {
+            _ if text == "**" => Ok(Segment::Any),
+            _ if text.contains("**") => {
+                Err("\"**\" must be a whole segment, as in \"/api/**\"".to_owned())
+            }
+            None => Ok(Segment::One {
+                name: glob(text),
+                parameters: None,
+            }),
+            Some((name, parameters)) => Ok(Segment::One {
+                name: glob(name),
+                parameters: Some(glob(parameters)),
+            }),
+        };
+        let segments = match inside(&pattern) {
+            "" => Box::default(),
+            inside => inside.split('/').map(segment).collect::<Result<_, _>>()?,
+        };
+        Ok(Self { segments, action })
+    }
+
+    /// The literal segments that every matching path begins with, joined by `/`.
+    pub(crate) fn prefix(&self) -> String {
+        let literal = self.segments.iter().map_while(|segment| match segment {
+            Segment::One {
+                name,
+                parameters: None,
+            } => name.literal(),
+            _ => None,
+        });
+        literal.take(PREFIX_SEGMENTS).collect::<Vec<_>>().join("/")
+    }
+
+    /// Whether the whole path matches; a trailing slash does not count. The path is canonical
+    /// for allow patterns and folded for deny patterns.
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        let inside = inside(path);
+        let mut text = inside.split('/');
+        if inside.is_empty() {
+            text.next();
+        }
+        // Only the last `**` needs a second chance: what stands before it already matched as
+        // early as possible.
+        let mut pattern = self.segments.iter();
+        let mut retry = None;
+        loop {
+            match pattern.next() {
+                Some(Segment::Any) => {
+                    retry = Some((pattern.clone(), text.clone()));
+                    continue;
+                }
+                Some(Segment::One { name, parameters }) => {
+                    if let Some(segment) = text.next()
+                        && self.one_matches(name, parameters.as_ref(), segment)
+                    {
+                        continue;
+                    }
+                }
+                None => {
+                    if text.clone().next().is_none() {
+                        return true;
+                    }
+                }
+            }
+            let Some((behind, from)) = &mut retry else {
+                return false;
+            };
+            if from.next().is_none() {
+                return false;
+            }
+            pattern = behind.clone();
+            text = from.clone();
+        }
+    }
+
+    /// Path parameters: an allow pattern names those that it accepts; a deny pattern that names
+    /// none denies the segment with any.
+    fn one_matches(&self, name: &Glob, parameters: Option<&Glob>, segment: &str) -> bool {
+        let (found, behind) = match segment.split_once(';') {
+            Some((found, behind)) => (found, Some(behind)),
+            None => (segment, None),
+        };
+        let accepted = match (parameters, behind, self.action) {
+            (None, None, _) | (None, Some(_), Action::Deny) => true,
+            (None, Some(_), Action::Allow) => false,
+            (Some(glob), behind, _) => behind.is_some_and(|text| glob.matches(text, Case::Exact)),
+        };
+        accepted && name.matches(found, Case::Exact)
+    }
+}
+
+/// The pattern in the spelling that canonical paths have.
+fn canonical_pattern(pattern: &str) -> Result<String, String> {
+    if pattern.contains('?') {
+        return Err(
+            "a path pattern has no '?'; the parameters of a query go into the key `query`"
+                .to_owned(),
+        );
+    }
+    // What an endpoint accepts is for its options to say: a pattern may name all of it.
+    let options = PathOptions {
+        allow_semicolon: true,
+        allow_encoded_slash: true,
+    };
+    let canonical = match pattern.starts_with('/') {
+        true => canonical_path(pattern, options, 0),
+        false => Err(TargetError::NotOriginForm),
+    };
+    canonical.map_err(|error| {
+        let what = error.to_string();
+        let what = what
+            .replace("the target", "a path pattern")
+            .replace("the path", "the pattern");
+        format!("no path can match {pattern:?}: {what}")
+    })
+}
+
+#[cfg(test)]
+mod tests;
