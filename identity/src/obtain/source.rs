@@ -1,0 +1,244 @@
+//! Always a token: renewed in time, through outages, without hammering the issuer.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::{AccessToken, ClientCredentials, Fault, ObtainError};
+
+/// Least time between a token and its renewal, however short it lives.
+pub const MIN_RENEWAL: Duration = Duration::from_secs(10);
+
+/// Waits after failures: full jitter below this, doubled up to the cap.
+const RETRY_BASE: Duration = Duration::from_secs(1);
+const RETRY_CAP: Duration = Duration::from_secs(60);
+
+/// Least wait after a refusal that only a person can cure: some issuers lock clients out.
+const REFUSED_FLOOR: Duration = Duration::from_secs(10);
+
+/// Longest Retry-After that is believed.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// A task that keeps an access token at hand.
+///
+/// It renews at two thirds of a token's life, up to a tenth of that earlier so that many agents
+/// do not come at once, and never sooner than [`MIN_RENEWAL`]. While the issuer is away it keeps
+/// the old token until that expires, and tries again with growing, jittered waits.
+///
+/// Cheap to clone; the task ends with the last clone.
+#[derive(Clone)]
+pub struct TokenSource {
+    tokens: watch::Receiver<Option<AccessToken>>,
+    progress: watch::Receiver<Progress>,
+    task: Arc<Task>,
+}
+
+/// How a [`TokenSource`] is doing, for status and metrics.
+#[derive(Debug, Clone)]
+pub struct TokenStatus {
+    /// How long the current token still lives; `None` without a token.
+    pub expires_in: Option<Duration>,
+    /// Why the last attempt failed, if it did.
+    pub error: Option<ObtainError>,
+    /// How many attempts failed since the last token.
+    pub failures: u32,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    error: Option<ObtainError>,
+    failures: u32,
+}
+
+struct Task {
+    handle: AbortHandle,
+    wanted: Arc<Notify>,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
+impl TokenSource {
+    /// Starts the task; the first attempt begins at once. Needs a tokio runtime.
+    pub async fn start(credentials: ClientCredentials) -> Self {
+        let credentials = Arc::new(credentials);
+        Self::start_with(move || {
+            let credentials = credentials.clone();
+            async move { credentials.obtain().await }
+        })
+    }
+
+    pub(super) fn start_with<F, Fut>(obtain: F) -> Self
+    where
+        F: Fn() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<AccessToken, ObtainError>> + Send + 'static,
+    {
+        let (token_sender, tokens) = watch::channel(None);
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        let wanted = Arc::new(Notify::new());
+        let renewing = Renewing {
+            tokens: token_sender,
+            progress: progress_sender,
+        };
+        let task = tokio::spawn({
+            let wanted = wanted.clone();
+            async move { renewing.run(obtain, &wanted).await }
+        });
+        Self {
+            tokens,
+            progress,
+            task: Arc::new(Task {
+                handle: task.abort_handle(),
+                wanted,
+            }),
+        }
+    }
+
+    /// The current token and its successors. `None`: none yet, or it expired in an outage.
+    pub fn watch(&self) -> watch::Receiver<Option<AccessToken>> {
+        self.tokens.clone()
+    }
+
+    /// The current token; without one, the outcome of the attempt that is going on, or why the
+    /// last one failed.
+    pub async fn token(&self) -> Result<AccessToken, ObtainError> {
+        let mut progress = self.progress.clone();
+        loop {
+            let error = progress.borrow_and_update().error.clone();
+            let current = self.tokens.borrow().clone();
+            if let Some(token) = current.filter(|token| !token.is_expired()) {
+                return Ok(token);
+            }
+            if let Some(error) = error {
+                return Err(error);
+            }
+            if progress.changed().await.is_err() {
+                return Err(ObtainError::Stopped);
+            }
+        }
+    }
+
+    /// Asks for another token soon: the relay refused the current one. At most one attempt per
+    /// [`MIN_RENEWAL`] comes of it.
+    pub fn renew(&self) {
+        self.task.wanted.notify_one();
+    }
+
+    /// How it is going.
+    pub fn status(&self) -> TokenStatus {
+        let token = self.tokens.borrow().clone();
+        let left = |token: AccessToken| token.expires_at.duration_since(Instant::now());
+        let Progress { error, failures } = self.progress.borrow().clone();
+        TokenStatus {
+            expires_in: token.map(left),
+            error,
+            failures,
+        }
+    }
+}
+
+impl fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenSource")
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The task's side.
+struct Renewing {
+    tokens: watch::Sender<Option<AccessToken>>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Renewing {
+    async fn run<F, Fut>(self, obtain: F, wanted: &Notify)
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<AccessToken, ObtainError>>,
+    {
+        loop {
+            let begun_at = Instant::now();
+            let outcome = self.guard(obtain()).await;
+            let next = match outcome {
+                Ok(token) => {
+                    let next = begun_at + renew_after(token.lifetime);
+                    self.tokens.send_replace(Some(token));
+                    self.report(Progress::default());
+                    next
+                }
+                Err(error) => {
+                    let failures = self.progress.borrow().failures + 1;
+                    let wait = retry_after(&error, failures);
+                    let retry_s = wait.as_secs_f32();
+                    tracing::warn!(%error, failures, retry_s, "no access token was obtained");
+                    self.report(Progress {
+                        error: Some(error),
+                        failures,
+                    });
+                    Instant::now() + wait
+                }
+            };
+            let early = async {
+                wanted.notified().await;
+                sleep_until(begun_at + MIN_RENEWAL).await;
+            };
+            self.guard(async {
+                tokio::select! {
+                    () = sleep_until(next) => {}
+                    () = early => {}
+                }
+            })
+            .await;
+        }
+    }
+
+    fn report(&self, progress: Progress) {
+        if progress.failures == 0 && self.progress.borrow().failures > 0 {
+            tracing::info!("an access token was obtained again");
+        }
+        self.progress.send_replace(progress);
+    }
+
+    /// Awaits `work`; takes the current token back should it expire meanwhile.
+    async fn guard<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let expires_at = self.tokens.borrow().as_ref().map(|token| token.expires_at);
+        if let Some(expires_at) = expires_at {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = sleep_until(expires_at) => {
+                    self.tokens.send_replace(None);
+                    tracing::warn!("the access token expired without a successor");
+                }
+            }
+        }
+        work.await
+    }
+}
+
+/// Two thirds of a life, up to a tenth of that earlier, but no sooner than [`MIN_RENEWAL`].
+fn renew_after(lifetime: Duration) -> Duration {
+    let jitter = 0.9 + 0.1 * fastrand::f64();
+    lifetime.mul_f64(2.0 / 3.0 * jitter).max(MIN_RENEWAL)
+}
+
+fn retry_after(error: &ObtainError, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let bound = RETRY_BASE.saturating_mul(1 << doublings).min(RETRY_CAP);
+    let asked = error.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER);
+    let floor = match error.fault() {
+        Fault::Issuer => asked,
+        Fault::Configuration => asked.max(REFUSED_FLOOR),
+    };
+    floor + bound.mul_f64(fastrand::f64())
+}

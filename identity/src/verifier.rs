@@ -1,0 +1,217 @@
+//! The verifier of a running program: several issuers, each with its rules and fresh keys.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::keys::{KeySource, Keys, KeysError};
+use crate::verify::{IssuerRules, MAX_LEEWAY, Token, TokenError, VerifiedToken};
+
+/// An issuer whose tokens are accepted.
+#[derive(Debug, Clone)]
+pub struct TrustedIssuer {
+    /// What is demanded of its tokens.
+    pub rules: IssuerRules,
+    /// Where its keys come from.
+    pub keys: KeySource,
+}
+
+/// Why a verifier cannot be made: the configuration is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifierError {
+    /// Two entries have the same `iss`.
+    #[error("issuer {issuer} is configured twice")]
+    Duplicate {
+        /// The issuer.
+        issuer: String,
+    },
+    /// No algorithm is allowed: no token could pass.
+    #[error("issuer {issuer} has no algorithms")]
+    NoAlgorithms {
+        /// The issuer.
+        issuer: String,
+    },
+    /// More than [`MAX_LEEWAY`].
+    #[error("issuer {issuer} allows for more than {} s of clock skew", MAX_LEEWAY.as_secs())]
+    Leeway {
+        /// The issuer.
+        issuer: String,
+    },
+    /// The key file or the CA file is of no use, or the address is not https.
+    #[error("issuer {issuer}: {error}")]
+    Keys {
+        /// The issuer.
+        issuer: String,
+        /// What is wrong.
+        error: KeysError,
+    },
+}
+
+/// How an issuer is doing, for status and metrics.
+#[derive(Debug, Clone)]
+pub struct IssuerStatus {
+    /// The issuer.
+    pub issuer: String,
+    /// How many keys it has; 0 when none are known or they are too old.
+    pub keys: usize,
+    /// How long ago they were fetched.
+    pub age: Option<Duration>,
+    /// Why the last refresh failed, if it did.
+    pub error: Option<KeysError>,
+}
+
+/// Verifies tokens of several issuers. Cheap to clone; clones share keys.
+///
+/// Make one with [`Verifier::new`], then call [`Verifier::spawn_refresh`] once: without it, keys
+/// that are not in files are never fetched.
+#[derive(Clone)]
+pub struct Verifier {
+    issuers: Arc<[Issuer]>,
+}
+
+struct Issuer {
+    rules: IssuerRules,
+    source: KeySource,
+    keys: Keys,
+}
+
+impl Verifier {
+    /// Checks the issuers and loads key files and CA files; does not touch the network.
+    pub fn new(trusted: Vec<TrustedIssuer>) -> Result<Self, VerifierError> {
+        let mut known = HashSet::new();
+        let mut issuers = Vec::new();
+        for TrustedIssuer {
+            rules,
+            keys: source,
+        } in trusted
+        {
+            let issuer = rules.issuer.clone();
+            if !known.insert(issuer.clone()) {
+                return Err(VerifierError::Duplicate { issuer });
+            }
+            if rules.algorithms.is_empty() {
+                return Err(VerifierError::NoAlgorithms { issuer });
+            }
+            if rules.leeway > MAX_LEEWAY {
+                return Err(VerifierError::Leeway { issuer });
+            }
+            match source.prepare(&issuer) {
+                Ok(given) => issuers.push(Issuer {
+                    rules,
+                    source,
+                    keys: Keys::new(given),
+                }),
+                Err(error) => return Err(VerifierError::Keys { issuer, error }),
+            }
+        }
+        Ok(Self {
+            issuers: issuers.into(),
+        })
+    }
+
+    /// Judges a token at one time with the keys that are known. Never waits or locks. A token
+    /// that newer keys might verify is refused, and a refresh is asked for.
+    pub fn verify(&self, token: &str, now: SystemTime) -> Result<VerifiedToken, TokenError> {
+        let token = Token::parse(token)?;
+        let issuer = self.issuer(&token)?;
+        let judged = issuer.judge(&token, now);
+        if matches!(&judged, Err(error) if error.wants_newer_keys()) {
+            issuer.keys.request();
+        }
+        judged
+    }
+
+    /// Judges a token now. A token that newer keys might verify waits for one refresh, a few
+    /// seconds at most, unless the last refresh was less than
+    /// [`MIN_REFRESH_INTERVAL`](crate::keys::MIN_REFRESH_INTERVAL) ago.
+    pub async fn verify_refreshing(&self, token: &str) -> Result<VerifiedToken, TokenError> {
+        let token = Token::parse(token)?;
+        let issuer = self.issuer(&token)?;
+        match issuer.judge(&token, SystemTime::now()) {
+            Err(error) if error.wants_newer_keys() => {
+                if issuer.keys.refreshed().await {
+                    issuer.judge(&token, SystemTime::now())
+                } else {
+                    Err(error)
+                }
+            }
+            judged => judged,
+        }
+    }
+
+    /// Whether tokens can be judged: each issuer has been tried, and at least one has keys. So
+    /// a node waits for its issuers at start, but one dead issuer among several does not take
+    /// the node away from the tenants of the others.
+    pub fn is_ready(&self) -> bool {
+        let tried = |issuer: &Issuer| {
+            issuer.keys.with(|_| ()).is_some() || issuer.keys.progress().ended > 0
+        };
+        self.issuers.is_empty()
+            || (self.issuers.iter().all(tried)
+                && self
+                    .issuers
+                    .iter()
+                    .any(|issuer| issuer.keys.with(|_| ()).is_some()))
+    }
+
+    /// How each issuer is doing.
+    pub fn status(&self) -> Vec<IssuerStatus> {
+        let status = |issuer: &Issuer| IssuerStatus {
+            issuer: issuer.rules.issuer.clone(),
+            keys: issuer.keys.with(|keys| keys.len()).unwrap_or(0),
+            age: issuer.keys.age(),
+            error: issuer.keys.progress().error,
+        };
+        self.issuers.iter().map(status).collect()
+    }
+
+    /// Starts to fetch and refresh keys, until the returned task is aborted. Call it once.
+    pub fn spawn_refresh(&self) -> JoinHandle<()> {
+        let issuers = self.issuers.clone();
+        tokio::spawn(async move {
+            let mut drivers = JoinSet::new();
+            for index in 0..issuers.len() {
+                let issuers = issuers.clone();
+                drivers.spawn(async move { issuers[index].keep_fresh().await });
+            }
+            while drivers.join_next().await.is_some() {}
+        })
+    }
+
+    fn issuer(&self, token: &Token<'_>) -> Result<&Issuer, TokenError> {
+        let named = self
+            .issuers
+            .iter()
+            .find(|issuer| issuer.rules.issuer == token.issuer());
+        named.ok_or(TokenError::Issuer)
+    }
+}
+
+impl Issuer {
+    fn judge(&self, token: &Token<'_>, now: SystemTime) -> Result<VerifiedToken, TokenError> {
+        let judged = self.keys.with(|keys| token.verify(&self.rules, keys, now));
+        judged.unwrap_or_else(|| {
+            Err(TokenError::NoKeys {
+                issuer: self.rules.issuer.clone(),
+            })
+        })
+    }
+
+    async fn keep_fresh(&self) {
+        let lasting = matches!(self.source, KeySource::File(_));
+        let issuer = &self.rules.issuer;
+        self.keys
+            .keep_fresh(issuer, lasting, || self.source.fetch(issuer))
+            .await;
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let issuers = self.issuers.iter().map(|issuer| &issuer.rules.issuer);
+        f.debug_list().entries(issuers).finish()
+    }
+}
