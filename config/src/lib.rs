@@ -15,6 +15,7 @@ mod document;
 pub mod endpoint;
 mod error;
 pub mod issuer;
+pub mod policy_file;
 pub mod relay;
 mod secret;
 pub mod units;
