@@ -1,1 +1,40 @@
-//! tests
+//! The product, tested by real processes.
+//!
+//! A test starts what it needs and talks to it as users do:
+//!
+//! ```text
+//! curl --https--> culvert-relay <==wss== culvert-agent --https--> nginx, or a scripted upstream
+//!      \                |                     |
+//!       `--------- npm oidc-provider ---------'
+//! ```
+//!
+//! [`Stack::start`] brings up relay and agent with configuration of their own in a folder of
+//! their own, on free ports, and returns once a call gets through. Everything is ended when the
+//! stack is dropped; the logs of a test that failed are printed. The issuer is shared by the
+//! tests of a file, since it is slow to start and nobody harms it.
+//!
+//! | module | what it drives |
+//! |---|---|
+//! | [`stack`] | relay and agent, their configuration and policy |
+//! | [`issuer`] | the OAuth server, and tokens that it would never issue |
+//! | [`curl`] | callers, to the end or a step at a time |
+//! | [`raw`] | callers that send bytes no HTTP client would |
+//! | [`nginx`], [`upstream`] | the local API: a real server, and one that does what a test says |
+//! | [`process`], [`wait`], [`port`] | processes, their memory and logs; waiting for a condition |
+//! | [`pattern`] | long bodies of which every byte can be checked |
+
+pub mod curl;
+pub mod issuer;
+pub mod nginx;
+pub mod pattern;
+pub mod port;
+pub mod process;
+pub mod raw;
+pub mod stack;
+pub mod upstream;
+pub mod wait;
+
+pub use curl::{Answer, Curl, Http};
+pub use nginx::Nginx;
+pub use stack::{Stack, StackOptions};
+pub use upstream::Upstream;

@@ -8,7 +8,10 @@ use std::process::Command;
 use serde_json::Value;
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 /// Crate name to the names of its direct normal and build dependencies, for the whole graph.
@@ -24,7 +27,11 @@ impl Graph {
             .current_dir(workspace())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
         let names: BTreeMap<&str, &str> = metadata["packages"]
             .as_array()
@@ -33,7 +40,10 @@ impl Graph {
             .map(|p| (p["id"].as_str().unwrap(), p["name"].as_str().unwrap()))
             .collect();
         let members = metadata["workspace_members"].as_array().unwrap();
-        let ours = members.iter().map(|id| names[id.as_str().unwrap()].to_owned()).collect();
+        let ours = members
+            .iter()
+            .map(|id| names[id.as_str().unwrap()].to_owned())
+            .collect();
         let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for node in metadata["resolve"]["nodes"].as_array().unwrap() {
             let from = names[node["id"].as_str().unwrap()];
@@ -49,7 +59,9 @@ impl Graph {
     }
 
     fn direct(&self, room: &str) -> &BTreeSet<String> {
-        self.edges.get(room).unwrap_or_else(|| panic!("there is no room {room}"))
+        self.edges
+            .get(room)
+            .unwrap_or_else(|| panic!("there is no room {room}"))
     }
 
     fn reachable(&self, room: &str) -> BTreeSet<String> {
@@ -71,7 +83,10 @@ fn the_pure_rooms_know_only_what_is_listed() {
     let graph = Graph::load();
     let rooms: [(&str, &[&str]); 2] = [
         ("culvert-proto", &["bytes", "http", "thiserror"]),
-        ("culvert-policy", &["ipnet", "memchr", "quick-xml", "thiserror"]),
+        (
+            "culvert-policy",
+            &["ipnet", "memchr", "quick-xml", "thiserror"],
+        ),
     ];
     for (room, allowed) in rooms {
         for dependency in graph.direct(room) {
@@ -86,21 +101,68 @@ fn the_pure_rooms_know_only_what_is_listed() {
 #[test]
 fn no_room_reaches_what_it_must_not_know() {
     let graph = Graph::load();
-    let programs = ["culvert-relay", "culvert-agent", "culvert-demo", "culvert-tests"];
+    let programs = [
+        "culvert-relay",
+        "culvert-agent",
+        "culvert-demo",
+        "culvert-tests",
+    ];
     let rooms: [(&str, &[&str]); 5] = [
-        ("culvert-proto", &["tokio", "mio", "rustls", "hyper", "toml", "serde_json", "tracing"]),
-        ("culvert-policy", &["tokio", "mio", "rustls", "hyper", "toml", "culvert-proto"]),
+        (
+            "culvert-proto",
+            &[
+                "tokio",
+                "mio",
+                "rustls",
+                "hyper",
+                "toml",
+                "serde_json",
+                "tracing",
+            ],
+        ),
+        (
+            "culvert-policy",
+            &["tokio", "mio", "rustls", "hyper", "toml", "culvert-proto"],
+        ),
         (
             "culvert-session",
-            &["hyper", "jsonwebtoken", "toml", "culvert-policy", "culvert-identity", "culvert-config"],
+            &[
+                "hyper",
+                "jsonwebtoken",
+                "toml",
+                "culvert-policy",
+                "culvert-identity",
+                "culvert-config",
+            ],
         ),
-        ("culvert-identity", &["culvert-session", "culvert-policy", "culvert-config", "toml"]),
-        ("culvert-config", &["tokio", "mio", "rustls", "hyper", "culvert-session", "culvert-identity"]),
+        (
+            "culvert-identity",
+            &[
+                "culvert-session",
+                "culvert-policy",
+                "culvert-config",
+                "toml",
+            ],
+        ),
+        (
+            "culvert-config",
+            &[
+                "tokio",
+                "mio",
+                "rustls",
+                "hyper",
+                "culvert-session",
+                "culvert-identity",
+            ],
+        ),
     ];
     for (room, forbidden) in rooms {
         let reachable = graph.reachable(room);
         for name in forbidden.iter().chain(&programs) {
-            assert!(!reachable.contains(*name), "{room} must not know {name}, but reaches it");
+            assert!(
+                !reachable.contains(*name),
+                "{room} must not know {name}, but reaches it"
+            );
         }
     }
 }
@@ -110,7 +172,12 @@ fn the_programs_do_not_know_each_other() {
     let graph = Graph::load();
     for program in ["culvert-relay", "culvert-agent", "culvert-demo"] {
         let reachable = graph.reachable(program);
-        for other in ["culvert-relay", "culvert-agent", "culvert-demo", "culvert-tests"] {
+        for other in [
+            "culvert-relay",
+            "culvert-agent",
+            "culvert-demo",
+            "culvert-tests",
+        ] {
             assert!(
                 program == other || !reachable.contains(other),
                 "{program} must not know {other}"
@@ -125,7 +192,10 @@ fn there_is_one_tls_provider() {
     for room in &graph.ours {
         let reachable = graph.reachable(room);
         for name in ["ring", "openssl", "openssl-sys", "native-tls"] {
-            assert!(!reachable.contains(name), "{room} brings {name}; aws-lc-rs is the provider");
+            assert!(
+                !reachable.contains(name),
+                "{room} brings {name}; aws-lc-rs is the provider"
+            );
         }
     }
 }
@@ -135,13 +205,41 @@ fn there_is_one_tls_provider() {
 fn no_module_names_what_it_must_not_know() {
     let rules: [(&str, &[&str]); 4] = [
         // Fetching keys is the neighbour's work.
-        ("identity/src/verify", &["reqwest", "tokio", "hyper", "SystemTime::now", "crate::fetch"]),
+        (
+            "identity/src/verify",
+            &[
+                "reqwest",
+                "tokio",
+                "hyper",
+                "SystemTime::now",
+                "crate::fetch",
+            ],
+        ),
         // The edge works on stream handles, wherever the session lives.
-        ("relay/src/edge", &["culvert_proto::frame", "culvert_proto::mux", "tokio_tungstenite"]),
+        (
+            "relay/src/edge",
+            &[
+                "culvert_proto::frame",
+                "culvert_proto::mux",
+                "tokio_tungstenite",
+            ],
+        ),
         // The directory maps names to sessions.
-        ("relay/src/directory", &["hyper", "http::", "http_body", "CallHead", "tokio_tungstenite"]),
+        (
+            "relay/src/directory",
+            &[
+                "hyper",
+                "http::",
+                "http_body",
+                "CallHead",
+                "tokio_tungstenite",
+            ],
+        ),
         // The upstream takes what the policy permitted; it does not ask it.
-        ("agent/src/upstream", &["Policy::", ".decide(", "tokio_tungstenite"]),
+        (
+            "agent/src/upstream",
+            &["Policy::", ".decide(", "tokio_tungstenite"],
+        ),
     ];
     for (module, words) in rules {
         let files = sources(&workspace().join(module));
@@ -172,7 +270,10 @@ fn is_test(file: &Path) -> bool {
 
 /// `module.rs` and everything below `module/`.
 fn sources(module: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = Some(module.with_extension("rs")).filter(|f| f.exists()).into_iter().collect();
+    let mut files: Vec<_> = Some(module.with_extension("rs"))
+        .filter(|f| f.exists())
+        .into_iter()
+        .collect();
     let mut open = vec![module.to_owned()];
     while let Some(folder) = open.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten() {

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Passes all tests on a Debian or Ubuntu machine with Rust: installs what the tests talk to, if
+# it is missing, builds the programs, runs every test of the workspace. Arguments go to
+# `cargo test`, like `tests/run.sh -- two_hundred`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# What cc, curl, nginx and node are called as packages. nginx may lie where only root's PATH looks.
+export PATH="$PATH:/usr/sbin:/sbin"
+missing=()
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v curl >/dev/null || missing+=(curl)
+command -v nginx >/dev/null || missing+=(nginx)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "Installing ${missing[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        ca-certificates "${missing[@]}"
+fi
+
+# Again only if the lock file has changed since.
+if ! cmp -s tests/oidc/package-lock.json tests/oidc/node_modules/.installed; then
+    (cd tests/oidc && npm ci)
+    cp tests/oidc/package-lock.json tests/oidc/node_modules/.installed
+fi
+
+cargo build --workspace --bins --locked
+cargo test --workspace --locked "$@"

@@ -1,0 +1,166 @@
+//! The OAuth server (npm `oidc-provider`), and tokens that it would never issue.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use culvert_demo::certs::Authority;
+use culvert_demo::tokens::{self, SigningKey};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::curl::Curl;
+
+/// The audience of the relay.
+pub const AUDIENCE: &str = "culvert";
+/// How long the server's tokens live, in seconds.
+pub const LIFETIME: u64 = 600;
+/// A secret for all clients: there is nobody to keep it from.
+const SECRET: &str = "a-secret-for-tests-alone";
+
+/// The agent of tenant `acme`; its tokens name every endpoint that tests register, but `stray`.
+pub const AGENT: &str = "agent-acme";
+/// A caller of tenant `acme`.
+pub const CALLER: &str = "caller-acme";
+/// A caller of tenant `globex`.
+pub const OTHER_CALLER: &str = "caller-globex";
+/// A client of tenant `acme` that may not call.
+pub const NO_SCOPE: &str = "no-scope";
+/// A client that may call, of no tenant.
+pub const NO_TENANT: &str = "no-tenant";
+
+/// The authority that all tests of this process trust, and the OAuth server.
+#[derive(Debug)]
+pub struct World {
+    /// Signs certificates of relay, issuer and upstreams.
+    pub authority: Authority,
+    /// The OAuth server's issuer URL.
+    pub issuer: String,
+    /// The key that the OAuth server signs with, so that tests can forge with it too.
+    pub key: SigningKey,
+    folder: TempDir,
+    // Its standard input is ours: it ends when this process does, whatever way that is.
+    _server: Child,
+}
+
+/// The world, made at first use.
+pub fn world() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(World::make)
+}
+
+impl World {
+    fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::generate().expect("an authority");
+        std::fs::write(folder.path().join("ca.pem"), authority.pem()).expect("ca.pem");
+        let leaf = authority.issue(&["localhost"]).expect("a certificate");
+        leaf.write(folder.path(), "issuer").expect("a certificate");
+        let key = SigningKey::generate("tests-1").expect("a key");
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect(name);
+        let config = json!({
+            "tls": { "certificate": read("issuer.pem"), "key": read("issuer.key") },
+            "keys": [key.private_jwk()],
+            "audience": AUDIENCE,
+            "lifetime": LIFETIME,
+            "clients": clients(),
+        });
+        std::fs::write(folder.path().join("oidc.json"), config.to_string()).expect("oidc.json");
+        let (server, issuer) = start_server(&folder.path().join("oidc.json"));
+        Self {
+            authority,
+            issuer,
+            key,
+            folder,
+            _server: server,
+        }
+    }
+
+    /// The authority's certificate as a file.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// The secret of every client.
+    pub fn secret(&self) -> &'static str {
+        SECRET
+    }
+
+    /// An access token of the OAuth server for `client`, with the scope that it may ask for.
+    pub fn token(&self, client: &str) -> String {
+        let scope = match client {
+            AGENT => "culvert:register",
+            _ => "culvert:call",
+        };
+        let answer = Curl::new(&format!("{}/token", self.issuer))
+            .arg("--user")
+            .arg(&format!("{client}:{SECRET}"))
+            .arg("--data")
+            .arg(&format!("grant_type=client_credentials&scope={scope}"))
+            .run();
+        let answer = answer.json();
+        let token = answer["access_token"].as_str();
+        token
+            .unwrap_or_else(|| panic!("no token for {client}: {answer}"))
+            .to_owned()
+    }
+
+    /// The claims of a token that the relay accepts from a caller of tenant `acme`.
+    pub fn claims(&self) -> Value {
+        json!({
+            "iss": self.issuer, "aud": AUDIENCE, "sub": CALLER, "client_id": CALLER,
+            "iat": tokens::now(), "exp": tokens::now() + LIFETIME, "jti": "forged",
+            "scope": "culvert:call", "tenant": "acme",
+        })
+    }
+
+    /// Those claims with changes, signed with the OAuth server's own key.
+    pub fn forge(&self, change: impl FnOnce(&mut Value)) -> String {
+        let mut claims = self.claims();
+        change(&mut claims);
+        self.key.sign(&claims).expect("a token")
+    }
+}
+
+fn clients() -> Value {
+    let endpoints = ["vcenter", "second", "down", "untrusted", "offline"];
+    json!([
+        { "id": AGENT, "secret": SECRET, "scope": "culvert:register", "tenant": "acme",
+          "endpoints": endpoints },
+        { "id": CALLER, "secret": SECRET, "scope": "culvert:call", "tenant": "acme" },
+        { "id": OTHER_CALLER, "secret": SECRET, "scope": "culvert:call", "tenant": "globex" },
+        { "id": NO_SCOPE, "secret": SECRET, "tenant": "acme" },
+        { "id": NO_TENANT, "secret": SECRET, "scope": "culvert:call" },
+    ])
+}
+
+/// Starts the server and waits for its address.
+fn start_server(config: &Path) -> (Child, String) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("oidc")
+        .join("server.mjs");
+    assert!(
+        script.with_file_name("node_modules").is_dir(),
+        "the OAuth server is not installed: run tests/run.sh, or `npm ci` in tests/oidc"
+    );
+    let mut server = Command::new("node")
+        .arg(&script)
+        .arg(config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("node is installed");
+    let mut issuer = String::new();
+    let stdout = server.stdout.take().expect("piped");
+    BufReader::new(stdout)
+        .read_line(&mut issuer)
+        .expect("readable");
+    let issuer = issuer.trim_end().to_owned();
+    assert!(
+        issuer.starts_with("https://"),
+        "the OAuth server did not start; run it by hand"
+    );
+    (server, issuer)
+}

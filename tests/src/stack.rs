@@ -1,0 +1,320 @@
+//! Relay and agent, with configuration and policy of a test's own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::curl::{Answer, Curl};
+use crate::issuer::{AGENT, AUDIENCE, CALLER, world};
+use crate::port;
+use crate::process::{Process, program};
+use crate::wait::{eventually, until};
+
+/// The relay's domain: the one below which every name is loopback without anybody's DNS.
+pub const DOMAIN: &str = "localhost";
+
+/// Lets callers of tenant `acme` do anything but what lies under `/forbidden`.
+pub const POLICY: &str = r#"
+version = 1
+
+[[rule]]
+id = "everything-of-acme"
+action = "allow"
+path = ["/**"]
+caller = ["caller-acme"]
+
+[[rule]]
+id = "nothing-forbidden"
+action = "deny"
+path = ["/forbidden/**"]
+"#;
+
+/// Names of endpoints that tests use; the relay's certificate has each, for each tenant.
+const ENDPOINTS: [&str; 7] = [
+    "vcenter",
+    "second",
+    "down",
+    "untrusted",
+    "offline",
+    "stray",
+    "nothing",
+];
+
+/// What to start.
+#[derive(Debug)]
+pub struct StackOptions {
+    endpoints: Vec<(String, String)>,
+    settings: String,
+    policy: String,
+    relay: String,
+    agent: String,
+    await_agent: bool,
+}
+
+impl Default for StackOptions {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            settings: String::new(),
+            policy: POLICY.to_owned(),
+            relay: String::new(),
+            agent: String::new(),
+            await_agent: true,
+        }
+    }
+}
+
+impl StackOptions {
+    /// Offers an endpoint.
+    pub fn endpoint(mut self, name: &str, upstream: &str) -> Self {
+        self.endpoints.push((name.to_owned(), upstream.to_owned()));
+        self
+    }
+
+    /// Adds lines to each endpoint's table.
+    pub fn endpoint_settings(mut self, toml: &str) -> Self {
+        self.settings = format!("{toml}\n");
+        self
+    }
+
+    /// Replaces [`POLICY`].
+    pub fn policy(mut self, policy: &str) -> Self {
+        self.policy = policy.to_owned();
+        self
+    }
+
+    /// Adds tables to the end of `relay.toml`.
+    pub fn relay(mut self, toml: &str) -> Self {
+        self.relay.push_str(toml);
+        self
+    }
+
+    /// Adds tables to the end of `agent.toml`.
+    pub fn agent(mut self, toml: &str) -> Self {
+        self.agent.push_str(toml);
+        self
+    }
+
+    /// Does not wait for the first endpoint to be reachable.
+    pub fn without_waiting(mut self) -> Self {
+        self.await_agent = false;
+        self
+    }
+
+    /// Starts relay and agent, and waits until a call reaches the first endpoint.
+    pub fn start(self) -> Stack {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (public, admin) = (port::free(), port::free());
+        write_relay(folder.path(), public, admin, &self.relay);
+        write_agent(folder.path(), public, &self);
+        let relay = start("culvert-relay", folder.path(), "relay.toml");
+        let agent = start("culvert-agent", folder.path(), "agent.toml");
+        let mut stack = Stack {
+            relay,
+            agent,
+            public,
+            admin,
+            folder,
+        };
+        stack.await_ready();
+        if self.await_agent
+            && let Some((name, _)) = self.endpoints.first()
+        {
+            stack.await_endpoint(name);
+        }
+        stack
+    }
+}
+
+/// A running relay and agent. Dropped, both are killed.
+#[derive(Debug)]
+pub struct Stack {
+    /// The relay.
+    pub relay: Process,
+    /// The agent.
+    pub agent: Process,
+    /// The relay's port for callers and agents.
+    pub public: u16,
+    /// The relay's port for its operators.
+    pub admin: u16,
+    folder: TempDir,
+}
+
+impl Stack {
+    /// Relay and agent, the latter offering `vcenter` at `upstream`, reachable.
+    pub fn start(upstream: &str) -> Self {
+        Self::options().endpoint("vcenter", upstream).start()
+    }
+
+    /// Says what to start.
+    pub fn options() -> StackOptions {
+        StackOptions::default()
+    }
+
+    /// The URL of `path` on an endpoint of a tenant.
+    pub fn url_of(&self, tenant: &str, endpoint: &str, path: &str) -> String {
+        format!(
+            "https://{endpoint}--{tenant}.{DOMAIN}:{}{path}",
+            self.public
+        )
+    }
+
+    /// The URL of `path` on `acme`'s `vcenter`.
+    pub fn url(&self, path: &str) -> String {
+        self.url_of("acme", "vcenter", path)
+    }
+
+    /// A call to `acme`'s `vcenter` by a caller who may.
+    pub fn call(&self, path: &str) -> Curl {
+        Curl::new(&self.url(path)).token(caller_token())
+    }
+
+    /// A call to an endpoint of `acme` by a caller who may.
+    pub fn call_endpoint(&self, endpoint: &str, path: &str) -> Curl {
+        Curl::new(&self.url_of("acme", endpoint, path)).token(caller_token())
+    }
+
+    /// Asks the relay's admin listener.
+    pub fn admin(&self, path: &str) -> Answer {
+        Curl::new(&format!("http://127.0.0.1:{}{path}", self.admin)).run()
+    }
+
+    /// A file of this stack's folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Waits until the relay says that it is ready.
+    pub fn await_ready(&mut self) {
+        until("the relay is ready", || {
+            self.relay.assert_running();
+            self.admin("/readyz").status == 200
+        });
+    }
+
+    /// Waits until the relay has a session for an endpoint of `acme`.
+    pub fn await_endpoint(&mut self, endpoint: &str) {
+        let what = format!("endpoint {endpoint} is reachable");
+        eventually(&what, || {
+            self.relay.assert_running();
+            self.agent.assert_running();
+            let answer = self.call_endpoint(endpoint, "/forbidden/probe").run();
+            // The agent's own refusal: nothing reaches the upstream while we wait.
+            (answer.code() == "policy-denied").then_some(())
+        });
+    }
+
+    /// Kills the relay, as a crash does.
+    pub fn kill_relay(&mut self) {
+        self.relay.kill();
+    }
+
+    /// Starts the relay again, at the same address.
+    pub fn restart_relay(&mut self) {
+        self.relay = start("culvert-relay", self.folder.path(), "relay.toml");
+        self.await_ready();
+    }
+
+    /// Starts the agent again.
+    pub fn restart_agent(&mut self) {
+        self.agent = start("culvert-agent", self.folder.path(), "agent.toml");
+    }
+}
+
+/// One token for all calls that need nothing special.
+pub fn caller_token() -> &'static str {
+    static TOKEN: OnceLock<String> = OnceLock::new();
+    TOKEN.get_or_init(|| world().token(CALLER))
+}
+
+fn start(name: &str, folder: &Path, config: &str) -> Process {
+    let mut command = Command::new(program(name));
+    command.arg("run").arg("--config").arg(folder.join(config));
+    command.env(
+        "RUST_LOG",
+        std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()),
+    );
+    Process::start(name, folder, &mut command)
+}
+
+/// Runs a program to its end, as a user who tries its command line.
+pub fn run(name: &str, arguments: &[&str]) -> Output {
+    Command::new(program(name))
+        .args(arguments)
+        .output()
+        .expect("it is built")
+}
+
+/// Writes `relay.toml` and what it names.
+pub fn write_relay(folder: &Path, public: u16, admin: u16, more: &str) {
+    let mut names = vec![DOMAIN.to_owned(), "127.0.0.1".to_owned()];
+    for tenant in ["acme", "globex"] {
+        names.extend(ENDPOINTS.map(|endpoint| format!("{endpoint}--{tenant}.{DOMAIN}")));
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let leaf = world().authority.issue(&names).expect("a certificate");
+    leaf.write(folder, "relay").expect("a certificate");
+    let (issuer, ca) = (&world().issuer, world().ca_file());
+    let relay = format!(
+        r#"domain = "{DOMAIN}"
+node = "relay-1"
+
+[listen]
+public = "127.0.0.1:{public}"
+admin = "127.0.0.1:{admin}"
+
+[tls]
+certificate = "relay.pem"
+private_key = "relay.key"
+
+[[issuer]]
+url = "{issuer}"
+audience = "{AUDIENCE}"
+algorithms = ["ES256"]
+ca = "{ca}"
+{more}"#,
+        ca = ca.display(),
+    );
+    std::fs::write(folder.join("relay.toml"), relay).expect("relay.toml");
+}
+
+/// Writes `agent.toml` and what it names.
+fn write_agent(folder: &Path, public: u16, options: &StackOptions) {
+    let (issuer, ca) = (&world().issuer, world().ca_file());
+    let ca = ca.display();
+    let endpoints: String = options
+        .endpoints
+        .iter()
+        .map(|(name, upstream)| {
+            format!(
+                "[[endpoint]]\nname = \"{name}\"\nupstream = \"{upstream}\"\nca = \"{ca}\"\n{}\n",
+                options.settings
+            )
+        })
+        .collect();
+    let agent = format!(
+        r#"[relay]
+url = "wss://{DOMAIN}:{public}"
+sessions = 1
+ca = "{ca}"
+
+[oauth]
+grant = "client_credentials"
+issuer = "{issuer}"
+client_id = "{AGENT}"
+client_secret_file = "secret"
+audience = "{AUDIENCE}"
+scope = "culvert:register"
+ca = "{ca}"
+
+{endpoints}[policy]
+file = "policy.toml"
+{more}"#,
+        more = options.agent,
+    );
+    std::fs::write(folder.join("agent.toml"), agent).expect("agent.toml");
+    std::fs::write(folder.join("policy.toml"), &options.policy).expect("policy.toml");
+    culvert_demo::files::write_private(&folder.join("secret"), world().secret()).expect("secret");
+}

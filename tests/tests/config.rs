@@ -1,0 +1,359 @@
+//! The programs as their operators meet them: exit codes, configuration errors, admin listener.
+
+use std::path::Path;
+use std::process::Output;
+
+use culvert_tests::issuer::world;
+use culvert_tests::process::{Process, program};
+use culvert_tests::stack::{run, write_relay};
+use culvert_tests::wait::until;
+use culvert_tests::{Curl, Stack, Upstream, port};
+use tempfile::TempDir;
+
+const PROGRAMS: [&str; 2] = ["culvert-relay", "culvert-agent"];
+
+fn error(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A folder with good configuration of both programs.
+fn good() -> (Stack, TempDir) {
+    let stack = Stack::start(&Upstream::plain().url());
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(stack.file("")).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
+    }
+    (stack, folder)
+}
+
+fn check(program: &str, config: &Path) -> Output {
+    run(program, &["check", "--config", config.to_str().unwrap()])
+}
+
+#[test]
+fn help_and_version_succeed_and_a_wrong_flag_is_usage() {
+    for program in PROGRAMS {
+        for arguments in [&["--help"][..], &["--version"], &["run", "--help"]] {
+            let output = run(program, arguments);
+            assert_eq!(output.status.code(), Some(0), "{program} {arguments:?}");
+            assert!(!output.stdout.is_empty());
+        }
+        for arguments in [&["--no-such-flag"][..], &["no-such-command"], &["run"], &[]] {
+            let output = run(program, arguments);
+            assert_eq!(output.status.code(), Some(2), "{program} {arguments:?}");
+            assert!(!output.stderr.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_good_configuration_checks_with_0_and_shows_no_secret() {
+    let (_stack, folder) = good();
+    for (program, file) in [
+        ("culvert-relay", "relay.toml"),
+        ("culvert-agent", "agent.toml"),
+    ] {
+        let output = check(program, &folder.path().join(file));
+        assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &error(&output);
+        assert!(!shown.contains(world().secret()), "{shown}");
+        assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+    }
+}
+
+/// What is wrong is named by file, line and key; `check` and `run` agree.
+#[test]
+fn a_wrong_configuration_ends_with_78_and_says_where() {
+    let cases = [
+        (
+            "culvert-relay",
+            "relay.toml",
+            "node = \"relay-1\"",
+            "nod = \"relay-1\"",
+            "nod",
+        ),
+        (
+            "culvert-relay",
+            "relay.toml",
+            "domain = ",
+            "domain = 7 #",
+            "domain",
+        ),
+        (
+            "culvert-relay",
+            "relay.toml",
+            "\"ES256\"",
+            "\"none\"",
+            "algorithms",
+        ),
+        (
+            "culvert-relay",
+            "relay.toml",
+            "\"ES256\"",
+            "\"HS256\"",
+            "algorithms",
+        ),
+        (
+            "culvert-relay",
+            "relay.toml",
+            "\"relay.key\"",
+            "\"missing.key\"",
+            "private_key",
+        ),
+        ("culvert-agent", "agent.toml", "wss://", "http://", "url"),
+        (
+            "culvert-agent",
+            "agent.toml",
+            "sessions = 1",
+            "sessions = 1\nsessions = 2",
+            "sessions",
+        ),
+        (
+            "culvert-agent",
+            "agent.toml",
+            "name = \"vcenter\"",
+            "name = \"v--c\"",
+            "name",
+        ),
+        (
+            "culvert-agent",
+            "agent.toml",
+            "\"secret\"",
+            "\"missing\"",
+            "client_secret_file",
+        ),
+        (
+            "culvert-agent",
+            "policy.toml",
+            "\"deny\"",
+            "\"refuse\"",
+            "action",
+        ),
+        (
+            "culvert-agent",
+            "policy.toml",
+            "caller = ",
+            "callers = ",
+            "callers",
+        ),
+        (
+            "culvert-agent",
+            "policy.toml",
+            "version = 1",
+            "version = 2",
+            "version",
+        ),
+    ];
+    let (_stack, folder) = good();
+    for (program, file, from, to, key) in cases {
+        let path = folder.path().join(file);
+        let good = std::fs::read_to_string(&path).unwrap();
+        let bad = good.replacen(from, to, 1);
+        assert_ne!(good, bad, "{from:?} is not in {file}");
+        std::fs::write(&path, &bad).unwrap();
+        let line = 1 + bad
+            .lines()
+            .position(|line| line.contains(to.lines().last().unwrap()))
+            .unwrap();
+
+        let main = if program == "culvert-relay" {
+            "relay.toml"
+        } else {
+            "agent.toml"
+        };
+        let main = folder.path().join(main);
+        for command in ["check", "run"] {
+            let output = run(program, &[command, "--config", main.to_str().unwrap()]);
+            let text = error(&output);
+            assert_eq!(
+                output.status.code(),
+                Some(78),
+                "{command} with {to:?}: {text}"
+            );
+            assert!(text.contains(file), "{to:?}: no file in {text}");
+            assert!(text.contains(key), "{to:?}: no key {key} in {text}");
+            assert!(
+                text.contains(&format!(":{line}")),
+                "{to:?}: not line {line} in {text}"
+            );
+        }
+        std::fs::write(&path, good).unwrap();
+    }
+}
+
+#[test]
+fn a_configuration_that_is_missing_or_empty_ends_with_78() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.toml");
+    std::fs::write(&empty, "").unwrap();
+    for program in PROGRAMS {
+        for file in [
+            &empty,
+            &folder.path().join("missing.toml"),
+            &folder.path().to_owned(),
+        ] {
+            let output = check(program, file);
+            assert_eq!(output.status.code(), Some(78), "{}", error(&output));
+            assert!(
+                error(&output).contains(file.to_str().unwrap()),
+                "{}",
+                error(&output)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_policy_whose_own_tests_fail_does_not_check() {
+    let (_stack, folder) = good();
+    let policy = folder.path().join("policy.toml");
+    let test = r#"
+[[test]]
+name = "nobody is forbidden anything"
+call = { endpoint = "vcenter", method = "GET", path = "/forbidden/x", caller = "caller-acme" }
+expect = "allow"
+"#;
+    let text = std::fs::read_to_string(&policy).unwrap() + test;
+    std::fs::write(&policy, text).unwrap();
+    let output = check("culvert-agent", &folder.path().join("agent.toml"));
+    assert_eq!(output.status.code(), Some(78), "{}", error(&output));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &error(&output);
+    assert!(shown.contains("nobody is forbidden anything"), "{shown}");
+    assert!(
+        shown.contains("nothing-forbidden"),
+        "the rule that decided is not named: {shown}"
+    );
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_stack, folder) = good();
+    for (program, config, secret) in [
+        ("culvert-relay", "relay.toml", "relay.key"),
+        ("culvert-agent", "agent.toml", "secret"),
+    ] {
+        let open = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(folder.path().join(secret), open).unwrap();
+        let output = check(program, &folder.path().join(config));
+        assert_eq!(output.status.code(), Some(78), "{}", error(&output));
+        assert!(error(&output).contains(secret), "{}", error(&output));
+    }
+}
+
+#[test]
+fn an_environment_variable_overrides_a_key() {
+    let (_stack, folder) = good();
+    let config = folder.path().join("relay.toml");
+    let mut command = std::process::Command::new(program("culvert-relay"));
+    command.arg("check").arg("--config").arg(&config);
+    let output = command
+        .env("CULVERT_NODE", "from-outside")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("from-outside"));
+}
+
+#[test]
+fn a_port_that_is_taken_is_a_failure_at_run_time() {
+    let (stack, folder) = good();
+    // The stack's relay has both ports.
+    let output = run(
+        "culvert-relay",
+        &[
+            "run",
+            "--config",
+            folder.path().join("relay.toml").to_str().unwrap(),
+        ],
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    let text = error(&output) + &String::from_utf8_lossy(&output.stdout);
+    let ports = [stack.public, stack.admin].map(|port| port.to_string());
+    assert!(ports.iter().any(|port| text.contains(port)), "{text}");
+}
+
+#[test]
+fn the_admin_listener_tells_health_readiness_and_metrics() {
+    let stack = Stack::start(&Upstream::plain().url());
+    assert_eq!(stack.call("/").ok().status, 200);
+    assert_eq!(stack.call("/forbidden/x").ok().status, 403);
+    assert_eq!(stack.admin("/healthz").status, 200);
+    assert_eq!(stack.admin("/readyz").status, 200);
+    assert_eq!(stack.admin("/no-such-page").status, 404);
+    let metrics = stack.admin("/metrics");
+    assert_eq!(metrics.status, 200);
+    let text = metrics.text();
+    assert!(text.contains("# TYPE culvert_relay_"), "{text}");
+    let samples = text
+        .lines()
+        .filter(|line| line.starts_with("culvert_relay_"))
+        .count();
+    assert!(samples > 5, "{text}");
+    // Nothing of it is on the public address.
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        let public = Curl::new(&format!("https://localhost:{}{path}", stack.public)).ok();
+        assert_ne!(public.status, 200, "{public}");
+    }
+}
+
+/// Without the issuer's keys nobody can be let in: alive, but not ready.
+#[test]
+fn a_relay_that_cannot_reach_the_issuer_is_alive_but_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let (public, admin) = (port::free(), port::free());
+    write_relay(folder.path(), public, admin, "");
+    let config = folder.path().join("relay.toml");
+    let nobody = format!("https://localhost:{}", port::free());
+    let text = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace(&world().issuer, &nobody);
+    std::fs::write(&config, text).unwrap();
+    let mut command = std::process::Command::new(program("culvert-relay"));
+    let mut relay = Process::start(
+        "culvert-relay",
+        folder.path(),
+        command.arg("run").arg("--config").arg(&config),
+    );
+    let ask = |path: &str| {
+        Curl::new(&format!("http://127.0.0.1:{admin}{path}"))
+            .run()
+            .status
+    };
+    until("the relay is alive", || {
+        relay.assert_running();
+        ask("/healthz") == 200
+    });
+    assert_eq!(ask("/readyz"), 503);
+    let call = Curl::new(&format!("https://vcenter--acme.localhost:{public}/"))
+        .token(&world().forge(|_| ()))
+        .ok();
+    assert!([401, 503].contains(&call.status), "{call}");
+}
+
+#[test]
+fn logs_are_json_where_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (public, admin) = (port::free(), port::free());
+    write_relay(folder.path(), public, admin, "");
+    let mut command = std::process::Command::new(program("culvert-relay"));
+    command
+        .args(["run", "--log-format", "json", "--config"])
+        .arg(folder.path().join("relay.toml"));
+    let mut relay = Process::start("culvert-relay", folder.path(), &mut command);
+    until("the relay listens", || {
+        relay.assert_running();
+        port::answers(public)
+    });
+    relay.terminate();
+    assert_eq!(relay.wait().code(), Some(0));
+    let log = relay.log();
+    assert!(!log.is_empty());
+    for line in log.lines() {
+        assert!(
+            serde_json::from_str::<serde_json::Value>(line).is_ok(),
+            "{line}"
+        );
+    }
+}
