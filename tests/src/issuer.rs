@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use culvert_demo::certs::Authority;
 use culvert_demo::tokens::{self, SigningKey};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::curl::Curl;
+use crate::process::build_folder;
 
 /// The audience of the relay.
 pub const AUDIENCE: &str = "culvert";
@@ -25,7 +25,7 @@ pub const AGENT: &str = "agent-acme";
 pub const CALLER: &str = "caller-acme";
 /// A caller of tenant `globex`.
 pub const OTHER_CALLER: &str = "caller-globex";
-/// A client of tenant `acme` that may not call.
+/// A client of tenant `acme` that asks for no scope.
 pub const NO_SCOPE: &str = "no-scope";
 /// A client that may call, of no tenant.
 pub const NO_TENANT: &str = "no-tenant";
@@ -39,7 +39,7 @@ pub struct World {
     pub issuer: String,
     /// The key that the OAuth server signs with, so that tests can forge with it too.
     pub key: SigningKey,
-    folder: TempDir,
+    folder: PathBuf,
     // Its standard input is ours: it ends when this process does, whatever way that is.
     _server: Child,
 }
@@ -52,13 +52,13 @@ pub fn world() -> &'static World {
 
 impl World {
     fn make() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = lasting_folder();
         let authority = Authority::generate().expect("an authority");
-        std::fs::write(folder.path().join("ca.pem"), authority.pem()).expect("ca.pem");
+        std::fs::write(folder.join("ca.pem"), authority.pem()).expect("ca.pem");
         let leaf = authority.issue(&["localhost"]).expect("a certificate");
-        leaf.write(folder.path(), "issuer").expect("a certificate");
+        leaf.write(&folder, "issuer").expect("a certificate");
         let key = SigningKey::generate("tests-1").expect("a key");
-        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect(name);
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect(name);
         let config = json!({
             "tls": { "certificate": read("issuer.pem"), "key": read("issuer.key") },
             "keys": [key.private_jwk()],
@@ -66,8 +66,8 @@ impl World {
             "lifetime": LIFETIME,
             "clients": clients(),
         });
-        std::fs::write(folder.path().join("oidc.json"), config.to_string()).expect("oidc.json");
-        let (server, issuer) = start_server(&folder.path().join("oidc.json"));
+        std::fs::write(folder.join("oidc.json"), config.to_string()).expect("oidc.json");
+        let (server, issuer) = start_server(&folder.join("oidc.json"));
         Self {
             authority,
             issuer,
@@ -79,7 +79,7 @@ impl World {
 
     /// The authority's certificate as a file.
     pub fn ca_file(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
+        self.folder.join("ca.pem")
     }
 
     /// The secret of every client.
@@ -87,17 +87,18 @@ impl World {
         SECRET
     }
 
-    /// An access token of the OAuth server for `client`, with the scope that it may ask for.
+    /// An access token of the OAuth server for `client`, with the scope that is its own.
     pub fn token(&self, client: &str) -> String {
         let scope = match client {
-            AGENT => "culvert:register",
-            _ => "culvert:call",
+            AGENT => "&scope=culvert:register",
+            NO_SCOPE => "",
+            _ => "&scope=culvert:call",
         };
         let answer = Curl::new(&format!("{}/token", self.issuer))
             .arg("--user")
             .arg(&format!("{client}:{SECRET}"))
             .arg("--data")
-            .arg(&format!("grant_type=client_credentials&scope={scope}"))
+            .arg(&format!("grant_type=client_credentials{scope}"))
             .run();
         let answer = answer.json();
         let token = answer["access_token"].as_str();
@@ -121,6 +122,21 @@ impl World {
         change(&mut claims);
         self.key.sign(&claims).expect("a token")
     }
+}
+
+/// A folder for as long as this process runs, since statics are never dropped; those of
+/// processes that have ended are removed.
+fn lasting_folder() -> PathBuf {
+    let folders = build_folder().join("culvert-tests");
+    let mine = folders.join(std::process::id().to_string());
+    for other in std::fs::read_dir(&folders).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(other.file_name()).exists() || other.path() == mine {
+            // Another test may be quicker.
+            let _ = std::fs::remove_dir_all(other.path());
+        }
+    }
+    culvert_demo::files::private_folder(&mine).expect("a folder");
+    mine
 }
 
 fn clients() -> Value {

@@ -11,14 +11,16 @@ use crate::wait::eventually;
 /// Lines of its log that are shown when a test failed.
 const LAST_LINES: usize = 60;
 
-/// A program of the workspace, built beside the test: `culvert-relay`, `culvert-agent`.
-pub fn program(name: &str) -> PathBuf {
+/// The folder that programs are built into, `target/PROFILE`.
+pub fn build_folder() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
-    let folder = test
-        .ancestors()
-        .nth(2)
-        .expect("tests lie in target/PROFILE/deps");
-    let program = folder.join(name);
+    let folder = test.ancestors().nth(2);
+    folder.expect("tests lie in target/PROFILE/deps").to_owned()
+}
+
+/// A program of the workspace: `culvert-relay`, `culvert-agent`.
+pub fn program(name: &str) -> PathBuf {
+    let program = build_folder().join(name);
     assert!(
         program.is_file(),
         "{} is not built: run tests/run.sh, or `cargo build --workspace --bins` first",
