@@ -1,1 +1,136 @@
+use super::*;
 
+fn errors(change: impl Fn(&mut RuleSpec)) -> Vec<RuleError> {
+    let mut spec = RuleSpec::new("a", Action::Allow);
+    change(&mut spec);
+    compile(vec![spec]).err().unwrap_or_default()
+}
+
+fn strings(items: &[&str]) -> Vec<String> {
+    items.iter().map(|item| (*item).to_owned()).collect()
+}
+
+#[test]
+fn a_mistake_is_reported_at_its_rule_key_and_item() {
+    let mut second = RuleSpec::new("b", Action::Allow);
+    second.path = strings(&["/ok", "bad"]);
+    let errors = compile(vec![RuleSpec::new("a", Action::Allow), second]).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    let RuleError {
+        rule,
+        key,
+        item,
+        id,
+        ..
+    } = &errors[0];
+    assert_eq!((*rule, *key, *item, &**id), (1, "path", Some(1), "b"));
+    assert!(
+        errors[0].to_string().starts_with("rule 2 (\"b\"), path: "),
+        "{}",
+        errors[0]
+    );
+}
+
+#[test]
+fn every_mistake_of_every_rule_is_reported_at_once() {
+    let bad = || RuleSpec {
+        method: strings(&["get", "Post"]),
+        ..RuleSpec::new("", Action::Allow)
+    };
+    let errors = compile(vec![bad(), bad()]).unwrap_err();
+    let keys: Vec<_> = errors.iter().map(|error| (error.rule, error.key)).collect();
+    assert_eq!(
+        keys,
+        [
+            (0, "id"),
+            (0, "method"),
+            (0, "method"),
+            (1, "id"),
+            (1, "id"),
+            (1, "method"),
+            (1, "method")
+        ]
+    );
+}
+
+#[test]
+fn what_could_never_match_is_refused() {
+    type Change = fn(&mut RuleSpec);
+    let table: [(&str, Change); 16] = [
+        ("id", |rule| rule.id = "x".repeat(129)),
+        ("id", |rule| rule.id = "a\nb".to_owned()),
+        ("endpoint", |rule| rule.endpoint = strings(&["VCENTER"])),
+        ("endpoint", |rule| rule.endpoint = strings(&[""])),
+        ("method", |rule| rule.method = strings(&["*"])),
+        ("caller", |rule| rule.caller = strings(&[""])),
+        ("scope", |rule| rule.scope = strings(&["a b"])),
+        ("scope", |rule| rule.scope = strings(&["a*"])),
+        ("query", |rule| {
+            rule.query = vec![("a".to_owned(), Vec::new())]
+        }),
+        ("query", |rule| {
+            rule.query = vec![("%61".to_owned(), strings(&["b"]))]
+        }),
+        ("query", |rule| {
+            rule.query = vec![("a".to_owned(), strings(&["b;c"]))]
+        }),
+        ("soap_op", |rule| {
+            rule.soap_op = Some(SoapOps::Names(strings(&["all"])))
+        }),
+        ("soap_op", |rule| {
+            rule.soap_op = Some(SoapOps::Names(Vec::new()))
+        }),
+        ("soap_op", |rule| {
+            rule.soap_op = Some(SoapOps::Names(strings(&["a b"])))
+        }),
+        ("soap_ns", |rule| {
+            rule.soap_ns = Some("urn:vim25".to_owned())
+        }),
+        ("upgrade", |rule| rule.upgrade = strings(&["a, b"])),
+    ];
+    for (key, change) in table {
+        let errors = errors(change);
+        assert_eq!(errors.len(), 1, "{key}: {errors:?}");
+        assert_eq!(errors[0].key, key);
+    }
+    assert!(errors(|_| ()).is_empty());
+}
+
+#[test]
+fn a_deny_rule_has_no_limits() {
+    let errors = errors(|rule| {
+        rule.action = Action::Deny;
+        rule.max_body = Some(1);
+        rule.rate = Some("1/s".parse().unwrap());
+    });
+    assert_eq!(
+        errors.iter().map(|error| error.key).collect::<Vec<_>>(),
+        ["max_body", "rate"]
+    );
+}
+
+#[test]
+fn a_rate_is_a_positive_number_in_a_known_time() {
+    for (text, shown) in [
+        ("20/s", "20/s"),
+        ("100 / min", "100/m"),
+        ("5/m", "5/m"),
+        ("1/h", "1/h"),
+    ] {
+        assert_eq!(text.parse::<crate::Rate>().unwrap().to_string(), shown);
+    }
+    for text in [
+        "",
+        "20",
+        "/s",
+        "0/s",
+        "-1/s",
+        "+1/s",
+        "1.5/s",
+        "20/d",
+        "20/S",
+        "99999999999/s",
+    ] {
+        assert!(text.parse::<crate::Rate>().is_err(), "{text}");
+    }
+}
