@@ -1,0 +1,5 @@
+//! The caller-facing edge (being built).
+
+mod guard;
+mod pace;
+mod traffic;

@@ -1,0 +1,68 @@
+//! The ways in which a request is refused before anything looks at its meaning.
+
+use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
+
+/// What is wrong with a request. `Display` is the `detail` of the caller's 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("the request's head is longer than {MAX_HEAD} bytes")]
+    HeadTooLong,
+    #[error("the request has more than {MAX_FIELDS} header fields")]
+    TooManyFields,
+    #[error("a line ends in a bare line feed; it must end in CR LF")]
+    BareLineFeed,
+    #[error("a line has a bare carriage return; it must end in CR LF")]
+    BareCarriageReturn,
+    #[error("a header field has a control character")]
+    ControlCharacter,
+    #[error("the request line must be 'METHOD TARGET HTTP/1.1'")]
+    RequestLine,
+    #[error("the method must be an upper-case word")]
+    Method,
+    #[error("the method TRACE is not accepted")]
+    Trace,
+    #[error("the method CONNECT is not accepted at this address")]
+    Connect,
+    #[error("the protocol version must be HTTP/1.1 or HTTP/1.0")]
+    Version,
+    #[error("the target must be in origin form: a path that begins with '/'")]
+    TargetForm,
+    #[error("the target has a character that a URI must escape, or a '#'")]
+    TargetCharacter,
+    #[error("the target is longer than {MAX_TARGET} bytes")]
+    TargetTooLong,
+    #[error("a header field is folded over several lines")]
+    Folded,
+    #[error("a header field has white space before its colon")]
+    SpaceBeforeColon,
+    #[error("a header field has no colon")]
+    NoColon,
+    #[error("a header field's name is empty, too long, or not a token")]
+    FieldName,
+    #[error("the request has no Host")]
+    NoHost,
+    #[error("the request has more than one Host")]
+    SeveralHosts,
+    #[error("the Host is not a host name with an optional port")]
+    Host,
+    #[error("the Content-Length is not a single decimal number")]
+    ContentLength,
+    #[error("the request has more than one Content-Length")]
+    SeveralContentLengths,
+    #[error("the request has both Content-Length and Transfer-Encoding")]
+    LengthAndCoding,
+    #[error("the request has more than one Transfer-Encoding")]
+    SeveralCodings,
+    #[error("the Transfer-Encoding must be exactly 'chunked'")]
+    Coding,
+    #[error("HTTP/1.0 has no Transfer-Encoding")]
+    CodingInHttp10,
+    #[error("a chunk's size is not a hexadecimal number of at most 15 digits")]
+    ChunkSize,
+    #[error("a chunk extension is malformed or too long")]
+    ChunkExtension,
+    #[error("a chunk does not end in CR LF")]
+    ChunkEnd,
+    #[error("the trailers are malformed or too long")]
+    Trailers,
+}

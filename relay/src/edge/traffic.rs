@@ -1,0 +1,67 @@
+//! What the parts of one public connection know of each other.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+
+use super::guard::Violation;
+
+/// The calls of one connection, and what its guard found. Shared by the guard, which sees bytes,
+/// and the service, which sees requests.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// Calls that are not over.
+    calls: AtomicUsize,
+    refused: OnceLock<Violation>,
+    switched: AtomicBool,
+    /// Whoever waits for the end of a call.
+    waiting: AtomicWaker,
+}
+
+impl Traffic {
+    /// A call begins. [`on_end`](Self::on_end) must follow.
+    pub(crate) fn on_begin(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call is over: answered to the last byte, or broken off.
+    pub(crate) fn on_end(&self) {
+        self.calls.fetch_sub(1, Ordering::Release);
+        self.waiting.wake();
+    }
+
+    /// Whether a call is in flight.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.calls.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a call is in flight; wakes the task when one ends.
+    pub(crate) fn poll_busy(&self, waker: &Waker) -> bool {
+        self.is_busy() && {
+            self.waiting.register(waker);
+            self.is_busy()
+        }
+    }
+
+    /// The guard refuses the request whose place the next one takes, or whose body is coming.
+    pub(crate) fn refuse(&self, violation: Violation) {
+        let _ = self.refused.set(violation);
+    }
+
+    /// What the guard refused. Nothing follows on this connection.
+    pub(crate) fn refused(&self) -> Option<Violation> {
+        self.refused.get().copied()
+    }
+
+    /// The request in flight is answered with 101: what follows is not HTTP.
+    pub(crate) fn switch(&self) {
+        self.switched.store(true, Ordering::Release);
+    }
+
+    /// Whether what follows is not HTTP.
+    pub(crate) fn is_switched(&self) -> bool {
+        self.switched.load(Ordering::Acquire)
+    }
+}
