@@ -261,18 +261,21 @@ fn exchange_error(url: &Url, error: reqwest::Error) -> FetchError {
     let mut reason = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let wrapped = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(|error| error.get_ref());
-        let tls = wrapped.and_then(|error| error.downcast_ref::<rustls::Error>());
-        if let Some(tls) = tls.or_else(|| error.downcast_ref()) {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return FetchError::Tls {
                 url,
                 reason: tls.to_string(),
             };
         }
         reason = error.to_string();
-        cause = error.source();
+        // An `io::Error` names as its source the source of what it wraps, not that itself.
+        cause = match error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref())
+        {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     FetchError::Unreachable { url, reason }
 }

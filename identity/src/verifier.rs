@@ -1,5 +1,8 @@
 //! The verifier of a running program: several issuers, each with its rules and fresh keys.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
@@ -125,7 +128,7 @@ impl Verifier {
     }
 
     /// Judges a token now. A token that newer keys might verify waits for one refresh, a few
-    /// seconds at most, unless the last refresh was less than
+    /// seconds at most, unless the last such refresh was less than
     /// [`MIN_REFRESH_INTERVAL`](crate::keys::MIN_REFRESH_INTERVAL) ago.
     pub async fn verify_refreshing(&self, token: &str) -> Result<VerifiedToken, TokenError> {
         let token = Token::parse(token)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::KeysError;
@@ -14,7 +14,10 @@ use crate::verify::KeySet;
 /// How often keys are fetched without any reason, give or take a tenth.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Least time between two refreshes of one issuer's keys, whatever asks for them.
+/// Least time between two refreshes that tokens ask for, and after one that failed.
+///
+/// A refresh by the clock that went well does not count: else a rotation just after it would cost
+/// calls.
 pub const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long fetched keys are used while the issuer cannot be reached.
@@ -29,8 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// belongs to it and not to whoever asked, so that a peer that goes away cannot cut it short.
 pub(crate) struct Keys {
     snapshot: ArcSwapOption<Snapshot>,
-    /// Wakes the driver; holds at most one wish.
-    wanted: Notify,
     progress: watch::Sender<Progress>,
 }
 
@@ -44,10 +45,12 @@ struct Snapshot {
 /// How the refreshes went.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Progress {
-    /// When the last refresh began.
-    pub(crate) begun_at: Option<Instant>,
-    /// Whether it is still going on.
-    pub(crate) in_flight: bool,
+    /// Whether somebody wants a refresh: one wish, however many wish.
+    wished: bool,
+    /// Whether a refresh is going on.
+    in_flight: bool,
+    /// Until when wishes have to wait.
+    quiet_until: Option<Instant>,
     /// How many have ended, well or not.
     pub(crate) ended: u64,
     /// Why the last one failed, if it did.
@@ -66,7 +69,6 @@ impl Keys {
         });
         Self {
             snapshot: ArcSwapOption::new(snapshot),
-            wanted: Notify::new(),
             progress: watch::Sender::default(),
         }
     }
@@ -94,28 +96,39 @@ impl Keys {
         self.progress.borrow().clone()
     }
 
-    /// Asks for a refresh as soon as the least interval allows one.
+    /// Asks for a refresh as soon as the least interval allows one. One that is going on will do.
     pub(crate) fn request(&self) {
-        self.wanted.notify_one();
+        self.progress.send_if_modified(|progress| {
+            let news = !progress.in_flight && !progress.wished;
+            progress.wished |= news;
+            news
+        });
     }
 
     /// Asks for a refresh and waits for its end. Returns at once, with `false`, when the last
     /// one is too fresh for another: the wish is kept, the caller is not.
     pub(crate) async fn refreshed(&self) -> bool {
-        let mut progress = self.progress.subscribe();
-        let seen = {
-            let progress = progress.borrow_and_update();
-            let recent = |begun_at: Instant| begun_at.elapsed() < MIN_REFRESH_INTERVAL;
-            if !progress.in_flight && progress.begun_at.is_some_and(recent) {
-                drop(progress);
-                self.request();
-                return false;
-            }
-            progress.ended
-        };
+        let progress = self.progress();
+        let quiet = progress
+            .quiet_until
+            .is_some_and(|until| Instant::now() < until);
         self.request();
-        let ended = progress.wait_for(|progress| progress.ended > seen);
-        matches!(timeout(PATIENCE, ended).await, Ok(Ok(_)))
+        if quiet && !progress.in_flight {
+            return false;
+        }
+        timeout(PATIENCE, self.ended_after(progress.ended))
+            .await
+            .is_ok()
+    }
+
+    /// Waits for the end of a refresh later than the `seen`th.
+    pub(crate) async fn ended_after(&self, seen: u64) {
+        // Cannot fail: the sender is in `self`.
+        let _ = self
+            .progress
+            .subscribe()
+            .wait_for(|progress| progress.ended > seen)
+            .await;
     }
 
     /// The driver: fetches at once, then at every interval and wish, for ever.
@@ -126,10 +139,12 @@ impl Keys {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<KeySet, KeysError>>,
     {
+        let mut wished = false;
+        let mut quiet_until = Instant::now();
         loop {
             let begun_at = Instant::now();
             self.progress.send_modify(|progress| {
-                progress.begun_at = Some(begun_at);
+                progress.wished = false;
                 progress.in_flight = true;
             });
             let fetched = fetch().await;
@@ -137,17 +152,33 @@ impl Keys {
                 Ok(_) => REFRESH_INTERVAL.mul_f64(0.9 + 0.2 * fastrand::f64()),
                 Err(_) => MIN_REFRESH_INTERVAL.mul_f64(1.0 + fastrand::f64()),
             };
-            self.settle(issuer, lasting, fetched);
-            sleep_until(begun_at + MIN_REFRESH_INTERVAL).await;
-            tokio::select! {
-                () = sleep_until(begun_at + pause) => {}
-                () = self.wanted.notified() => {}
+            if wished || fetched.is_err() {
+                quiet_until = begun_at + MIN_REFRESH_INTERVAL;
             }
+            self.settle(issuer, lasting, fetched, quiet_until);
+            let wish = async {
+                sleep_until(quiet_until).await;
+                let _ = self
+                    .progress
+                    .subscribe()
+                    .wait_for(|progress| progress.wished)
+                    .await;
+            };
+            wished = tokio::select! {
+                () = sleep_until(begun_at + pause) => false,
+                () = wish => true,
+            };
         }
     }
 
     /// Takes the outcome of a refresh, and says in the log what changed.
-    fn settle(&self, issuer: &str, lasting: bool, fetched: Result<KeySet, KeysError>) {
+    fn settle(
+        &self,
+        issuer: &str,
+        lasting: bool,
+        fetched: Result<KeySet, KeysError>,
+        quiet_until: Instant,
+    ) {
         let failed_before = self.progress.borrow().error.is_some();
         let error = match fetched {
             Ok(keys) => {
@@ -179,6 +210,7 @@ impl Keys {
         };
         self.progress.send_modify(|progress| {
             progress.in_flight = false;
+            progress.quiet_until = Some(quiet_until);
             progress.ended += 1;
             progress.error = error;
         });
