@@ -1,6 +1,6 @@
 //! The way to an issuer: small HTTPS exchanges, bounded in time and size, never redirected.
 //!
-//! A [`Fetcher`] lives for one errand. Errands are minutes apart, so a kept connection would be
+//! A `Fetcher` lives for one errand. Errands are minutes apart, so a kept connection would be
 //! stale anyway, and a replaced CA file is in force at the next errand without any reload.
 
 mod metadata;
