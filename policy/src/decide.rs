@@ -175,20 +175,20 @@ impl Policy {
 
     /// Decides on a call. Does not allocate, unless a shadow rule matches.
     pub fn decide<'p>(&'p self, call: &CallFacts<'_>) -> Decision<'p> {
-        let shelf = self.index.shelf(call.endpoint);
+        let index = &self.index;
         let path = call.target.map(|target| target.path());
         let folded = call.target.map(|target| target.folded_path());
         let mut shadow = Vec::new();
-        self.note_hits(&shelf.shadow_deny, folded, call, &mut shadow);
-        self.note_hits(&shelf.shadow_allow, path, call, &mut shadow);
+        self.note_hits(&index.shadow_deny, folded, call, &mut shadow);
+        self.note_hits(&index.shadow_allow, path, call, &mut shadow);
 
         let (rule, reason) = if call.mode.has_target() && call.target.is_none() {
             (None, DenyReason::NoTarget)
-        } else if let Some(at) = shelf.deny.first(&self.rules, folded, call) {
+        } else if let Some(at) = index.deny.first(&self.rules, folded, call) {
             (Some(&*self.rules[at].id), DenyReason::Rule)
         } else if call.soap == Soap::Undetermined {
             (None, DenyReason::SoapUndetermined)
-        } else if let Some(at) = shelf.allow.first(&self.rules, path, call) {
+        } else if let Some(at) = index.allow.first(&self.rules, path, call) {
             let Rule { id, spec, .. } = &self.rules[at];
             let (rule, max_body, rate) = (Arc::clone(id), spec.max_body, spec.rate);
             return Decision::Allow(Permit {
@@ -220,7 +220,7 @@ impl Policy {
         hits: &mut Vec<ShadowHit>,
     ) {
         let mut found: Vec<usize> = Vec::new();
-        candidates.visit(path, |positions| {
+        candidates.visit(path, call, &mut |positions| {
             found.extend(positions.iter().filter(|&&at| self.rules[at].matches(call)));
         });
         found.sort_unstable();

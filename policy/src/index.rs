@@ -1,31 +1,20 @@
-//! Which rules can match a call at all: by endpoint, then by the first segments of the path.
+//! Which rules can match a call at all: by endpoint, then by the segments of the path.
 //!
-//! Without this a decision costs a look at every rule. With it, it costs a handful of map
-//! look-ups and a look at the rules that share endpoint and beginning of the path.
+//! Without this a decision costs a look at every rule. With it, it costs a walk along the path
+//! and a look at the rules whose patterns fit, up to their first `**`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::str::Split;
 
 use crate::facts::CallFacts;
-use crate::glob::Case;
+use crate::glob::{Case, Glob};
 use crate::matching::Rule;
-use crate::path::{PREFIX_SEGMENTS, inside};
+use crate::path::{Edge, inside};
 use crate::rule::Action;
 
-/// Positions of rules, ascending.
-type Positions = Box<[usize]>;
-
-/// The rules of a policy by endpoint.
+/// The rules of a policy, by what they do.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    /// Endpoints that some rule names without a `*`.
-    named: HashMap<Box<str>, Shelf>,
-    /// What applies to every other endpoint.
-    others: Shelf,
-}
-
-/// The rules of one endpoint, by what they do.
-#[derive(Debug, Default)]
-pub(crate) struct Shelf {
     pub(crate) deny: Rules,
     pub(crate) allow: Rules,
     /// Rules that are not enforced.
@@ -33,86 +22,60 @@ pub(crate) struct Shelf {
     pub(crate) shadow_allow: Rules,
 }
 
-/// Rules of one action, by the literal beginning of their paths.
+/// Rules of one action, by endpoint. A rule may stand in several places.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    all: Positions,
-    by_prefix: HashMap<Box<str>, Positions>,
-    /// Whether some rule has more than the empty prefix.
-    deep: bool,
+    /// Under each endpoint that a rule names without a `*`.
+    named: HashMap<Box<str>, Tree>,
+    /// Those for any endpoint, and those with a `*` in one.
+    others: Tree,
+}
+
+/// Rules by the segments of their paths.
+#[derive(Debug, Default)]
+struct Tree {
+    /// Every rule of the tree, ascending.
+    all: Vec<usize>,
+    root: Node,
+}
+
+/// What follows one beginning of a path. Positions of rules are ascending.
+#[derive(Debug, Default)]
+struct Node {
+    /// Rules with a pattern that ends here.
+    ends: Vec<usize>,
+    /// Rules with a pattern that only a look at the rule can decide from here on.
+    open: Vec<usize>,
+    literals: HashMap<Box<str>, Node>,
+    globs: Vec<(Glob, Node)>,
 }
 
 impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
-        let names = rules
-            .iter()
-            .flat_map(|rule| &rule.endpoint)
-            .filter_map(|glob| glob.literal());
-        let names: BTreeSet<&str> = names.collect();
-        let named = names.into_iter().map(|name| {
-            let applies = |rule: &Rule| {
-                rule.endpoint.is_empty()
-                    || rule
-                        .endpoint
-                        .iter()
-                        .any(|glob| glob.matches(name, Case::Exact))
+        let mut index = Self::default();
+        for (position, rule) in rules.iter().enumerate() {
+            let kind = match (rule.spec.action, rule.spec.enforce) {
+                (Action::Deny, true) => &mut index.deny,
+                (Action::Allow, true) => &mut index.allow,
+                (Action::Deny, false) => &mut index.shadow_deny,
+                (Action::Allow, false) => &mut index.shadow_allow,
             };
-            (name.into(), Shelf::new(rules, applies))
-        });
-        let globbed = |rule: &Rule| {
-            rule.endpoint.is_empty() || rule.endpoint.iter().any(|glob| glob.literal().is_none())
-        };
-        Self {
-            named: named.collect(),
-            others: Shelf::new(rules, globbed),
+            kind.add(position, rule);
         }
-    }
-
-    pub(crate) fn shelf(&self, endpoint: &str) -> &Shelf {
-        self.named.get(endpoint).unwrap_or(&self.others)
-    }
-}
-
-impl Shelf {
-    fn new(rules: &[Rule], applies: impl Fn(&Rule) -> bool) -> Self {
-        let of = |action: Action, enforce: bool| {
-            Rules::new(rules, |rule| {
-                rule.spec.action == action && rule.spec.enforce == enforce && applies(rule)
-            })
-        };
-        Self {
-            deny: of(Action::Deny, true),
-            allow: of(Action::Allow, true),
-            shadow_deny: of(Action::Deny, false),
-            shadow_allow: of(Action::Allow, false),
-        }
+        index
     }
 }
 
 impl Rules {
-    fn new(rules: &[Rule], takes: impl Fn(&Rule) -> bool) -> Self {
-        let mut all = Vec::new();
-        let mut by_prefix: HashMap<Box<str>, BTreeSet<usize>> = HashMap::new();
-        for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| takes(rule)) {
-            all.push(position);
-            if rule.path.is_empty() {
-                by_prefix.entry("".into()).or_default().insert(position);
-            }
-            for pattern in &rule.path {
-                by_prefix
-                    .entry(pattern.prefix().into())
-                    .or_default()
-                    .insert(position);
-            }
+    fn add(&mut self, position: usize, rule: &Rule) {
+        for name in rule.endpoint.iter().filter_map(Glob::literal) {
+            self.named
+                .entry(name.into())
+                .or_default()
+                .add(position, rule);
         }
-        let deep = by_prefix.keys().any(|prefix| !prefix.is_empty());
-        let by_prefix = by_prefix
-            .into_iter()
-            .map(|(prefix, at)| (prefix, at.into_iter().collect()));
-        Self {
-            all: all.into(),
-            by_prefix: by_prefix.collect(),
-            deep,
+        if rule.endpoint.is_empty() || rule.endpoint.iter().any(|glob| glob.literal().is_none()) {
+            self.others.add(position, rule);
         }
     }
 
@@ -125,38 +88,97 @@ impl Rules {
         call: &CallFacts<'_>,
     ) -> Option<usize> {
         let mut first = None;
-        self.visit(path, |positions| {
-            let earlier = positions
+        self.visit(path, call, &mut |positions| {
+            let mut earlier = positions
                 .iter()
                 .take_while(|&&at| first.is_none_or(|found| at < found));
-            if let Some(&at) = earlier.into_iter().find(|&&at| rules[at].matches(call)) {
+            if let Some(&at) = earlier.find(|&&at| rules[at].matches(call)) {
                 first = Some(at);
             }
         });
         first
     }
 
-    /// Shows `see` every group of rules that may match a call to `path`.
-    pub(crate) fn visit(&self, path: Option<&str>, mut see: impl FnMut(&Positions)) {
+    /// Shows `see` every group of rules that may match the call; a rule may be in several.
+    pub(crate) fn visit(
+        &self,
+        path: Option<&str>,
+        call: &CallFacts<'_>,
+        see: &mut impl FnMut(&[usize]),
+    ) {
+        if let Some(tree) = self.named.get(call.endpoint) {
+            tree.visit(path, see);
+        }
+        self.others.visit(path, see);
+    }
+}
+
+impl Tree {
+    fn add(&mut self, position: usize, rule: &Rule) {
+        if self.all.last() != Some(&position) {
+            self.all.push(position);
+        }
+        if rule.path.is_empty() {
+            self.root.open.push(position);
+        }
+        for pattern in &rule.path {
+            self.root.add(position, pattern.edges());
+        }
+    }
+
+    fn visit(&self, path: Option<&str>, see: &mut impl FnMut(&[usize])) {
         if self.all.is_empty() {
             return;
         }
-        let path = path.unwrap_or_default();
-        // Path parameters hide the literal segment that a pattern may still match.
-        if path.contains(';') {
-            return see(&self.all);
-        }
-        let mut look = |prefix: &str| {
-            if let Some(positions) = self.by_prefix.get(prefix) {
-                see(positions);
+        match path.map(inside) {
+            // Path parameters hide the segment that a pattern may still match.
+            Some(path) if path.contains(';') => see(&self.all),
+            Some(path) if !path.is_empty() => self.root.visit(path.split('/'), see),
+            _ => {
+                see(&self.root.open);
+                see(&self.root.ends);
             }
+        }
+    }
+}
+
+impl Node {
+    fn add<'e>(&mut self, position: usize, mut edges: impl Iterator<Item = Edge<'e>>) {
+        match edges.next() {
+            None => self.ends.push(position),
+            Some(Edge::Open) => self.open.push(position),
+            Some(Edge::One(Glob::Literal(text))) => {
+                self.literals
+                    .entry(text.clone())
+                    .or_default()
+                    .add(position, edges);
+            }
+            Some(Edge::One(glob)) => {
+                let known = self.globs.iter().position(|(other, _)| other == glob);
+                let known = known.unwrap_or_else(|| {
+                    self.globs.push((glob.clone(), Self::default()));
+                    self.globs.len() - 1
+                });
+                self.globs[known].1.add(position, edges);
+            }
+        }
+    }
+
+    /// As deep as the patterns go, however long the path is.
+    fn visit(&self, mut segments: Split<'_, char>, see: &mut impl FnMut(&[usize])) {
+        see(&self.open);
+        let Some(segment) = segments.next() else {
+            return see(&self.ends);
         };
-        look("");
-        let inside = inside(path);
-        if self.deep && !inside.is_empty() {
-            let ends = memchr::memchr_iter(b'/', inside.as_bytes()).chain([inside.len()]);
-            ends.take(PREFIX_SEGMENTS)
-                .for_each(|end| look(&inside[..end]));
+        if let Some(node) = self.literals.get(segment) {
+            node.visit(segments.clone(), see);
+        }
+        for (_, node) in self
+            .globs
+            .iter()
+            .filter(|(glob, _)| glob.matches(segment, Case::Exact))
+        {
+            node.visit(segments.clone(), see);
         }
     }
 }

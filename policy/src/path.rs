@@ -5,9 +5,6 @@ use crate::decode;
 use crate::glob::{Case, Glob};
 use crate::rule::Action;
 
-/// How many leading literal segments the index looks at.
-pub(crate) const PREFIX_SEGMENTS: usize = 4;
-
 /// The segments of a canonical path, without the trailing slash.
 pub(crate) fn inside(path: &str) -> &str {
     let path = path.strip_prefix('/').unwrap_or(path);
@@ -31,6 +28,15 @@ enum Segment {
         name: Glob,
         parameters: Option<Glob>,
     },
+}
+
+/// One step of a pattern through the index.
+#[derive(Debug)]
+pub(crate) enum Edge<'p> {
+    /// A segment that this glob matches.
+    One(&'p Glob),
+    /// From here on only [`PathPattern::matches`] knows.
+    Open,
 }
 
 impl PathPattern {
@@ -63,16 +69,15 @@ impl PathPattern {
         Ok(Self { segments, action })
     }
 
-    /// The literal segments that every matching path begins with, joined by `/`.
-    pub(crate) fn prefix(&self) -> String {
-        let literal = self.segments.iter().map_while(|segment| match segment {
+    /// The pattern's way through the index.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = Edge<'_>> {
+        self.segments.iter().map(|segment| match segment {
             Segment::One {
                 name,
                 parameters: None,
-            } => name.literal(),
-            _ => None,
-        });
-        literal.take(PREFIX_SEGMENTS).collect::<Vec<_>>().join("/")
+            } => Edge::One(name),
+            Segment::One { .. } | Segment::Any => Edge::Open,
+        })
     }
 
     /// Whether the whole path matches; a trailing slash does not count. The path is canonical

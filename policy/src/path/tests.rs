@@ -127,28 +127,3 @@ fn a_pattern_that_no_path_can_match_is_refused() {
         }
     }
 }
-
-#[test]
-fn the_prefix_is_what_every_matching_path_begins_with() {
-    for (pattern, prefix) in [
-        ("/", ""),
-        ("/**", ""),
-        ("/*/b", ""),
-        ("/a", "a"),
-        ("/a/b/", "a/b"),
-        ("/a/**/b", "a"),
-        ("/a/b*", "a"),
-        ("/a/b;c", "a"),
-        ("/a/b/c/d/e/f", "a/b/c/d"),
-    ] {
-        assert_eq!(
-            PathPattern::new(pattern, Action::Allow).unwrap().prefix(),
-            prefix,
-            "{pattern}"
-        );
-    }
-    assert_eq!(
-        PathPattern::new("/API/%3A", Action::Deny).unwrap().prefix(),
-        "api/:"
-    );
-}
