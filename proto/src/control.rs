@@ -81,18 +81,22 @@ pub enum Control {
 impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Register { request, offers } => {
-                f.debug_struct("Register").field("request", request).field("offers", offers).finish()
-            }
+            Self::Register { request, offers } => f
+                .debug_struct("Register")
+                .field("request", request)
+                .field("offers", offers)
+                .finish(),
             Self::Registered { request, results } => f
                 .debug_struct("Registered")
                 .field("request", request)
                 .field("results", results)
                 .finish(),
             Self::Auth { .. } => f.debug_struct("Auth").finish_non_exhaustive(),
-            Self::Notice { code, text } => {
-                f.debug_struct("Notice").field("code", code).field("text", text).finish()
-            }
+            Self::Notice { code, text } => f
+                .debug_struct("Notice")
+                .field("code", code)
+                .field("text", text)
+                .finish(),
         }
     }
 }

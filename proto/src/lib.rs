@@ -1,8 +1,25 @@
 //! Frames, call heads and the multiplexer core of Culvert: pure state machines, no I/O, no clock.
+//!
+//! - [`frame`]: the eight-byte header and the kinds of frames. `docs/protocol.md` has the wire
+//!   format byte by byte.
+//! - [`head`]: what a call and an answer begin with, as they cross the tunnel; [`heads`] is their
+//!   encoding.
+//! - [`control`]: greeting, registration, token renewal, notices; [`controls`] is their encoding.
+//! - [`mux`]: one session's streams, credit and schedule. [`mux::Mux`] says how it is driven.
+//! - [`code`], [`limits`], [`names`], [`principal`]: the words that the other rooms share.
+//!
+//! Nothing here waits, allocates without a bound, or panics on input. Heads are types of the
+//! `http` crate (`docs/adr/0001-heads-are-http-types.md`).
 
 pub mod code;
 pub mod control;
+pub mod controls;
+pub mod frame;
 pub mod head;
+pub mod heads;
 pub mod limits;
+pub mod mux;
+mod name_table;
 pub mod names;
 pub mod principal;
+mod wire;

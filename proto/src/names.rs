@@ -32,7 +32,10 @@ fn check(name: &str) -> Result<(), NameError> {
     if bytes.len() > MAX_NAME {
         return Err(NameError::TooLong);
     }
-    if !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-') {
+    if !bytes
+        .iter()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+    {
         return Err(NameError::Byte);
     }
     if name.starts_with('-') || name.ends_with('-') || name.contains("--") {
