@@ -1,0 +1,298 @@
+//! Calls, half-closes, aborts, drains, as a conversation between two ends.
+
+use super::pair::{Pair, bytes_of, drain};
+use super::*;
+
+const NONE: Duration = Duration::ZERO;
+
+#[test]
+fn a_small_call_is_one_frame_there_and_two_back() {
+    let mut pair = Pair::new(NONE);
+    pair.settle();
+    let body = Bytes::from_static(b"hello");
+    let id = pair.acceptor.open(&call_head(), body, true).unwrap();
+    let request = transmit(&mut pair.acceptor, pair.now);
+    assert_eq!(frames(&request), [Kind::Open]);
+    pair.dialer.handle_message(request, pair.now).unwrap();
+    let (accepted, head) = pair.dialer.accept().unwrap();
+    assert_eq!(accepted, id);
+    assert_eq!(head.target, "/api/vm?x=1");
+    assert_eq!(head.caller.subject, "director-7");
+    assert_eq!(head.headers["x-own-name"], "value");
+    let (items, _) = drain(&mut pair.dialer, id, pair.now);
+    assert_eq!(bytes_of(&items), b"hello");
+    assert!(matches!(items.last(), Some(Item::Finished)));
+
+    pair.dialer.send_head(id, &answer()).unwrap();
+    pair.dialer.write(id, &mut Bytes::from_static(b"world")).unwrap();
+    pair.dialer.finish(id).unwrap();
+    let reply = transmit(&mut pair.dialer, pair.now);
+    assert_eq!(frames(&reply), [Kind::Head, Kind::Data]);
+    pair.acceptor.handle_message(reply, pair.now).unwrap();
+    let (items, _) = drain(&mut pair.acceptor, id, pair.now);
+    assert!(matches!(items.first(), Some(Item::Head(Head::Response(_)))));
+    assert_eq!(bytes_of(&items), b"world");
+    assert!(matches!(items.last(), Some(Item::Finished)));
+}
+
+fn frames(message: &Bytes) -> Vec<Kind> {
+    let mut message = message.clone();
+    std::iter::from_fn(|| crate::frame::next(&mut message).unwrap()).map(|frame| frame.kind).collect()
+}
+
+#[test]
+fn a_stream_is_forgotten_once_over_and_released_on_both_sides() {
+    let mut pair = Pair::new(NONE);
+    for _ in 0..100 {
+        let id = pair.open();
+        pair.acceptor.finish(id).unwrap();
+        pair.dialer.send_head(id, &answer()).unwrap();
+        pair.dialer.finish(id).unwrap();
+        pair.settle();
+        drain(&mut pair.acceptor, id, pair.now);
+        drain(&mut pair.dialer, id, pair.now);
+        for mux in [&mut pair.acceptor, &mut pair.dialer] {
+            mux.release_send(id);
+            mux.release_recv(id);
+        }
+        pair.settle();
+    }
+    for mux in [&pair.acceptor, &pair.dialer] {
+        assert_eq!(mux.stats().streams, 0);
+        assert_eq!(mux.stream_count(), 0);
+    }
+}
+
+#[test]
+fn one_half_may_end_long_before_the_other() {
+    let mut pair = Pair::new(NONE);
+    let id = pair.open();
+    pair.acceptor.finish(id).unwrap();
+    pair.settle();
+    let (items, _) = drain(&mut pair.dialer, id, pair.now);
+    assert!(matches!(items.as_slice(), [Item::Finished]));
+    pair.dialer.send_head(id, &answer()).unwrap();
+    for _ in 0..3 {
+        pair.dialer.write(id, &mut Bytes::from_static(b"x")).unwrap();
+        pair.settle();
+    }
+    let (items, _) = drain(&mut pair.acceptor, id, pair.now);
+    assert_eq!(bytes_of(&items), b"xxx");
+    assert_eq!(pair.acceptor.write(id, &mut Bytes::from_static(b"y")), Err(StreamError::Finished));
+}
+
+#[test]
+fn a_reset_reaches_both_halves_and_the_writer() {
+    let mut pair = Pair::new(NONE);
+    let id = pair.open();
+    pair.dialer.send_head(id, &answer()).unwrap();
+    pair.settle();
+    pair.acceptor.reset(id, ResetCode::Cancelled);
+    pair.settle();
+    assert!(events(&mut pair.dialer)
+        .iter()
+        .any(|event| matches!(event, Event::Reset(_, ResetCode::Cancelled))));
+    let lost = StreamError::Reset(ResetCode::Cancelled);
+    assert_eq!(pair.dialer.write(id, &mut Bytes::from_static(b"x")), Err(lost));
+    assert_eq!(drain(&mut pair.dialer, id, pair.now).1, Some(lost));
+    assert_eq!(drain(&mut pair.acceptor, id, pair.now).1, Some(lost));
+}
+
+#[test]
+fn a_reset_behind_a_whole_answer_does_not_take_it_back() {
+    let mut pair = Pair::new(NONE);
+    let id = pair.open();
+    pair.dialer.send_head(id, &answer()).unwrap();
+    pair.dialer.write(id, &mut Bytes::from_static(b"all of it")).unwrap();
+    pair.dialer.finish(id).unwrap();
+    pair.settle();
+    pair.dialer.reset(id, ResetCode::Internal);
+    pair.settle();
+    let (items, error) = drain(&mut pair.acceptor, id, pair.now);
+    assert_eq!(error, None);
+    assert_eq!(bytes_of(&items), b"all of it");
+}
+
+#[test]
+fn a_stop_ends_one_half_and_leaves_the_other() {
+    let mut pair = Pair::new(NONE);
+    let id = pair.open();
+    pair.acceptor.write(id, &mut Bytes::from(vec![0; 100_000])).unwrap();
+    pair.settle();
+    pair.dialer.stop(id, ResetCode::NotNeeded);
+    pair.settle();
+    let stopped = StreamError::Stopped(ResetCode::NotNeeded);
+    assert_eq!(pair.acceptor.write(id, &mut Bytes::from_static(b"x")), Err(stopped));
+    pair.dialer.send_head(id, &answer()).unwrap();
+    pair.dialer.finish(id).unwrap();
+    pair.settle();
+    let (items, error) = drain(&mut pair.acceptor, id, pair.now);
+    assert_eq!((items.len(), error), (2, None));
+}
+
+#[test]
+fn a_dropped_handle_cancels_what_was_not_finished() {
+    let mut pair = Pair::new(NONE);
+    let id = pair.open();
+    pair.acceptor.release_send(id);
+    pair.acceptor.release_recv(id);
+    pair.settle();
+    assert_eq!(
+        drain(&mut pair.dialer, id, pair.now).1,
+        Some(StreamError::Reset(ResetCode::Cancelled))
+    );
+    assert_eq!(pair.acceptor.stats().streams, 0);
+}
+
+#[test]
+fn a_stream_that_was_aborted_before_it_was_sent_is_never_sent() {
+    let mut pair = Pair::new(NONE);
+    pair.settle();
+    let id = pair.acceptor.open(&call_head(), Bytes::new(), true).unwrap();
+    pair.acceptor.reset(id, ResetCode::Cancelled);
+    pair.acceptor.release_send(id);
+    pair.acceptor.release_recv(id);
+    assert!(transmit(&mut pair.acceptor, pair.now).is_empty());
+    assert_eq!(pair.acceptor.stats().streams, 0);
+    let next = pair.open();
+    assert!(next > id, "ids are never used twice");
+}
+
+#[test]
+fn late_frames_of_a_forgotten_stream_are_harmless() {
+    let mut pair = Pair::new(Duration::from_millis(75));
+    let id = pair.open();
+    pair.dialer.send_head(id, &answer()).unwrap();
+    pair.dialer.write(id, &mut Bytes::from(vec![1; 10_000])).unwrap();
+    pair.acceptor.release_send(id);
+    pair.acceptor.release_recv(id);
+    pair.settle();
+    assert_eq!(pair.acceptor.stats().streams, 0);
+    assert!(!pair.acceptor.is_closed());
+    pair.open();
+}
+
+#[test]
+fn the_peers_stream_limit_is_kept_and_freed_again() {
+    let mut small = config(Side::Dialer);
+    small.hello.max_streams = 2;
+    let mut pair = Pair::with(small, config(Side::Acceptor), NONE);
+    let first = pair.open();
+    pair.open();
+    let full = pair.acceptor.open(&call_head(), Bytes::new(), true);
+    assert_eq!(full, Err(OpenError::TooManyStreams));
+    pair.acceptor.reset(first, ResetCode::Cancelled);
+    // The RESET goes ahead of the OPEN: the peer's count never exceeds its limit.
+    let next = pair.acceptor.open(&call_head(), Bytes::new(), true).unwrap();
+    pair.settle();
+    assert_eq!(pair.dialer.accept().unwrap().0, next);
+}
+
+#[test]
+fn a_drain_refuses_new_streams_finishes_old_ones_and_says_when_to_come_back() {
+    let mut pair = Pair::new(Duration::from_millis(10));
+    let old = pair.open();
+    pair.dialer.drain(Duration::from_secs(3));
+    // On its way before the GOAWAY arrives: refused, so that it can go elsewhere.
+    let crossing = pair.acceptor.open(&call_head(), Bytes::new(), true).unwrap();
+    pair.settle();
+    assert!(events(&mut pair.acceptor).iter().any(|event| matches!(
+        event,
+        Event::Draining { code: GoawayCode::Drain, retry_after } if retry_after.as_secs() == 3
+    )));
+    assert_eq!(
+        drain(&mut pair.acceptor, crossing, pair.now).1,
+        Some(StreamError::Reset(ResetCode::Refused))
+    );
+    let late = pair.acceptor.open(&call_head(), Bytes::new(), true);
+    assert_eq!(late, Err(OpenError::Draining));
+    pair.dialer.send_head(old, &answer()).unwrap();
+    pair.dialer.finish(old).unwrap();
+    pair.settle();
+    assert_eq!(drain(&mut pair.acceptor, old, pair.now).0.len(), 2);
+}
+
+#[test]
+fn control_messages_arrive_in_order_and_the_queue_is_bounded() {
+    let mut pair = Pair::new(NONE);
+    pair.settle();
+    let notice = |n: usize| Control::Notice { code: None, text: n.to_string() };
+    for n in 0..MAX_CONTROLS {
+        pair.dialer.send_control(&notice(n)).unwrap();
+    }
+    assert_eq!(pair.dialer.send_control(&notice(99)), Err(ControlError::Full));
+    pair.settle();
+    let texts: Vec<_> = events(&mut pair.acceptor)
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Control(Control::Notice { text, .. }) => Some(text),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(texts, (0..MAX_CONTROLS).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_round_trip_is_measured() {
+    let mut pair = Pair::new(Duration::from_millis(75));
+    pair.advance(Duration::from_secs(1));
+    pair.advance(Duration::from_secs(1));
+    assert_eq!(pair.dialer.rtt(), Some(Duration::from_millis(150)));
+    assert_eq!(pair.acceptor.rtt(), Some(Duration::from_millis(150)));
+}
+
+#[test]
+fn pings_keep_an_idle_session_alive_for_hours() {
+    let mut pair = Pair::new(Duration::from_millis(75));
+    for _ in 0..10_000 {
+        pair.advance(Duration::from_secs(1));
+    }
+    assert!(!pair.dialer.is_closed() && !pair.acceptor.is_closed());
+}
+
+#[test]
+fn a_silent_peer_is_dead_after_fifteen_seconds_and_every_stream_knows() {
+    let now = Instant::now();
+    let mut mux = greeted(Side::Acceptor, now);
+    let id = mux.open(&call_head(), Bytes::new(), true).unwrap();
+    assert!(matches!(mux.read(id, now), Ok(None)));
+    let mut at = now;
+    while let Some(next) = mux.poll_timeout() {
+        at = next;
+        if mux.handle_timeout(at).is_err() {
+            break;
+        }
+        transmit(&mut mux, at);
+    }
+    assert_eq!(at - now, Duration::from_secs(15));
+    assert!(matches!(mux.read(id, at), Err(StreamError::SessionLost)));
+    assert!(matches!(
+        events(&mut mux).last(),
+        Some(Event::Closed(SessionError::Timeout(_)))
+    ));
+}
+
+#[test]
+fn a_peer_that_does_not_greet_is_given_up() {
+    let now = Instant::now();
+    let mut mux = Mux::new(config(Side::Dialer), now);
+    assert_eq!(mux.open(&call_head(), Bytes::new(), true), Err(OpenError::NotReady));
+    let ends = mux.poll_timeout().unwrap();
+    assert_eq!(ends - now, Duration::from_secs(10));
+    assert!(mux.handle_timeout(ends).is_err());
+}
+
+#[test]
+fn close_says_goodbye_once_and_the_peer_knows_why() {
+    let mut pair = Pair::new(NONE);
+    pair.settle();
+    pair.dialer.close(GoawayCode::Replaced, "a newer session");
+    let goodbye = transmit(&mut pair.dialer, pair.now);
+    assert_eq!(frames(&goodbye), [Kind::Goaway]);
+    assert!(transmit(&mut pair.dialer, pair.now).is_empty());
+    pair.acceptor.handle_message(goodbye, pair.now).unwrap();
+    assert!(matches!(
+        events(&mut pair.acceptor).last(),
+        Some(Event::Closed(SessionError::Closed { code: GoawayCode::Replaced, .. }))
+    ));
+}
