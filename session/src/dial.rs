@@ -253,7 +253,7 @@ fn tls_advice(error: &io::Error) -> &'static str {
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
-            CertificateError::UnknownIssuer => {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the certificate's authority is not trusted here: name its CA file; if a proxy \
                  intercepts TLS, name the proxy's CA"
             }

@@ -289,7 +289,8 @@ mod tests {
 
     #[tokio::test]
     async fn answers_that_are_no_handshake_are_refused() {
-        let wrong: [(&str, fn(&str) -> String); 6] = [
+        type Answer = fn(&str) -> String;
+        let wrong: [(&str, Answer); 6] = [
             ("Accept", |_| {
                 format!(
                     "HTTP/1.1 101 S\r\nupgrade: websocket\r\nconnection: upgrade\r\n\

@@ -16,12 +16,9 @@ pub const MAX_MESSAGE: usize = 1024 * 1024;
 const READ_BUFFER: usize = 16 * 1024;
 
 /// Most bytes that wait inside tungstenite for a blocked socket: one batch, which the driver
-/// writes only when the one before is gone, and what it answers to pings meanwhile. (Its default
-/// is unlimited: a peer that pings and never reads would take all memory.)
-pub(crate) const MAX_WRITE_BUFFER: usize = 192 * 1024;
-
-/// Largest batch that fits beside the answers to pings.
-pub(crate) const MAX_BATCH: usize = 128 * 1024;
+/// writes only when the one before is gone, and the answers to a few pings. (The default is
+/// unlimited: a peer that pings and never reads would take all memory.)
+const MAX_WRITE_BUFFER: usize = MAX_MESSAGE + 64 * 1024;
 
 fn limits() -> WebSocketConfig {
     WebSocketConfig::default()

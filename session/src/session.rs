@@ -1,0 +1,225 @@
+//! The handles of a session: to open streams, to accept them, to talk about the session itself.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_proto::code::GoawayCode;
+use culvert_proto::control::{Control, Hello};
+use culvert_proto::head::CallHead;
+use culvert_proto::mux::{self, ControlError, Mux, OpenError, Stats};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::driver::Driver;
+use crate::error::SessionError;
+use crate::shared::{Shared, State};
+use crate::stream::Stream;
+use crate::websocket::WebSocketIo;
+
+/// A claim on a running session. The session ends when the last one of all its handles, streams
+/// included, is dropped.
+pub(crate) struct Handle(Arc<Shared>);
+
+impl Deref for Handle {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.with(|core| core.close(GoawayCode::Drain, "nobody needs this session any more"));
+    }
+}
+
+/// One session: an authenticated, multiplexed conversation with a peer over one connection.
+///
+/// Cheap to clone; all clones speak of the same session.
+#[derive(Clone)]
+pub struct Session {
+    handle: Arc<Handle>,
+}
+
+impl Session {
+    /// Takes a connection whose WebSocket handshake is done and spawns the task that drives it.
+    ///
+    /// Must be called within a tokio runtime with timers.
+    pub fn spawn<IO>(io: WebSocketIo<IO>, config: mux::Config) -> (Self, Incoming, Controls)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mux = Mux::new(config, tokio::time::Instant::now().into_std());
+        let shared = Arc::new(Shared::new(mux));
+        tokio::spawn(Driver::new(shared.clone(), io).run());
+        let handle = Arc::new(Handle(shared));
+        let session = Self {
+            handle: handle.clone(),
+        };
+        (
+            session,
+            Incoming {
+                handle: handle.clone(),
+            },
+            Controls { handle },
+        )
+    }
+
+    /// Waits until both sides have greeted; gives the peer's greeting.
+    pub async fn ready(&self) -> Result<Hello, SessionError> {
+        let mut state = self.handle.state.subscribe();
+        let state = state
+            .wait_for(|state| !matches!(state, State::Opening))
+            .await;
+        match state.as_deref() {
+            Ok(State::Ready(hello)) => Ok(hello.clone()),
+            Ok(State::Ended(error)) => Err(error.clone()),
+            Ok(State::Opening) | Err(_) => Err(SessionError::Aborted),
+        }
+    }
+
+    /// Opens a stream for a call: its head and the first bytes of its body leave together.
+    ///
+    /// With `end` the body is complete. Never waits: what exceeds the peer's credit is queued.
+    pub fn open(&self, head: &CallHead, body: Bytes, end: bool) -> Result<Stream, OpenError> {
+        let id = self.handle.with(|core| {
+            if core.has_ended() {
+                return Err(OpenError::Closed);
+            }
+            let id = core.mux.open(head, body, end)?;
+            core.add_stream(id);
+            Ok(id)
+        })?;
+        Ok(Stream::new(self.handle.clone(), id))
+    }
+
+    /// Sends a control message, in order and without loss while the session lives.
+    pub fn send_control(&self, control: &Control) -> Result<(), ControlError> {
+        self.handle.with(|core| core.mux.send_control(control))
+    }
+
+    /// Begins a graceful end: the peer opens no more streams here, those that exist go on.
+    /// `retry_after` is the time after which the peer may come back.
+    pub fn drain(&self, retry_after: Duration) {
+        self.handle.with(|core| core.mux.drain(retry_after));
+    }
+
+    /// Ends the session now, with every stream on it. The peer is told `code` and `reason`.
+    pub fn close(&self, code: GoawayCode, reason: &str) {
+        self.handle.with(|core| core.close(code, reason));
+    }
+
+    /// Waits until the session has ended; says why.
+    pub async fn closed(&self) -> SessionError {
+        let mut state = self.handle.state.subscribe();
+        let state = state
+            .wait_for(|state| matches!(state, State::Ended(_)))
+            .await;
+        match state.as_deref() {
+            Ok(State::Ended(error)) => error.clone(),
+            Ok(_) | Err(_) => SessionError::Aborted,
+        }
+    }
+
+    /// Whether the session has not ended.
+    pub fn is_open(&self) -> bool {
+        !self.handle.lock().has_ended()
+    }
+
+    /// Whether either side has asked to open no more streams.
+    pub fn is_draining(&self) -> bool {
+        self.handle.lock().mux.is_draining()
+    }
+
+    /// The round trip time to the peer, once measured.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.handle.lock().mux.rtt()
+    }
+
+    /// What the session holds and has moved.
+    pub fn stats(&self) -> Stats {
+        self.handle.lock().mux.stats()
+    }
+
+    /// Streams that exist.
+    pub fn stream_count(&self) -> usize {
+        self.handle.lock().mux.stream_count()
+    }
+}
+
+/// The calls that the peer opens. While it is not asked, calls wait in the session, up to the
+/// limit of streams. Dropped: every further call is refused.
+pub struct Incoming {
+    handle: Arc<Handle>,
+}
+
+impl Incoming {
+    /// The next call; `None` when the session is over. Cancel safe.
+    pub async fn accept(&mut self) -> Option<(CallHead, Stream)> {
+        let (id, head) = poll_fn(|cx| self.handle.with(|core| core.poll_accept(cx))).await?;
+        Some((head, Stream::new(self.handle.clone(), id)))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.handle.with(|core| core.drop_incoming());
+    }
+}
+
+/// What the peer says about the session itself.
+#[derive(Debug, Clone)]
+pub enum SessionEvent {
+    /// A control message.
+    Control(Control),
+    /// The peer asks to open no more streams here.
+    Draining {
+        /// Why.
+        code: GoawayCode,
+        /// How long to wait before coming back to the same peer.
+        retry_after: Duration,
+    },
+}
+
+/// The control messages of the peer. At most 32 wait; a peer that sends more ends the session.
+/// Dropped: they are thrown away.
+pub struct Controls {
+    handle: Arc<Handle>,
+}
+
+impl Controls {
+    /// The next message; `None` when the session is over. Cancel safe.
+    pub async fn recv(&mut self) -> Option<SessionEvent> {
+        poll_fn(|cx| self.handle.with(|core| core.poll_control(cx))).await
+    }
+}
+
+impl Drop for Controls {
+    fn drop(&mut self) {
+        self.handle.with(|core| core.drop_controls());
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("streams", &self.stream_count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Controls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controls").finish_non_exhaustive()
+    }
+}

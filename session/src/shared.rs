@@ -1,0 +1,334 @@
+//! What the driver and the handles of one session share: the multiplexer core and who waits
+//! for it, under one lock that is held for moments and never across an await.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use culvert_proto::code::{GoawayCode, ResetCode};
+use culvert_proto::control::Hello;
+use culvert_proto::head::CallHead;
+use culvert_proto::mux::{Event, Mux, StreamError, StreamId};
+use tokio::sync::watch;
+
+use crate::error::SessionError;
+use crate::session::SessionEvent;
+
+/// Control messages that wait for [`Controls`](crate::session::Controls); one more ends the
+/// session. A peer that keeps to the protocol has a handful under way.
+const MAX_CONTROLS: usize = 32;
+
+/// The life of a session as its handles see it.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    Opening,
+    Ready(Hello),
+    Ended(SessionError),
+}
+
+/// The part of a session that its handles and its driver have in common.
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    pub(crate) state: watch::Sender<State>,
+}
+
+/// Everything under the lock.
+pub(crate) struct Core {
+    pub(crate) mux: Mux,
+    /// Who waits for which stream; an entry lives as long as a handle of its stream.
+    streams: HashMap<StreamId, Waiting>,
+    incoming: Waiter,
+    controls: Waiter,
+    control_queue: VecDeque<SessionEvent>,
+    driver: Option<Waker>,
+    /// The driver sleeps and nothing but us would wake it for new work.
+    pub(crate) driver_idle: bool,
+    /// Asks the driver to end the session.
+    pub(crate) closing: Option<SessionError>,
+    /// The session is over.
+    ended: Option<SessionError>,
+    /// Collected under the lock, woken after it.
+    wakes: Vec<Waker>,
+}
+
+/// Who waits for one stream, by what they wait for.
+struct Waiting {
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    stop: Option<Waker>,
+    /// The peer wants no more of our data, and why.
+    stopped: Option<StreamError>,
+    /// Handles that exist: two, one, then the entry goes.
+    halves: u8,
+}
+
+/// A place for one waiting task of a handle that may be dropped.
+#[derive(Default)]
+struct Waiter {
+    waker: Option<Waker>,
+    dropped: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(mux: Mux) -> Self {
+        let core = Core {
+            mux,
+            streams: HashMap::new(),
+            incoming: Waiter::default(),
+            controls: Waiter::default(),
+            control_queue: VecDeque::new(),
+            driver: None,
+            driver_idle: false,
+            closing: None,
+            ended: None,
+            wakes: Vec::new(),
+        };
+        Self {
+            core: Mutex::new(core),
+            state: watch::Sender::new(State::Opening),
+        }
+    }
+
+    /// Lets a handle act on the core, then wakes whom that concerns, the driver included.
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.lock();
+        let result = act(&mut core);
+        core.dispatch(&self.state);
+        if core.driver_idle && core.mux.has_transmit() {
+            core.wake_driver();
+        }
+        let wakes = std::mem::take(&mut core.wakes);
+        drop(core);
+        wakes.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    /// The lock as the driver takes it: it dispatches events itself.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells every handle that the session is over. The first reason stays.
+    pub(crate) fn end(&self, error: SessionError) {
+        self.with(|core| {
+            if core.ended.is_none() {
+                core.ended = Some(error.clone());
+                core.driver = None;
+                core.wake_everyone();
+                self.state.send_replace(State::Ended(error));
+            }
+        });
+    }
+}
+
+impl Core {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Registers the driver's task.
+    pub(crate) fn set_driver(&mut self, cx: &Context<'_>) {
+        park(&mut self.driver, cx);
+    }
+
+    /// Wakes the driver whether or not it has anything to send.
+    pub(crate) fn wake_driver(&mut self) {
+        self.driver_idle = false;
+        self.wakes.extend(self.driver.clone());
+    }
+
+    /// Gives the wakers collected so far, in exchange for an empty list.
+    pub(crate) fn take_wakes(&mut self, empty: &mut Vec<Waker>) {
+        std::mem::swap(&mut self.wakes, empty);
+    }
+
+    /// Turns the core's events into wake-ups.
+    pub(crate) fn dispatch(&mut self, state: &watch::Sender<State>) {
+        while let Some(event) = self.mux.poll_event() {
+            match event {
+                Event::Ready => {
+                    if let Some(hello) = self.mux.peer() {
+                        state.send_replace(State::Ready(hello.clone()));
+                    }
+                }
+                Event::Incoming if self.incoming.dropped => self.refuse_incoming(),
+                Event::Incoming => self.wakes.extend(self.incoming.waker.take()),
+                Event::Readable(id) => self.on_stream(id, |waiting| waiting.reader.take()),
+                Event::Writable(id) => self.on_stream(id, |waiting| waiting.writer.take()),
+                Event::Stopped(id, code) => self.on_stopped(id, StreamError::Stopped(code)),
+                Event::Reset(id, code) => {
+                    self.on_stopped(id, StreamError::Reset(code));
+                    self.on_stream(id, |waiting| waiting.reader.take());
+                }
+                Event::Control(control) => self.on_control(SessionEvent::Control(control)),
+                Event::Draining { code, retry_after } => {
+                    self.on_control(SessionEvent::Draining { code, retry_after });
+                }
+                Event::Closed(error) => {
+                    self.closing.get_or_insert(error.into());
+                }
+            }
+        }
+    }
+
+    fn on_stream(&mut self, id: StreamId, whom: impl FnOnce(&mut Waiting) -> Option<Waker>) {
+        if let Some(waiting) = self.streams.get_mut(&id) {
+            self.wakes.extend(whom(waiting));
+        }
+    }
+
+    fn on_stopped(&mut self, id: StreamId, why: StreamError) {
+        if let Some(waiting) = self.streams.get_mut(&id) {
+            waiting.stopped = Some(why);
+            self.wakes.extend(waiting.writer.take());
+            self.wakes.extend(waiting.stop.take());
+        }
+    }
+
+    fn on_control(&mut self, event: SessionEvent) {
+        if self.controls.dropped {
+            return;
+        }
+        if self.control_queue.len() == MAX_CONTROLS {
+            self.close(GoawayCode::Flood, "too many control messages at once");
+            return;
+        }
+        self.control_queue.push_back(event);
+        self.wakes.extend(self.controls.waker.take());
+    }
+
+    /// Ends the session from this side; the first reason stays.
+    pub(crate) fn close(&mut self, code: GoawayCode, reason: &str) {
+        if self.closing.is_none() && self.ended.is_none() {
+            self.mux.close(code, reason);
+            self.closing = Some(SessionError::Closed {
+                code,
+                reason: reason.to_owned(),
+            });
+            self.wake_driver();
+        }
+    }
+
+    /// The next call of the peer.
+    pub(crate) fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<Option<(StreamId, CallHead)>> {
+        if self.ended.is_some() {
+            return Poll::Ready(None);
+        }
+        let Some((id, head)) = self.mux.accept() else {
+            park(&mut self.incoming.waker, cx);
+            return Poll::Pending;
+        };
+        self.add_stream(id);
+        Poll::Ready(Some((id, head)))
+    }
+
+    /// The next control message of the peer; those that came before the end are still given.
+    pub(crate) fn poll_control(&mut self, cx: &Context<'_>) -> Poll<Option<SessionEvent>> {
+        let event = self.control_queue.pop_front();
+        if event.is_some() || self.ended.is_some() {
+            return Poll::Ready(event);
+        }
+        park(&mut self.controls.waker, cx);
+        Poll::Pending
+    }
+
+    /// Nobody will accept calls any more: those that come are refused.
+    pub(crate) fn drop_incoming(&mut self) {
+        self.incoming = Waiter {
+            waker: None,
+            dropped: true,
+        };
+        self.refuse_incoming();
+    }
+
+    /// Nobody will read control messages any more: those that come are dropped.
+    pub(crate) fn drop_controls(&mut self) {
+        self.controls = Waiter {
+            waker: None,
+            dropped: true,
+        };
+        self.control_queue = VecDeque::new();
+    }
+
+    fn refuse_incoming(&mut self) {
+        while let Some((id, _)) = self.mux.accept() {
+            self.mux.reset(id, ResetCode::Refused);
+            self.mux.release_send(id);
+            self.mux.release_recv(id);
+        }
+    }
+
+    /// Begins to keep track of a stream that has two handles.
+    pub(crate) fn add_stream(&mut self, id: StreamId) {
+        let waiting = Waiting {
+            reader: None,
+            writer: None,
+            stop: None,
+            stopped: None,
+            halves: 2,
+        };
+        self.streams.insert(id, waiting);
+    }
+
+    /// One of a stream's two handles is gone.
+    pub(crate) fn drop_half(&mut self, id: StreamId) {
+        if let Some(waiting) = self.streams.get_mut(&id) {
+            waiting.halves -= 1;
+            if waiting.halves == 0 {
+                self.streams.remove(&id);
+            }
+        }
+    }
+
+    /// Aborts a stream in both directions and tells its other half.
+    pub(crate) fn reset(&mut self, id: StreamId, code: ResetCode) {
+        self.mux.reset(id, code);
+        self.on_stopped(id, StreamError::Reset(code));
+        self.on_stream(id, |waiting| waiting.reader.take());
+    }
+
+    pub(crate) fn wait_readable(&mut self, id: StreamId, cx: &Context<'_>) {
+        if let Some(waiting) = self.streams.get_mut(&id) {
+            park(&mut waiting.reader, cx);
+        }
+    }
+
+    pub(crate) fn wait_writable(&mut self, id: StreamId, cx: &Context<'_>) {
+        if let Some(waiting) = self.streams.get_mut(&id) {
+            park(&mut waiting.writer, cx);
+        }
+    }
+
+    /// Why the peer wants no more of a stream's data; registers the task while it does.
+    pub(crate) fn poll_stopped(&mut self, id: StreamId, cx: &Context<'_>) -> Poll<StreamError> {
+        if self.ended.is_some() {
+            return Poll::Ready(StreamError::SessionLost);
+        }
+        let Some(waiting) = self.streams.get_mut(&id) else {
+            return Poll::Pending;
+        };
+        if let Some(why) = waiting.stopped {
+            return Poll::Ready(why);
+        }
+        park(&mut waiting.stop, cx);
+        Poll::Pending
+    }
+
+    fn wake_everyone(&mut self) {
+        for waiting in self.streams.values_mut() {
+            self.wakes.extend(waiting.reader.take());
+            self.wakes.extend(waiting.writer.take());
+            self.wakes.extend(waiting.stop.take());
+        }
+        self.wakes.extend(self.incoming.waker.take());
+        self.wakes.extend(self.controls.waker.take());
+    }
+}
+
+/// Remembers the current task in a slot, without a new waker where it is the same task.
+fn park(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
