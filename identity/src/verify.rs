@@ -5,7 +5,7 @@
 //! header members that steer the search for a key (`alg`, `kid`, `typ`, `crit`) and `iss`;
 //! `jku`, `jwk`, `x5u` and `x5c` are never read. The issuer that `iss` names exactly brings its
 //! rules and its keys. [`Token::verify`] then checks the algorithm against the rules, the
-//! signature against the keys, and only then looks at the claims.
+//! signature against the keys (once per token and key set), and only then looks at the claims.
 //!
 //! **Which tokens are access tokens.** `typ` is `at+jwt` (RFC 9068). Many issuers write `JWT` or
 //! nothing into access tokens and ID tokens alike; such a token is taken unless a claim gives it
@@ -18,6 +18,7 @@ mod error;
 mod key_set;
 mod members;
 mod patterns;
+mod seen;
 #[cfg(test)]
 mod tests;
 
@@ -105,6 +106,7 @@ impl VerifiedToken {
 
 /// A token that has the right shape. Nothing in it is believed yet.
 pub struct Token<'a> {
+    text: &'a str,
     /// Header and claims as they were signed.
     message: &'a str,
     signature: &'a str,
@@ -160,6 +162,7 @@ impl<'a> Token<'a> {
             .map_err(|_| TokenError::WrongType("iss".into()))?
             .ok_or_else(|| TokenError::Missing("iss".into()))?;
         Ok(Self {
+            text: token,
             message,
             signature,
             algorithm,
@@ -189,8 +192,7 @@ impl<'a> Token<'a> {
         if !rules.algorithms.contains(&self.algorithm) {
             return Err(TokenError::Algorithm);
         }
-        let (kid, message) = (self.kid.as_deref(), self.message.as_bytes());
-        keys.verify(kid, self.algorithm, message, self.signature, &rules.issuer)?;
+        keys.verify(self)?;
         let members = Members::parse(&self.claims).ok_or(TokenError::Claims)?;
         claims::judge(&members, self.typed, rules, now)
     }

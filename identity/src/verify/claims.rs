@@ -127,8 +127,11 @@ fn check_is_access_token(claims: &Members<'_>) -> Result<(), TokenError> {
     }
 }
 
+/// `sub`; where a token of the client-credentials grant has none, its `client_id`, which is what
+/// `sub` should be then (RFC 9068, 2.2).
 fn subject(claims: &Members<'_>) -> Result<String, TokenError> {
-    let subject = required(claims, "sub")?;
+    let stands_in = !claims.has("sub") && claims.has("client_id");
+    let subject = required(claims, if stands_in { "client_id" } else { "sub" })?;
     if subject.len() > MAX_SUBJECT || subject.chars().any(char::is_control) {
         return Err(TokenError::Subject);
     }

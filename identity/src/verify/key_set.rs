@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::algorithm::Algorithm;
-use super::{MAX_KEY_ID, TokenError};
+use super::seen::{Fingerprint, Seen};
+use super::{MAX_KEY_ID, Token, TokenError};
 
 /// Most members of a key set, usable or not.
 pub const MAX_KEYS: usize = 128;
@@ -31,6 +32,7 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 pub struct KeySet {
     keys: Vec<Key>,
     skipped: usize,
+    seen: Seen,
 }
 
 /// Why bytes are not a usable key set.
@@ -150,6 +152,7 @@ impl KeySet {
         Ok(Self {
             keys,
             skipped: faults.len(),
+            seen: Seen::new(),
         })
     }
 
@@ -164,38 +167,36 @@ impl KeySet {
         self.skipped
     }
 
-    /// Whether `signature` (base64url) of `message` is by the key that `kid` names, or, without a
-    /// `kid`, by any key that is for `algorithm`.
-    pub(super) fn verify(
-        &self,
-        kid: Option<&str>,
-        algorithm: Algorithm,
-        message: &[u8],
-        signature: &str,
-        issuer: &str,
-    ) -> Result<(), TokenError> {
+    /// Whether the token's signature is by the key that `kid` names, or, without a `kid`, by any
+    /// key that is for its algorithm.
+    pub(super) fn verify(&self, token: &Token<'_>) -> Result<(), TokenError> {
+        let fingerprint = Fingerprint::of(token.text);
+        if self.seen.contains(fingerprint) {
+            return Ok(());
+        }
+        let kid = token.kid.as_deref();
         let named = |key: &&Key| kid.is_none() || key.id.as_deref() == kid;
         if !self.keys.iter().any(|key| named(&key)) {
             return Err(TokenError::UnknownKey {
-                issuer: issuer.into(),
+                issuer: token.issuer.clone(),
             });
         }
-        let mut tried = false;
-        for key in self
+        let fitting = self
             .keys
             .iter()
             .filter(named)
-            .filter(|key| key.is_for(algorithm))
-            .take(MAX_TRIES)
-        {
+            .filter(|key| key.is_for(token.algorithm));
+        let mut tried = false;
+        for key in fitting.take(MAX_TRIES) {
             tried = true;
-            if key.verify(algorithm, message, signature) {
+            if key.verify(token) {
+                self.seen.insert(fingerprint);
                 return Ok(());
             }
         }
         Err(match kid {
             None => TokenError::UnnamedKey {
-                issuer: issuer.into(),
+                issuer: token.issuer.clone(),
             },
             Some(_) if tried => TokenError::Signature,
             Some(_) => TokenError::KeyMismatch,
@@ -255,8 +256,9 @@ impl Key {
         self.kind.signs(algorithm) && self.algorithm.is_none_or(|only| only == algorithm)
     }
 
-    fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
-        let algorithm = algorithm.library();
+    fn verify(&self, token: &Token<'_>) -> bool {
+        let (signature, message) = (token.signature, token.message.as_bytes());
+        let algorithm = token.algorithm.library();
         jsonwebtoken::crypto::verify(signature, message, &self.material, algorithm).unwrap_or(false)
     }
 }

@@ -96,6 +96,8 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn matches(pattern: &str, name: &str) -> bool {
@@ -145,5 +147,25 @@ mod tests {
     fn many_stars_cost_no_more_than_pattern_times_name() {
         let pattern = "*a".repeat(31);
         assert!(!matches(&pattern, &format!("{}b", "a".repeat(62))));
+    }
+
+    /// What a pattern means, said as simply as possible.
+    fn model(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern, name) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => {
+                model(rest, name) || (!name.is_empty() && model(pattern, &name[1..]))
+            }
+            ([p, pattern @ ..], [n, name @ ..]) => p == n && model(pattern, name),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn patterns_match_what_they_mean(pattern in "[ab*]{0,8}", name in "[ab]{0,10}") {
+            let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+            prop_assert_eq!(glob(pattern, name), model(pattern, name));
+        }
     }
 }

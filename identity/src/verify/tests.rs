@@ -195,6 +195,70 @@ fn endpoint_patterns_allow_registering_and_limit_calling() {
 }
 
 #[test]
+fn a_client_id_stands_in_for_an_absent_subject_only() {
+    let signer = ed25519();
+    let subject = |changes| {
+        judge(&with_claims(&signer, changes), &signer).map(|token| token.principal.subject)
+    };
+    assert_eq!(
+        subject(json!({"sub": null, "client_id": "agent-1"})),
+        Ok("agent-1".into())
+    );
+    assert_eq!(
+        subject(json!({"client_id": "agent-1"})),
+        Ok("director-7".into())
+    );
+    let missing = |name: &str| Err(TokenError::Missing(name.into()));
+    assert_eq!(
+        subject(json!({"sub": "", "client_id": "agent-1"})),
+        missing("sub")
+    );
+    assert_eq!(
+        subject(json!({"sub": null, "client_id": ""})),
+        missing("client_id")
+    );
+    assert_eq!(
+        subject(json!({"sub": null, "client_id": "a\nb"})),
+        Err(TokenError::Subject)
+    );
+}
+
+/// A good signature is remembered; that makes no other token good, and no token good for longer.
+#[test]
+fn a_token_that_was_good_before_is_judged_anew() {
+    let signer = ed25519();
+    let keys = testing::key_set([&signer]);
+    let text = signer.token();
+    let at = |text: &str, rules: &IssuerRules, keys: &KeySet, seconds: u64| {
+        let now = now() + Duration::from_secs(seconds);
+        Token::parse(text)?.verify(rules, keys, now).map(|_| ())
+    };
+    for _ in 0..2 {
+        assert_eq!(at(&text, &rules(), &keys, 0), Ok(()));
+    }
+    assert_eq!(at(&text, &rules(), &keys, 3600), Err(TokenError::Expired));
+    let elsewhere = IssuerRules {
+        audience: "elsewhere".into(),
+        ..rules()
+    };
+    let audience = TokenError::Audience {
+        expected: "elsewhere".into(),
+    };
+    assert_eq!(at(&text, &elsewhere, &keys, 0), Err(audience));
+    let stricter = IssuerRules {
+        algorithms: vec![Algorithm::ES256],
+        ..rules()
+    };
+    assert_eq!(at(&text, &stricter, &keys, 0), Err(TokenError::Algorithm));
+
+    let (message, _) = text.rsplit_once('.').unwrap();
+    let forged = format!("{message}.{}", testing::base64([0; 64]));
+    assert_eq!(at(&forged, &rules(), &keys, 0), Err(TokenError::Signature));
+    let rotated = testing::key_set([&ed25519()]);
+    assert_eq!(at(&text, &rules(), &rotated, 0), Err(TokenError::Signature));
+}
+
+#[test]
 fn the_skew_is_allowed_for_to_the_second_and_never_beyond_a_minute() {
     let signer = ed25519();
     let at = |leeway: u64, exp: u64, nbf: u64| {

@@ -59,6 +59,7 @@ proptest! {
         how in 0..3,
     ) {
         let good = SIGNER.token();
+        prop_assert!(verdict(&good).is_ok());
         let mut bytes = good.clone().into_bytes();
         let at = at.index(bytes.len());
         match how {
