@@ -13,13 +13,11 @@
 
 pub mod code;
 pub mod control;
-pub mod frame;
 pub mod controls;
 pub mod frame;
 pub mod head;
 pub mod heads;
 pub mod limits;
-pub mod mux;
 pub mod mux;
 mod name_table;
 pub mod names;
