@@ -1,1 +1,31 @@
-//! agent
+//! The agent: dials out from a private data centre and serves calls to its local APIs.
+//!
+//! It trusts nobody beyond what its own files say: the relay names endpoints and calls, never
+//! addresses, configuration or rules.
+//!
+//! The life of a call, room by room:
+//!
+//! 1. `connect` keeps sessions with the relay; `register` offers the endpoints on each of them.
+//! 2. `serve` takes the streams. Every call is a task of its own that runs top to bottom through
+//!    `serve::exchange`: the head is checked, the target canonicalised again, the operation of a
+//!    SOAP call read from its body.
+//! 3. `policy` holds the rules in force. The decision gives a permit, or the call is refused.
+//!    A new policy asks every live call again.
+//! 4. `upstream` takes the permit and the request, and gives an answer that was checked, on a
+//!    connection that the call itself drives: when the call goes, the connection goes.
+//! 5. `serve::pump` passes the answer on as the tunnel gives credit; `serve::audit` writes the
+//!    call's one line.
+//!
+//! `cli` is what the administrator types, `app` only wires, `drain` ends it all in good order.
+
+mod app;
+pub mod cli;
+mod connect;
+mod drain;
+mod explain;
+mod policy;
+mod register;
+mod serve;
+#[cfg(test)]
+mod testing;
+mod upstream;

@@ -1,0 +1,215 @@
+//! Wiring: from a checked configuration to a running agent.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_config::agent::{OAuth, TokenServer as ConfiguredServer};
+use culvert_config::{AgentConfig, ConfigError};
+use culvert_identity::{ClientAuth, ClientCredentials, TokenServer, TokenSource};
+use culvert_proto::control::Hello;
+use culvert_proto::limits::Limits;
+use culvert_proto::mux;
+use culvert_session::dial::{DialTarget, TargetError};
+use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::connect::{self, Link, LiveSessions, SOFTWARE};
+use crate::drain::drain;
+use crate::policy::PolicySource;
+use crate::register;
+use crate::serve::{EndpointError, Serving};
+
+/// How often idle upstream connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// An agent that could run: every file was read.
+pub(crate) struct App {
+    config: AgentConfig,
+    policy: PolicySource,
+    serving: Arc<Serving>,
+    target: DialTarget,
+}
+
+/// What the files hold cannot be run with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error("relay.ca: {0}")]
+    RelayTls(#[from] TlsConfigError),
+    #[error("relay.url: {0}")]
+    RelayUrl(#[from] TargetError),
+}
+
+/// The agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(io::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+impl App {
+    /// Reads everything that `config` names: policy, certificates, the system's roots.
+    pub(crate) fn new(config: AgentConfig) -> Result<Self, AppError> {
+        let policy = PolicySource::load(&config.policy.file)?;
+        let serving = Arc::new(Serving::new(&config.endpoints, policy.watch())?);
+        let trust = match &config.relay.ca {
+            Some(file) => ServerTrust::CaFile(file.clone()),
+            None => ServerTrust::SystemRoots,
+        };
+        let tls = client_tls(&trust, TlsMin::V13)?;
+        let target = DialTarget::new(config.relay.url.as_str(), tls)?;
+        Ok(Self {
+            config,
+            policy,
+            serving,
+            target,
+        })
+    }
+
+    /// The configuration.
+    pub(crate) fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    /// Runs until a signal asks for the end, then drains.
+    pub(crate) async fn run(self) -> Result<(), RunError> {
+        let mut signals = Signals::listen().map_err(RunError::Signals)?;
+        let tokens = TokenSource::start(credentials(&self.config.oauth)).await;
+        let stop = CancellationToken::new();
+        let link = Arc::new(Link {
+            target: self.target,
+            tokens,
+            mux: session_config(&self.config)?,
+            offers: register::offers(&self.config.endpoints),
+            serving: self.serving.clone(),
+            reconnect: self.config.limits.reconnect.0,
+            stop: stop.clone(),
+            live: LiveSessions::default(),
+        });
+        let slots: Vec<_> = (0..self.config.relay.sessions)
+            .map(|_| tokio::spawn(connect::keep(link.clone())))
+            .collect();
+        tracing::info!(
+            relay = %self.config.relay.url,
+            sessions = self.config.relay.sessions,
+            endpoints = self.config.endpoints.len(),
+            "{SOFTWARE} runs"
+        );
+        notify(&[NotifyState::Ready]);
+
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::End => break,
+                    Asked::Reload => self.policy.reload(),
+                },
+                _ = sweep.tick() => self.serving.sweep(),
+            }
+        }
+        notify(&[NotifyState::Stopping]);
+        stop.cancel();
+        for slot in slots {
+            let _ = slot.await;
+        }
+        drain(
+            &link.live.all(),
+            self.serving.calls(),
+            self.config.limits.drain.0,
+        )
+        .await;
+        Ok(())
+    }
+}
+
+fn credentials(oauth: &OAuth) -> ClientCredentials {
+    ClientCredentials {
+        server: match &oauth.server {
+            ConfiguredServer::Issuer(issuer) => TokenServer::Issuer(issuer.clone()),
+            ConfiguredServer::TokenUrl(url) => TokenServer::TokenUrl(url.clone()),
+        },
+        client_id: oauth.client_id.clone(),
+        client_secret: oauth.client_secret.clone(),
+        auth: ClientAuth::default(),
+        audience: oauth.audience.clone(),
+        resource: None,
+        scope: oauth.scope.clone(),
+        ca: oauth.ca.clone(),
+    }
+}
+
+/// Tells systemd, where it wants to know.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+enum Asked {
+    End,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+}
+
+/// What this side of every session says of itself and bears with.
+fn session_config(config: &AgentConfig) -> Result<mux::Config, RunError> {
+    Ok(mux::Config {
+        side: mux::Side::Dialer,
+        hello: Hello {
+            min_version: mux::VERSION,
+            max_version: mux::VERSION,
+            features: 0,
+            name: config.oauth.client_id.clone(),
+            instance: instance()?,
+            software: SOFTWARE.to_owned(),
+            max_streams: config.limits.streams_per_session,
+            initial_window: 256 * 1024,
+        },
+        limits: Limits {
+            // Calls that came and wait for a task of theirs: as many as there may be.
+            backlog: config.limits.streams_per_session as usize,
+            ..Limits::default()
+        },
+    })
+}
+
+/// A random id of this process: tells a relay a restarted agent from one that dialled twice.
+fn instance() -> Result<[u8; 16], RunError> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| RunError::Random)?;
+    Ok(id)
+}

@@ -1,0 +1,126 @@
+//! The command line.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use culvert_config::AgentConfig;
+use tracing_subscriber::EnvFilter;
+
+use crate::app::{self, App};
+use crate::explain::{self, ExplainArgs};
+
+/// Exit code of a program that failed while it ran.
+const FAILED: u8 = 1;
+
+/// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
+const BAD_CONFIG: u8 = 78;
+
+/// Serves local APIs of a private data centre through an outbound tunnel.
+#[derive(Debug, Parser)]
+#[command(name = "culvert-agent", version)]
+struct Cli {
+    /// Form of the log on standard error. What is logged: RUST_LOG, for example
+    /// "info,culvert_agent=debug".
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the agent until SIGTERM or SIGINT; SIGHUP reloads the policy.
+    Run(ConfigArg),
+    /// Validates configuration and policy, runs the policy's own tests, and prints what the
+    /// agent would run with.
+    Check(ConfigArg),
+    /// Questions about the policy.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// What the policy decides about a made-up call, and what each rule says to it.
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// The configuration file (agent.toml).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the program that the command line asks for; gives its exit code: 0, 1 (failed while
+/// running), 2 (usage) or 78 (configuration).
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.log_format);
+    match cli.command {
+        Command::Run(arg) => with_app(&arg.config, run),
+        Command::Check(arg) => with_app(&arg.config, |app| print(app.config().render())),
+        Command::Policy(PolicyCommand::Explain(args)) => match explain::explain(&args) {
+            Ok(text) => print(text),
+            Err(error) => fail(BAD_CONFIG, error),
+        },
+    }
+}
+
+/// Reads and checks everything that can be checked without a network.
+fn with_app(config: &Path, then: impl FnOnce(App) -> ExitCode) -> ExitCode {
+    let config = match AgentConfig::load(config) {
+        Ok(config) => config,
+        Err(error) => return fail(BAD_CONFIG, error),
+    };
+    match App::new(config) {
+        Ok(app) => then(app),
+        Err(error) => fail(BAD_CONFIG, error),
+    }
+}
+
+fn run(app: App) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(app.run()),
+        Err(error) => Err(app::RunError::Runtime(error)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Prints what was asked for. A reader that has gone away has read enough.
+fn print(text: impl Display) -> ExitCode {
+    let _ = writeln!(std::io::stdout(), "{}", text.to_string().trim_end());
+    ExitCode::SUCCESS
+}
+
+fn fail(code: u8, error: impl Display) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "culvert-agent: {error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,401 @@
+//! Keeping sessions with the relay: one loop per session, for as long as the agent runs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use culvert_identity::{AccessToken, TokenSource};
+use culvert_proto::code::GoawayCode;
+use culvert_proto::control::{Control, Offer};
+use culvert_proto::mux;
+use culvert_session::backoff::Backoff;
+use culvert_session::dial::{DialError, DialTarget, dial};
+use culvert_session::{Controls, Incoming, Session, SessionError, SessionEvent};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::register::{ANSWER_TIMEOUT, Registrations};
+use crate::serve::Serving;
+
+/// What the agent calls itself towards the relay.
+pub(crate) const SOFTWARE: &str = concat!("culvert-agent/", env!("CARGO_PKG_VERSION"));
+
+/// How long the greeting of a new session may take.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time that a draining relay is believed to want before the agent comes back.
+const MAX_DRAIN_HINT: Duration = Duration::from_secs(10);
+
+/// Least wait after the relay said that another session took this one's place: to dial at once
+/// would only take it back.
+const REPLACED_WAIT: Duration = Duration::from_secs(60);
+
+/// Notices of one session that are logged aloud: a relay may inform, not fill the log.
+const MAX_NOTICES: u32 = 20;
+
+/// How often a session that was replaced is looked at, to close it once its calls are done.
+const DRAIN_TICK: Duration = Duration::from_secs(1);
+
+/// The way to the relay, and what all sessions have in common.
+pub(crate) struct Link {
+    pub(crate) target: DialTarget,
+    pub(crate) tokens: TokenSource,
+    pub(crate) mux: mux::Config,
+    pub(crate) offers: Vec<Offer>,
+    pub(crate) serving: Arc<Serving>,
+    /// Longest wait between two attempts.
+    pub(crate) reconnect: Duration,
+    /// Set when the agent ends.
+    pub(crate) stop: CancellationToken,
+    pub(crate) live: LiveSessions,
+}
+
+/// The sessions that are open.
+#[derive(Debug, Default)]
+pub(crate) struct LiveSessions {
+    sessions: Mutex<Vec<Session>>,
+}
+
+impl LiveSessions {
+    fn add(&self, session: &Session) {
+        let mut sessions = self.lock();
+        sessions.retain(Session::is_open);
+        sessions.push(session.clone());
+    }
+
+    /// Every session that is open.
+    pub(crate) fn all(&self) -> Vec<Session> {
+        let mut sessions = self.lock();
+        sessions.retain(Session::is_open);
+        sessions.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why there is no session, or no longer one.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the session ended: {0}")]
+    Session(#[from] SessionError),
+    #[error("the relay did not greet within {} s", GREETING_TIMEOUT.as_secs())]
+    Greeting,
+    #[error("the relay did not answer the registration within {} s", ANSWER_TIMEOUT.as_secs())]
+    Registration,
+    #[error("the relay registered none of the endpoints; the reasons are logged above")]
+    Nothing,
+    #[error("the relay asks for another session ({code})")]
+    Draining {
+        code: GoawayCode,
+        retry_after: Duration,
+    },
+}
+
+impl Lost {
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Dial(error) => error.advice(),
+            Self::Session(_) | Self::Draining { .. } => "",
+            Self::Greeting | Self::Registration => {
+                "something between here and the relay holds messages back, or the relay is stuck"
+            }
+            Self::Nothing => "check the endpoints claim and the scope of the agent's token",
+        }
+    }
+
+    /// The least time to stay away.
+    fn floor(&self) -> Option<Duration> {
+        match self {
+            Self::Dial(error) => error.retry_after(),
+            Self::Draining {
+                code: GoawayCode::Replaced,
+                ..
+            } => Some(REPLACED_WAIT),
+            Self::Draining { retry_after, .. } => Some((*retry_after).min(MAX_DRAIN_HINT)),
+            Self::Session(error) if is_replaced(error) => Some(REPLACED_WAIT),
+            _ => None,
+        }
+    }
+
+    /// Whether the relay found fault with the token.
+    fn blames_the_token(&self) -> bool {
+        matches!(self, Self::Dial(error)
+            if error.refusal().is_some_and(|refusal| refusal.status.as_u16() == 401))
+    }
+}
+
+fn is_replaced(error: &SessionError) -> bool {
+    matches!(
+        error,
+        SessionError::Protocol(mux::SessionError::Closed {
+            code: GoawayCode::Replaced,
+            ..
+        })
+    )
+}
+
+/// Keeps one session up until the agent stops: dials, registers, serves, and dials again.
+pub(crate) async fn keep(link: Arc<Link>) {
+    let mut backoff = Backoff::new();
+    let mut quiet = Quiet::default();
+    let mut draining: Option<Running> = None;
+    loop {
+        let attempt = async {
+            let token = token(&link.tokens).await;
+            begin(&link, token, &mut backoff).await
+        };
+        let lost = tokio::select! {
+            () = link.stop.cancelled() => return,
+            lost = attempt => lost,
+        };
+        let lost = match lost {
+            Err(lost) => lost,
+            Ok(mut running) => {
+                if let Some(earlier) = draining.take() {
+                    earlier.replace();
+                }
+                let lost = tokio::select! {
+                    () = link.stop.cancelled() => return,
+                    lost = &mut running.lost => lost,
+                };
+                draining = Some(running);
+                lost.unwrap_or(Lost::Session(SessionError::Aborted))
+            }
+        };
+        if lost.blames_the_token() {
+            link.tokens.renew();
+        }
+        let wait = match lost.floor() {
+            Some(floor) => backoff.next_delay_after(Some(floor)),
+            None => backoff.next_delay().min(link.reconnect),
+        };
+        quiet.say(&lost, backoff.attempts(), wait);
+        tokio::select! {
+            () = link.stop.cancelled() => return,
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// Says why there is no session: aloud when it is news, and now and then while it lasts.
+#[derive(Default)]
+struct Quiet {
+    said: String,
+}
+
+impl Quiet {
+    fn say(&mut self, lost: &Lost, attempts: u32, wait: Duration) {
+        let retry_s = wait.as_secs_f32();
+        let text = lost.to_string();
+        if matches!(lost, Lost::Draining { .. }) {
+            tracing::info!(retry_s, "{text}");
+        } else if text != self.said || attempts.is_power_of_two() {
+            tracing::warn!(
+                attempts,
+                retry_s,
+                advice = lost.advice(),
+                "no session: {text}"
+            );
+        } else {
+            tracing::debug!(attempts, retry_s, "no session: {text}");
+        }
+        self.said = text;
+    }
+}
+
+/// The first token that is valid. Why there is none is in the token source's log.
+async fn token(tokens: &TokenSource) -> AccessToken {
+    let mut watch = tokens.watch();
+    loop {
+        let current = watch.borrow_and_update().clone();
+        if let Some(token) = current.filter(|token| !token.is_expired()) {
+            return token;
+        }
+        if watch.changed().await.is_err() {
+            // The source ends only with the agent.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A session that is registered.
+struct Running {
+    session: Session,
+    lost: oneshot::Receiver<Lost>,
+    replaced: CancellationToken,
+}
+
+impl Running {
+    /// Another session has taken over: no new calls here, and the end once those here are done.
+    fn replace(self) {
+        self.session.drain(Duration::ZERO);
+        self.replaced.cancel();
+    }
+}
+
+/// Dials and registers; from then on a task of its own looks after the session, which goes on
+/// for its calls while the slot already dials the next one.
+async fn begin(
+    link: &Arc<Link>,
+    token: AccessToken,
+    backoff: &mut Backoff,
+) -> Result<Running, Lost> {
+    let io = dial(&link.target, token.expose(), SOFTWARE).await?;
+    let (session, incoming, controls) = Session::spawn(io, link.mux.clone());
+    let hello = timeout(GREETING_TIMEOUT, session.ready())
+        .await
+        .map_err(|_| Lost::Greeting)??;
+    let (registered, on_registered) = oneshot::channel();
+    let (lost, on_lost) = oneshot::channel();
+    let replaced = CancellationToken::new();
+    let keeper = Keeper {
+        link: link.clone(),
+        node: hello.name.escape_debug().to_string().into(),
+        session: session.clone(),
+        token,
+        replaced: replaced.clone(),
+        registered: Some(registered),
+        lost: Some(lost),
+        notices: 0,
+    };
+    tokio::spawn(keeper.run(incoming, controls));
+    match timeout(ANSWER_TIMEOUT, on_registered).await {
+        Ok(Ok(0)) => {
+            session.close(GoawayCode::Drain, "nothing is registered");
+            Err(Lost::Nothing)
+        }
+        Ok(Ok(_)) => {
+            backoff.reset();
+            Ok(Running {
+                session,
+                lost: on_lost,
+                replaced,
+            })
+        }
+        Ok(Err(_)) => Err(on_lost
+            .await
+            .unwrap_or(Lost::Session(SessionError::Aborted))),
+        Err(_) => {
+            session.close(GoawayCode::Timeout, "no answer to the registration");
+            Err(Lost::Registration)
+        }
+    }
+}
+
+/// Looks after one session until it ends.
+struct Keeper {
+    link: Arc<Link>,
+    /// The relay node's name, fit for a log.
+    node: Arc<str>,
+    session: Session,
+    /// The token that the relay has.
+    token: AccessToken,
+    replaced: CancellationToken,
+    /// Told how many endpoints are registered.
+    registered: Option<oneshot::Sender<usize>>,
+    /// Told that a new session is needed.
+    lost: Option<oneshot::Sender<Lost>>,
+    notices: u32,
+}
+
+impl Keeper {
+    async fn run(mut self, incoming: Incoming, mut controls: Controls) {
+        tracing::info!(relay = &*self.node, "connected");
+        let link = self.link.clone();
+        link.live.add(&self.session);
+        let calls = tokio::spawn(link.serving.clone().serve(incoming, self.node.clone()));
+
+        let node = self.node.clone();
+        let mut registrations = Registrations::new(&link.offers, &node);
+        if let Err(error) = registrations.offer(&self.session) {
+            tracing::warn!(relay = &*node, %error, "the registration cannot be sent");
+        }
+        let mut tokens = link.tokens.watch();
+        loop {
+            tokio::select! {
+                event = controls.recv() => match event {
+                    Some(event) => self.on_event(event, &mut registrations),
+                    None => break,
+                },
+                token = renewed(&mut tokens, &self.token) => {
+                    if let Err(error) = registrations.renew(&self.session, &token) {
+                        tracing::warn!(relay = &*node, %error, "the renewed token cannot be sent");
+                    }
+                    self.token = token;
+                }
+                () = self.idle() => {
+                    self.session.close(GoawayCode::Drain, "every call is done");
+                    break;
+                }
+            }
+        }
+        let error = self.session.closed().await;
+        let _ = calls.await;
+        tracing::info!(relay = &*node, "the session ended: {error}");
+        if let Some(lost) = self.lost.take() {
+            let _ = lost.send(Lost::Session(error));
+        }
+    }
+
+    fn on_event(&mut self, event: SessionEvent, registrations: &mut Registrations<'_>) {
+        let relay = &*self.node;
+        match event {
+            SessionEvent::Control(Control::Registered { request, results }) => {
+                registrations.on_registered(request, &results);
+                if registrations.is_answered()
+                    && let Some(registered) = self.registered.take()
+                {
+                    let _ = registered.send(registrations.registered());
+                }
+            }
+            SessionEvent::Control(Control::Notice { code, text }) => {
+                self.notices = self.notices.saturating_add(1);
+                let (code, text) = (code.map(|code| code.as_str()), text.escape_debug());
+                if self.notices <= MAX_NOTICES {
+                    tracing::warn!(relay, code, %text, "the relay says");
+                } else {
+                    tracing::debug!(relay, code, %text, "the relay says");
+                }
+            }
+            SessionEvent::Control(control) => tracing::warn!(
+                target: "culvert::security",
+                relay,
+                ?control,
+                "the relay sent what only agents send"
+            ),
+            SessionEvent::Draining { code, retry_after } => {
+                if let Some(lost) = self.lost.take() {
+                    let _ = lost.send(Lost::Draining { code, retry_after });
+                }
+            }
+        }
+    }
+
+    /// Completes when another session has taken over and the calls here are done.
+    async fn idle(&self) {
+        self.replaced.cancelled().await;
+        while self.session.stream_count() > 0 {
+            sleep(DRAIN_TICK).await;
+        }
+    }
+}
+
+/// The next token that is not the one that the relay has.
+async fn renewed(
+    tokens: &mut watch::Receiver<Option<AccessToken>>,
+    known: &AccessToken,
+) -> AccessToken {
+    loop {
+        let current = tokens.borrow_and_update().clone();
+        if let Some(token) = current.filter(|token| token.expose() != known.expose()) {
+            return token;
+        }
+        if tokens.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

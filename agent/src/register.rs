@@ -1,0 +1,162 @@
+//! What a session is for: the endpoints that the agent offers on it, and what the relay says.
+
+use std::time::Duration;
+
+use culvert_config::endpoint::Endpoint;
+use culvert_identity::AccessToken;
+use culvert_proto::control::{Control, Offer, Registration};
+use culvert_proto::head::Mode;
+use culvert_proto::mux::ControlError;
+use culvert_session::Session;
+
+/// How long a relay may take to answer a REGISTER.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The offers for the endpoints of a configuration.
+pub(crate) fn offers(endpoints: &[Endpoint]) -> Vec<Offer> {
+    let offer = |endpoint: &Endpoint| Offer {
+        endpoint: endpoint.name.clone(),
+        modes: vec![Mode::Http],
+        connect: Vec::new(),
+    };
+    endpoints.iter().map(offer).collect()
+}
+
+/// The registrations of one session.
+#[derive(Debug)]
+pub(crate) struct Registrations<'a> {
+    offers: &'a [Offer],
+    node: &'a str,
+    request: u32,
+    registered: usize,
+    answered: bool,
+}
+
+impl<'a> Registrations<'a> {
+    /// For a session with the relay node `node`; nothing is sent yet.
+    pub(crate) fn new(offers: &'a [Offer], node: &'a str) -> Self {
+        Self {
+            offers,
+            node,
+            request: 0,
+            registered: 0,
+            answered: false,
+        }
+    }
+
+    /// Offers every endpoint.
+    pub(crate) fn offer(&mut self, session: &Session) -> Result<(), ControlError> {
+        self.request = self.request.wrapping_add(1);
+        self.answered = false;
+        let offers = self.offers.to_vec();
+        session.send_control(&Control::Register {
+            request: self.request,
+            offers,
+        })
+    }
+
+    /// Passes a renewed token on, so that the session outlives the old one; offers again what
+    /// was refused, which the new token may cover.
+    pub(crate) fn renew(
+        &mut self,
+        session: &Session,
+        token: &AccessToken,
+    ) -> Result<(), ControlError> {
+        session.send_control(&Control::Auth {
+            token: token.expose().to_owned(),
+        })?;
+        tracing::debug!(relay = self.node, "passed the renewed token on");
+        if self.answered && self.registered < self.offers.len() {
+            self.offer(session)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of the relay's answer to the last REGISTER.
+    pub(crate) fn on_registered(&mut self, request: u32, results: &[Registration]) {
+        if request != self.request {
+            tracing::debug!(
+                relay = self.node,
+                request,
+                "an answer to an earlier registration"
+            );
+            return;
+        }
+        self.answered = true;
+        self.registered = 0;
+        for offer in self.offers {
+            let endpoint = offer.endpoint.as_str();
+            match results
+                .iter()
+                .find(|result| result.endpoint == offer.endpoint)
+            {
+                Some(Registration { refused: None, .. }) => {
+                    self.registered += 1;
+                    tracing::info!(relay = self.node, endpoint, "registered");
+                }
+                Some(Registration {
+                    refused: Some(reason),
+                    ..
+                }) => {
+                    let reason = reason.escape_debug();
+                    tracing::warn!(relay = self.node, endpoint, %reason, "registration refused");
+                }
+                None => {
+                    let reason = "the relay's answer does not mention it";
+                    tracing::warn!(relay = self.node, endpoint, reason, "registration refused");
+                }
+            }
+        }
+    }
+
+    /// Whether the relay has answered the last REGISTER.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Endpoints that are registered on this session.
+    pub(crate) fn registered(&self) -> usize {
+        self.registered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_proto::names::EndpointName;
+
+    use super::*;
+
+    fn offer(name: &str) -> Offer {
+        Offer {
+            endpoint: EndpointName::new(name).unwrap(),
+            modes: vec![Mode::Http],
+            connect: Vec::new(),
+        }
+    }
+
+    fn result(name: &str, refused: Option<&str>) -> Registration {
+        Registration {
+            endpoint: EndpointName::new(name).unwrap(),
+            refused: refused.map(ToOwned::to_owned),
+        }
+    }
+
+    #[test]
+    fn only_what_was_offered_and_not_refused_is_registered() {
+        let offers = [offer("vcenter"), offer("nsx"), offer("esx")];
+        let mut registrations = Registrations::new(&offers, "relay-1");
+        registrations.request = 7;
+        registrations.on_registered(6, &[result("vcenter", None)]);
+        assert!(!registrations.is_answered(), "an answer to something else");
+        registrations.on_registered(
+            7,
+            &[
+                result("vcenter", None),
+                result("nsx", Some("not yours")),
+                result("other", None),
+            ],
+        );
+        assert!(registrations.is_answered());
+        assert_eq!(registrations.registered(), 1);
+    }
+}

@@ -1,0 +1,161 @@
+//! What is known of a call before anything is asked: checked, and the same for everybody who
+//! looks at it.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use culvert_policy::{CallFacts, CanonicalTarget, Mode as PolicyMode, PathOptions, Soap, soap};
+use culvert_proto::code::ErrorCode;
+use culvert_proto::head::{CallHead, CallId, Mode, Refusal};
+use culvert_proto::names::EndpointName;
+use culvert_proto::principal::Principal;
+use http::Method;
+use http::header::{HeaderMap, UPGRADE};
+
+/// Longest method. The longest that is registered with IANA has 17 letters.
+const MAX_METHOD: usize = 32;
+
+/// The facts of a call that do not change while it lasts.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) id: CallId,
+    pub(crate) endpoint: EndpointName,
+    pub(crate) mode: Mode,
+    pub(crate) method: Method,
+    /// As it came: canonical only once [`target`](Self::target) says so.
+    pub(crate) target: Bytes,
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) caller: Principal,
+}
+
+impl Call {
+    pub(crate) fn of(head: &CallHead) -> Self {
+        Self {
+            id: head.call,
+            endpoint: head.endpoint.clone(),
+            mode: head.mode,
+            method: head.method.clone(),
+            target: head.target.clone(),
+            source: head.source,
+            caller: head.caller.clone(),
+        }
+    }
+
+    /// The canonical target. The relay has made it so: another one shows a relay that is broken
+    /// or hostile.
+    pub(crate) fn canonical(&self, options: PathOptions) -> Result<CanonicalTarget, BadHead> {
+        let text = std::str::from_utf8(&self.target).map_err(|_| BadHead::Target("not-text"))?;
+        CanonicalTarget::parse_canonical(text, options)
+            .map_err(|error| BadHead::Target(error.reason()))
+    }
+
+    /// Checks what the relay ought to have checked, and what this version cannot do.
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), BadHead> {
+        if self.mode != Mode::Http {
+            return Err(BadHead::Mode);
+        }
+        let method = self.method.as_str();
+        let upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_';
+        if method.len() > MAX_METHOD || !method.bytes().all(upper) {
+            return Err(BadHead::Method);
+        }
+        if matches!(self.method, Method::CONNECT | Method::TRACE) {
+            return Err(BadHead::Method);
+        }
+        if headers.contains_key(UPGRADE) {
+            return Err(BadHead::Upgrade);
+        }
+        Ok(())
+    }
+
+    /// Whether the call is SOAP. Servers read an envelope from whatever brings a body.
+    pub(crate) fn is_soap(&self, target: &CanonicalTarget) -> bool {
+        !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && soap::is_soap_target(target.path())
+    }
+
+    /// What the policy is asked about.
+    pub(crate) fn facts<'a>(
+        &'a self,
+        target: &'a CanonicalTarget,
+        soap: Soap<'a>,
+    ) -> CallFacts<'a> {
+        CallFacts {
+            endpoint: self.endpoint.as_str(),
+            mode: match self.mode {
+                Mode::Http => PolicyMode::Http,
+                Mode::Connect => PolicyMode::Connect,
+                Mode::Terminate => PolicyMode::Terminate,
+                Mode::Tcp => PolicyMode::Tcp,
+            },
+            method: self.method.as_str(),
+            target: Some(target),
+            caller: &self.caller.subject,
+            scopes: &self.caller.scopes,
+            soap,
+            upgrade: None,
+            source: self.source,
+        }
+    }
+}
+
+/// Why a head is refused before the policy is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadHead {
+    /// An endpoint that this agent does not have.
+    #[error("this agent has no such endpoint")]
+    Endpoint,
+    /// A mode that the endpoint does not have.
+    #[error("the endpoint does not have this call mode")]
+    Mode,
+    /// Not a method that is forwarded.
+    #[error("the method is not one that is forwarded")]
+    Method,
+    /// Not a canonical target; why not, as a word.
+    #[error("the target is refused: {0}")]
+    Target(&'static str),
+    /// An upgrade, which host mode does not have yet.
+    #[error("host mode does not forward Upgrade requests (WebSocket) yet")]
+    Upgrade,
+    /// A part that cannot be forwarded.
+    #[error(transparent)]
+    Request(#[from] crate::upstream::RequestError),
+}
+
+impl BadHead {
+    /// Whether no relay in good order would have sent it.
+    pub(crate) fn is_suspicious(self) -> bool {
+        match self {
+            // What an endpoint accepts in paths beyond the strict form is only known here.
+            Self::Target(reason) => !matches!(reason, "semicolon" | "forbidden-escape"),
+            Self::Upgrade => false,
+            Self::Endpoint | Self::Mode | Self::Method | Self::Request(_) => true,
+        }
+    }
+
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Endpoint => "unknown-endpoint",
+            Self::Mode => "mode",
+            Self::Method => "method",
+            Self::Target(reason) => reason,
+            Self::Upgrade => "upgrade",
+            Self::Request(_) => "request",
+        }
+    }
+
+    pub(crate) fn refusal(self) -> Refusal {
+        let code = match self {
+            Self::Endpoint => ErrorCode::UnknownEndpoint,
+            Self::Mode | Self::Method | Self::Target(_) | Self::Upgrade | Self::Request(_) => {
+                ErrorCode::BadRequest
+            }
+        };
+        Refusal {
+            code,
+            detail: format!("The agent refused the call: {self}."),
+            rule: None,
+            soap: false,
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! One call, from its head to the end of its answer.
+//!
+//! The order is that of what is known when something fails: the head alone, the endpoint, the
+//! canonical target, the operation, the decision; only then the upstream hears of the call.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use culvert_policy::{CallFacts, Decision, Denial, DenyReason, Permit};
+use culvert_proto::code::{ErrorCode, ResetCode};
+use culvert_proto::head::{BodyLength, CallHead, Head, Refusal};
+use culvert_proto::mux::{Item, StreamError};
+use culvert_session::body::RecvBody;
+use culvert_session::{RecvStream, SendStream, Stream};
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use super::audit::{Outcome, Printable, Record};
+use super::call::{BadHead, Call};
+use super::pump::{PumpError, pump};
+use super::soap::{InspectError, Inspection};
+use super::{ServedEndpoint, Serving};
+use crate::policy::ActivePolicy;
+use crate::upstream::{Answer, BadAnswer, Progress, RequestBody, RequestParts, UpstreamError};
+
+/// Why a call ended otherwise than with a whole answer.
+enum Failure {
+    /// No answer has begun: the caller is told why there is none.
+    Refused(Outcome, Refusal),
+    /// The answer has begun: the caller sees it break off.
+    Broken(Outcome, ResetCode),
+    /// Nobody is there any more to be told.
+    Gone(StreamError),
+}
+
+impl From<StreamError> for Failure {
+    fn from(error: StreamError) -> Self {
+        Self::Gone(error)
+    }
+}
+
+/// Serves one call and writes its line in the audit log.
+pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, node: Arc<str>) {
+    let call = Call::of(&head);
+    let mut record = Record::open(&call);
+    let (mut send, recv) = stream.split();
+    let exchange = Exchange {
+        serving: &serving,
+        call: &call,
+        node: &node,
+    };
+    match exchange.carry(head, &mut send, recv, &mut record).await {
+        Ok(()) => record.outcome = Outcome::Answered,
+        Err(Failure::Refused(outcome, refusal)) => {
+            record.outcome = outcome;
+            record.status = refusal.code.status();
+            record.reason.get_or_insert_with(|| refusal.detail.clone());
+            refuse(refusal, &mut send).await;
+        }
+        Err(Failure::Broken(outcome, code)) => {
+            record.outcome = outcome;
+            record
+                .reason
+                .get_or_insert_with(|| "a new policy forbids the call".to_owned());
+            send.reset(code);
+        }
+        Err(Failure::Gone(error)) => {
+            record.outcome = match error {
+                StreamError::SessionLost => Outcome::SessionLost,
+                _ => Outcome::CallerGone,
+            };
+            record.reason.get_or_insert_with(|| error.to_string());
+        }
+    }
+}
+
+async fn refuse(refusal: Refusal, send: &mut SendStream) {
+    let told = send
+        .send_head(&Head::Refusal(refusal))
+        .await
+        .and_then(|()| send.finish());
+    if let Err(error) = told {
+        tracing::debug!(%error, "nobody is there to be told of a refusal");
+    }
+}
+
+/// What every step of a call looks at.
+struct Exchange<'c> {
+    serving: &'c Serving,
+    call: &'c Call,
+    node: &'c str,
+}
+
+impl Exchange<'_> {
+    async fn carry(
+        &self,
+        head: CallHead,
+        send: &mut SendStream,
+        mut recv: RecvStream,
+        record: &mut Record<'_>,
+    ) -> Result<(), Failure> {
+        let call = self.call;
+        let suspect = |bad: BadHead| self.bad_head(bad);
+        let endpoint = self.serving.endpoints.get(&call.endpoint);
+        let endpoint = endpoint.ok_or(BadHead::Endpoint).map_err(suspect)?;
+        call.check(&head.headers).map_err(suspect)?;
+        let target = call.canonical(endpoint.paths).map_err(suspect)?;
+        let _slot = endpoint.slots.try_acquire().map_err(|_| overloaded())?;
+
+        // From here on a new policy is noticed: what follows is decided on the current one, and
+        // asked again by every later one.
+        let mut policies = self.serving.policy.clone();
+        let is_soap = call.is_soap(&target);
+        let inspection = match is_soap {
+            true => self.inspect(endpoint, &mut recv, head.body, send).await?,
+            false => Inspection::none(head.body),
+        };
+        let soap = if is_soap {
+            inspection.fact()
+        } else {
+            culvert_policy::Soap::No
+        };
+        let facts = call.facts(&target, soap);
+        let policy = policies.borrow_and_update().clone();
+        let permit = decide(&policy, &facts, head.body, record)?;
+        let mut withdrawn = pin!(withdrawn(policies, facts));
+
+        let parts = RequestParts {
+            method: call.method.clone(),
+            target: head.target,
+            headers: head.headers,
+            authority: head.authority,
+            source: call.source,
+            length: head.body,
+        };
+        let body = self.body(recv, &inspection, head.body, permit.max_body(), record);
+        let request = endpoint.upstream.request(parts, body);
+        let request = request.map_err(|error| suspect(error.into()))?;
+        let progress = record.request.clone();
+        let answer = tokio::select! {
+            biased;
+            why = send.stopped() => return Err(why.into()),
+            refusal = &mut withdrawn => return Err(Failure::Refused(Outcome::Withdrawn, refusal)),
+            answer = endpoint.upstream.send(permit, request, progress.as_deref()) => answer,
+        };
+        let Answer { head, body } = answer.map_err(|error| self.no_answer(&error, record))?;
+
+        record.status = head.status.as_u16();
+        send.send_head(&Head::Response(head))
+            .await
+            .map_err(|error| match error {
+                StreamError::HeadTooLarge => {
+                    self.no_answer(&UpstreamError::Answer(BadAnswer::Head), record)
+                }
+                gone => gone.into(),
+            })?;
+        let idle = endpoint.upstream.timeouts().idle.0;
+        let pumped = tokio::select! {
+            biased;
+            _ = &mut withdrawn => {
+                return Err(Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn));
+            }
+            pumped = pump(body, send, idle, &mut record.answered) => pumped,
+        };
+        pumped.map_err(|error| match error {
+            PumpError::Stream(error) => Failure::Gone(error),
+            PumpError::Upstream(error) => self.broken_answer(&error, record),
+        })
+    }
+
+    /// Reads the operation of a SOAP call, with the patience that the endpoint has for bodies.
+    async fn inspect(
+        &self,
+        endpoint: &ServedEndpoint,
+        recv: &mut RecvStream,
+        length: BodyLength,
+        send: &mut SendStream,
+    ) -> Result<Inspection, Failure> {
+        let limit = endpoint.upstream.timeouts().idle.0;
+        tokio::select! {
+            biased;
+            why = send.stopped() => Err(why.into()),
+            read = Inspection::read(recv, length) => match read {
+                Ok(inspection) => Ok(inspection),
+                Err(InspectError::Stream(error)) => Err(error.into()),
+                Err(InspectError::Long) => {
+                    Err(bad_request("The request's body is longer than announced.".into()))
+                }
+            },
+            () = tokio::time::sleep(limit) => {
+                Err(bad_request("The request's body did not come in time.".into()))
+            }
+        }
+    }
+
+    /// The body to forward; its progress is in the record.
+    fn body(
+        &self,
+        mut recv: RecvStream,
+        inspection: &Inspection,
+        length: BodyLength,
+        limit: Option<u64>,
+        record: &mut Record<'_>,
+    ) -> RequestBody {
+        if matches!(length, BodyLength::Empty | BodyLength::Exact(0)) {
+            // Mostly the end came with the head; to take note of it spares the relay a STOP.
+            if !matches!(recv.item().now_or_never(), Some(Ok(Item::Finished))) {
+                recv.stop(ResetCode::NotNeeded);
+            }
+            return RequestBody::empty();
+        }
+        let progress = Progress::new();
+        record.request = Some(progress.clone());
+        let rest = RecvBody::new(recv, inspection.rest);
+        RequestBody::new(inspection.bytes.clone(), rest, limit, progress)
+    }
+
+    fn bad_head(&self, bad: BadHead) -> Failure {
+        if bad.is_suspicious() {
+            tracing::warn!(
+                target: "culvert::security",
+                call = %self.call.id,
+                relay = self.node,
+                tenant = self.call.caller.tenant.as_str(),
+                caller = %Printable(self.call.caller.subject.as_bytes()),
+                endpoint = self.call.endpoint.as_str(),
+                method = self.call.method.as_str(),
+                target = %Printable(&self.call.target[..self.call.target.len().min(512)]),
+                reason = bad.reason(),
+                "the relay sent a call that no relay in good order sends: {bad}"
+            );
+        }
+        Failure::Refused(Outcome::Refused, bad.refusal())
+    }
+
+    fn no_answer(&self, error: &UpstreamError, record: &mut Record<'_>) -> Failure {
+        record.reason = Some(error.to_string());
+        if let Some(error) = error.stream_error() {
+            return Failure::Gone(error);
+        }
+        tracing::warn!(
+            call = %self.call.id,
+            endpoint = self.call.endpoint.as_str(),
+            "no answer from the upstream: {error}"
+        );
+        let refusal = Refusal {
+            code: error.code(),
+            detail: error.detail().into_owned(),
+            rule: None,
+            soap: false,
+        };
+        Failure::Refused(Outcome::Failed, refusal)
+    }
+
+    fn broken_answer(&self, error: &UpstreamError, record: &mut Record<'_>) -> Failure {
+        record.reason = Some(error.to_string());
+        tracing::warn!(
+            call = %self.call.id,
+            endpoint = self.call.endpoint.as_str(),
+            "the upstream's answer broke off: {error}"
+        );
+        let code = match error {
+            UpstreamError::Timeout { .. } => ResetCode::Timeout,
+            _ => ResetCode::Truncated,
+        };
+        Failure::Broken(Outcome::Truncated, code)
+    }
+}
+
+/// Asks the policy, and notes what it says.
+fn decide(
+    policy: &ActivePolicy,
+    facts: &CallFacts<'_>,
+    length: BodyLength,
+    record: &mut Record<'_>,
+) -> Result<Permit, Failure> {
+    let decision = policy.policy.decide(facts);
+    record.note_shadow(decision.shadow());
+    let refused = |refusal| Failure::Refused(Outcome::Refused, refusal);
+    match decision {
+        Decision::Deny(denial) => {
+            record.decision = "deny";
+            record.rule = denial.rule().map(Into::into);
+            record.reason = Some(denial.reason().as_str().to_owned());
+            Err(refused(denied(&denial, policy, facts)))
+        }
+        Decision::Allow(permit) => {
+            record.decision = "allow";
+            record.rule = Some(permit.rule().clone());
+            let too_long = match (length, permit.max_body()) {
+                (BodyLength::Exact(length), Some(limit)) => length > limit,
+                _ => false,
+            };
+            let (code, detail) = if too_long {
+                (
+                    ErrorCode::PolicyDenied,
+                    "The request's body is longer than the policy allows.",
+                )
+            } else if !policy.count(&permit) {
+                (
+                    ErrorCode::QuotaExceeded,
+                    "The rate that the policy allows is used up; try later.",
+                )
+            } else {
+                return Ok(permit);
+            };
+            record.reason = Some(code.as_str().to_owned());
+            let detail = detail.to_owned();
+            Err(refused(Refusal {
+                code,
+                detail,
+                rule: None,
+                soap: is_soap(facts),
+            }))
+        }
+    }
+}
+
+/// Completes once a new policy forbids the call.
+async fn withdrawn(
+    mut policies: watch::Receiver<Arc<ActivePolicy>>,
+    facts: CallFacts<'_>,
+) -> Refusal {
+    while policies.changed().await.is_ok() {
+        let policy = policies.borrow_and_update().clone();
+        if let Decision::Deny(denial) = policy.policy.decide(&facts) {
+            return denied(&denial, &policy, &facts);
+        }
+    }
+    // The agent ends, and nothing will change any more.
+    std::future::pending().await
+}
+
+fn denied(denial: &Denial<'_>, policy: &ActivePolicy, facts: &CallFacts<'_>) -> Refusal {
+    let detail = match denial.reason() {
+        DenyReason::Rule => "A rule of the data centre's policy denies this call.",
+        DenyReason::NoRule => {
+            "No rule of the data centre's policy allows this call; ask its operator for one."
+        }
+        DenyReason::SoapUndetermined => {
+            "The SOAP operation could not be read from the beginning of the body, so that no rule \
+             can allow this call."
+        }
+        DenyReason::NoTarget => "The call has no target to decide on.",
+    };
+    Refusal {
+        code: ErrorCode::PolicyDenied,
+        detail: detail.to_owned(),
+        rule: denial
+            .rule()
+            .filter(|_| policy.reveal_rule)
+            .map(ToOwned::to_owned),
+        soap: is_soap(facts),
+    }
+}
+
+fn is_soap(facts: &CallFacts<'_>) -> bool {
+    facts.soap != culvert_policy::Soap::No
+}
+
+fn overloaded() -> Failure {
+    let detail = "The endpoint has as many calls in progress as it may; try again later.";
+    Failure::Refused(
+        Outcome::Refused,
+        Refusal {
+            code: ErrorCode::Overloaded,
+            detail: detail.into(),
+            rule: None,
+            soap: false,
+        },
+    )
+}
+
+fn bad_request(detail: String) -> Failure {
+    Failure::Refused(
+        Outcome::Refused,
+        Refusal {
+            code: ErrorCode::BadRequest,
+            detail,
+            rule: None,
+            soap: false,
+        },
+    )
+}

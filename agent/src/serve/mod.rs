@@ -1,0 +1,111 @@
+//! Serving calls: streams come in, each is decided on, forwarded and accounted for.
+//!
+//! * `call`: what is known of a call, and what the relay ought to have checked;
+//! * `soap`: the operation of a SOAP call, from the beginning of its body;
+//! * `exchange`: the call itself, top to bottom: check, decide, forward, answer;
+//! * `pump`: the answer's body on its way back;
+//! * `audit`: one line per call, however it ends.
+
+mod audit;
+mod call;
+mod exchange;
+mod pump;
+mod soap;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use culvert_config::endpoint::Endpoint;
+use culvert_policy::PathOptions;
+use culvert_proto::names::EndpointName;
+use culvert_session::Incoming;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::policy::ActivePolicy;
+use crate::upstream::{DialerError, Upstream};
+
+/// Everything that a call needs and no call changes.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    endpoints: HashMap<EndpointName, ServedEndpoint>,
+    policy: watch::Receiver<Arc<ActivePolicy>>,
+    /// Calls in progress, of all sessions.
+    calls: TaskTracker,
+}
+
+/// An endpoint that this agent offers.
+#[derive(Debug)]
+struct ServedEndpoint {
+    upstream: Upstream,
+    paths: PathOptions,
+    /// One for each call that may be in progress.
+    slots: Semaphore,
+}
+
+/// An endpoint that cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("endpoint {endpoint}: {source}")]
+pub(crate) struct EndpointError {
+    endpoint: EndpointName,
+    source: Box<DialerError>,
+}
+
+impl Serving {
+    /// Prepares the clients of all upstreams: reads CA files and the system's roots.
+    pub(crate) fn new(
+        endpoints: &[Endpoint],
+        policy: watch::Receiver<Arc<ActivePolicy>>,
+    ) -> Result<Self, EndpointError> {
+        let prepare = |endpoint: &Endpoint| {
+            let name = endpoint.name.clone();
+            match Upstream::new(endpoint) {
+                Ok(upstream) => Ok((name, ServedEndpoint::new(endpoint, upstream))),
+                Err(error) => Err(EndpointError {
+                    endpoint: name,
+                    source: Box::new(error),
+                }),
+            }
+        };
+        let endpoints = endpoints.iter().map(prepare).collect::<Result<_, _>>()?;
+        Ok(Self {
+            endpoints,
+            policy,
+            calls: TaskTracker::new(),
+        })
+    }
+
+    /// Takes calls from a session until it is over, a task for each. How many there can be at
+    /// once is the session's own limit.
+    pub(crate) async fn serve(self: Arc<Self>, mut incoming: Incoming, node: Arc<str>) {
+        while let Some((head, stream)) = incoming.accept().await {
+            let exchange = exchange::run(self.clone(), head, stream, node.clone());
+            self.calls.spawn(exchange);
+        }
+    }
+
+    /// Calls in progress; waited for by a drain.
+    pub(crate) fn calls(&self) -> &TaskTracker {
+        &self.calls
+    }
+
+    /// Closes upstream connections that idled too long. Call it every few seconds.
+    pub(crate) fn sweep(&self) {
+        self.endpoints
+            .values()
+            .for_each(|endpoint| endpoint.upstream.sweep());
+    }
+}
+
+impl ServedEndpoint {
+    fn new(endpoint: &Endpoint, upstream: Upstream) -> Self {
+        Self {
+            upstream,
+            paths: PathOptions {
+                allow_semicolon: endpoint.allow_semicolon,
+                allow_encoded_slash: endpoint.allow_encoded_slash,
+            },
+            slots: Semaphore::new(endpoint.max_streams as usize),
+        }
+    }
+}

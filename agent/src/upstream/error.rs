@@ -1,0 +1,261 @@
+//! Why an upstream gave no answer: in the agent's log with everything, to the caller without
+//! names and addresses of the data centre.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use culvert_proto::code::ErrorCode;
+use culvert_proto::mux::StreamError;
+use culvert_session::body::RecvBodyError;
+use rustls::{AlertDescription, CertificateError};
+
+use super::address::Forbidden;
+use super::request_body::RequestBodyError;
+
+/// Why an upstream gave no answer, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    /// The name does not resolve.
+    #[error("cannot resolve {name}: {source}")]
+    Resolve { name: String, source: io::Error },
+    /// The name resolves, but only to addresses that a name may not lead to.
+    #[error(
+        "{name} resolves to {address}, a {kind} address: refused; write the address itself as \
+         upstream if that is meant"
+    )]
+    Forbidden {
+        name: String,
+        address: IpAddr,
+        kind: Forbidden,
+    },
+    /// No address takes connections.
+    #[error("cannot connect to {host} port {port}: {source}")]
+    Connect {
+        host: String,
+        port: u16,
+        source: io::Error,
+    },
+    /// TLS failed; what the certificate's pin is where it was seen.
+    #[error("TLS with {host} failed: {}", with_pin(.source, .pin))]
+    Tls {
+        host: String,
+        source: io::Error,
+        pin: Option<String>,
+    },
+    /// A phase took longer than its limit.
+    #[error("{phase} took longer than {}", humantime(*.limit))]
+    Timeout { phase: Phase, limit: Duration },
+    /// The answer is not valid HTTP, or one that is never passed on.
+    #[error("{0}")]
+    Answer(BadAnswer),
+    /// The connection ended, or HTTP on it broke, before the answer was complete.
+    #[error("{}", chain(.0))]
+    Http(hyper::Error),
+    /// The call's own body cannot be forwarded.
+    #[error("{0}")]
+    RequestBody(RequestBodyError),
+}
+
+/// A phase of a call that has a limit (`timeouts` of an endpoint).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Connect,
+    Tls,
+    Head,
+    RequestIdle,
+    AnswerIdle,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connecting to the upstream",
+            Self::Tls => "the TLS handshake with the upstream",
+            Self::Head => "the wait for the upstream's answer",
+            Self::RequestIdle => "the wait for the next byte of the request's body",
+            Self::AnswerIdle => "the wait for the next byte of the answer's body",
+        })
+    }
+}
+
+/// An answer that is parsed but never passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadAnswer {
+    /// 101 to a request that asked for nothing of the kind.
+    #[error("the upstream switched protocols without having been asked")]
+    Switched,
+    /// Content-Length beside Transfer-Encoding, or more than one of either.
+    #[error("the upstream's answer has more than one framing")]
+    DoublyFramed,
+    /// Another transfer coding than exactly `chunked`.
+    #[error("the upstream's answer has a transfer coding other than chunked")]
+    Coding,
+    /// A head that the tunnel does not carry.
+    #[error("the upstream's answer has a larger head than the tunnel carries")]
+    Head,
+    /// More interim answers than anybody needs.
+    #[error(
+        "the upstream sent more than {} interim answers",
+        super::connection::MAX_INTERIM
+    )]
+    Interim,
+}
+
+impl UpstreamError {
+    /// The code that the caller gets.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Resolve { .. } | Self::Forbidden { .. } | Self::Connect { .. } => {
+                ErrorCode::UpstreamUnreachable
+            }
+            Self::Tls { .. } => ErrorCode::UpstreamTls,
+            Self::Timeout { .. } => ErrorCode::UpstreamTimeout,
+            Self::Answer(_) => ErrorCode::UpstreamProtocol,
+            Self::Http(error) if tls_error(error).is_some() => ErrorCode::UpstreamTls,
+            Self::Http(_) => ErrorCode::UpstreamProtocol,
+            Self::RequestBody(RequestBodyError::TooLong { .. }) => ErrorCode::PolicyDenied,
+            Self::RequestBody(RequestBodyError::Tunnel(_)) => ErrorCode::BadRequest,
+        }
+    }
+
+    /// The stream's own error, where it was the tunnel that broke and nobody is left to answer.
+    pub(crate) fn stream_error(&self) -> Option<StreamError> {
+        match self {
+            Self::RequestBody(RequestBodyError::Tunnel(RecvBodyError::Stream(error))) => {
+                Some(*error)
+            }
+            _ => None,
+        }
+    }
+
+    /// What the caller reads: what happened and what to do, without inner names or addresses.
+    pub(crate) fn detail(&self) -> Cow<'static, str> {
+        match self {
+            Self::Resolve { .. } => {
+                "The local API's name does not resolve at the agent; its operator should check \
+                 the endpoint's upstream and the resolver."
+                    .into()
+            }
+            Self::Forbidden { kind, .. } => format!(
+                "The local API's name resolves to a {kind} address, which the agent refuses; its \
+                 operator should check the name or configure the address itself."
+            )
+            .into(),
+            Self::Connect { source, .. } => format!(
+                "The agent cannot connect to the local API ({}); its operator should check that \
+                 the API runs and listens.",
+                io_words(source.kind())
+            )
+            .into(),
+            Self::Tls { source, .. } => tls_detail(rustls_error(source)),
+            Self::Timeout { phase, limit } => {
+                let limit = humantime(*limit);
+                format!("The call was given up: {phase} took longer than {limit}.").into()
+            }
+            Self::Answer(bad) => format!("The call failed: {bad}.").into(),
+            Self::Http(error) => http_detail(error),
+            Self::RequestBody(error) => format!("The request cannot be forwarded: {error}.").into(),
+        }
+    }
+}
+
+fn http_detail(error: &hyper::Error) -> Cow<'static, str> {
+    if let Some(tls) = tls_error(error) {
+        tls_detail(Some(tls))
+    } else if error.is_parse_too_large() {
+        "The local API's answer has a larger head than the agent takes.".into()
+    } else if error.is_parse() {
+        "The local API's answer is not valid HTTP.".into()
+    } else {
+        "The local API closed the connection before its answer was complete; whether the call \
+         took effect there is not known."
+            .into()
+    }
+}
+
+fn tls_detail(error: Option<&rustls::Error>) -> Cow<'static, str> {
+    let problem = match error {
+        None => "the connection ended during the TLS handshake",
+        Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "its certificate is not signed by an authority that is trusted"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            CertificateError::Revoked => "its certificate is revoked",
+            CertificateError::Other(_) => "its certificate is not the pinned one",
+            _ => "its certificate is not usable",
+        },
+        Some(rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired | AlertDescription::BadCertificate,
+        )) => "it wants a client certificate",
+        Some(rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_)) => {
+            "it speaks no TLS version or cipher in common with the agent (TLS 1.2 at least)"
+        }
+        Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS on this port",
+        Some(_) => "the TLS handshake failed",
+    };
+    format!(
+        "TLS with the local API failed: {problem}; the agent's log has the certificate's SHA-256 \
+         where one was shown, and its operator should compare it and set ca or pin_sha256."
+    )
+    .into()
+}
+
+/// The TLS error inside an I/O error, where there is one.
+pub(crate) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// The TLS error behind an HTTP error: TLS 1.3 servers complain after the handshake.
+fn tls_error(error: &hyper::Error) -> Option<&rustls::Error> {
+    let io = error.source()?.downcast_ref::<io::Error>()?;
+    rustls_error(io)
+}
+
+/// An error with its causes, as one line.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn with_pin(source: &io::Error, pin: &Option<String>) -> String {
+    match pin {
+        Some(pin) => format!("{source} (the certificate that was shown has SHA-256 {pin})"),
+        None => source.to_string(),
+    }
+}
+
+fn io_words(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::ConnectionRefused => "connection refused",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "no route",
+        io::ErrorKind::TimedOut => "no answer",
+        io::ErrorKind::NotFound => "no address",
+        _ => "network error",
+    }
+}
+
+/// A limit in words: whole seconds where it has them.
+fn humantime(limit: Duration) -> String {
+    match limit.subsec_millis() {
+        0 => format!("{} s", limit.as_secs()),
+        _ => format!("{} ms", limit.as_millis()),
+    }
+}

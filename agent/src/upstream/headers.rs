@@ -1,0 +1,222 @@
+//! Which headers never cross the agent, in either direction.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+
+/// Removes from a request what belongs to one connection, what the agent sets itself, and what
+/// an upstream could take for the word of somebody it trusts. The relay does the same; it is not
+/// trusted to.
+pub(crate) fn strip_request(headers: &mut HeaderMap) {
+    strip(headers, |name| {
+        is_hop_by_hop(name) || is_ours(name) || is_misleading(name.as_str())
+    });
+}
+
+/// Removes from an answer what belongs to one connection and what only relay and agent may say.
+///
+/// Content-Length stays: the caller decides, who knows whether there is a body.
+pub(crate) fn strip_answer(headers: &mut HeaderMap) {
+    strip(headers, |name| {
+        // Alt-Svc names another way to the *upstream*, which is none to the relay's name.
+        is_hop_by_hop(name) || is_reserved(name.as_str()) || name == "alt-svc"
+    });
+}
+
+/// Removes from trailers what strips from heads, and framing on top.
+pub(crate) fn strip_trailers(headers: &mut HeaderMap) {
+    strip(headers, |name| {
+        is_hop_by_hop(name) || is_reserved(name.as_str()) || is_ours(name) || name == "set-cookie"
+    });
+}
+
+fn strip(headers: &mut HeaderMap, mut drops: impl FnMut(&HeaderName) -> bool) {
+    let mut doomed: Vec<HeaderName> = headers.keys().filter(|name| drops(name)).cloned().collect();
+    // Whatever Connection names belongs to that connection too (RFC 9110, 7.6.1).
+    for list in headers.get_all(CONNECTION) {
+        let names = list
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii);
+        doomed.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
+    }
+    for name in doomed {
+        headers.remove(name);
+    }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == CONNECTION
+        || *name == TRANSFER_ENCODING
+        || *name == TE
+        || *name == TRAILER
+        || *name == UPGRADE
+        || name == "keep-alive"
+}
+
+/// The agent sets these, or HTTP on the next leg does. Expect is answered by the relay.
+fn is_ours(name: &HeaderName) -> bool {
+    *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT || name == "http2-settings"
+}
+
+/// `Proxy-*` is between a client and its proxy, `Culvert-*` between caller and relay.
+fn is_reserved(name: &str) -> bool {
+    name.starts_with("proxy-") || name.starts_with("culvert-")
+}
+
+/// Headers by which a request claims to come from somewhere else, to go somewhere else, or to be
+/// another method. Servers that read headers as environment variables take `_` for `-`.
+fn is_misleading(name: &str) -> bool {
+    const MISLEADING: [&str; 14] = [
+        "client-ip",
+        "cf-connecting-ip",
+        "fastly-client-ip",
+        "forwarded",
+        "forwarded-for",
+        "true-client-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-url",
+        "x-real-ip",
+        "x-rewrite-url",
+    ];
+    let judged = |name: &str| {
+        is_reserved(name)
+            || name == "x-forwarded"
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("x-original-")
+            || MISLEADING.contains(&name)
+    };
+    if name.contains('_') {
+        judged(&name.replace('_', "-"))
+    } else {
+        judged(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(names: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        names.iter().map(pair).collect()
+    }
+
+    fn left(map: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = map.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_request_keeps_what_is_the_upstreams_and_loses_what_is_not() {
+        let mut map = headers(&[
+            ("accept", "*/*"),
+            ("authorization", "Basic eA=="),
+            ("cookie", "a=b"),
+            ("vmware-api-session-id", "1"),
+            ("x-xsrf-token", "1"),
+            ("traceparent", "00-1-2-3"),
+            ("connection", "close, X-Named , , keep-alive"),
+            ("x-named", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("proxy-authorization", "Bearer x"),
+            ("proxy-connection", "close"),
+            ("culvert-authorization", "Bearer x"),
+            ("culvert-call", "x"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-anything", "1"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-original-url", "/admin"),
+            ("x-rewrite-url", "/admin"),
+            ("x-http-method-override", "DELETE"),
+            ("x_http_method_override", "DELETE"),
+            ("x-method-override", "DELETE"),
+            ("x-http-method", "DELETE"),
+            ("host", "elsewhere"),
+            ("content-length", "5"),
+            ("expect", "100-continue"),
+        ]);
+        strip_request(&mut map);
+        assert_eq!(
+            left(&map),
+            [
+                "accept",
+                "authorization",
+                "cookie",
+                "traceparent",
+                "vmware-api-session-id",
+                "x-xsrf-token"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_answer_loses_hop_by_hop_headers_and_names_that_are_ours() {
+        let mut map = headers(&[
+            ("content-type", "text/html"),
+            ("content-length", "5"),
+            ("set-cookie", "a=b"),
+            ("location", "https://elsewhere/"),
+            ("connection", "keep-alive, x-named"),
+            ("x-named", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x"),
+            ("upgrade", "h2"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-status", "forged"),
+            ("culvert-call", "forged"),
+            ("alt-svc", "h3=\":443\""),
+        ]);
+        strip_answer(&mut map);
+        assert_eq!(
+            left(&map),
+            ["content-length", "content-type", "location", "set-cookie"]
+        );
+    }
+
+    #[test]
+    fn trailers_cannot_bring_framing_or_cookies() {
+        let mut map = headers(&[
+            ("x-checksum", "1"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("set-cookie", "a=b"),
+            ("host", "x"),
+        ]);
+        strip_trailers(&mut map);
+        assert_eq!(left(&map), ["x-checksum"]);
+    }
+
+    #[test]
+    fn every_value_of_a_dropped_header_goes() {
+        let mut map = HeaderMap::new();
+        map.append("x-forwarded-for", HeaderValue::from_static("1.1.1.1"));
+        map.append("x-forwarded-for", HeaderValue::from_static("2.2.2.2"));
+        map.append("connection", HeaderValue::from_static("x-a"));
+        map.append("connection", HeaderValue::from_static("x-b"));
+        map.append("x-b", HeaderValue::from_static("1"));
+        strip_request(&mut map);
+        assert!(map.is_empty());
+    }
+}
