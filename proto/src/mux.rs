@@ -537,3 +537,6 @@ impl Mux {
         self.events.push_back(Event::Closed(error));
     }
 }
+
+#[cfg(test)]
+mod tests;
