@@ -103,14 +103,28 @@ impl StackOptions {
         self
     }
 
-    /// Starts relay and agent, and waits until a call reaches the first endpoint.
-    pub fn start(self) -> Stack {
+    /// Writes the configuration of relay and agent, and starts neither.
+    pub fn configure(&self) -> Configured {
         let folder = tempfile::tempdir().expect("a folder");
         let (public, admin) = (port::free(), port::free());
         write_relay(folder.path(), public, admin, &self.relay);
-        write_agent(folder.path(), public, &self);
-        let relay = start("culvert-relay", folder.path(), "relay.toml");
-        let agent = start("culvert-agent", folder.path(), "agent.toml");
+        write_agent(folder.path(), public, self);
+        Configured {
+            folder,
+            public,
+            admin,
+        }
+    }
+
+    /// Starts relay and agent, and waits until a call reaches the first endpoint.
+    pub fn start(self) -> Stack {
+        let Configured {
+            folder,
+            public,
+            admin,
+        } = self.configure();
+        let relay = start("culvert-relay", folder.path());
+        let agent = start("culvert-agent", folder.path());
         let mut stack = Stack {
             relay,
             agent,
@@ -125,6 +139,33 @@ impl StackOptions {
             stack.await_endpoint(name);
         }
         stack
+    }
+}
+
+/// Configuration of a relay and an agent: `relay.toml`, `agent.toml`, `policy.toml`.
+#[derive(Debug)]
+pub struct Configured {
+    folder: TempDir,
+    /// The relay's port for callers and agents.
+    pub public: u16,
+    /// The relay's port for its operators.
+    pub admin: u16,
+}
+
+impl Configured {
+    /// A file of the folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `PROGRAM run`, not started yet.
+    pub fn command(&self, name: &str) -> Command {
+        run_command(name, self.folder.path())
+    }
+
+    /// Starts a program.
+    pub fn start(&self, name: &str) -> Process {
+        Process::start(name, self.folder.path(), &mut self.command(name))
     }
 }
 
@@ -213,13 +254,13 @@ impl Stack {
 
     /// Starts the relay again, at the same address.
     pub fn restart_relay(&mut self) {
-        self.relay = start("culvert-relay", self.folder.path(), "relay.toml");
+        self.relay = start("culvert-relay", self.folder.path());
         self.await_ready();
     }
 
     /// Starts the agent again.
     pub fn restart_agent(&mut self) {
-        self.agent = start("culvert-agent", self.folder.path(), "agent.toml");
+        self.agent = start("culvert-agent", self.folder.path());
     }
 }
 
@@ -229,14 +270,20 @@ pub fn caller_token() -> &'static str {
     TOKEN.get_or_init(|| world().token(CALLER))
 }
 
-fn start(name: &str, folder: &Path, config: &str) -> Process {
+fn start(name: &str, folder: &Path) -> Process {
+    Process::start(name, folder, &mut run_command(name, folder))
+}
+
+/// `culvert-relay run --config FOLDER/relay.toml`, or the agent's.
+fn run_command(name: &str, folder: &Path) -> Command {
+    let config = format!("{}.toml", name.trim_start_matches("culvert-"));
     let mut command = Command::new(program(name));
     command.arg("run").arg("--config").arg(folder.join(config));
     command.env(
         "RUST_LOG",
         std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()),
     );
-    Process::start(name, folder, &mut command)
+    command
 }
 
 /// Runs a program to its end, as a user who tries its command line.
@@ -248,7 +295,7 @@ pub fn run(name: &str, arguments: &[&str]) -> Output {
 }
 
 /// Writes `relay.toml` and what it names.
-pub fn write_relay(folder: &Path, public: u16, admin: u16, more: &str) {
+fn write_relay(folder: &Path, public: u16, admin: u16, more: &str) {
     let mut names = vec![DOMAIN.to_owned(), "127.0.0.1".to_owned()];
     for tenant in ["acme", "globex"] {
         names.extend(ENDPOINTS.map(|endpoint| format!("{endpoint}--{tenant}.{DOMAIN}")));

@@ -5,10 +5,9 @@ use std::process::Output;
 
 use culvert_tests::issuer::world;
 use culvert_tests::process::{Process, program};
-use culvert_tests::stack::{run, write_relay};
+use culvert_tests::stack::{Configured, run};
 use culvert_tests::wait::until;
 use culvert_tests::{Curl, Stack, Upstream, port};
-use tempfile::TempDir;
 
 const PROGRAMS: [&str; 2] = ["culvert-relay", "culvert-agent"];
 
@@ -16,15 +15,11 @@ fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A folder with good configuration of both programs.
-fn good() -> (Stack, TempDir) {
-    let stack = Stack::start(&Upstream::plain().url());
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(stack.file("")).unwrap() {
-        let from = entry.unwrap().path();
-        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
-    }
-    (stack, folder)
+/// Good configuration of both programs.
+fn good() -> Configured {
+    Stack::options()
+        .endpoint("vcenter", "https://localhost:1")
+        .configure()
 }
 
 fn check(program: &str, config: &Path) -> Output {
@@ -49,12 +44,12 @@ fn help_and_version_succeed_and_a_wrong_flag_is_usage() {
 
 #[test]
 fn a_good_configuration_checks_with_0_and_shows_no_secret() {
-    let (_stack, folder) = good();
+    let good = good();
     for (program, file) in [
         ("culvert-relay", "relay.toml"),
         ("culvert-agent", "agent.toml"),
     ] {
-        let output = check(program, &folder.path().join(file));
+        let output = check(program, &good.file(file));
         assert_eq!(output.status.code(), Some(0), "{}", error(&output));
         let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &error(&output);
         assert!(!shown.contains(world().secret()), "{shown}");
@@ -145,12 +140,12 @@ fn a_wrong_configuration_ends_with_78_and_says_where() {
             "version",
         ),
     ];
-    let (_stack, folder) = good();
+    let good = good();
     for (program, file, from, to, key) in cases {
-        let path = folder.path().join(file);
-        let good = std::fs::read_to_string(&path).unwrap();
-        let bad = good.replacen(from, to, 1);
-        assert_ne!(good, bad, "{from:?} is not in {file}");
+        let path = good.file(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let bad = text.replacen(from, to, 1);
+        assert_ne!(text, bad, "{from:?} is not in {file}");
         std::fs::write(&path, &bad).unwrap();
         let line = 1 + bad
             .lines()
@@ -162,7 +157,7 @@ fn a_wrong_configuration_ends_with_78_and_says_where() {
         } else {
             "agent.toml"
         };
-        let main = folder.path().join(main);
+        let main = good.file(main);
         for command in ["check", "run"] {
             let output = run(program, &[command, "--config", main.to_str().unwrap()]);
             let text = error(&output);
@@ -178,7 +173,7 @@ fn a_wrong_configuration_ends_with_78_and_says_where() {
                 "{to:?}: not line {line} in {text}"
             );
         }
-        std::fs::write(&path, good).unwrap();
+        std::fs::write(&path, text).unwrap();
     }
 }
 
@@ -206,8 +201,8 @@ fn a_configuration_that_is_missing_or_empty_ends_with_78() {
 
 #[test]
 fn a_policy_whose_own_tests_fail_does_not_check() {
-    let (_stack, folder) = good();
-    let policy = folder.path().join("policy.toml");
+    let good = good();
+    let policy = good.file("policy.toml");
     let test = r#"
 [[test]]
 name = "nobody is forbidden anything"
@@ -216,7 +211,7 @@ expect = "allow"
 "#;
     let text = std::fs::read_to_string(&policy).unwrap() + test;
     std::fs::write(&policy, text).unwrap();
-    let output = check("culvert-agent", &folder.path().join("agent.toml"));
+    let output = check("culvert-agent", &good.file("agent.toml"));
     assert_eq!(output.status.code(), Some(78), "{}", error(&output));
     let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &error(&output);
     assert!(shown.contains("nobody is forbidden anything"), "{shown}");
@@ -229,14 +224,14 @@ expect = "allow"
 #[test]
 fn a_secret_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let (_stack, folder) = good();
+    let good = good();
     for (program, config, secret) in [
         ("culvert-relay", "relay.toml", "relay.key"),
         ("culvert-agent", "agent.toml", "secret"),
     ] {
         let open = std::fs::Permissions::from_mode(0o644);
-        std::fs::set_permissions(folder.path().join(secret), open).unwrap();
-        let output = check(program, &folder.path().join(config));
+        std::fs::set_permissions(good.file(secret), open).unwrap();
+        let output = check(program, &good.file(config));
         assert_eq!(output.status.code(), Some(78), "{}", error(&output));
         assert!(error(&output).contains(secret), "{}", error(&output));
     }
@@ -244,8 +239,8 @@ fn a_secret_that_others_can_read_is_refused() {
 
 #[test]
 fn an_environment_variable_overrides_a_key() {
-    let (_stack, folder) = good();
-    let config = folder.path().join("relay.toml");
+    let good = good();
+    let config = good.file("relay.toml");
     let mut command = std::process::Command::new(program("culvert-relay"));
     command.arg("check").arg("--config").arg(&config);
     let output = command
@@ -258,20 +253,14 @@ fn an_environment_variable_overrides_a_key() {
 
 #[test]
 fn a_port_that_is_taken_is_a_failure_at_run_time() {
-    let (stack, folder) = good();
-    // The stack's relay has both ports.
-    let output = run(
-        "culvert-relay",
-        &[
-            "run",
-            "--config",
-            folder.path().join("relay.toml").to_str().unwrap(),
-        ],
-    );
-    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
-    let text = error(&output) + &String::from_utf8_lossy(&output.stdout);
-    let ports = [stack.public, stack.admin].map(|port| port.to_string());
-    assert!(ports.iter().any(|port| text.contains(port)), "{text}");
+    let good = good();
+    for port in [good.public, good.admin] {
+        let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let output = good.command("culvert-relay").output().unwrap();
+        let text = error(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&port.to_string()), "{text}");
+    }
 }
 
 #[test]
@@ -301,50 +290,32 @@ fn the_admin_listener_tells_health_readiness_and_metrics() {
 /// Without the issuer's keys nobody can be let in: alive, but not ready.
 #[test]
 fn a_relay_that_cannot_reach_the_issuer_is_alive_but_not_ready() {
-    let folder = tempfile::tempdir().unwrap();
-    let (public, admin) = (port::free(), port::free());
-    write_relay(folder.path(), public, admin, "");
-    let config = folder.path().join("relay.toml");
+    let good = good();
+    let config = good.file("relay.toml");
     let nobody = format!("https://localhost:{}", port::free());
-    let text = std::fs::read_to_string(&config)
-        .unwrap()
-        .replace(&world().issuer, &nobody);
-    std::fs::write(&config, text).unwrap();
-    let mut command = std::process::Command::new(program("culvert-relay"));
-    let mut relay = Process::start(
-        "culvert-relay",
-        folder.path(),
-        command.arg("run").arg("--config").arg(&config),
-    );
-    let ask = |path: &str| {
-        Curl::new(&format!("http://127.0.0.1:{admin}{path}"))
-            .run()
-            .status
-    };
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace(&world().issuer, &nobody)).unwrap();
+    let mut relay = good.start("culvert-relay");
+    let ask = |path: &str| Curl::new(&format!("http://127.0.0.1:{}{path}", good.admin)).run();
     until("the relay is alive", || {
         relay.assert_running();
-        ask("/healthz") == 200
+        ask("/healthz").status == 200
     });
-    assert_eq!(ask("/readyz"), 503);
-    let call = Curl::new(&format!("https://vcenter--acme.localhost:{public}/"))
-        .token(&world().forge(|_| ()))
-        .ok();
+    assert_eq!(ask("/readyz").status, 503);
+    let url = format!("https://vcenter--acme.localhost:{}/", good.public);
+    let call = Curl::new(&url).token(&world().forge(|_| ())).ok();
     assert!([401, 503].contains(&call.status), "{call}");
 }
 
 #[test]
 fn logs_are_json_where_asked_for() {
-    let folder = tempfile::tempdir().unwrap();
-    let (public, admin) = (port::free(), port::free());
-    write_relay(folder.path(), public, admin, "");
-    let mut command = std::process::Command::new(program("culvert-relay"));
-    command
-        .args(["run", "--log-format", "json", "--config"])
-        .arg(folder.path().join("relay.toml"));
-    let mut relay = Process::start("culvert-relay", folder.path(), &mut command);
+    let good = good();
+    let mut command = good.command("culvert-relay");
+    command.args(["--log-format", "json"]);
+    let mut relay = Process::start("relay-json", &good.file(""), &mut command);
     until("the relay listens", || {
         relay.assert_running();
-        port::answers(public)
+        port::answers(good.public)
     });
     relay.terminate();
     assert_eq!(relay.wait().code(), Some(0));
