@@ -2,12 +2,15 @@
 //!
 //! [`stack`] brings up a complete installation on loopback, each part its own process, with a
 //! [`link`] in user space between agent and relay; [`load`] calls through it; [`process`] reads
-//! what the processes used. The scenarios are in [`startline`]. `benches/README.md` says what
+//! what the processes used. The scenarios are in [`startline`], [`line`] and [`beside`]. `benches/README.md` says what
 //! each measures and why.
 
+pub mod beside;
+pub mod line;
 pub mod link;
 pub mod load;
 pub mod process;
+pub mod sink;
 pub mod stack;
 pub mod startline;
 pub mod token;

@@ -1,15 +1,18 @@
 //! The load generator: keep-alive connections, each with one call at a time.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::stream;
 use hdrhistogram::Histogram;
 use http::{HeaderMap, Request, Uri};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -18,6 +21,9 @@ use tokio_rustls::TlsConnector;
 
 /// Any failure of a call, with its cause in words.
 pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// What a call sends.
+pub type Body = BoxBody<Bytes, Infallible>;
 
 /// Whom to call.
 #[derive(Debug, Clone)]
@@ -79,7 +85,7 @@ impl Report {
 }
 
 /// Opens one connection to `target`, TLS and all.
-pub async fn connect(target: &Target) -> Result<SendRequest<Empty<Bytes>>, Failure> {
+pub async fn connect(target: &Target) -> Result<SendRequest<Body>, Failure> {
     let tcp = TcpStream::connect(target.address).await?;
     tcp.set_nodelay(true)?;
     let name = ServerName::try_from(target.host.clone())?;
@@ -93,11 +99,74 @@ pub async fn connect(target: &Target) -> Result<SendRequest<Empty<Bytes>>, Failu
 
 /// One call: its status must be 200; the body is read to its end and counted.
 pub async fn call(
-    send: &mut SendRequest<Empty<Bytes>>,
+    send: &mut SendRequest<Body>,
     target: &Target,
     path: &Uri,
 ) -> Result<u64, Failure> {
-    let mut request = Request::get(path.clone()).body(Empty::new())?;
+    let request = Request::get(path.clone()).body(Body::new(Empty::new()))?;
+    let mut body = answer(send, target, request).await?;
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    Ok(bytes)
+}
+
+/// Sends `bytes` zeros to `path`, whose answer must be their number.
+pub async fn upload(
+    send: &mut SendRequest<Body>,
+    target: &Target,
+    path: &Uri,
+    bytes: u64,
+) -> Result<(), Failure> {
+    let chunk = Bytes::from(vec![0; 64 << 10]);
+    let chunks = (bytes / chunk.len() as u64) as usize;
+    let frames = std::iter::repeat_n(chunk, chunks).map(|chunk| Ok(Frame::data(chunk)));
+    let body = Body::new(StreamBody::new(stream::iter(frames)));
+    let request = Request::put(path.clone()).body(body)?;
+    let counted = answer(send, target, request)
+        .await?
+        .collect()
+        .await?
+        .to_bytes();
+    if counted == bytes.to_string().as_bytes() {
+        Ok(())
+    } else {
+        Err(format!("{bytes} bytes were sent, {counted:?} arrived").into())
+    }
+}
+
+/// Downloads `path` again and again for `time`, at most `pace` bytes per second.
+pub async fn download_paced(
+    target: &Target,
+    path: &str,
+    pace: u64,
+    time: Duration,
+) -> Result<u64, Failure> {
+    let path: Uri = path.parse()?;
+    let start = Instant::now();
+    let mut bytes: u64 = 0;
+    loop {
+        let mut send = connect(target).await?;
+        let request = Request::get(path.clone()).body(Body::new(Empty::new()))?;
+        let mut body = answer(&mut send, target, request).await?;
+        while let Some(frame) = body.frame().await {
+            bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
+            if start.elapsed() >= time {
+                return Ok(bytes);
+            }
+            let due = start + Duration::from_secs_f64(bytes as f64 / pace as f64);
+            tokio::time::sleep_until(due.into()).await;
+        }
+    }
+}
+
+/// Sends a request and takes an answer, whose status must be 200.
+async fn answer(
+    send: &mut SendRequest<Body>,
+    target: &Target,
+    mut request: Request<Body>,
+) -> Result<Incoming, Failure> {
     *request.headers_mut() = target.headers.clone();
     request
         .headers_mut()
@@ -109,15 +178,7 @@ pub async fn call(
         let body = response.into_body().collect().await?.to_bytes();
         return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into());
     }
-    drain(response.into_body()).await
-}
-
-async fn drain(mut body: Incoming) -> Result<u64, Failure> {
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
-    }
-    Ok(bytes)
+    Ok(response.into_body())
 }
 
 /// `connections` callers at once, each calling again as soon as it has its answer, for `time`.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use culvert_bench::link::Line;
+use culvert_bench::load::Failure;
 use culvert_bench::stack::{Stack, programs};
-use culvert_bench::startline;
+use culvert_bench::{beside, line, startline};
 
 /// Measures what a call through Culvert costs, beside nginx in the same run.
 #[derive(Debug, Parser)]
@@ -27,21 +28,64 @@ enum Scenario {
         #[arg(long, default_value_t = 5)]
         seconds: u64,
     },
+    /// A long line between relay and agent, and between the two nginx.
+    Line {
+        /// What the line adds to the round trip, in milliseconds.
+        #[arg(long, default_value_t = 150)]
+        rtt: u64,
+        /// Megabytes per second that the line carries each way; without it, as fast as it can.
+        #[arg(long)]
+        rate: Option<u64>,
+    },
+    /// Small calls beside four downloads.
+    Beside {
+        /// What the line adds to the round trip, in milliseconds.
+        #[arg(long, default_value_t = 0)]
+        rtt: u64,
+        /// Megabytes per second that the line carries each way; without it, as fast as it can.
+        #[arg(long)]
+        rate: Option<u64>,
+        /// Seconds a case.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
+}
+
+/// A line with half of `rtt` (milliseconds) each way and `rate` megabytes per second.
+fn line_of(rtt: u64, rate: Option<u64>) -> Line {
+    Line {
+        delay: Duration::from_micros(rtt * 500),
+        rate: rate.map(|rate| rate * 1_000_000),
+        flowing: true,
+    }
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Scenario::Startline { rounds, seconds } = Cli::parse().command;
-    let run = async {
-        let stack = Stack::start(&programs()?, Line::default()).await?;
-        let time = Duration::from_secs(seconds);
-        startline::run(&stack, rounds.max(1), time, &mut std::io::stdout()).await
-    };
-    match run.await {
+    match run(Cli::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("culvert-bench: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(scenario: Scenario) -> Result<(), Failure> {
+    let out = &mut std::io::stdout();
+    let programs = programs()?;
+    match scenario {
+        Scenario::Startline { rounds, seconds } => {
+            let stack = Stack::start(&programs, Line::default()).await?;
+            startline::run(&stack, rounds.max(1), Duration::from_secs(seconds), out).await
+        }
+        Scenario::Line { rtt, rate } => {
+            let stack = Stack::start(&programs, line_of(rtt, rate)).await?;
+            line::run(&stack, Duration::from_millis(rtt.max(1)), out).await
+        }
+        Scenario::Beside { rtt, rate, seconds } => {
+            let stack = Stack::start(&programs, line_of(rtt, rate)).await?;
+            beside::run(&stack, Duration::from_secs(seconds), out).await
         }
     }
 }

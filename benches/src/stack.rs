@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::link::{Line, Link};
 use crate::load::{self, Failure, Target};
 use crate::process;
+use crate::sink;
 use crate::token;
 
 /// The relay's domain in the bench.
@@ -32,6 +33,8 @@ pub struct Stack {
     children: Vec<(&'static str, Child)>,
     /// The link between agent and relay.
     pub link: Link,
+    /// The same between the two nginx.
+    pub nginx_link: Link,
     /// The way through relay and agent.
     pub culvert: Target,
     /// The way through nginx and nginx.
@@ -47,11 +50,18 @@ impl Stack {
         serve_files(folder.path())?;
         let [upstream, inner, edge, public, admin] = free_ports()?;
 
+        let sink = sink::serve().await?;
         let mut children = Vec::new();
         let tls = "ssl_certificate server.pem; ssl_certificate_key server.key;";
-        let files = format!("server {{ listen 127.0.0.1:{upstream} ssl; {tls} root files; }}");
+        let files = format!(
+            "server {{ listen 127.0.0.1:{upstream} ssl; {tls} root files;\n\
+             client_max_body_size 0; location /sink {{ proxy_pass http://127.0.0.1:{sink}; \
+             proxy_http_version 1.1; proxy_request_buffering off; }} }}"
+        );
         children.push(("upstream", nginx(folder.path(), "upstream", &files)?));
-        for (name, port, next) in [("inner", inner, upstream), ("edge", edge, inner)] {
+        let nginx_link = Link::start(SocketAddr::from(([127, 0, 0, 1], inner)), line).await?;
+        let far = nginx_link.address().port();
+        for (name, port, next) in [("inner", inner, upstream), ("edge", edge, far)] {
             let proxy = format!(
                 "upstream next {{ server 127.0.0.1:{next}; keepalive 128; }}\n\
                  server {{ listen 127.0.0.1:{port} ssl; {tls} keepalive_requests 1000000;\n\
@@ -59,7 +69,8 @@ impl Stack {
                  proxy_set_header Connection \"\"; proxy_set_header Host localhost;\n\
                  proxy_ssl_verify on; proxy_ssl_trusted_certificate ca.pem;\n\
                  proxy_ssl_name localhost; proxy_ssl_server_name on;\n\
-                 proxy_max_temp_file_size 0; }} }}"
+                 proxy_max_temp_file_size 0; proxy_request_buffering off;\n\
+                 client_max_body_size 0; }} }}"
             );
             children.push((name, nginx(folder.path(), name, &proxy)?));
         }
@@ -109,6 +120,7 @@ impl Stack {
             folder,
             children,
             link,
+            nginx_link,
             culvert,
             nginx,
         };

@@ -54,6 +54,20 @@ impl ConfigError {
         }
     }
 
+    /// An error of the value of a dotted `key`, found after the file was read: the line is
+    /// looked up again, and left out where the key is not written in the file.
+    pub fn at_key(file: &Path, key: &str, message: impl Into<String>) -> Self {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let position = span_of(&text, key).map(|span| position(&text, span.start));
+        let key = Some(key.to_owned());
+        Self {
+            file: file.to_owned(),
+            position,
+            key,
+            message: message.into(),
+        }
+    }
+
     /// An error of a TOML reader.
     pub fn toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
         let message = error.message().trim().to_owned();
@@ -87,6 +101,16 @@ fn key_at(text: &str, offset: usize) -> Option<String> {
     let mut path = String::new();
     descend(document.as_table(), offset, &mut path);
     (!path.is_empty()).then_some(path)
+}
+
+/// Where the value of a dotted key stands.
+fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
+    let document = toml_edit::Document::parse(text).ok()?;
+    let mut item = document.as_item();
+    for part in key.split('.') {
+        item = item.get(part)?;
+    }
+    item.span()
 }
 
 fn descend(table: &dyn toml_edit::TableLike, offset: usize, path: &mut String) {

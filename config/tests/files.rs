@@ -176,3 +176,23 @@ fn every_invalid_relay_file_is_refused_with_its_message() {
 fn every_invalid_agent_file_is_refused_with_its_message() {
     check_folder("invalid/agent", "agent.toml", |file| load_agent(file).err());
 }
+
+#[test]
+fn an_error_found_later_still_names_the_line_of_its_key() {
+    let (_folder, file) = folder_with(&manifest("examples/relay.toml"), "relay.toml");
+    let line = fs::read_to_string(&file)
+        .unwrap()
+        .lines()
+        .position(|line| line.starts_with("private_key"))
+        .unwrap();
+    let error = ConfigError::at_key(&file, "tls.private_key", "does not fit the certificate");
+    assert_eq!(error.position, Some((line + 1, 15)));
+    assert!(
+        error.to_string().contains("tls.private_key: does not fit"),
+        "{error}"
+    );
+    assert_eq!(
+        ConfigError::at_key(&file, "tls.nothing", "x").position,
+        None
+    );
+}
