@@ -57,8 +57,8 @@ pub(crate) struct Driver<IO> {
 struct Turn {
     end: Option<SessionError>,
     deadline: Option<Instant>,
-    /// The core has more to send than the batch could take.
-    more: bool,
+    /// The core has nothing more to send, and the socket would take it.
+    idle: bool,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
@@ -176,29 +176,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         if writable && end.is_none() {
             core.mux.poll_transmit(&mut self.batch, now);
         }
-        let more = core.mux.has_transmit();
-        // While the socket is full or a batch is left, we run again without being asked.
-        core.driver_idle = writable && !more;
+        // While the socket is full or more is to be sent, we run again without being asked.
+        let idle = writable && !core.mux.has_transmit();
+        core.driver_idle = idle;
         core.take_wakes(&mut self.wakes);
         Turn {
             end,
             deadline: core.mux.poll_timeout(),
-            more,
+            idle,
         }
     }
 
-    /// Hands the batch to the socket.
-    fn send(&mut self) -> Result<(), SessionError> {
-        if self.batch.is_empty() {
-            // An idle session holds no batch.
+    /// Hands the batch to the socket. An idle session keeps no batch's memory.
+    fn send(&mut self, idle: bool) -> Result<(), SessionError> {
+        if !self.batch.is_empty() {
+            let message = Message::Binary(self.batch.split().freeze());
+            self.unflushed = true;
+            Pin::new(&mut self.socket)
+                .start_send(message)
+                .map_err(socket_error)?;
+        } else if idle {
             self.batch = BytesMut::new();
-            return Ok(());
         }
-        let message = Message::Binary(self.batch.split().freeze());
-        self.unflushed = true;
-        Pin::new(&mut self.socket)
-            .start_send(message)
-            .map_err(socket_error)
+        Ok(())
     }
 
     fn arm(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) {
@@ -221,8 +221,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         turn.end.map_or(Ok(()), Err)?;
         received?;
         flushed?;
-        self.send()?;
-        if self.flush(cx)? && turn.more {
+        self.send(turn.idle)?;
+        // Nobody else wakes a driver that is not idle, unless its socket is full.
+        if self.flush(cx)? && !turn.idle {
             cx.waker().wake_by_ref();
         }
         self.arm(cx, turn.deadline);

@@ -3,21 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
-use culvert_proto::code::GoawayCode;
 use culvert_proto::mux;
 
 /// Why a session ended. Every handle of the session gets the same one.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SessionError {
-    /// This side closed it.
-    #[error("closed here ({code}): {reason}")]
-    Closed {
-        /// The code that the peer was told.
-        code: GoawayCode,
-        /// What the peer was told.
-        reason: String,
-    },
-    /// The protocol ended it: the peer broke its rules, fell silent, or closed the session.
+    /// It was ended with a word: by this side, by the peer, or because the peer broke the rules
+    /// or fell silent.
     #[error(transparent)]
     Protocol(#[from] mux::SessionError),
     /// The peer closed the connection in an orderly way without saying why.

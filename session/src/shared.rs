@@ -201,10 +201,6 @@ impl Core {
     pub(crate) fn close(&mut self, code: GoawayCode, reason: &str) {
         if self.closing.is_none() && self.ended.is_none() {
             self.mux.close(code, reason);
-            self.closing = Some(SessionError::Closed {
-                code,
-                reason: reason.to_owned(),
-            });
             self.wake_driver();
         }
     }

@@ -1,4 +1,7 @@
 //! The handles of one stream: a half to send, a half to receive.
+//!
+//! Both take part in tokio's cooperative scheduling: a task that always finds data still lets
+//! others run now and then.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -12,6 +15,7 @@ use culvert_proto::code::ResetCode;
 use culvert_proto::head::Head;
 use culvert_proto::mux::{Item, StreamError, StreamId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::poll_proceed;
 
 use crate::session::Handle;
 
@@ -81,7 +85,8 @@ impl SendStream {
         cx: &mut Context<'_>,
         data: &mut Bytes,
     ) -> Poll<Result<usize, StreamError>> {
-        self.handle.with(|core| {
+        let turn = ready!(poll_proceed(cx));
+        let taken = self.handle.with(|core| {
             if core.has_ended() {
                 return Poll::Ready(Err(StreamError::SessionLost));
             }
@@ -92,7 +97,11 @@ impl SendStream {
                 }
                 taken => Poll::Ready(taken),
             }
-        })
+        });
+        if taken.is_ready() {
+            turn.made_progress();
+        }
+        taken
     }
 
     /// Sends `data`, waiting for the peer's credit where it must. If the future is dropped, a
@@ -164,8 +173,9 @@ impl RecvStream {
         if !self.rest.is_empty() {
             return Poll::Ready(Ok(Item::Data(std::mem::take(&mut self.rest))));
         }
+        let turn = ready!(poll_proceed(cx));
         let now = tokio::time::Instant::now().into_std();
-        self.handle.with(|core| match core.mux.read(self.id, now) {
+        let item = self.handle.with(|core| match core.mux.read(self.id, now) {
             Ok(Some(item)) => Poll::Ready(Ok(item)),
             Ok(None) if core.has_ended() => Poll::Ready(Err(StreamError::SessionLost)),
             Ok(None) => {
@@ -173,7 +183,11 @@ impl RecvStream {
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Err(error)),
-        })
+        });
+        if item.is_ready() {
+            turn.made_progress();
+        }
+        item
     }
 
     /// Asks the peer to send no more.

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use culvert_proto::code::ResetCode;
+use culvert_proto::code::{GoawayCode, ResetCode};
 use culvert_proto::head::{BodyLength, Head};
 use culvert_proto::mux::{Item, StreamError};
 use culvert_session::body::{RecvBody, RecvBodyError, SendBodyError, send_body};
+use culvert_session::{SendStream, Stream};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
 
-use crate::support::{End, answer, pair, read_all, settled, soon, stream};
+use crate::support::{End, answer, call, pair, read_all, settle, soon, stream};
 
 const TEXT: Bytes = Bytes::from_static(b"twelve bytes");
 
@@ -21,20 +22,22 @@ const TEXT: Bytes = Bytes::from_static(b"twelve bytes");
 async fn body_of(
     (relay, agent): &mut (End, End),
     length: BodyLength,
-    end: impl AsyncFnOnce(&mut culvert_session::SendStream),
+    end: impl AsyncFnOnce(&mut SendStream),
 ) -> RecvBody {
     let (mut near, far) = stream(relay, agent).await;
     near.send.write_bytes(TEXT).await.unwrap();
     end(&mut near.send).await;
-    settled(std::future::pending::<()>()).await;
+    settle().await;
     RecvBody::new(far.recv, length)
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_exact_length_is_announced_and_kept() {
     let mut ends = pair().await;
-    let mut body =
-        body_of(&mut ends, BodyLength::Exact(12), async |send| send.finish().unwrap()).await;
+    let mut body = body_of(&mut ends, BodyLength::Exact(12), async |send| {
+        send.finish().unwrap()
+    })
+    .await;
     assert_eq!(body.size_hint().exact(), Some(12));
     assert!(!body.is_end_stream());
     let frame = body.frame().await.unwrap().unwrap();
@@ -46,7 +49,9 @@ async fn an_exact_length_is_announced_and_kept() {
 
     let empty = body_of(&mut ends, BodyLength::Empty, async |_| {}).await;
     assert!(empty.is_end_stream());
-    let unknown = body_of(&mut ends, BodyLength::Unknown, async |send| send.finish().unwrap());
+    let unknown = body_of(&mut ends, BodyLength::Unknown, async |send| {
+        send.finish().unwrap()
+    });
     let unknown = unknown.await;
     assert_eq!(unknown.size_hint().exact(), None);
     assert_eq!(unknown.collect().await.unwrap().to_bytes(), TEXT);
@@ -72,29 +77,43 @@ async fn trailers_come_after_the_data_whatever_the_length() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_cut_short_is_an_error_and_never_an_end() {
     let mut ends = pair().await;
-    let finish = async |send: &mut culvert_session::SendStream| send.finish().unwrap();
-    let reset = async |send: &mut culvert_session::SendStream| send.reset(ResetCode::Truncated);
-    let head = async |send: &mut culvert_session::SendStream| {
-        send.send_head(&answer(BodyLength::Empty)).await.unwrap();
-    };
+    let finish = async |send: &mut SendStream| send.finish().unwrap();
+    let reset = async |send: &mut SendStream| send.reset(ResetCode::Truncated);
     let error = |body: RecvBody| async { body.collect().await.map(drop).unwrap_err() };
 
     let body = body_of(&mut ends, BodyLength::Exact(20), finish).await;
     assert_eq!(error(body).await, RecvBodyError::Short { missing: 8 });
     let body = body_of(&mut ends, BodyLength::Exact(11), finish).await;
     assert_eq!(error(body).await, RecvBodyError::Long);
-    let body = body_of(&mut ends, BodyLength::Unknown, head).await;
-    assert_eq!(error(body).await, RecvBodyError::Head);
-    for length in [BodyLength::Unknown, BodyLength::Exact(20), BodyLength::Exact(12)] {
+    for length in [
+        BodyLength::Unknown,
+        BodyLength::Exact(20),
+        BodyLength::Exact(12),
+    ] {
         let body = body_of(&mut ends, length, reset).await;
         let reset = RecvBodyError::Stream(StreamError::Reset(ResetCode::Truncated));
         assert_eq!(error(body).await, reset);
     }
 
-    let body = body_of(&mut ends, BodyLength::Exact(20), async |_| {}).await;
-    let reading = tokio::spawn(error(body));
-    settled(std::future::pending::<()>()).await;
-    crate::support::close(&ends.0);
+    // A body of which somebody forgot to take the head first.
+    let near = ends.0.session.open(&call(), Bytes::new(), false).unwrap();
+    let (_, mut far) = ends.1.incoming.accept().await.unwrap();
+    far.send
+        .send_head(&answer(BodyLength::Unknown))
+        .await
+        .unwrap();
+    assert_eq!(
+        error(RecvBody::new(near.recv, BodyLength::Unknown)).await,
+        RecvBodyError::Head
+    );
+
+    let (mut near, far) = stream(&ends.0, &mut ends.1).await;
+    near.send.write_bytes(TEXT).await.unwrap();
+    let reading = tokio::spawn(error(RecvBody::new(far.recv, BodyLength::Unknown)));
+    settle().await;
+    ends.0
+        .session
+        .close(GoawayCode::Revoked, "the test says so");
     let lost = RecvBodyError::Stream(StreamError::SessionLost);
     assert_eq!(soon(reading).await.unwrap(), lost);
 }
@@ -105,15 +124,24 @@ async fn a_body_is_sent_whole_with_its_trailers() {
     let (mut near, far) = stream(&relay, &mut agent).await;
     let mut trailers = http::HeaderMap::new();
     trailers.insert("x-checksum", "7".parse().unwrap());
-    let frames = [Frame::data(TEXT), Frame::data(TEXT), Frame::trailers(trailers)];
+    let frames = [
+        Frame::data(TEXT),
+        Frame::data(TEXT),
+        Frame::trailers(trailers),
+    ];
     let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
     send_body(body, &mut near.send).await.unwrap();
-    let all = RecvBody::new(far.recv, BodyLength::Unknown).collect().await.unwrap();
+    let all = RecvBody::new(far.recv, BodyLength::Unknown)
+        .collect()
+        .await
+        .unwrap();
     assert_eq!(all.trailers().unwrap()["x-checksum"], "7");
     assert_eq!(all.to_bytes(), [TEXT, TEXT].concat());
 
     let (mut near, mut far) = stream(&relay, &mut agent).await;
-    send_body(Full::new(Bytes::new()), &mut near.send).await.unwrap();
+    send_body(Full::new(Bytes::new()), &mut near.send)
+        .await
+        .unwrap();
     assert_eq!(read_all(&mut far.recv).await, b"");
 }
 
@@ -131,7 +159,9 @@ impl Body for Stalled {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.first.take().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+        self.first.take().map_or(Poll::Pending, |data| {
+            Poll::Ready(Some(Ok(Frame::data(data))))
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -142,25 +172,34 @@ impl Body for Stalled {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_goes_away_cancels_a_source_that_has_nothing_to_give() {
     let (relay, mut agent) = pair().await;
-    type Leave = fn(culvert_session::Stream);
-    let ways: [(Leave, StreamError); 3] = [
-        (|mut far| far.recv.stop(ResetCode::Timeout), StreamError::Stopped(ResetCode::Timeout)),
-        (|mut far| far.send.reset(ResetCode::Timeout), StreamError::Reset(ResetCode::Timeout)),
-        (drop, StreamError::Reset(ResetCode::Cancelled)),
+    type Leave = fn(Stream) -> Option<Stream>;
+    let stop: Leave = |mut far| {
+        far.recv.stop(ResetCode::Timeout);
+        Some(far)
+    };
+    let reset: Leave = |mut far| {
+        far.send.reset(ResetCode::Timeout);
+        Some(far)
+    };
+    let ways = [
+        (stop, StreamError::Stopped(ResetCode::Timeout)),
+        (reset, StreamError::Reset(ResetCode::Timeout)),
+        (|_| None, StreamError::Reset(ResetCode::Cancelled)),
     ];
     for (leave, expected) in ways {
         let (mut near, mut far) = stream(&relay, &mut agent).await;
         let alive = Arc::new(());
-        let body = Stalled { first: Some(TEXT), _alive: alive.clone() };
+        let body = Stalled {
+            first: Some(TEXT),
+            _alive: alive.clone(),
+        };
         let sending = tokio::spawn(async move { send_body(body, &mut near.send).await });
         assert!(matches!(far.recv.item().await, Ok(Item::Data(data)) if data == TEXT));
-        assert!(settled(std::future::pending::<()>()).await.is_none());
+        settle().await;
         assert_eq!(Arc::strong_count(&alive), 2);
-        leave(far);
-        let SendBodyError::Stream(error) = soon(sending).await.unwrap().unwrap_err() else {
-            panic!("the source is infallible")
-        };
-        assert!(error == expected || error == StreamError::Stopped(ResetCode::Cancelled));
+        let _far = leave(far);
+        let SendBodyError::Stream(error) = soon(sending).await.unwrap().unwrap_err();
+        assert_eq!(error, expected);
         assert_eq!(Arc::strong_count(&alive), 1, "the source is dropped");
     }
 }
@@ -169,7 +208,10 @@ async fn a_peer_that_goes_away_cancels_a_source_that_has_nothing_to_give() {
 async fn a_peer_that_needs_no_more_is_no_failure() {
     let (relay, mut agent) = pair().await;
     let (mut near, mut far) = stream(&relay, &mut agent).await;
-    let body = Stalled { first: None, _alive: Arc::new(()) };
+    let body = Stalled {
+        first: None,
+        _alive: Arc::new(()),
+    };
     let sending = tokio::spawn(async move { send_body(body, &mut near.send).await });
     far.recv.stop(ResetCode::NotNeeded);
     soon(sending).await.unwrap().unwrap();
@@ -180,7 +222,10 @@ async fn a_peer_that_needs_no_more_is_no_failure() {
     let mut body = RecvBody::new(far.recv, BodyLength::Exact(12));
     body.frame().await.unwrap().unwrap();
     drop(body);
-    assert_eq!(soon(near.send.stopped()).await, StreamError::Stopped(ResetCode::NotNeeded));
+    assert_eq!(
+        soon(near.send.stopped()).await,
+        StreamError::Stopped(ResetCode::NotNeeded)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,6 +236,12 @@ async fn a_source_that_fails_tells_the_peer_that_the_body_is_not_whole() {
     let body = StreamBody::new(futures_util::stream::iter(frames));
     let error = send_body(body, &mut near.send).await.unwrap_err();
     assert_eq!(error, SendBodyError::Source("disk on fire"));
-    let error = RecvBody::new(far.recv, BodyLength::Unknown).collect().await.unwrap_err();
-    assert_eq!(error, RecvBodyError::Stream(StreamError::Reset(ResetCode::Truncated)));
+    let error = RecvBody::new(far.recv, BodyLength::Unknown)
+        .collect()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error,
+        RecvBodyError::Stream(StreamError::Reset(ResetCode::Truncated))
+    );
 }

@@ -4,6 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use culvert_proto::code::GoawayCode;
+use culvert_proto::mux::Side;
+use culvert_session::WebSocketIo;
 use culvert_session::dial::{DialError, DialPhase, DialTarget, dial};
 use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls, server_identity};
 use rustls::{CertificateError, ClientConfig, NamedGroup, ProtocolVersion};
@@ -11,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::relay::{Certificates, Relay, read_request, upgrade};
+use crate::support::{End, config, read_all, soon, stream};
 
 fn trust_ca(certificates: &Certificates) -> Arc<ClientConfig> {
     client_tls(
@@ -71,6 +76,39 @@ async fn a_dial_speaks_tls_1_3_with_a_post_quantum_key_exchange_and_http_1_1() {
         request.contains("\r\nAuthorization: Bearer t0ken\r\n"),
         "{request}"
     );
+}
+
+#[tokio::test]
+async fn a_session_over_a_dialled_connection_moves_data_both_ways() {
+    let certificates = Certificates::new();
+    let relay = Relay::new(certificates.server()).await;
+    let target = DialTarget::new(&relay.url(), trust_ca(&certificates)).unwrap();
+    let accept = async {
+        let mut io = relay.accept().await.unwrap();
+        upgrade(&mut io).await;
+        End::over(WebSocketIo::acceptor(io), config(Side::Acceptor))
+    };
+    let (dialled, relay) = tokio::join!(dial(&target, "t", "u"), accept);
+    let mut agent = End::over(dialled.unwrap(), config(Side::Dialer));
+    soon(relay.session.ready()).await.unwrap();
+
+    let (near, far) = soon(stream(&relay, &mut agent)).await;
+    let bytes = Bytes::from(vec![7; 8 << 20]);
+    let transfers = [near.split(), far.split()].map(|(mut send, mut recv)| {
+        let bytes = bytes.clone();
+        async move {
+            let sent = async {
+                send.write_bytes(bytes.clone()).await.unwrap();
+                send.finish().unwrap();
+            };
+            let ((), received) = tokio::join!(sent, read_all(&mut recv));
+            assert!(bytes == received);
+        }
+    });
+    soon(futures_util::future::join_all(transfers)).await;
+
+    agent.session.close(GoawayCode::Drain, "the test is over");
+    soon(relay.session.closed()).await;
 }
 
 #[tokio::test]

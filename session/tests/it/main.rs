@@ -2,5 +2,10 @@
 
 #![allow(missing_docs, unreachable_pub)]
 
+mod bodies;
 mod dialing;
+mod ends;
+mod hostile;
 mod relay;
+mod streams;
+mod support;

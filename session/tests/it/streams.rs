@@ -5,28 +5,44 @@ use std::io;
 use bytes::Bytes;
 use culvert_proto::code::ResetCode;
 use culvert_proto::head::{BodyLength, Head};
-use culvert_proto::mux::{Item, Limits, StreamError};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use culvert_proto::mux::{Item, StreamError};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use crate::support::{answer, assert_bounded, call, pair, read_all, settled, soon, stream};
+use crate::support::{
+    WINDOW, answer, assert_bounded, call, pair, read_all, settle, settled, soon, stream,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_call_and_its_answer_cross_whole() {
     let (relay, mut agent) = pair().await;
-    let mut near = relay.session.open(&call(), Bytes::from_static(b"question"), true).unwrap();
+    let mut near = relay
+        .session
+        .open(&call(), Bytes::from_static(b"question"), true)
+        .unwrap();
     let (head, mut far) = agent.incoming.accept().await.unwrap();
     assert_eq!(head.target, "/sdk");
     assert_eq!(head.caller.subject, "director-7");
     assert_eq!(read_all(&mut far.recv).await, b"question");
 
-    far.send.send_head(&answer(BodyLength::Unknown)).await.unwrap();
-    far.send.write_bytes(Bytes::from_static(b"answer")).await.unwrap();
+    far.send
+        .send_head(&answer(BodyLength::Unknown))
+        .await
+        .unwrap();
+    far.send
+        .write_bytes(Bytes::from_static(b"answer"))
+        .await
+        .unwrap();
     far.send.finish().unwrap();
-    let Item::Head(Head::Response(head)) = near.recv.item().await.unwrap() else { panic!() };
+    let Item::Head(Head::Response(head)) = near.recv.item().await.unwrap() else {
+        panic!()
+    };
     assert_eq!(head.status, http::StatusCode::OK);
     assert_eq!(read_all(&mut near.recv).await, b"answer");
-    assert!(matches!(near.recv.item().await, Ok(Item::Finished)), "the end stays the end");
+    assert!(
+        matches!(near.recv.item().await, Ok(Item::Finished)),
+        "the end stays the end"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,7 +80,7 @@ fn pattern(from: usize, length: usize) -> Bytes {
     (from..from + length).map(|at| (at % 251) as u8).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_four_mebibytes_cross_both_ways_at_once_in_bounded_memory() {
     const SIZE: usize = 64 << 20;
     const PIECE: usize = 251 * 200;
@@ -83,7 +99,10 @@ async fn sixty_four_mebibytes_cross_both_ways_at_once_in_bounded_memory() {
             }
             send.finish().unwrap();
         });
-        let (piece, sessions) = (pattern(0, 2 << 20), [relay.session.clone(), agent.session.clone()]);
+        let (piece, sessions) = (
+            pattern(0, 2 << 20),
+            [relay.session.clone(), agent.session.clone()],
+        );
         tasks.spawn(async move {
             let mut received = 0;
             loop {
@@ -101,7 +120,7 @@ async fn sixty_four_mebibytes_cross_both_ways_at_once_in_bounded_memory() {
             assert_eq!(received, SIZE);
         });
     }
-    tasks.join_all().await;
+    soon(tasks.join_all()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,8 +133,10 @@ async fn a_reader_that_does_not_read_stops_its_writer_and_nobody_else() {
         result.unwrap();
         written += piece.len();
     }
-    assert!(written >= Limits::default().initial_window as usize);
-    [&relay, &agent].iter().for_each(|end| assert_bounded(&end.session));
+    assert!(written >= WINDOW);
+    [&relay, &agent]
+        .iter()
+        .for_each(|end| assert_bounded(&end.session));
 
     // Others go on, far beyond what the stuck one may hold.
     let (mut near, mut far) = stream(&relay, &mut agent).await;
@@ -140,12 +161,17 @@ async fn a_reader_that_does_not_read_stops_its_writer_and_nobody_else() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_streams_at_once_each_get_their_own_bytes_back() {
     let (relay, mut agent) = pair().await;
     tokio::spawn(async move {
-        while let Some((_, stream)) = agent.incoming.accept().await {
+        while let Some((_, mut stream)) = agent.incoming.accept().await {
             tokio::spawn(async move {
+                stream
+                    .send
+                    .send_head(&answer(BodyLength::Unknown))
+                    .await
+                    .unwrap();
                 let (mut read, mut write) = tokio::io::split(stream);
                 tokio::io::copy(&mut read, &mut write).await.unwrap();
                 write.shutdown().await.unwrap();
@@ -158,10 +184,14 @@ async fn a_thousand_streams_at_once_each_get_their_own_bytes_back() {
         calls.spawn(async move {
             let text = Bytes::from(format!("call {number} ").repeat(100));
             let mut stream = session.open(&call(), text.clone(), true).unwrap();
+            assert!(matches!(
+                stream.recv.item().await,
+                Ok(Item::Head(Head::Response(_)))
+            ));
             assert_eq!(read_all(&mut stream.recv).await, text);
         });
     }
-    calls.join_all().await;
+    soon(calls.join_all()).await;
     while relay.session.stream_count() > 0 {
         tokio::task::yield_now().await;
     }
@@ -171,17 +201,23 @@ async fn a_thousand_streams_at_once_each_get_their_own_bytes_back() {
 async fn a_reset_is_seen_by_both_halves_of_the_peer_and_by_ones_own_other_half() {
     let (relay, mut agent) = pair().await;
     let (near, far) = stream(&relay, &mut agent).await;
-    let ((mut near_send, mut near_recv), (mut far_send, mut far_recv)) = (near.split(), far.split());
+    let ((mut near_send, mut near_recv), (mut far_send, mut far_recv)) =
+        (near.split(), far.split());
     let own = tokio::spawn(async move { near_recv.item().await });
     let stopped = tokio::spawn(async move { far_send.stopped().await });
     let reading = tokio::spawn(async move { far_recv.item().await });
-    assert!(settled(std::future::pending::<()>()).await.is_none(), "all of them wait");
+    settle().await;
     near_send.reset(ResetCode::Withdrawn);
     let reset = StreamError::Reset(ResetCode::Withdrawn);
     assert_eq!(soon(stopped).await.unwrap(), reset);
     assert_eq!(soon(reading).await.unwrap().unwrap_err(), reset);
     assert_eq!(soon(own).await.unwrap().unwrap_err(), reset);
-    assert!(near_send.write_bytes(Bytes::from_static(b"x")).await.is_err());
+    assert!(
+        near_send
+            .write_bytes(Bytes::from_static(b"x"))
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,16 +227,21 @@ async fn a_stop_reaches_a_writer_that_waits_for_credit_and_one_that_waits_for_no
         let (near, mut far) = stream(&relay, &mut agent).await;
         let (mut send, _recv) = near.split();
         let writer = tokio::spawn(async move {
-            while fill {
+            if !fill {
+                return send.stopped().await;
+            }
+            loop {
                 if let Err(error) = send.write_bytes(pattern(0, 16 * 1024)).await {
                     return error;
                 }
             }
-            send.stopped().await
         });
-        assert!(settled(std::future::pending::<()>()).await.is_none(), "the writer waits");
+        settle().await;
         far.recv.stop(ResetCode::NotNeeded);
-        assert_eq!(soon(writer).await.unwrap(), StreamError::Stopped(ResetCode::NotNeeded));
+        assert_eq!(
+            soon(writer).await.unwrap(),
+            StreamError::Stopped(ResetCode::NotNeeded)
+        );
     }
 }
 
@@ -217,15 +258,21 @@ async fn dropped_handles_cancel_and_never_look_like_an_end() {
     let (near, mut far) = stream(&relay, &mut agent).await;
     let (mut send, recv) = near.split();
     drop(recv);
-    assert_eq!(soon(far.send.stopped()).await, StreamError::Stopped(ResetCode::Cancelled));
+    assert_eq!(
+        soon(far.send.stopped()).await,
+        StreamError::Stopped(ResetCode::Cancelled)
+    );
     // The other direction is not touched.
     send.write_bytes(Bytes::from_static(b"x")).await.unwrap();
     send.finish().unwrap();
     assert_eq!(read_all(&mut far.recv).await, b"x");
     drop((send, far));
 
-    assert!(settled(std::future::pending::<()>()).await.is_none());
-    assert_eq!((relay.session.stream_count(), agent.session.stream_count()), (0, 0));
+    settle().await;
+    assert_eq!(
+        (relay.session.stream_count(), agent.session.stream_count()),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,7 +280,11 @@ async fn a_finished_stream_takes_nothing_more() {
     let (relay, mut agent) = pair().await;
     let (mut near, _far) = stream(&relay, &mut agent).await;
     near.send.finish().unwrap();
-    let error = near.send.write_bytes(Bytes::from_static(b"x")).await.unwrap_err();
+    let error = near
+        .send
+        .write_bytes(Bytes::from_static(b"x"))
+        .await
+        .unwrap_err();
     assert_eq!(error, StreamError::Finished);
 }
 
@@ -242,7 +293,11 @@ async fn vectored_writes_are_gathered() {
     let (relay, mut agent) = pair().await;
     let (mut near, mut far) = stream(&relay, &mut agent).await;
     assert!(near.is_write_vectored());
-    let slices = [io::IoSlice::new(b"a piece "), io::IoSlice::new(b""), io::IoSlice::new(b"here")];
+    let slices = [
+        io::IoSlice::new(b"a piece "),
+        io::IoSlice::new(b""),
+        io::IoSlice::new(b"here"),
+    ];
     assert_eq!(near.write_vectored(&slices).await.unwrap(), 12);
     near.shutdown().await.unwrap();
     assert_eq!(read_all(&mut far.recv).await, b"a piece here");

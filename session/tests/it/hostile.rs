@@ -1,0 +1,168 @@
+//! Peers that break the rules of WebSocket, or strain them.
+
+use std::time::Duration;
+
+use culvert_proto::mux::{self, Side};
+use culvert_session::websocket::MAX_MESSAGE;
+use culvert_session::{SessionError, WebSocketIo};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::support::{End, config, connection, settle, soon};
+
+/// A session whose peer is a bare WebSocket.
+async fn bare() -> (End, WebSocketStream<DuplexStream>) {
+    let (end, io) = raw();
+    (
+        end,
+        WebSocketStream::from_raw_socket(io, Role::Client, None).await,
+    )
+}
+
+/// A session whose peer is a bare connection.
+fn raw() -> (End, DuplexStream) {
+    let (near, far) = connection();
+    (
+        End::over(WebSocketIo::acceptor(near), config(Side::Acceptor)),
+        far,
+    )
+}
+
+/// The session's first word, which a well-behaved peer could send just so as well.
+async fn greet(peer: &mut WebSocketStream<DuplexStream>) {
+    let Some(Ok(hello)) = peer.next().await else {
+        panic!("the session greets")
+    };
+    peer.send(hello).await.unwrap();
+}
+
+/// Everything that the peer is still sent; panics if the connection does not end.
+async fn rest(mut peer: WebSocketStream<DuplexStream>) -> Vec<Message> {
+    let mut messages = Vec::new();
+    while let Some(Ok(message)) = soon(peer.next()).await {
+        messages.push(message);
+    }
+    messages
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_session_message_ends_the_session_with_a_word_and_a_close() {
+    let wrong = [
+        Message::text("hello"),
+        Message::binary(vec![0; MAX_MESSAGE + 1]),
+        Message::binary(vec![0xff; 100]),
+    ];
+    for message in wrong {
+        let (end, mut peer) = bare().await;
+        greet(&mut peer).await;
+        end.session.ready().await.unwrap();
+        // Of a message that is too long the session takes no more than the beginning.
+        let (mut sending, receiving) = peer.split();
+        let sending = tokio::spawn(async move { sending.send(message).await });
+        let error = soon(end.session.closed()).await;
+        assert!(
+            matches!(
+                error,
+                SessionError::WebSocket(_) | SessionError::Protocol(_)
+            ),
+            "{error}"
+        );
+        let rest: Vec<_> = soon(receiving.collect()).await;
+        let rest: Vec<_> = rest.into_iter().filter_map(Result::ok).collect();
+        assert!(
+            rest.iter().any(|message| message.is_binary()),
+            "GOAWAY: {rest:?}"
+        );
+        assert!(rest.iter().any(|message| message.is_close()), "{rest:?}");
+        sending.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_of_a_dialer_must_be_masked() {
+    let (end, mut io) = raw();
+    io.write_all(&[0x82, 0x01, 0x00]).await.unwrap();
+    let error = soon(end.session.closed()).await;
+    assert!(matches!(error, SessionError::WebSocket(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closes_gets_a_close_back() {
+    let (end, mut peer) = bare().await;
+    greet(&mut peer).await;
+    peer.send(Message::Close(None)).await.unwrap();
+    assert!(matches!(
+        soon(end.session.closed()).await,
+        SessionError::Disconnected
+    ));
+    let rest = rest(peer).await;
+    assert!(matches!(rest.last(), Some(Message::Close(_))), "{rest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_now_and_then_are_answered() {
+    let (end, mut peer) = bare().await;
+    greet(&mut peer).await;
+    for period in 0..2 {
+        for _ in 0..90 {
+            peer.send(Message::Ping("x".into())).await.unwrap();
+            while !matches!(soon(peer.next()).await, Some(Ok(Message::Pong(_)))) {}
+        }
+        assert!(end.session.is_open(), "period {period}");
+        tokio::time::sleep(Duration::from_secs(11)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_pings_and_never_reads_is_cut_off_soon() {
+    let (end, mut peer) = bare().await;
+    greet(&mut peer).await;
+    let mut sent = 0;
+    while end.session.is_open() {
+        // A peer that does not read: everything it gets stays in the connection's 64 KiB.
+        let _ = peer.feed(Message::Ping(vec![0; 125].into())).await;
+        let _ = peer.flush().now_or_never();
+        sent += 1;
+        assert!(sent < 300, "the flood goes on");
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(
+        end.session.closed().await,
+        SessionError::WebSocket(_)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_endless_fragments_is_no_sign_of_life() {
+    let (end, mut io) = raw();
+    let fragments = async {
+        // A first fragment, then empty continuations; masked with zeros.
+        io.write_all(&[0x02, 0x80, 0, 0, 0, 0]).await.unwrap();
+        while io.write_all(&[0x00, 0x80, 0, 0, 0, 0]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let (error, ()) = soon(async { tokio::join!(end.session.closed(), fragments) }).await;
+    assert!(
+        matches!(error, SessionError::Protocol(mux::SessionError::Timeout(_))),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_closes_a_connection_that_is_stuck() {
+    let (end, mut io) = raw();
+    // Nobody reads: once the connection's 64 KiB are full, not even a GOAWAY gets out.
+    let mut hello = [0; 16];
+    io.read_exact(&mut hello).await.unwrap();
+    end.session
+        .close(culvert_proto::code::GoawayCode::Revoked, "away with it");
+    soon(end.session.closed()).await;
+    settle().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut rest = Vec::new();
+    soon(io.read_to_end(&mut rest)).await.unwrap();
+}
