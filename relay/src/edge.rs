@@ -1,5 +1,113 @@
-//! The caller-facing edge (being built).
+//! The caller-facing edge: HTTP in, calls through the tunnel, HTTP out.
+//!
+//! The life of a call, and the files in its order:
+//!
+//! 1. [`serve`] takes a connection from the listener and speaks HTTP/1.1 or HTTP/2 with it, with
+//!    [`guard`] or [`frames`] between TLS and hyper; [`pace`] has the timers, [`connection`] and
+//!    [`traffic`] what the calls of one connection share.
+//! 2. [`call`] is one call from top to bottom: [`route`] makes an endpoint of the host,
+//!    [`authenticate`] a principal of the credential, [`headers`] drops what must not pass.
+//! 3. [`forward`] carries it through the tunnel, with [`upload`] as its body.
+//! 4. [`answer`] is the body of whatever is answered; [`respond`] the answer where there is none
+//!    from the upstream, explained on the page in [`errors`].
+//! 5. [`record`] is what remains of it: an access line and the metrics, however it ended.
+//!
+//! Nothing here knows frames of the tunnel or where a session lives.
 
+mod answer;
+mod authenticate;
+mod call;
+mod connection;
+mod errors;
+mod forward;
+mod frames;
 mod guard;
+mod headers;
 mod pace;
+mod record;
+mod respond;
+mod route;
+mod serve;
 mod traffic;
+mod upload;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_config::relay::{RelayLimits, Route};
+use culvert_identity::Verifier;
+
+pub use self::respond::Problem;
+use crate::directory::Directory;
+use crate::metrics::Metrics;
+use crate::sessions::Agents;
+
+/// Where agents open their sessions.
+pub const SESSION_PATH: &str = "/.culvert/v1/session";
+/// Where the `type` of every problem points to.
+pub const ERRORS_PATH: &str = "/.culvert/errors";
+
+/// What the edge of a node consists of. Cheap to share, never changes.
+pub struct Edge {
+    routes: route::Routes,
+    verifier: Arc<Verifier>,
+    directory: Arc<Directory>,
+    /// An empty directory: where endpoints of other tenants are looked up.
+    nowhere: Directory,
+    agents: Arc<Agents>,
+    metrics: Arc<Metrics>,
+    limits: RelayLimits,
+    servers: serve::Servers,
+    errors: Bytes,
+}
+
+/// The parts of a node that the edge needs.
+#[derive(Debug)]
+pub struct Parts {
+    /// Judges callers' tokens.
+    pub verifier: Arc<Verifier>,
+    /// Finds sessions for calls.
+    pub directory: Arc<Directory>,
+    /// Takes agents' sessions.
+    pub agents: Arc<Agents>,
+    /// Counts calls.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Edge {
+    /// The edge of a node with this domain, these further hosts and limits.
+    pub fn new(domain: &str, routes: &[Route], limits: &RelayLimits, parts: Parts) -> Self {
+        let Parts {
+            verifier,
+            directory,
+            agents,
+            metrics,
+        } = parts;
+        let pace = pace::Pace {
+            head: limits.request_head.0,
+            keep_alive: limits.keep_alive.0,
+            stall: limits.stall.0,
+        };
+        Self {
+            routes: route::Routes::new(domain, routes),
+            verifier,
+            directory,
+            nowhere: Directory::new(Duration::ZERO),
+            agents,
+            metrics,
+            limits: limits.clone(),
+            servers: serve::Servers::new(pace, limits.streams_per_connection),
+            errors: errors::page(domain),
+        }
+    }
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge")
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
+    }
+}

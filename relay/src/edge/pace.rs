@@ -1,10 +1,12 @@
 //! Timers for slow and silent callers, made so that a lively connection hardly pays for them.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Bytes that a caller must move within each span of patience while it is waited for. Less is
@@ -28,6 +30,7 @@ impl Deadline {
         self.at = None;
     }
 
+    /// Whether there is a deadline.
     pub(crate) fn is_set(&self) -> bool {
         self.at.is_some()
     }
@@ -51,11 +54,14 @@ impl Deadline {
     }
 }
 
-/// How long a caller is waited for that takes or gives nothing, or next to nothing.
+/// How long a caller is waited for that takes or gives nothing, or next to nothing: only the
+/// time counts in which it is the caller's turn.
 #[derive(Debug)]
 pub(crate) struct Patience {
     span: Duration,
+    left: Duration,
     progress: u64,
+    since: Option<Instant>,
     deadline: Deadline,
 }
 
@@ -63,31 +69,131 @@ impl Patience {
     pub(crate) fn new(span: Duration) -> Self {
         Self {
             span,
+            left: span,
             progress: 0,
+            since: None,
             deadline: Deadline::default(),
         }
     }
 
-    /// The caller moved so many bytes.
+    /// The caller moved so many bytes: it is not its turn for now.
     pub(crate) fn on_progress(&mut self, bytes: usize) {
         self.progress += bytes as u64;
         if self.progress >= MIN_PROGRESS {
-            self.rest();
+            self.reset();
+        } else if let Some(since) = self.since.take() {
+            self.left = self.left.saturating_sub(since.elapsed());
+            self.deadline.clear();
         }
     }
 
-    /// The caller is not waited for (any more).
-    pub(crate) fn rest(&mut self) {
+    /// Nothing is asked of the caller any more.
+    pub(crate) fn reset(&mut self) {
         self.progress = 0;
+        self.left = self.span;
+        self.since = None;
         self.deadline.clear();
     }
 
-    /// To be called whenever the caller is what is waited for: ready when it took too long.
+    /// To be called whenever it is the caller's turn: ready when it took too long.
     pub(crate) fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.deadline.is_set() {
-            self.deadline.set(Instant::now() + self.span);
+        if self.since.is_none() {
+            let now = Instant::now();
+            self.since = Some(now);
+            self.deadline.set(now + self.left);
         }
         self.deadline.poll(cx)
+    }
+}
+
+/// How long the phases of a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// A request's head, from the first byte on; the first one from the connection's start on.
+    pub(crate) head: Duration,
+    /// The silence between two requests.
+    pub(crate) keep_alive: Duration,
+    /// A caller that does not take the answer, or does not go on with its body.
+    pub(crate) stall: Duration,
+}
+
+/// A connection that breaks when its peer does not take what is written.
+#[derive(Debug)]
+pub(crate) struct PacedIo<IO> {
+    io: IO,
+    patience: Patience,
+}
+
+impl<IO> PacedIo<IO> {
+    pub(crate) fn new(io: IO, stall: Duration) -> Self {
+        Self {
+            io,
+            patience: Patience::new(stall),
+        }
+    }
+
+    fn on_write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        match &written {
+            Poll::Ready(Ok(done)) => self.patience.on_progress(bytes(done)),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                ready!(self.patience.poll_exhausted(cx));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        written
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for PacedIo<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, out)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for PacedIo<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.on_write(cx, written, |&bytes| bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        self.on_write(cx, written, |&bytes| bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        if flushed.is_ready() {
+            self.patience.reset();
+        }
+        self.on_write(cx, flushed, |()| 0)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.on_write(cx, shut, |()| 0)
     }
 }
 
@@ -130,6 +236,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_take_what_is_written_breaks_the_connection() {
+        use tokio::io::AsyncWriteExt;
+        let (_caller, server) = tokio::io::duplex(64);
+        let mut io = PacedIo::new(server, SPAN);
+        let start = Instant::now();
+        let error = io.write_all(&[0; 4096]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), SPAN);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_caller_that_trickles_runs_out_of_patience_and_one_that_flows_does_not() {
         let start = Instant::now();
         let mut patience = Patience::new(SPAN);
@@ -139,10 +256,12 @@ mod tests {
                     .await
                     .is_pending()
             );
-            tokio::time::advance(SPAN / 2).await;
+            tokio::time::advance(SPAN / 3).await;
             patience.on_progress(bytes);
+            // Not the caller's turn.
+            tokio::time::advance(5 * SPAN).await;
         }
         poll_fn(|cx| patience.poll_exhausted(cx)).await;
-        assert_eq!(start.elapsed(), 3 * SPAN / 2);
+        assert_eq!(start.elapsed(), 15 * SPAN + SPAN / 3 + SPAN);
     }
 }

@@ -12,10 +12,12 @@ use super::guard::Violation;
 /// and the service, which sees requests.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
-    /// Calls that are not over.
+    /// Calls that are not over, and calls that ever were.
     calls: AtomicUsize,
+    begun: AtomicUsize,
     refused: OnceLock<Violation>,
     switched: AtomicBool,
+    winding_up: AtomicBool,
     /// Whoever waits for the end of a call.
     waiting: AtomicWaker,
 }
@@ -24,6 +26,12 @@ impl Traffic {
     /// A call begins. [`on_end`](Self::on_end) must follow.
     pub(crate) fn on_begin(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many calls have begun on this connection.
+    pub(crate) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// A call is over: answered to the last byte, or broken off.
@@ -53,6 +61,17 @@ impl Traffic {
     /// What the guard refused. Nothing follows on this connection.
     pub(crate) fn refused(&self) -> Option<Violation> {
         self.refused.get().copied()
+    }
+
+    /// The connection is to end after the calls in flight.
+    pub(crate) fn wind_up(&self) {
+        self.winding_up.store(true, Ordering::Release);
+        self.waiting.wake();
+    }
+
+    /// Whether the connection is to end.
+    pub(crate) fn is_winding_up(&self) -> bool {
+        self.winding_up.load(Ordering::Acquire)
     }
 
     /// The request in flight is answered with 101: what follows is not HTTP.

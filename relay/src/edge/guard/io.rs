@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Violation;
 use super::body::BodyScan;
 use super::head::{HeadScan, MAX_HEAD, Scanned};
-use crate::edge::pace::{Deadline, Patience};
+use crate::edge::pace::{Deadline, Pace};
 use crate::edge::traffic::Traffic;
 
 /// What hyper gets in place of a refused request.
@@ -25,17 +25,6 @@ pub(crate) const REFUSED_REQUEST: &[u8] =
 /// connection, and the caller might never see the answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
-
-/// How long the phases of a connection may take.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
-    /// A request's head, from the first byte on; the first one from the connection's start on.
-    pub(crate) head: Duration,
-    /// The silence between two requests.
-    pub(crate) keep_alive: Duration,
-    /// A caller that does not take the answer.
-    pub(crate) stall: Duration,
-}
 
 /// A connection of which only well-framed requests can be read.
 #[derive(Debug)]
@@ -50,7 +39,6 @@ pub(crate) struct Guard<IO> {
     pace: Pace,
     waiting: Waiting,
     deadline: Deadline,
-    writing: Patience,
     linger: Option<(Deadline, usize)>,
 }
 
@@ -90,7 +78,6 @@ impl<IO> Guard<IO> {
             pace,
             waiting: Waiting::FirstHead,
             deadline,
-            writing: Patience::new(pace.stall),
             linger: None,
         }
     }
@@ -277,24 +264,6 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
-    /// Notes whether the caller takes what is written.
-    fn on_write<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-        bytes: impl FnOnce(&T) -> usize,
-    ) -> Poll<io::Result<T>> {
-        match &written {
-            Poll::Ready(Ok(done)) => self.writing.on_progress(bytes(done)),
-            Poll::Pending if !matches!(self.stage, Stage::Switched) => {
-                ready!(self.writing.poll_exhausted(cx));
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            _ => {}
-        }
-        written
-    }
-
     /// Reads and throws away.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (deadline, left) = self.linger.get_or_insert_with(|| {
@@ -318,47 +287,36 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
-        this.on_write(cx, written, |&bytes| bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bytes);
-        this.on_write(cx, written, |&bytes| bytes)
+        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.io).poll_flush(cx);
-        if flushed.is_ready() {
-            this.writing.rest();
-        }
-        this.on_write(cx, flushed, |()| 0)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.linger.is_none() {
-            let shut = Pin::new(&mut this.io).poll_shutdown(cx);
-            ready!(this.on_write(cx, shut, |()| 0))?;
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
         }
-        let unread =
-            !matches!(this.stage, Stage::Head(_) | Stage::Switched) || !this.stash.is_empty();
-        if unread {
+        let read_all = matches!(this.stage, Stage::Head(_) | Stage::Switched);
+        if !read_all || !this.stash.is_empty() {
             ready!(this.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

@@ -1,0 +1,269 @@
+//! One call, from its request to its answer, top to bottom.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use culvert_policy::canonical::{CanonicalTarget, PathOptions};
+use culvert_proto::head::{BodyLength, CallHead, Mode};
+use culvert_session::body::RecvBody;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+
+use super::answer::AnswerBody;
+use super::authenticate::authenticate;
+use super::connection::Connection;
+use super::forward::{forward, unknown_endpoint, visible_length};
+use super::guard::head as strict;
+use super::headers;
+use super::record::CallRecord;
+use super::respond::{Problem, insert_call};
+use super::route::{Destination, Endpoint, host};
+use super::upload::Upload;
+use super::{ERRORS_PATH, Edge, SESSION_PATH};
+
+/// What the relay cannot know of an endpoint it allows: the agent decides.
+const LENIENT: PathOptions = PathOptions {
+    allow_semicolon: true,
+    allow_encoded_slash: true,
+};
+
+impl Edge {
+    /// Answers a request, whatever it takes.
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+        mut record: CallRecord,
+    ) -> Response<AnswerBody> {
+        let version = request.version();
+        match self.call(&connection, request, &mut record).await {
+            Ok(answer) => answer.finish(record),
+            Err(problem) => {
+                let (response, body) =
+                    problem.answer(self.routes.domain(), record.call, &record.method);
+                let mut response = response.map(|()| body);
+                let headers = response.headers_mut();
+                let last = problem.status() == StatusCode::UNAUTHORIZED && connection.on_refused();
+                if version < Version::HTTP_2 && last {
+                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                } else if version < Version::HTTP_2 && problem.upgrade {
+                    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                }
+                record.on_refused(problem);
+                response.map(|body| AnswerBody::text(body, record))
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+        record: &mut CallRecord,
+    ) -> Result<Answer, Problem> {
+        if let Some(violation) = connection.traffic.refused() {
+            return Err(Problem::bad_request(violation.to_string()));
+        }
+        let authority = check(&request)?;
+        let endpoint = match self.routes.resolve(&authority) {
+            Destination::Relay => return self.own_page(connection, request).await,
+            Destination::Endpoint(endpoint) => Some(endpoint),
+            Destination::Unknown => None,
+        };
+        let target = canonical(&request)?;
+        record.target = target.clone();
+
+        let (parts, body) = request.into_parts();
+        let caller = authenticate(&parts.headers, &connection.last_token, &self.verifier).await?;
+        record.caller = Some(caller.clone());
+        if !caller.may_call {
+            return Err(Problem::forbidden(
+                "the token lacks the scope that calling takes",
+            ));
+        }
+        let Some(Endpoint { tenant, name }) = endpoint.clone() else {
+            return Err(unknown_endpoint());
+        };
+        record.endpoint = endpoint;
+        let own = tenant == caller.principal.tenant;
+        if own && !caller.may_call_endpoint(&name) {
+            return Err(Problem::forbidden(
+                "the token is not good for this endpoint",
+            ));
+        }
+        if parts.headers.contains_key(UPGRADE) || parts.method == Method::CONNECT {
+            return Err(Problem::bad_request(
+                "upgrades are not accepted at this address",
+            ));
+        }
+
+        let upload = Upload::new(body, self.limits.stall.0, record.progress.clone());
+        let length = upload.length();
+        let head = CallHead {
+            call: record.call,
+            endpoint: name,
+            mode: Mode::Http,
+            method: parts.method,
+            target,
+            headers: headers::of_request(parts.headers, length != BodyLength::Empty),
+            body: length,
+            authority: Bytes::copy_from_slice(authority.as_bytes()),
+            source: Some(connection.peer.address.ip()),
+            caller: caller.principal.clone(),
+        };
+        let room = connection
+            .take_room(size(&head.headers))
+            .ok_or_else(crowded)?;
+        // Whether an endpoint is another tenant's or does not exist: the same steps, the same
+        // answer.
+        let directory = if own { &self.directory } else { &self.nowhere };
+        let open = self.limits.open.0;
+        let forwarded = forward(directory, &tenant, head, upload, open).await;
+        drop(room);
+        let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
+            Some(violation) => Problem::bad_request(violation.to_string()),
+            None => problem,
+        })?;
+
+        let mut head = forwarded.head;
+        let length = visible_length(&record.method, &head);
+        if record.method != Method::HEAD {
+            // Where there is a body, its own length counts; elsewhere the field promises one.
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        let promised = head.headers.remove(CONTENT_LENGTH);
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        *response.headers_mut() =
+            headers::of_response(head.headers, length != BodyLength::Empty, host(&authority));
+        if let Some(promised) = promised {
+            response.headers_mut().insert(CONTENT_LENGTH, promised);
+        }
+        let body = RecvBody::new(forwarded.recv, length);
+        Ok(Answer::Upstream(response, body, forwarded.uploading))
+    }
+
+    /// What the relay serves under its own name.
+    async fn own_page(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Problem> {
+        match (request.method(), request.uri().path()) {
+            (_, SESSION_PATH) => {
+                let upgraded = self
+                    .agents
+                    .clone()
+                    .upgrade(request, connection.peer)
+                    .await?;
+                if upgraded.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    connection.traffic.switch();
+                }
+                Ok(Answer::Own(upgraded.map(|_| Bytes::new())))
+            }
+            (&Method::GET | &Method::HEAD, ERRORS_PATH) => {
+                let mut response = Response::new(self.errors.clone());
+                let html = HeaderValue::from_static("text/html; charset=utf-8");
+                response.headers_mut().insert(CONTENT_TYPE, html);
+                if request.method() == Method::HEAD {
+                    let length = HeaderValue::from(self.errors.len());
+                    response.headers_mut().insert(CONTENT_LENGTH, length);
+                    *response.body_mut() = Bytes::new();
+                }
+                Ok(Answer::Own(response))
+            }
+            _ => Err(unknown_endpoint()),
+        }
+    }
+}
+
+/// An answer without its record.
+enum Answer {
+    Own(Response<Bytes>),
+    Upstream(Response<()>, RecvBody, Option<super::forward::Uploading>),
+}
+
+impl Answer {
+    fn finish(self, mut record: CallRecord) -> Response<AnswerBody> {
+        let call = record.call;
+        let mut response = match self {
+            Self::Own(response) => {
+                record.on_answer(response.status());
+                response.map(|text| AnswerBody::text(text, record))
+            }
+            Self::Upstream(response, body, uploading) => {
+                record.on_answer(response.status());
+                response.map(|()| AnswerBody::stream(body, uploading, record))
+            }
+        };
+        insert_call(response.headers_mut(), call);
+        response
+    }
+}
+
+/// Checks what the guard of HTTP/1 has checked already and HTTP/2 has not; gives the host, as
+/// the caller wrote it.
+fn check(request: &Request<Incoming>) -> Result<String, Problem> {
+    let (uri, fields) = (request.uri(), request.headers());
+    let refuse = |detail: &'static str| Err(Problem::bad_request(detail));
+    if fields.len() > strict::MAX_FIELDS || size(fields) > strict::MAX_HEAD {
+        return refuse("the request has too many header fields, or too long ones");
+    }
+    let method = request.method().as_str();
+    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return refuse("the method must be an upper-case word");
+    }
+    if method == "TRACE" || method == "CONNECT" {
+        return refuse("the method is not accepted at this address");
+    }
+    if uri
+        .scheme()
+        .is_some_and(|scheme| *scheme != http::uri::Scheme::HTTPS)
+    {
+        return refuse("the scheme must be https");
+    }
+    let mut hosts = fields.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let authority = uri
+        .authority()
+        .map(|authority| authority.as_str().as_bytes());
+    let host = match (authority, hosts.next(), hosts.next()) {
+        (_, _, Some(_)) => return refuse("the request has more than one Host"),
+        (None, None, None) => return refuse("the request has no Host"),
+        (Some(authority), Some(host), None) if !authority.eq_ignore_ascii_case(host) => {
+            return refuse("the Host and the :authority differ");
+        }
+        (Some(host), _, None) | (None, Some(host), None) => host,
+    };
+    strict::host(host).map_err(|violation| Problem::bad_request(violation.to_string()))?;
+    // A checked host is ASCII.
+    Ok(String::from_utf8_lossy(host).into_owned())
+}
+
+/// The one spelling of the target that everybody behind here sees.
+fn canonical(request: &Request<Incoming>) -> Result<Bytes, Problem> {
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let target = CanonicalTarget::parse(target, LENIENT);
+    let target = target
+        .map_err(|error| Problem::bad_request(format!("the target is not accepted: {error}")))?;
+    Ok(Bytes::copy_from_slice(target.as_str().as_bytes()))
+}
+
+/// How much the fields take, as HTTP/2 counts (RFC 9113, 10.5.1).
+fn size(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum()
+}
+
+fn crowded() -> Problem {
+    Problem::new(
+        culvert_proto::code::ErrorCode::Overloaded,
+        "the calls in flight on this connection have too many header fields; try again",
+    )
+}

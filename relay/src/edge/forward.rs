@@ -1,0 +1,264 @@
+//! Carrying a call through the tunnel: the stream is opened with the head and the first bytes,
+//! the rest of the body follows while the answer is awaited.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use culvert_proto::code::{ErrorCode, ResetCode};
+use culvert_proto::head::{BodyLength, CallHead, Head, ResponseHead};
+use culvert_proto::mux::{Item, OpenError, StreamError};
+use culvert_proto::names::TenantName;
+use culvert_session::body::{SendBodyError, send_body};
+use culvert_session::stream::{RecvStream, Stream};
+use http::Method;
+use tokio::time::{Instant, sleep};
+
+use super::respond::Problem;
+use super::upload::{FirstBytes, Upload, UploadError};
+use crate::directory::{Directory, Lookup};
+
+/// More interim answers than any upstream needs.
+const MAX_INTERIM: usize = 10;
+
+/// Sessions that are tried at once where one takes no call, before the call waits.
+const TRIES: u32 = 3;
+/// How long a call waits between two looks for a session that takes it.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How often a call is sent again after a session failed it, where that is safe at all.
+const RETRIES: u32 = 2;
+
+/// The rest of a request's body on its way.
+pub(crate) type Uploading =
+    Pin<Box<dyn Future<Output = Result<(), SendBodyError<UploadError>>> + Send>>;
+
+/// The beginning of an upstream's answer.
+pub(crate) struct Forwarded {
+    pub(crate) head: ResponseHead,
+    pub(crate) recv: RecvStream,
+    pub(crate) uploading: Option<Uploading>,
+}
+
+/// Why an exchange gave no answer.
+enum Failure {
+    /// The stream ended in a way that may be tried again, or not, by what the peer has seen.
+    Stream(StreamError),
+    /// For good.
+    Problem(Problem),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+/// Sends a call to a session of its endpoint and waits for the answer's head, without a limit:
+/// a long poll may take half an hour.
+pub(crate) async fn forward(
+    directory: &Directory,
+    tenant: &TenantName,
+    head: CallHead,
+    mut upload: Upload,
+    patience: Duration,
+) -> Result<Forwarded, Problem> {
+    let first = upload
+        .first_bytes()
+        .await
+        .map_err(|error| bad_upload(&error))?;
+    let mut upload = (!first.end).then_some(upload);
+    let mut retries = 0;
+    loop {
+        let stream = open(directory, tenant, &head, &first, patience).await?;
+        let error = match exchange(stream, upload.take()).await {
+            Ok(forwarded) => return Ok(forwarded),
+            Err(Failure::Problem(problem)) => return Err(problem),
+            Err(Failure::Stream(error)) => error,
+        };
+        if retries == RETRIES || !may_retry(error, retries, &head, &first) {
+            return Err(lost(error));
+        }
+        retries += 1;
+    }
+}
+
+/// Whether a call may be sent again: only where its body is still here, and where the upstream
+/// cannot have seen it, or seeing it twice makes no difference.
+fn may_retry(error: StreamError, retries: u32, head: &CallHead, first: &FirstBytes) -> bool {
+    let harmless = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    first.end
+        && match error {
+            StreamError::Reset(ResetCode::Refused) => true,
+            StreamError::SessionLost => harmless && first.data.is_empty() && retries == 0,
+            _ => false,
+        }
+}
+
+/// Opens a stream on a session of the endpoint. Waits a while for one that takes it.
+async fn open(
+    directory: &Directory,
+    tenant: &TenantName,
+    head: &CallHead,
+    first: &FirstBytes,
+    patience: Duration,
+) -> Result<Stream, Problem> {
+    let deadline = Instant::now() + patience;
+    let mut tries = 0;
+    loop {
+        let error = match directory.lookup(tenant, &head.endpoint) {
+            Lookup::Unknown => return Err(unknown_endpoint()),
+            Lookup::Offline if tries == 0 => return Err(offline()),
+            Lookup::Offline => OpenError::Closed,
+            Lookup::Session(session) => match session.open(head, first.data.clone(), first.end) {
+                Ok(stream) => return Ok(stream),
+                Err(OpenError::HeadTooLarge) => {
+                    return Err(Problem::bad_request("the request's head is too long"));
+                }
+                Err(error) => error,
+            },
+        };
+        tries += 1;
+        if tries < TRIES {
+            continue;
+        }
+        if Instant::now() >= deadline {
+            return Err(match error {
+                OpenError::TooManyStreams => Problem::new(
+                    ErrorCode::Overloaded,
+                    "the endpoint's agent has as many calls in flight as it takes; try again",
+                ),
+                _ => offline(),
+            });
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// There is no such endpoint, or it is somebody else's: nobody can tell which.
+pub(crate) fn unknown_endpoint() -> Problem {
+    Problem::new(
+        ErrorCode::UnknownEndpoint,
+        "check the host name: it is ENDPOINT--TENANT.DOMAIN, with an endpoint of your tenant",
+    )
+}
+
+fn offline() -> Problem {
+    Problem::new(
+        ErrorCode::EndpointOffline,
+        "the agent of this endpoint is not connected; try again, or have a look at the agent",
+    )
+}
+
+/// Sends the rest of the body and waits for the answer's head.
+async fn exchange(stream: Stream, upload: Option<Upload>) -> Result<Forwarded, Failure> {
+    let (mut send, mut recv) = stream.split();
+    let mut uploading: Option<Uploading> =
+        upload.map(|upload| Box::pin(async move { send_body(upload, &mut send).await }) as _);
+    let mut interim = 0;
+    loop {
+        let item = poll_fn(|cx| {
+            if let Some(running) = &mut uploading
+                && let Poll::Ready(done) = running.as_mut().poll(cx)
+            {
+                uploading = None;
+                // A peer that wants no more of the body has an answer, which is awaited.
+                if let Err(SendBodyError::Source(error)) = done {
+                    return Poll::Ready(Err(Failure::Problem(bad_upload(&error))));
+                }
+            }
+            recv.poll_item(cx).map_err(Failure::Stream)
+        });
+        match item.await? {
+            Item::Head(Head::Response(head)) => {
+                check(&head)?;
+                return Ok(Forwarded {
+                    head,
+                    recv,
+                    uploading,
+                });
+            }
+            Item::Head(Head::Refusal(refusal)) => return Err(Problem::from(refusal).into()),
+            Item::Head(Head::Interim(_)) if interim < MAX_INTERIM => interim += 1,
+            Item::Head(Head::Interim(_)) => {
+                return Err(broken("the local API sent too many interim answers").into());
+            }
+            Item::Head(Head::Trailers(_)) | Item::Data(_) => {
+                return Err(broken("the agent sent a body without a head").into());
+            }
+            Item::Finished => return Err(broken("the agent sent no answer").into()),
+        }
+    }
+}
+
+/// Refuses what no caller may see: it would change the meaning of what follows.
+fn check(head: &ResponseHead) -> Result<(), Problem> {
+    if head.status.is_informational() {
+        return Err(broken(
+            "the local API switched protocols without being asked",
+        ));
+    }
+    let lengths = head.headers.get_all(http::header::CONTENT_LENGTH);
+    let decimal = |value: &http::HeaderValue| value.to_str().ok()?.parse::<u64>().ok();
+    let mut lengths = lengths.iter().map(decimal);
+    match (lengths.next(), lengths.next(), head.body) {
+        (None, ..) => Ok(()),
+        (Some(Some(length)), None, BodyLength::Exact(body)) if length == body => Ok(()),
+        // Of an answer to HEAD, or of one that is not modified.
+        (Some(Some(_)), None, BodyLength::Empty) => Ok(()),
+        _ => Err(broken(
+            "the local API gave an answer with contradictory lengths",
+        )),
+    }
+}
+
+fn broken(detail: &'static str) -> Problem {
+    Problem::of_agent(ErrorCode::UpstreamProtocol, detail)
+}
+
+fn bad_upload(error: &UploadError) -> Problem {
+    match error {
+        UploadError::Stalled => Problem::bad_request("the request's body stopped coming"),
+        UploadError::Broken(error) => {
+            Problem::bad_request("the request's body broke off").with_log(error.to_string())
+        }
+    }
+}
+
+/// What a caller is told of a stream that ended before its answer.
+fn lost(error: StreamError) -> Problem {
+    let problem = match error {
+        StreamError::Reset(ResetCode::Refused) => Problem::of_agent(
+            ErrorCode::Overloaded,
+            "the agent took no call at the moment; try again",
+        ),
+        StreamError::Reset(ResetCode::Timeout) => Problem::of_agent(
+            ErrorCode::UpstreamTimeout,
+            "the local API did not answer in time",
+        ),
+        StreamError::Reset(ResetCode::Truncated | ResetCode::Protocol) => {
+            broken("the local API's answer broke off")
+        }
+        StreamError::Reset(ResetCode::Withdrawn) => Problem::of_agent(
+            ErrorCode::PolicyDenied,
+            "the permission was withdrawn while the call was in flight",
+        ),
+        StreamError::Reset(_) => Problem::of_agent(
+            ErrorCode::SessionLost,
+            "the agent broke the call off; whether the local API has seen it is not known",
+        ),
+        _ => Problem::new(
+            ErrorCode::SessionLost,
+            "the connection to the agent was lost; whether the local API has seen the call is \
+             not known",
+        ),
+    };
+    problem.with_log(error.to_string())
+}
+
+/// The length of an answer's body as the caller sees it.
+pub(crate) fn visible_length(method: &Method, head: &ResponseHead) -> BodyLength {
+    let none = *method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
+    if none { BodyLength::Empty } else { head.body }
+}

@@ -1,0 +1,357 @@
+//! Which header fields pass the relay.
+//!
+//! What concerns one connection only stays there (RFC 9110, 7.6.1), what could make somebody
+//! believe that a proxy of ours said something is dropped, and so are the credentials that the
+//! relay itself has used up. `_` counts as `-`: many servers behind CGI-like interfaces cannot
+//! tell them apart.
+
+use http::header::{CONNECTION, SET_COOKIE, TRAILER};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Of one connection, in either direction. `trailer` is decided on apart.
+const HOP_BY_HOP: [&str; 11] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-authentication-info",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    // The length of a body crosses the tunnel in the head, as a number.
+    "content-length",
+];
+
+/// What a proxy says about the caller, or what stands in for target or method.
+const FORWARDING: [&str; 13] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-rewrite-url",
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-method",
+];
+
+/// Fields that mean something for the message as a whole and so never come in its trailers
+/// (RFC 9110, 6.5.1).
+const NOT_IN_TRAILERS: [&str; 20] = [
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "host",
+    "content-encoding",
+    "content-type",
+    "content-range",
+    "content-location",
+    "cache-control",
+    "expect",
+    "expires",
+    "location",
+    "max-forwards",
+    "pragma",
+    "range",
+    "retry-after",
+    "trailer",
+    "vary",
+    "www-authenticate",
+    "alt-svc",
+];
+
+/// Compares a field's name, which is lower case, with a pattern; `_` counts as `-`.
+fn is(name: &str, pattern: &str) -> bool {
+    name.len() == pattern.len() && begins(name, pattern)
+}
+
+fn begins(name: &str, prefix: &str) -> bool {
+    name.len() >= prefix.len()
+        && name
+            .bytes()
+            .zip(prefix.bytes())
+            .all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+}
+
+fn is_one_of(name: &str, patterns: &[&str]) -> bool {
+    patterns.iter().any(|pattern| is(name, pattern))
+}
+
+fn is_ours(name: &str) -> bool {
+    begins(name, "culvert-")
+}
+
+fn is_forwarding(name: &str) -> bool {
+    is_one_of(name, &FORWARDING)
+        || begins(name, "x-forwarded")
+        || begins(name, "x-original-")
+        || is_ours(name)
+}
+
+/// What the Connection fields name.
+struct Named<'a>(Vec<&'a HeaderValue>);
+
+impl<'a> Named<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        Self(headers.get_all(CONNECTION).iter().collect())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let words = self
+            .0
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+        words
+            .map(<[u8]>::trim_ascii)
+            .any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// `headers` without the fields that `drop` picks.
+fn without(headers: HeaderMap, mut drop: impl FnMut(&str) -> bool) -> HeaderMap {
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    let mut current: Option<HeaderName> = None;
+    for (name, value) in headers {
+        if let Some(name) = name {
+            current = (!drop(name.as_str())).then_some(name);
+        }
+        if let Some(name) = &current {
+            kept.append(name.clone(), value);
+        }
+    }
+    kept
+}
+
+/// The fields of a request that go to the upstream. `body` says whether one follows: without it,
+/// no trailers do.
+pub(crate) fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
+    let connection = headers
+        .get_all(CONNECTION)
+        .iter()
+        .cloned()
+        .collect::<Vec<_>>();
+    let named = Named(connection.iter().collect());
+    without(headers, |name| {
+        is_one_of(name, &HOP_BY_HOP)
+            || is_forwarding(name)
+            || matches!(name, "host" | "expect")
+            || (!body && name == TRAILER)
+            || named.has(name)
+    })
+}
+
+/// The fields of an answer that go to the caller. `host` is the name that the caller called: a
+/// cookie must not reach any other.
+pub(crate) fn of_response(headers: HeaderMap, body: bool, host: &str) -> HeaderMap {
+    let connection = headers
+        .get_all(CONNECTION)
+        .iter()
+        .cloned()
+        .collect::<Vec<_>>();
+    let named = Named(connection.iter().collect());
+    let mut headers = without(headers, |name| {
+        is_one_of(name, &HOP_BY_HOP)
+            || is_ours(name)
+            || name == "alt-svc"
+            || (!body && name == TRAILER)
+            || named.has(name)
+    });
+    if headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .any(|cookie| is_for_others(cookie, host))
+    {
+        let all = headers.get_all(SET_COOKIE).iter();
+        let own: Vec<_> = all
+            .filter(|cookie| !is_for_others(cookie, host))
+            .cloned()
+            .collect();
+        headers.remove(SET_COOKIE);
+        for cookie in own {
+            headers.append(SET_COOKIE, cookie);
+        }
+    }
+    headers
+}
+
+/// Whether a cookie would also be sent to another host than the one that was called: upstreams
+/// of all tenants share the relay's domain.
+fn is_for_others(cookie: &HeaderValue, host: &str) -> bool {
+    let attributes = cookie.as_bytes().split(|&byte| byte == b';').skip(1);
+    let mut domains = attributes.filter_map(|attribute| {
+        let equals = attribute.iter().position(|&byte| byte == b'=')?;
+        let (name, value) = (
+            attribute[..equals].trim_ascii(),
+            attribute[equals + 1..].trim_ascii(),
+        );
+        name.eq_ignore_ascii_case(b"domain").then_some(value)
+    });
+    domains.any(|domain| {
+        let domain = domain.strip_prefix(b".").unwrap_or(domain);
+        !domain.is_empty() && !domain.eq_ignore_ascii_case(host.as_bytes())
+    })
+}
+
+/// The trailers that pass, in either direction.
+pub(crate) fn of_trailers(trailers: HeaderMap) -> HeaderMap {
+    without(trailers, |name| {
+        is_one_of(name, &HOP_BY_HOP) || is_forwarding(name) || is_one_of(name, &NOT_IN_TRAILERS)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn what_belongs_to_one_connection_or_speaks_for_a_proxy_does_not_reach_the_upstream() {
+        let dropped = [
+            "Connection",
+            "Keep-Alive",
+            "Proxy-Connection",
+            "Proxy-Authorization",
+            "Proxy-Authenticate",
+            "TE",
+            "Trailer",
+            "Transfer-Encoding",
+            "Upgrade",
+            "HTTP2-Settings",
+            "Content-Length",
+            "Host",
+            "Expect",
+            "Forwarded",
+            "X-Forwarded-For",
+            "X-Forwarded-Host",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Anything",
+            "X_Forwarded_For",
+            "X-Forwarded",
+            "X-Real-IP",
+            "X-Original-URL",
+            "X_Original_Url",
+            "X-Rewrite-URL",
+            "X-HTTP-Method",
+            "X-HTTP-Method-Override",
+            "X-Method-Override",
+            "Culvert-Authorization",
+            "Culvert-Call",
+            "Culvert-Anything",
+            "Culvert_Call",
+        ];
+        for name in dropped {
+            let headers = of_request(map(&[(name, "x"), ("Accept", "y")]), false);
+            assert_eq!(names(&headers), ["accept"], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_the_upstream_passes_untouched_and_in_order() {
+        let fields = [
+            ("authorization", "Basic eDp5"),
+            ("cookie", "a=b"),
+            ("cookie", "c=d"),
+            ("vmware-api-session-id", "s"),
+            ("x-xsrf-token", "t"),
+            ("soapaction", "urn:vim25/8.0"),
+            ("x-forward", "x"),
+            ("teapot", "x"),
+            ("via", "1.1 x"),
+        ];
+        assert_eq!(of_request(map(&fields), true), map(&fields));
+        let answer = [
+            ("set-cookie", "a=b; Path=/"),
+            ("set-cookie", "c=d"),
+            ("date", "x"),
+        ];
+        assert_eq!(of_response(map(&answer), true, "a--b.c"), map(&answer));
+    }
+
+    #[test]
+    fn what_connection_names_is_removed_wherever_and_however_it_is_named() {
+        let fields = [
+            ("connection", "close, X-One ,"),
+            ("connection", "x-TWO"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+        ];
+        assert_eq!(names(&of_request(map(&fields), false)), ["x-three"]);
+        assert_eq!(names(&of_response(map(&fields), false, "a")), ["x-three"]);
+    }
+
+    #[test]
+    fn an_answer_cannot_speak_for_the_relay_or_lead_the_caller_elsewhere() {
+        for name in [
+            "Culvert-Call",
+            "Alt-Svc",
+            "Proxy-Authenticate",
+            "Connection",
+            "Upgrade",
+        ] {
+            let headers = of_response(map(&[(name, "x"), ("ETag", "y")]), false, "a");
+            assert_eq!(names(&headers), ["etag"], "{name}");
+        }
+    }
+
+    #[test]
+    fn trailer_passes_only_where_trailers_can_follow() {
+        let fields = map(&[("trailer", "x-sum")]);
+        assert_eq!(names(&of_request(fields.clone(), true)), ["trailer"]);
+        assert_eq!(names(&of_request(fields, false)), [""; 0]);
+    }
+
+    #[test]
+    fn a_cookie_stays_with_the_host_that_was_called() {
+        let cookies = map(&[
+            ("set-cookie", "a=1; Domain=relay.example.com; Path=/"),
+            ("set-cookie", "b=2; domain = .Example.com"),
+            ("set-cookie", "c=3; Domain=vc--acme.relay.example.com"),
+            ("set-cookie", "d=4; Secure"),
+            ("set-cookie", "e=domain=x; Path=/"),
+        ]);
+        let headers = of_response(cookies, true, "VC--acme.relay.example.com");
+        let kept: Vec<_> = headers
+            .get_all(SET_COOKIE)
+            .iter()
+            .map(|c| &c.as_bytes()[..1])
+            .collect();
+        assert_eq!(kept, [b"c", b"d", b"e"]);
+    }
+
+    #[test]
+    fn trailers_cannot_say_what_only_a_head_may() {
+        let fields = [
+            ("x-checksum", "1"),
+            ("grpc-status", "0"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("authorization", "x"),
+            ("host", "x"),
+            ("set-cookie", "x"),
+            ("x-forwarded-for", "x"),
+            ("culvert-call", "x"),
+            ("trailer", "x"),
+        ];
+        assert_eq!(
+            names(&of_trailers(map(&fields))),
+            ["x-checksum", "grpc-status"]
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! What remains of a call: one access line and the metrics, however it ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use culvert_identity::verify::VerifiedToken;
+use culvert_proto::head::{CallId, Mode};
+use http::{Method, StatusCode};
+use tokio::time::Instant;
+use tracing::info;
+
+use super::connection::Connection;
+use super::respond::Problem;
+use super::route::Endpoint;
+use crate::metrics::{CallEnd, Metrics, Outcome};
+
+/// How far the bodies of a call have come. Shared by whoever moves them.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Body bytes from the caller.
+    pub(crate) received: AtomicU64,
+    /// Body bytes to the caller.
+    pub(crate) sent: AtomicU64,
+    /// The last piece of the answer was handed to hyper, which has not asked for the next.
+    pub(crate) handed: AtomicBool,
+}
+
+/// The record of one call. Dropped when the call is over, it writes the access line and counts.
+#[derive(Debug)]
+pub(crate) struct CallRecord {
+    pub(crate) call: CallId,
+    pub(crate) method: Method,
+    pub(crate) endpoint: Option<Endpoint>,
+    /// The caller, once proven.
+    pub(crate) caller: Option<Arc<VerifiedToken>>,
+    /// The canonical target, once known.
+    pub(crate) target: Bytes,
+    pub(crate) progress: Arc<Progress>,
+    ending: Ending,
+    metrics: Arc<Metrics>,
+    connection: Arc<Connection>,
+    started: Instant,
+}
+
+#[derive(Debug)]
+enum Ending {
+    /// No answer yet.
+    Open,
+    Answering(StatusCode),
+    Answered(StatusCode),
+    CutShort(StatusCode, String),
+    Refused(Box<Problem>),
+}
+
+impl CallRecord {
+    /// Begins a call: a request arrived on this connection.
+    pub(crate) fn begin(
+        metrics: Arc<Metrics>,
+        connection: Arc<Connection>,
+        method: Method,
+        progress: Arc<Progress>,
+    ) -> Self {
+        metrics.call_started();
+        Self {
+            call: CallId(fastrand::u128(..).to_ne_bytes()),
+            method,
+            endpoint: None,
+            caller: None,
+            target: Bytes::new(),
+            progress,
+            ending: Ending::Open,
+            metrics,
+            connection,
+            started: Instant::now(),
+        }
+    }
+
+    /// The relay answers in the upstream's place.
+    pub(crate) fn on_refused(&mut self, problem: Problem) {
+        self.ending = Ending::Refused(Box::new(problem));
+    }
+
+    /// The head of an answer is there.
+    pub(crate) fn on_answer(&mut self, status: StatusCode) {
+        self.ending = Ending::Answering(status);
+    }
+
+    /// The answer was handed over to its end.
+    pub(crate) fn on_end(&mut self) {
+        if let Ending::Answering(status) = self.ending {
+            self.ending = Ending::Answered(status);
+        }
+    }
+
+    /// The answer breaks off.
+    pub(crate) fn on_cut_short(&mut self, why: String) {
+        if let Ending::Answering(status) = self.ending {
+            self.ending = Ending::CutShort(status, why);
+        }
+    }
+
+    fn write(&self, duration: std::time::Duration, received: u64, sent: u64) {
+        let tenant = self
+            .endpoint
+            .as_ref()
+            .map(|endpoint| endpoint.tenant.as_str());
+        let endpoint = self
+            .endpoint
+            .as_ref()
+            .map(|endpoint| endpoint.name.as_str());
+        let caller = self
+            .caller
+            .as_ref()
+            .map(|token| token.principal.subject.as_str());
+        // The query may hold secrets of the upstream's making; the agent's audit log, inside the
+        // data centre, has all of it.
+        let target = self
+            .target
+            .split(|&byte| byte == b'?')
+            .next()
+            .unwrap_or_default();
+        let target = std::str::from_utf8(target).unwrap_or_default();
+        let (status, problem, why, outcome) = match &self.ending {
+            Ending::Open => (None, None, None, "caller-gone"),
+            Ending::Answering(status) => (Some(*status), None, None, "caller-gone"),
+            Ending::Answered(status) => (Some(*status), None, None, "answered"),
+            Ending::CutShort(status, why) => (Some(*status), None, Some(why), "cut-short"),
+            Ending::Refused(problem) => (
+                Some(problem.status()),
+                Some(problem),
+                problem.log.as_ref(),
+                "refused",
+            ),
+        };
+        info!(
+            target: "culvert::access",
+            call = %self.call,
+            peer = %self.connection.peer.address,
+            tenant,
+            endpoint,
+            caller,
+            mode = Mode::Http.as_str(),
+            method = self.method.as_str(),
+            target,
+            status = status.map(|status| status.as_u16()),
+            code = problem.map(|problem| problem.code.as_str()),
+            layer = problem.map(|problem| problem.layer.as_str()),
+            why = why.map(String::as_str),
+            received,
+            sent,
+            duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            outcome,
+        );
+    }
+}
+
+impl Drop for CallRecord {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        let received = self.progress.received.load(Ordering::Relaxed);
+        let sent = self.progress.sent.load(Ordering::Relaxed);
+        self.write(duration, received, sent);
+        let outcome = match &self.ending {
+            Ending::Open | Ending::Answering(_) => Outcome::CallerGone,
+            Ending::Answered(status) => Outcome::Answered(*status),
+            Ending::CutShort(..) => Outcome::CutShort,
+            Ending::Refused(problem) => Outcome::Refused(problem.code),
+        };
+        self.metrics.call_finished(&CallEnd {
+            outcome,
+            duration,
+            received,
+            sent,
+        });
+        self.connection.traffic.on_end();
+    }
+}
