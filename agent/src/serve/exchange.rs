@@ -112,7 +112,7 @@ impl Exchange<'_> {
         let mut policies = self.serving.policy.clone();
         let is_soap = call.is_soap(&target);
         let inspection = match is_soap {
-            true => self.inspect(endpoint, &mut recv, head.body, send).await?,
+            true => self.inspect(endpoint, &head, &mut recv, send).await?,
             false => Inspection::none(head.body),
         };
         let soap = if is_soap {
@@ -122,7 +122,8 @@ impl Exchange<'_> {
         };
         let facts = call.facts(&target, soap);
         let policy = policies.borrow_and_update().clone();
-        let permit = decide(&policy, &facts, head.body, record)?;
+        let decided = decide(&policy, &facts, head.body, record);
+        let permit = decided.map_err(|failure| soap_problem(failure, &inspection, record))?;
         let mut withdrawn = pin!(withdrawn(policies, facts));
 
         let parts = RequestParts {
@@ -172,15 +173,15 @@ impl Exchange<'_> {
     async fn inspect(
         &self,
         endpoint: &ServedEndpoint,
+        head: &CallHead,
         recv: &mut RecvStream,
-        length: BodyLength,
         send: &mut SendStream,
     ) -> Result<Inspection, Failure> {
         let limit = endpoint.upstream.timeouts().idle.0;
         tokio::select! {
             biased;
             why = send.stopped() => Err(why.into()),
-            read = Inspection::read(recv, length) => match read {
+            read = Inspection::read(recv, head.body, &head.headers) => match read {
                 Ok(inspection) => Ok(inspection),
                 Err(InspectError::Stream(error)) => Err(error.into()),
                 Err(InspectError::Long) => {
@@ -314,6 +315,15 @@ fn decide(
             }))
         }
     }
+}
+
+/// Adds to a refusal why no operation was found, where that is so.
+fn soap_problem(mut failure: Failure, inspection: &Inspection, record: &mut Record<'_>) -> Failure {
+    if let (Failure::Refused(_, refusal), Some(problem)) = (&mut failure, inspection.problem()) {
+        refusal.detail = format!("{} ({problem})", refusal.detail);
+        record.reason = Some(format!("soap-undetermined: {problem}"));
+    }
+    failure
 }
 
 /// Completes once a new policy forbids the call.

@@ -11,6 +11,8 @@ mod call;
 mod exchange;
 mod pump;
 mod soap;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -2,10 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 use culvert_policy::Soap;
-use culvert_policy::soap::{MAX_PREFIX, Operation, SoapOutcome, operation};
+use culvert_policy::soap::{
+    MAX_PREFIX, Operation, SoapError, SoapOutcome, is_utf8_content_type, operation,
+};
 use culvert_proto::head::BodyLength;
 use culvert_proto::mux::{Item, StreamError};
 use culvert_session::RecvStream;
+use http::{HeaderMap, HeaderValue};
 
 /// What the body of a SOAP call says, and the bytes that were read to know it: these go first
 /// to the upstream, unchanged.
@@ -14,7 +17,24 @@ pub(crate) struct Inspection {
     pub(crate) bytes: Bytes,
     /// What is still to come, after `bytes`.
     pub(crate) rest: BodyLength,
-    operation: Option<Operation>,
+    operation: Result<Operation, NoOperation>,
+}
+
+/// Why a SOAP call has no operation that a rule could name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoOperation {
+    /// The call is not looked into.
+    #[error("the call is not SOAP")]
+    NotLookedInto,
+    /// The body does not have one.
+    #[error(transparent)]
+    Body(#[from] SoapError),
+    /// The body is not declared to be UTF-8: somebody else might read other words.
+    #[error("the Content-Type names another charset than UTF-8")]
+    Charset,
+    /// A header claims another operation.
+    #[error("the SOAPAction header disagrees with the body")]
+    Action,
 }
 
 impl Inspection {
@@ -23,7 +43,7 @@ impl Inspection {
         Self {
             bytes: Bytes::new(),
             rest: length,
-            operation: None,
+            operation: Err(NoOperation::NotLookedInto),
         }
     }
 
@@ -32,6 +52,7 @@ impl Inspection {
     pub(crate) async fn read(
         stream: &mut RecvStream,
         length: BodyLength,
+        headers: &HeaderMap,
     ) -> Result<Self, InspectError> {
         let mut bytes = BytesMut::new();
         let mut complete = length == BodyLength::Empty;
@@ -40,24 +61,22 @@ impl Inspection {
         let mut look_at = 0;
         loop {
             if complete || bytes.len() >= look_at {
-                let prefix = &bytes[..bytes.len().min(MAX_PREFIX)];
-                match operation(prefix, complete) {
-                    Ok(SoapOutcome::NeedMore) if !complete && bytes.len() < MAX_PREFIX => {
-                        look_at = (bytes.len() + bytes.len() / 4 + 64).min(MAX_PREFIX);
-                    }
-                    outcome => {
-                        let operation = match outcome {
-                            Ok(SoapOutcome::Operation(operation)) => Some(operation),
-                            Ok(SoapOutcome::NeedMore) | Err(_) => None,
-                        };
-                        let rest = rest(length, bytes.len() as u64, complete)?;
-                        return Ok(Self {
-                            bytes: bytes.freeze(),
-                            rest,
-                            operation,
-                        });
-                    }
+                let outcome = operation(&bytes, complete);
+                let operation = match outcome {
+                    Ok(SoapOutcome::NeedMore) => None,
+                    Ok(SoapOutcome::Operation(operation)) => Some(agreed(operation, headers)),
+                    Err(error) => Some(Err(error.into())),
+                };
+                if let Some(operation) = operation {
+                    let rest = rest(length, bytes.len() as u64, complete)?;
+                    let bytes = bytes.freeze();
+                    return Ok(Self {
+                        bytes,
+                        rest,
+                        operation,
+                    });
                 }
+                look_at = (bytes.len() + bytes.len() / 4 + 64).min(MAX_PREFIX);
             }
             match stream.item().await? {
                 Item::Data(data) => bytes.extend_from_slice(&data),
@@ -70,13 +89,40 @@ impl Inspection {
     /// The fact for the policy, of a call that is SOAP.
     pub(crate) fn fact(&self) -> Soap<'_> {
         match &self.operation {
-            Some(operation) => Soap::Operation {
+            Ok(operation) => Soap::Operation {
                 ns: &operation.ns,
                 name: &operation.name,
             },
-            None => Soap::Undetermined,
+            Err(_) => Soap::Undetermined,
         }
     }
+
+    /// Why there is no operation, if the call was looked into and has none.
+    pub(crate) fn problem(&self) -> Option<NoOperation> {
+        self.operation
+            .as_ref()
+            .err()
+            .copied()
+            .filter(|p| *p != NoOperation::NotLookedInto)
+    }
+}
+
+/// The operation of a body, unless a header says something else about it: the upstream might
+/// believe the header.
+fn agreed(operation: Operation, headers: &HeaderMap) -> Result<Operation, NoOperation> {
+    let every = |name, holds: &dyn Fn(&str) -> bool| {
+        headers
+            .get_all(name)
+            .iter()
+            .all(|value: &HeaderValue| value.to_str().is_ok_and(holds))
+    };
+    if !every("content-type", &is_utf8_content_type) {
+        return Err(NoOperation::Charset);
+    }
+    if !every("soapaction", &|action| operation.agrees_with(action)) {
+        return Err(NoOperation::Action);
+    }
+    Ok(operation)
 }
 
 /// Why the beginning of a body could not be read.

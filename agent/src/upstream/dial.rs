@@ -35,6 +35,9 @@ pub(crate) struct Dialer {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     connect: Duration,
     handshake: Duration,
+    /// Instead of all that: a pipe in memory, whose other end goes here.
+    #[cfg(test)]
+    pub(super) memory: Option<tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>>,
 }
 
 /// Why an endpoint's upstream cannot be dialled whatever the network does.
@@ -81,11 +84,19 @@ impl Dialer {
             tls,
             connect: endpoint.timeouts.connect.0,
             handshake: endpoint.timeouts.tls.0,
+            #[cfg(test)]
+            memory: None,
         })
     }
 
     /// A new connection, ready for HTTP. Cancel safe: dropped, it closes what it has opened.
     pub(crate) async fn dial(&self) -> Result<Transport, UpstreamError> {
+        #[cfg(test)]
+        if let Some(peer) = &self.memory {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let _ = peer.send(far);
+            return Ok(Transport::Memory(near));
+        }
         let limit = |phase, limit| move |_| UpstreamError::Timeout { phase, limit };
         let tcp = timeout(self.connect, self.reach())
             .await

@@ -55,18 +55,23 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Reads the endpoint's CA file or the system's roots.
     pub(crate) fn new(endpoint: &Endpoint) -> Result<Self, DialerError> {
-        Self::with_dialer(endpoint, Dialer::new(endpoint)?)
-    }
-
-    fn with_dialer(endpoint: &Endpoint, dialer: Dialer) -> Result<Self, DialerError> {
         Ok(Self {
-            dialer,
+            dialer: Dialer::new(endpoint)?,
             host: endpoint.host,
             upstream_host: request::upstream_host(endpoint)
                 .ok_or_else(|| DialerError::Name(endpoint.upstream.to_string()))?,
             timeouts: endpoint.timeouts.clone(),
             pool: Arc::default(),
         })
+    }
+
+    /// An upstream in memory: where its connections come out.
+    #[cfg(test)]
+    pub(crate) fn in_memory(endpoint: &Endpoint) -> (Self, crate::testing::Connections) {
+        let (sender, connections) = tokio::sync::mpsc::unbounded_channel();
+        let mut upstream = Self::new(endpoint).unwrap();
+        upstream.dialer.memory = Some(sender);
+        (upstream, connections)
     }
 
     /// The limits of this upstream's phases.

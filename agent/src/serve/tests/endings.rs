@@ -1,0 +1,264 @@
+//! The many ways in which a call ends, and who learns of it.
+
+use std::time::Duration;
+
+use culvert_config::endpoint::{Timeouts, Trust};
+use culvert_config::units::Span;
+use culvert_proto::code::{ErrorCode, GoawayCode};
+use culvert_session::tls::pin_of;
+use tokio::time::Instant;
+
+use super::*;
+use crate::testing::{Identity, Server};
+
+#[tokio::test]
+async fn an_upstream_that_is_down_is_an_error_of_its_own() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let endpoint = endpoint(&format!("http://{address}"), Trust::SystemRoots);
+    let tunnel = Tunnel::dialling(POLICY, &endpoint).await;
+    let refusal = refusal(&mut tunnel.call(&get("/api/vms"), "")).await;
+    assert_eq!(refusal.code, ErrorCode::UpstreamUnreachable);
+    assert!(
+        refusal.detail.contains("connection refused"),
+        "{}",
+        refusal.detail
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_pin_is_refused_and_the_right_one_is_served() {
+    let identity = Identity::new(&["127.0.0.1"]);
+    let server = Server::answering(Some(&identity), HELLO).await;
+    let wrong = server.endpoint(Some(Trust::Pins(vec![[7; 32]])));
+    let tunnel = Tunnel::dialling(POLICY, &wrong).await;
+    let refused = refusal(&mut tunnel.call(&get("/api/vms"), "")).await;
+    assert_eq!(refused.code, ErrorCode::UpstreamTls);
+    let right = server.endpoint(Some(Trust::Pins(vec![pin_of(&identity.certificate)])));
+    let tunnel = Tunnel::dialling(POLICY, &right).await;
+    assert_eq!(
+        body_of(&mut tunnel.call(&get("/api/vms"), "")).await,
+        b"hello"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_breaks_off_is_seen_to_break_off() {
+    for cut in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ] {
+        let mut tunnel = Tunnel::new(POLICY).await;
+        let mut call = tunnel.call(&get("/api/vms"), "");
+        let mut upstream = tunnel.connection().await;
+        upstream.request().await.unwrap();
+        upstream.send(cut).await;
+        answer(&mut call).await;
+        drop(upstream);
+        let (_, end) = body(&mut call).await;
+        assert_reset(end, ResetCode::Truncated);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_hangs_up_without_a_word_is_a_protocol_error() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let mut call = tunnel.call(&get("/api/vms"), "");
+    tunnel.connection().await.request().await.unwrap();
+    let refusal = refusal(&mut call).await;
+    assert_eq!(refusal.code, ErrorCode::UpstreamProtocol);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_before_the_answer_closes_the_upstream_connection() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let call = tunnel.call(&get("/api/long-poll"), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    drop(call);
+    upstream.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_amid_the_answer_closes_the_upstream_connection() {
+    for amid_upload in [false, true] {
+        let mut tunnel = Tunnel::new(POLICY).await;
+        let mut call = if amid_upload {
+            tunnel.upload(&post("/api/vms", BodyLength::Unknown))
+        } else {
+            tunnel.call(&get("/api/vms"), "")
+        };
+        let mut upstream = tunnel.connection().await;
+        upstream.request().await.unwrap();
+        upstream
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello")
+            .await;
+        answer(&mut call).await;
+        drop(call);
+        upstream.closed().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_lost_closes_the_upstream_connections_of_its_calls() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let _call = tunnel.call(&get("/api/long-poll"), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    tunnel.relay.close(GoawayCode::Internal, "gone");
+    upstream.closed().await;
+}
+
+fn patient(timeouts: Timeouts) -> Endpoint {
+    let mut endpoint = endpoint("http://127.0.0.1:9", Trust::SystemRoots);
+    endpoint.timeouts = timeouts;
+    endpoint
+}
+
+fn secs(head: u64, idle: u64) -> Timeouts {
+    Timeouts {
+        head: Span::secs(head),
+        idle: Span::secs(idle),
+        ..Timeouts::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_has_the_time_for_its_head_that_the_endpoint_gives() {
+    let mut tunnel = Tunnel::with(POLICY, &patient(secs(1800, 5))).await;
+    let mut call = tunnel.call(&get("/api/long-poll"), "");
+    let started = Instant::now();
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    let refusal = refusal(&mut call).await;
+    assert_eq!(refusal.code, ErrorCode::UpstreamTimeout);
+    assert!(refusal.detail.contains("1800 s"), "{}", refusal.detail);
+    assert_eq!(started.elapsed().as_secs(), 1800);
+    upstream.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_the_head_begins_when_the_request_is_out() {
+    let mut tunnel = Tunnel::with(POLICY, &patient(secs(10, 60))).await;
+    let mut call = tunnel.upload(&post("/api/upload", BodyLength::Unknown));
+    let started = Instant::now();
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        call.send
+            .write_bytes(Bytes::from_static(b"bytes"))
+            .await
+            .unwrap();
+    }
+    call.send.finish().unwrap();
+    assert_eq!(refusal(&mut call).await.code, ErrorCode::UpstreamTimeout);
+    assert_eq!(started.elapsed().as_secs(), 160);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_falls_silent_is_broken_off() {
+    let mut tunnel = Tunnel::with(POLICY, &patient(secs(5, 60))).await;
+    let mut call = tunnel.call(&get("/api/vms"), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    upstream
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+        .await;
+    answer(&mut call).await;
+    let started = Instant::now();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        upstream.send("hello").await;
+    }
+    let (bytes, end) = body(&mut call).await;
+    assert_eq!(bytes, b"hellohellohello");
+    assert_reset(end, ResetCode::Timeout);
+    assert_eq!(started.elapsed().as_secs(), 210);
+    upstream.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_falls_silent_is_given_up() {
+    let mut tunnel = Tunnel::with(POLICY, &patient(secs(5, 60))).await;
+    let mut call = tunnel.upload(&post("/api/upload", BodyLength::Exact(100)));
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    assert_eq!(refusal(&mut call).await.code, ErrorCode::UpstreamTimeout);
+    upstream.closed().await;
+}
+
+const NOTHING: &str = "version = 1\n[[rule]]\nid = \"no\"\naction = \"deny\"\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_new_policy_ends_the_live_calls_that_it_forbids() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let mut waiting = tunnel.call(&get("/api/long-poll"), "");
+    let mut first = tunnel.connection().await;
+    first.request().await.unwrap();
+    let mut streaming = tunnel.call(&get("/api/download"), "");
+    let mut second = tunnel.connection().await;
+    second.request().await.unwrap();
+    second
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello")
+        .await;
+    answer(&mut streaming).await;
+
+    tunnel.policy.send_replace(policy(NOTHING));
+    assert_eq!(refusal(&mut waiting).await.code, ErrorCode::PolicyDenied);
+    let (_, end) = body(&mut streaming).await;
+    assert_reset(end, ResetCode::Withdrawn);
+    first.closed().await;
+    second.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_policy_leaves_the_calls_alone_that_it_allows() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let mut call = tunnel.call(&get("/api/long-poll"), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    for _ in 0..3 {
+        tunnel.policy.send_replace(policy(POLICY));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    upstream.send(HELLO).await;
+    assert_eq!(body_of(&mut call).await, b"hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_calls_finish_and_breaks_the_rest_off() {
+    for finishes in [true, false] {
+        let mut tunnel = Tunnel::new(POLICY).await;
+        let mut call = tunnel.call(&get("/api/vms"), "");
+        let mut upstream = tunnel.connection().await;
+        upstream.request().await.unwrap();
+        let started = Instant::now();
+        let drain = tokio::spawn({
+            let (agent, serving) = (tunnel.agent.clone(), tunnel.serving.clone());
+            async move {
+                let limit = Duration::from_secs(30);
+                crate::drain::drain(&[agent], serving.calls(), limit).await;
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        if finishes {
+            upstream.send(HELLO).await;
+            assert_eq!(body_of(&mut call).await, b"hello");
+            drain.await.unwrap();
+            assert_eq!(
+                started.elapsed().as_secs(),
+                10,
+                "not a moment longer than needed"
+            );
+        } else {
+            drain.await.unwrap();
+            assert_eq!(started.elapsed().as_secs(), 30);
+            assert_eq!(
+                first(&mut call).await.unwrap_err(),
+                StreamError::SessionLost
+            );
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! SOAP calls: decided on by the operation in their body, forwarded byte for byte.
+
+use culvert_proto::code::ErrorCode;
+use http::HeaderValue;
+
+use super::*;
+
+const RULES: &str = r#"
+version = 1
+[[rule]]
+id = "reads"
+action = "allow"
+path = ["/sdk"]
+soap_op = ["RetrieveServiceContent", "Retrieve*"]
+soap_ns = "urn:vim25"
+[[rule]]
+id = "rest"
+action = "allow"
+path = ["/sdk/**", "/api/**"]
+"#;
+
+fn envelope(operation: &str) -> String {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<soapenv:Envelope \
+         xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\"><soapenv:Body>\
+         <{operation} xmlns=\"urn:vim25\"><_this type=\"X\">y</_this></{operation}>\
+         </soapenv:Body></soapenv:Envelope>"
+    )
+}
+
+fn sdk(length: usize) -> CallHead {
+    let mut head = post("/sdk", BodyLength::Exact(length as u64));
+    head.headers.insert(
+        "content-type",
+        HeaderValue::from_static("text/xml; charset=utf-8"),
+    );
+    head.headers
+        .insert("soapaction", HeaderValue::from_static("urn:vim25/8.0.1.0"));
+    head
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permitted_operation_is_forwarded_byte_for_byte() {
+    for pieces in [1, 7, 1000] {
+        let mut tunnel = Tunnel::new(RULES).await;
+        let body = envelope("RetrieveServiceContent");
+        let mut call = tunnel.upload(&sdk(body.len()));
+        for piece in body.as_bytes().chunks(body.len().div_ceil(pieces)) {
+            call.send
+                .write_bytes(Bytes::copy_from_slice(piece))
+                .await
+                .unwrap();
+        }
+        call.send.finish().unwrap();
+        let mut upstream = tunnel.connection().await;
+        let request = upstream.request().await.unwrap();
+        assert!(
+            request.contains(&format!("content-length: {}\r\n", body.len())),
+            "{request}"
+        );
+        assert_eq!(upstream.body(body.len()).await.unwrap(), body.as_bytes());
+        upstream.send(HELLO).await;
+        assert_eq!(body_of(&mut call).await, b"hello");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_no_rule_names_is_refused_as_soap() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let body = envelope("Destroy_Task");
+    let refusal = refusal(&mut tunnel.call(&sdk(body.len()), body)).await;
+    assert_eq!(refusal.code, ErrorCode::PolicyDenied);
+    assert!(refusal.soap);
+    tunnel.assert_untouched();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_soap_call_whose_operation_is_not_certain_is_refused() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let good = envelope("RetrieveServiceContent");
+    for (body, words) in [
+        (good.replace("?>", "?><!DOCTYPE x>"), "document type"),
+        (good.replace("UTF-8", "UTF-16"), "UTF-8"),
+        (String::new(), "not a SOAP"),
+        ("{\"json\": true}".into(), "not"),
+        (good.replace("</soapenv:Envelope>", ""), "ends before"),
+        (format!("{}{good}", " ".repeat(70_000)), "within the first"),
+    ] {
+        let refusal = refusal(&mut tunnel.call(&sdk(body.len()), body)).await;
+        assert_eq!(refusal.code, ErrorCode::PolicyDenied, "{words}");
+        assert!(
+            refusal.detail.contains(words),
+            "{words}: {}",
+            refusal.detail
+        );
+        assert!(refusal.soap);
+    }
+    tunnel.assert_untouched();
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_that_disagree_with_the_body_are_refused() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let body = envelope("RetrieveServiceContent");
+    for (name, value, words) in [
+        ("soapaction", "urn:vim25/Destroy_Task", "SOAPAction"),
+        ("soapaction", "urn:other", "SOAPAction"),
+        ("content-type", "text/xml; charset=utf-16", "charset"),
+    ] {
+        let mut head = sdk(body.len());
+        head.headers.append(name, HeaderValue::from_static(value));
+        let refusal = refusal(&mut tunnel.call(&head, body.clone())).await;
+        assert_eq!(refusal.code, ErrorCode::PolicyDenied, "{value}");
+        assert!(refusal.detail.contains(words), "{}", refusal.detail);
+    }
+    tunnel.assert_untouched();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_brings_a_body_to_the_soap_path_is_soap() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let body = envelope("Destroy_Task");
+    for (method, target) in [
+        (Method::PUT, "/sdk"),
+        (Method::PATCH, "/sdk/vimService"),
+        (Method::DELETE, "/SDK/x"),
+        (Method::POST, "/sdk/"),
+    ] {
+        let length = BodyLength::Exact(body.len() as u64);
+        let head = CallHead {
+            body: length,
+            ..head(method.clone(), target)
+        };
+        let refusal = refusal(&mut tunnel.call(&head, body.clone())).await;
+        assert_eq!(refusal.code, ErrorCode::PolicyDenied, "{method} {target}");
+    }
+    tunnel.assert_untouched();
+    let _call = tunnel.call(&get("/sdk/vimServiceVersions.xml"), "");
+    assert!(
+        tunnel.connection().await.request().await.is_some(),
+        "reading a file is no SOAP call"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_soap_body_longer_than_announced_is_refused() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let body = envelope("RetrieveServiceContent");
+    let refusal = refusal(&mut tunnel.call(&sdk(body.len() - 1), body)).await;
+    assert_eq!(refusal.code, ErrorCode::BadRequest);
+    tunnel.assert_untouched();
+}
