@@ -9,3 +9,4 @@ mod hostile;
 mod relay;
 mod streams;
 mod support;
+mod wakes;
