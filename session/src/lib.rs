@@ -28,8 +28,11 @@
 //! taken for one that was.
 //!
 //! **Memory** of a session, beside its streams' windows and send queues (which the core bounds):
-//! one batch, one WebSocket message being received ([`websocket::MAX_MESSAGE`]), and the messages
-//! of one turn (128 KiB). An idle session holds no batch, no messages and no read-ahead.
+//! while busy one batch (32 KiB), the messages of one turn (128 KiB), and one message being
+//! received ([`websocket::MAX_MESSAGE`] at most, 32 KiB from a peer of ours). An idle session
+//! keeps none of these; what stays are the buffers of TLS and WebSocket: measured 30 KiB in all
+//! before the first bulk transfer, about 100 KiB after it, since tungstenite's buffers never
+//! shrink.
 
 pub mod backoff;
 pub mod body;

@@ -13,7 +13,7 @@ use culvert_proto::head::CallHead;
 use culvert_proto::mux::{self, ControlError, Mux, OpenError, Stats};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::driver::Driver;
+use crate::driver::{Driver, MAX_BATCH};
 use crate::error::SessionError;
 use crate::shared::{Shared, State};
 use crate::stream::Stream;
@@ -49,10 +49,11 @@ impl Session {
     /// Takes a connection whose WebSocket handshake is done and spawns the task that drives it.
     ///
     /// Must be called within a tokio runtime with timers.
-    pub fn spawn<IO>(io: WebSocketIo<IO>, config: mux::Config) -> (Self, Incoming, Controls)
+    pub fn spawn<IO>(io: WebSocketIo<IO>, mut config: mux::Config) -> (Self, Incoming, Controls)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        config.limits.batch = config.limits.batch.min(MAX_BATCH);
         let mux = Mux::new(config, tokio::time::Instant::now().into_std());
         let shared = Arc::new(Shared::new(mux));
         tokio::spawn(Driver::new(shared.clone(), io).run());
