@@ -103,9 +103,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     /// Whatever fails here, the connection is dropped next.
     async fn disconnect(&mut self) {
         let now = tokio::time::Instant::now().into_std();
-        while self.shared.lock().mux.poll_transmit(&mut self.batch, now) {
+        loop {
+            // The last turn may have left a batch.
+            self.shared.lock().mux.poll_transmit(&mut self.batch, now);
             let message = Message::Binary(self.batch.split().freeze());
-            if self.socket.send(message).await.is_err() {
+            if message.is_empty() || self.socket.send(message).await.is_err() {
                 break;
             }
         }
@@ -173,14 +175,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         {
             result = result.and_then(|()| core.mux.handle_timeout(now));
         }
+        if writable && result.is_ok() {
+            core.mux.poll_transmit(&mut self.batch, now);
+        }
+        // After the batch, since what left made room for writers.
         core.dispatch(&self.shared.state);
         let end = result
             .err()
             .map(SessionError::from)
             .or_else(|| core.closing.clone());
-        if writable && end.is_none() {
-            core.mux.poll_transmit(&mut self.batch, now);
-        }
         // While the socket is full or more is to be sent, we run again without being asked.
         let idle = writable && !core.mux.has_transmit();
         core.driver_idle = idle;
@@ -192,7 +195,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         }
     }
 
-    /// Hands the batch to the socket. An idle session keeps no batch's memory.
+    /// Hands the batch to the socket.
     fn send(&mut self, idle: bool) -> Result<(), SessionError> {
         if !self.batch.is_empty() {
             let message = Message::Binary(self.batch.split().freeze());
@@ -200,7 +203,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             Pin::new(&mut self.socket)
                 .start_send(message)
                 .map_err(socket_error)?;
-        } else if idle {
+        }
+        if idle {
+            // A busy session fills the same memory again; an idle one keeps none.
             self.batch = BytesMut::new();
         }
         Ok(())

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_proto::control::Control;
+use culvert_proto::limits::Limits;
 use culvert_proto::mux::{Item, Side};
 use culvert_session::{SessionEvent, WebSocketIo};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::time::Instant;
 
-use crate::support::{End, config, connection, settle, stream};
+use crate::support::{End, WINDOW, config, config_with, connection, settle, stream};
 
 /// What the next flushes of a connection do.
 enum Flush {
@@ -102,4 +104,25 @@ async fn work_that_comes_while_a_full_socket_empties_is_not_left_lying() {
         "{event:?}"
     );
     assert!(script.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_goes_on_as_soon_as_its_queue_is_sent() {
+    let (near, far) = connection();
+    let limits = Limits {
+        send_queue: 8 * 1024,
+        ..Limits::default()
+    };
+    let near = WebSocketIo::dialer(near, vec![]);
+    let agent = End::over(near, config_with(Side::Dialer, limits));
+    let mut relay = End::over(WebSocketIo::acceptor(far), config(Side::Acceptor));
+    agent.session.ready().await.unwrap();
+    let (mut near, _far) = stream(&agent, &mut relay).await;
+    // Each batch empties the queue; nothing but that happens, and the credit suffices.
+    let before = Instant::now();
+    near.send
+        .write_bytes(Bytes::from(vec![0; WINDOW]))
+        .await
+        .unwrap();
+    assert_eq!(before.elapsed(), Duration::ZERO);
 }
