@@ -59,7 +59,11 @@ fn answer() -> Head {
     ] {
         headers.insert(name, value.parse().unwrap());
     }
-    Head::Response(ResponseHead { status: StatusCode::OK, headers, body: BodyLength::Exact(200) })
+    Head::Response(ResponseHead {
+        status: StatusCode::OK,
+        headers,
+        body: BodyLength::Exact(200),
+    })
 }
 
 /// Two greeted ends.
@@ -210,7 +214,9 @@ fn schedule(c: &mut Criterion) {
                 let ids: Vec<_> = std::iter::repeat_with(open).take(1000).collect();
                 pump(&mut relay, &mut agent, now);
                 for id in ids {
-                    relay.write(id, &mut Bytes::from_static(&[7; 1000])).unwrap();
+                    relay
+                        .write(id, &mut Bytes::from_static(&[7; 1000]))
+                        .unwrap();
                 }
                 (relay, BytesMut::with_capacity(80 * 1024))
             },

@@ -136,6 +136,17 @@ pub async fn upload(
     }
 }
 
+/// Starts to download `path` and leaves the body to whoever gets it.
+pub async fn start_download(
+    target: &Target,
+    path: &str,
+) -> Result<(SendRequest<Body>, Incoming), Failure> {
+    let mut send = connect(target).await?;
+    let request = Request::get(path).body(Body::new(Empty::new()))?;
+    let body = answer(&mut send, target, request).await?;
+    Ok((send, body))
+}
+
 /// Downloads `path` again and again for `time`, at most `pace` bytes per second.
 pub async fn download_paced(
     target: &Target,
@@ -143,13 +154,10 @@ pub async fn download_paced(
     pace: u64,
     time: Duration,
 ) -> Result<u64, Failure> {
-    let path: Uri = path.parse()?;
     let start = Instant::now();
     let mut bytes: u64 = 0;
     loop {
-        let mut send = connect(target).await?;
-        let request = Request::get(path.clone()).body(Body::new(Empty::new()))?;
-        let mut body = answer(&mut send, target, request).await?;
+        let (_connection, mut body) = start_download(target, path).await?;
         while let Some(frame) = body.frame().await {
             bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
             if start.elapsed() >= time {

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use culvert_bench::link::Line;
 use culvert_bench::load::Failure;
 use culvert_bench::stack::{Stack, programs};
-use culvert_bench::{beside, line, startline};
+use culvert_bench::{beside, line, startline, trouble};
 
 /// Measures what a call through Culvert costs, beside nginx in the same run.
 #[derive(Debug, Parser)]
@@ -49,6 +49,18 @@ enum Scenario {
         #[arg(long, default_value_t = 5)]
         seconds: u64,
     },
+    /// How long after the link was cut a call works again.
+    Cut {
+        /// How often.
+        #[arg(long, default_value_t = 10)]
+        times: usize,
+    },
+    /// What one stream that nobody reads takes from 99 others.
+    Unread {
+        /// Seconds a case.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
 }
 
 /// A line with half of `rtt` (milliseconds) each way and `rate` megabytes per second.
@@ -86,6 +98,14 @@ async fn run(scenario: Scenario) -> Result<(), Failure> {
         Scenario::Beside { rtt, rate, seconds } => {
             let stack = Stack::start(&programs, line_of(rtt, rate)).await?;
             beside::run(&stack, Duration::from_secs(seconds), out).await
+        }
+        Scenario::Cut { times } => {
+            let stack = Stack::start(&programs, Line::default()).await?;
+            trouble::cut(&stack, times.max(1), out).await
+        }
+        Scenario::Unread { seconds } => {
+            let stack = Stack::start(&programs, Line::default()).await?;
+            trouble::unread(&stack, Duration::from_secs(seconds), out).await
         }
     }
 }
