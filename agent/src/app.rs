@@ -89,7 +89,8 @@ impl App {
         let stop = CancellationToken::new();
         let link = Arc::new(Link {
             target: self.target,
-            tokens,
+            tokens: tokens.watch(),
+            renew: Box::new(move || tokens.renew()),
             mux: session_config(&self.config)?,
             offers: register::offers(&self.config.endpoints),
             serving: self.serving.clone(),

@@ -10,10 +10,13 @@ use culvert_config::AgentConfig;
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{self, App};
-use crate::explain::{self, ExplainArgs};
+use crate::explain::{self, ExplainArgs, ExplainError};
 
 /// Exit code of a program that failed while it ran.
 const FAILED: u8 = 1;
+
+/// Exit code of a command line that makes no sense.
+const USAGE: u8 = 2;
 
 /// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
 const BAD_CONFIG: u8 = 78;
@@ -71,7 +74,8 @@ pub fn main() -> ExitCode {
         Command::Check(arg) => with_app(&arg.config, |app| print(app.config().render())),
         Command::Policy(PolicyCommand::Explain(args)) => match explain::explain(&args) {
             Ok(text) => print(text),
-            Err(error) => fail(BAD_CONFIG, error),
+            Err(error @ ExplainError::Config(_)) => fail(BAD_CONFIG, error),
+            Err(error) => fail(USAGE, error),
         },
     }
 }

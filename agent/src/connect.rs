@@ -3,15 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use culvert_identity::{AccessToken, TokenSource};
+use culvert_identity::AccessToken;
 use culvert_proto::code::GoawayCode;
 use culvert_proto::control::{Control, Offer};
 use culvert_proto::mux;
 use culvert_session::backoff::Backoff;
 use culvert_session::dial::{DialError, DialTarget, dial};
-use culvert_session::{Controls, Incoming, Session, SessionError, SessionEvent};
+use culvert_session::{Controls, Incoming, Session, SessionError, SessionEvent, WebSocketIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::register::{ANSWER_TIMEOUT, Registrations};
@@ -26,6 +27,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that a draining relay is believed to want before the agent comes back.
 const MAX_DRAIN_HINT: Duration = Duration::from_secs(10);
 
+/// How long a session must have lasted to prove that the next attempt needs no long wait.
+const STEADY: Duration = Duration::from_secs(3);
+
 /// Least wait after the relay said that another session took this one's place: to dial at once
 /// would only take it back.
 const REPLACED_WAIT: Duration = Duration::from_secs(60);
@@ -39,7 +43,10 @@ const DRAIN_TICK: Duration = Duration::from_secs(1);
 /// The way to the relay, and what all sessions have in common.
 pub(crate) struct Link {
     pub(crate) target: DialTarget,
-    pub(crate) tokens: TokenSource,
+    /// The current token and its successors.
+    pub(crate) tokens: watch::Receiver<Option<AccessToken>>,
+    /// Asks for another token: the relay refused this one.
+    pub(crate) renew: Box<dyn Fn() + Send + Sync>,
     pub(crate) mux: mux::Config,
     pub(crate) offers: Vec<Offer>,
     pub(crate) serving: Arc<Serving>,
@@ -145,8 +152,9 @@ pub(crate) async fn keep(link: Arc<Link>) {
     let mut draining: Option<Running> = None;
     loop {
         let attempt = async {
-            let token = token(&link.tokens).await;
-            begin(&link, token, &mut backoff).await
+            let token = token(link.tokens.clone()).await;
+            let io = dial(&link.target, token.expose(), SOFTWARE).await?;
+            begin(&link, io, token).await
         };
         let lost = tokio::select! {
             () = link.stop.cancelled() => return,
@@ -155,6 +163,7 @@ pub(crate) async fn keep(link: Arc<Link>) {
         let lost = match lost {
             Err(lost) => lost,
             Ok(mut running) => {
+                let since = Instant::now();
                 if let Some(earlier) = draining.take() {
                     earlier.replace();
                 }
@@ -162,12 +171,16 @@ pub(crate) async fn keep(link: Arc<Link>) {
                     () = link.stop.cancelled() => return,
                     lost = &mut running.lost => lost,
                 };
+                // A relay that takes sessions only to drop them is not dialled ever faster.
+                if since.elapsed() >= STEADY {
+                    backoff.reset();
+                }
                 draining = Some(running);
                 lost.unwrap_or(Lost::Session(SessionError::Aborted))
             }
         };
         if lost.blames_the_token() {
-            link.tokens.renew();
+            (link.renew)();
         }
         let wait = match lost.floor() {
             Some(floor) => backoff.next_delay_after(Some(floor)),
@@ -208,15 +221,21 @@ impl Quiet {
 }
 
 /// The first token that is valid. Why there is none is in the token source's log.
-async fn token(tokens: &TokenSource) -> AccessToken {
-    let mut watch = tokens.watch();
+async fn token(mut tokens: watch::Receiver<Option<AccessToken>>) -> AccessToken {
+    next_token(&mut tokens, |token| !token.is_expired()).await
+}
+
+/// The current token or its first successor that is `wanted`. The source ends with the agent.
+async fn next_token(
+    tokens: &mut watch::Receiver<Option<AccessToken>>,
+    wanted: impl Fn(&AccessToken) -> bool,
+) -> AccessToken {
     loop {
-        let current = watch.borrow_and_update().clone();
-        if let Some(token) = current.filter(|token| !token.is_expired()) {
+        let current = tokens.borrow_and_update().clone();
+        if let Some(token) = current.filter(&wanted) {
             return token;
         }
-        if watch.changed().await.is_err() {
-            // The source ends only with the agent.
+        if tokens.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -237,14 +256,16 @@ impl Running {
     }
 }
 
-/// Dials and registers; from then on a task of its own looks after the session, which goes on
-/// for its calls while the slot already dials the next one.
-async fn begin(
+/// Registers over a new connection; from then on a task of its own looks after the session,
+/// which goes on for its calls while the slot already dials the next one.
+async fn begin<IO>(
     link: &Arc<Link>,
+    io: WebSocketIo<IO>,
     token: AccessToken,
-    backoff: &mut Backoff,
-) -> Result<Running, Lost> {
-    let io = dial(&link.target, token.expose(), SOFTWARE).await?;
+) -> Result<Running, Lost>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (session, incoming, controls) = Session::spawn(io, link.mux.clone());
     let hello = timeout(GREETING_TIMEOUT, session.ready())
         .await
@@ -268,14 +289,11 @@ async fn begin(
             session.close(GoawayCode::Drain, "nothing is registered");
             Err(Lost::Nothing)
         }
-        Ok(Ok(_)) => {
-            backoff.reset();
-            Ok(Running {
-                session,
-                lost: on_lost,
-                replaced,
-            })
-        }
+        Ok(Ok(_)) => Ok(Running {
+            session,
+            lost: on_lost,
+            replaced,
+        }),
         Ok(Err(_)) => Err(on_lost
             .await
             .unwrap_or(Lost::Session(SessionError::Aborted))),
@@ -314,14 +332,14 @@ impl Keeper {
         if let Err(error) = registrations.offer(&self.session) {
             tracing::warn!(relay = &*node, %error, "the registration cannot be sent");
         }
-        let mut tokens = link.tokens.watch();
+        let mut tokens = link.tokens.clone();
         loop {
             tokio::select! {
                 event = controls.recv() => match event {
                     Some(event) => self.on_event(event, &mut registrations),
                     None => break,
                 },
-                token = renewed(&mut tokens, &self.token) => {
+                token = next_token(&mut tokens, |token| !self.knows(token)) => {
                     if let Err(error) = registrations.renew(&self.session, &token) {
                         tracing::warn!(relay = &*node, %error, "the renewed token cannot be sent");
                     }
@@ -339,6 +357,11 @@ impl Keeper {
         if let Some(lost) = self.lost.take() {
             let _ = lost.send(Lost::Session(error));
         }
+    }
+
+    /// Whether the relay has this token.
+    fn knows(&self, token: &AccessToken) -> bool {
+        self.token.expose() == token.expose()
     }
 
     fn on_event(&mut self, event: SessionEvent, registrations: &mut Registrations<'_>) {
@@ -384,18 +407,5 @@ impl Keeper {
     }
 }
 
-/// The next token that is not the one that the relay has.
-async fn renewed(
-    tokens: &mut watch::Receiver<Option<AccessToken>>,
-    known: &AccessToken,
-) -> AccessToken {
-    loop {
-        let current = tokens.borrow_and_update().clone();
-        if let Some(token) = current.filter(|token| token.expose() != known.expose()) {
-            return token;
-        }
-        if tokens.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

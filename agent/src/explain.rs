@@ -1,12 +1,11 @@
 //! `policy explain`: the decision on a made-up call, rule by rule.
 
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use culvert_config::AgentConfig;
 use culvert_config::policy_file::{self, TestCall};
+use culvert_config::{AgentConfig, ConfigError};
 use culvert_policy::{CanonicalTarget, Mode, PathOptions};
 
 /// A call to be explained.
@@ -21,8 +20,8 @@ pub(crate) struct ExplainArgs {
     /// The method.
     #[arg(long, default_value = "GET")]
     method: String,
-    /// Path and query.
-    #[arg(long, required_if_eq_any([("mode", "http"), ("mode", "terminate")]))]
+    /// Path and query, in the modes that have them.
+    #[arg(long)]
     path: Option<String>,
     /// The caller's subject.
     #[arg(long, default_value = "")]
@@ -48,22 +47,29 @@ fn mode(word: &str) -> Result<Mode, String> {
     Mode::from_word(word).ok_or_else(|| "expected http, connect, terminate or tcp".to_owned())
 }
 
-/// The explanation, for people. An error is one of the files, or a call that no policy is asked
-/// about.
-pub(crate) fn explain(args: &ExplainArgs) -> Result<impl Display, String> {
-    let config = AgentConfig::load(&args.config).map_err(|error| error.to_string())?;
-    let policy = policy_file::load(&config.policy.file).map_err(|error| error.to_string())?;
+/// Why nothing can be explained.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExplainError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the configuration has no endpoint {asked:?}; it has {known}")]
+    Endpoint { asked: String, known: String },
+    #[error("--path is needed in mode {0}")]
+    Path(&'static str),
+}
+
+/// The explanation, for people.
+pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
+    let config = AgentConfig::load(&args.config)?;
+    let policy = policy_file::load(&config.policy.file)?;
     let endpoint = config
         .endpoints
         .iter()
         .find(|e| e.name.as_str() == args.endpoint);
     let Some(endpoint) = endpoint else {
-        let names: Vec<&str> = config.endpoints.iter().map(|e| e.name.as_str()).collect();
-        return Err(format!(
-            "the configuration has no endpoint {:?}; it has {}",
-            args.endpoint,
-            names.join(", ")
-        ));
+        let known: Vec<&str> = config.endpoints.iter().map(|e| e.name.as_str()).collect();
+        let (asked, known) = (args.endpoint.clone(), known.join(", "));
+        return Err(ExplainError::Endpoint { asked, known });
     };
     let paths = PathOptions {
         allow_semicolon: endpoint.allow_semicolon,
@@ -71,7 +77,10 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<impl Display, String> {
     };
     let mut call = TestCall::new(args.endpoint.as_str(), args.mode);
     if args.mode.has_target() {
-        let path = args.path.as_deref().unwrap_or("/");
+        let path = args
+            .path
+            .as_deref()
+            .ok_or(ExplainError::Path(args.mode.as_str()))?;
         match CanonicalTarget::parse(path, paths) {
             Ok(target) => call.target = Some(target),
             Err(error) => return Ok(format!("deny: {error}\n  (no rule is asked)\n")),

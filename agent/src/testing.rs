@@ -102,6 +102,12 @@ impl Connection {
         let _ = self.io.flush().await;
     }
 
+    /// The connection itself, for another protocol than HTTP. Nothing may have come early.
+    pub(crate) fn into_io(self) -> Box<dyn Io> {
+        assert!(self.buffer.is_empty());
+        self.io
+    }
+
     /// Waits until the agent has closed the connection.
     pub(crate) async fn closed(&mut self) {
         while self.io.read_buf(&mut self.buffer).await.unwrap_or(0) > 0 {

@@ -1,0 +1,386 @@
+//! Sessions from dial to end, with a relay of the tests at the other side.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use culvert_proto::control::{Hello, Registration};
+use culvert_proto::head::Mode;
+use culvert_proto::limits::Limits;
+use culvert_proto::mux::Side;
+use culvert_proto::names::EndpointName;
+use culvert_session::tls::{ServerTrust, TlsMin, client_tls};
+use culvert_session::upgrade::accept_key;
+use secrecy::SecretString;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::policy::ActivePolicy;
+use crate::testing::{Connection, Identity, Server};
+
+fn token(text: &str) -> AccessToken {
+    AccessToken {
+        secret: SecretString::from(text),
+        expires_at: Instant::now() + Duration::from_secs(3600),
+        lifetime: Duration::from_secs(3600),
+    }
+}
+
+fn config(side: Side, name: &str) -> mux::Config {
+    let hello = Hello {
+        min_version: 1,
+        max_version: 1,
+        features: 0,
+        name: name.into(),
+        instance: [1; 16],
+        software: SOFTWARE.into(),
+        max_streams: 10,
+        initial_window: 256 * 1024,
+    };
+    mux::Config {
+        side,
+        hello,
+        limits: Limits::default(),
+    }
+}
+
+fn offer(name: &str) -> Offer {
+    let endpoint = EndpointName::new(name).unwrap();
+    Offer {
+        endpoint,
+        modes: vec![Mode::Http],
+        connect: vec![],
+    }
+}
+
+/// An agent without upstreams: sessions are all that matters here.
+struct Agent {
+    link: Arc<Link>,
+    tokens: watch::Sender<Option<AccessToken>>,
+    renewals: Arc<AtomicUsize>,
+}
+
+impl Agent {
+    fn new(relay: &str, trust: &ServerTrust) -> Self {
+        let nothing = Arc::new(ActivePolicy::new(culvert_policy::Policy::deny_all(), false));
+        let policy = watch::Sender::new(nothing);
+        let tokens = watch::Sender::new(Some(token("one")));
+        let renewals = Arc::new(AtomicUsize::new(0));
+        let counter = renewals.clone();
+        let tls = client_tls(trust, TlsMin::V13).unwrap();
+        let link = Link {
+            target: DialTarget::new(relay, tls).unwrap(),
+            tokens: tokens.subscribe(),
+            renew: Box::new(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }),
+            mux: config(Side::Dialer, "agent-1"),
+            offers: vec![offer("vcenter"), offer("nsx")],
+            serving: Arc::new(Serving::new(&[], policy.subscribe()).unwrap()),
+            reconnect: Duration::from_secs(15),
+            stop: CancellationToken::new(),
+            live: LiveSessions::default(),
+        };
+        Self {
+            link: Arc::new(link),
+            tokens,
+            renewals,
+        }
+    }
+
+    fn in_memory() -> Self {
+        Self::new("wss://relay.example", &ServerTrust::Pins(vec![[7; 32]]))
+    }
+
+    /// Begins a session over a connection in memory.
+    fn begin(&self) -> (tokio::task::JoinHandle<Result<Running, Lost>>, DuplexStream) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let link = self.link.clone();
+        let begun = tokio::spawn(async move {
+            begin(&link, WebSocketIo::dialer(near, vec![]), token("one")).await
+        });
+        (begun, far)
+    }
+}
+
+/// The relay's side of one session.
+struct RelaySide {
+    session: Session,
+    controls: Controls,
+    _incoming: Incoming,
+}
+
+impl RelaySide {
+    async fn over<IO>(io: IO) -> Self
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let config = config(Side::Acceptor, "relay-1");
+        let (session, _incoming, controls) = Session::spawn(WebSocketIo::acceptor(io), config);
+        session.ready().await.unwrap();
+        Self {
+            session,
+            controls,
+            _incoming,
+        }
+    }
+
+    async fn control(&mut self) -> Control {
+        match self.controls.recv().await.unwrap() {
+            SessionEvent::Control(control) => control,
+            other @ SessionEvent::Draining { .. } => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes a REGISTER and answers it; `refused` are the names that are refused.
+    async fn register(&mut self, refused: &[&str]) {
+        let Control::Register { request, offers } = self.control().await else {
+            panic!("no REGISTER")
+        };
+        let result = |offer: Offer| {
+            let no = refused.contains(&offer.endpoint.as_str());
+            let refused = no.then(|| "not among the token's endpoints".to_owned());
+            Registration {
+                endpoint: offer.endpoint,
+                refused,
+            }
+        };
+        let results = offers.into_iter().map(result).collect();
+        self.session
+            .send_control(&Control::Registered { request, results })
+            .unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_begins_with_the_offer_of_every_endpoint() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    let Control::Register { request, offers } = relay.control().await else {
+        panic!()
+    };
+    let names: Vec<&str> = offers.iter().map(|offer| offer.endpoint.as_str()).collect();
+    assert_eq!(names, ["vcenter", "nsx"]);
+    let results = offers
+        .iter()
+        .map(|offer| Registration {
+            endpoint: offer.endpoint.clone(),
+            refused: None,
+        })
+        .collect();
+    relay
+        .session
+        .send_control(&Control::Registered { request, results })
+        .unwrap();
+    let running = begun.await.unwrap().unwrap();
+    assert!(running.session.is_open());
+    assert_eq!(agent.link.live.all().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_refuses_every_endpoint_is_left() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    relay.register(&["vcenter", "nsx"]).await;
+    assert!(matches!(begun.await.unwrap().err(), Some(Lost::Nothing)));
+    relay.session.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_endpoint_that_is_registered_is_reason_enough_to_stay() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    relay.register(&["nsx"]).await;
+    begun.await.unwrap().unwrap();
+    assert!(relay.session.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_does_not_greet_or_answer_is_given_up() {
+    let agent = Agent::in_memory();
+    let (begun, _far) = agent.begin();
+    assert!(matches!(
+        begun.await.unwrap().err(),
+        Some(Lost::Greeting | Lost::Session(_))
+    ));
+    let (begun, far) = agent.begin();
+    let relay = RelaySide::over(far).await;
+    assert!(matches!(
+        begun.await.unwrap().err(),
+        Some(Lost::Registration)
+    ));
+    relay.session.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_says_why() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    relay.register(&[]).await;
+    let running = begun.await.unwrap().unwrap();
+    relay
+        .session
+        .close(GoawayCode::Revoked, "the operator said so");
+    let lost = running.lost.await.unwrap();
+    assert!(lost.to_string().contains("the operator said so"), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewed_token_is_passed_on_in_band() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    relay.register(&[]).await;
+    let _running = begun.await.unwrap().unwrap();
+    // The same token again is no news; an outage of the issuer is none for the relay either.
+    agent.tokens.send_replace(Some(token("one")));
+    agent.tokens.send_replace(None);
+    tokio::task::yield_now().await;
+    agent.tokens.send_replace(Some(token("two")));
+    let Control::Auth { token } = relay.control().await else {
+        panic!("no AUTH")
+    };
+    assert_eq!(token, "two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_offered_again_with_a_new_token() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    relay.register(&["nsx"]).await;
+    let _running = begun.await.unwrap().unwrap();
+    agent.tokens.send_replace(Some(token("two")));
+    assert!(matches!(relay.control().await, Control::Auth { .. }));
+    relay.register(&[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_session_goes_on_until_it_is_replaced_and_its_calls_are_done() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    relay.register(&[]).await;
+    let mut running = begun.await.unwrap().unwrap();
+    relay.session.drain(Duration::from_secs(3));
+    let lost = (&mut running.lost).await.unwrap();
+    assert_eq!(lost.floor(), Some(Duration::from_secs(3)));
+    sleep(Duration::from_secs(60)).await;
+    assert!(relay.session.is_open(), "nothing has taken over yet");
+    running.replace();
+    relay.session.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_cannot_send_the_agent_away_for_long() {
+    let away = |code| Lost::Draining {
+        code,
+        retry_after: Duration::from_secs(1_000_000),
+    };
+    assert_eq!(away(GoawayCode::Drain).floor(), Some(MAX_DRAIN_HINT));
+    assert_eq!(away(GoawayCode::Replaced).floor(), Some(REPLACED_WAIT));
+}
+
+/// A relay on loopback: what it is asked on each connection, and its side of those that it
+/// accepts.
+async fn relay(
+    refuse: Option<&'static str>,
+) -> (Server, Identity, mpsc::Receiver<(String, RelaySide)>) {
+    let identity = Identity::new(&["localhost"]);
+    let (sender, accepted) = mpsc::channel(8);
+    let server = Server::start(Some(&identity), move |mut connection: Connection| {
+        let sender = sender.clone();
+        async move {
+            let Some(request) = connection.request().await else { return };
+            if let Some(answer) = refuse {
+                connection.send(answer).await;
+                return;
+            }
+            let key = |line: &str| line.to_ascii_lowercase().strip_prefix("sec-websocket-key: ").map(|_| line[19..].to_owned());
+            let key = request.lines().find_map(key).unwrap();
+            connection
+                .send(format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                     Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: culvert.v1\r\n\r\n",
+                    accept_key(key.as_bytes())
+                ))
+                .await;
+            let mut side = RelaySide::over(connection.into_io()).await;
+            side.register(&[]).await;
+            let session = side.session.clone();
+            let _ = sender.send((request, side)).await;
+            session.closed().await;
+        }
+    })
+    .await;
+    (server, identity, accepted)
+}
+
+fn trust(identity: &Identity) -> ServerTrust {
+    ServerTrust::Pins(vec![culvert_session::tls::pin_of(&identity.certificate)])
+}
+
+#[tokio::test]
+async fn a_lost_session_is_replaced_by_itself_until_the_agent_stops() {
+    let (server, identity, mut accepted) = relay(None).await;
+    let url = format!("wss://localhost:{}", server.address.port());
+    let agent = Agent::new(&url, &trust(&identity));
+    let slot = tokio::spawn(keep(agent.link.clone()));
+    for round in 0..3 {
+        let (request, side) = accepted.recv().await.unwrap();
+        assert!(
+            request.starts_with("GET /.culvert/v1/session HTTP/1.1\r\n"),
+            "{request}"
+        );
+        let authorization = format!(
+            "authorization: bearer {}",
+            if round == 0 { "one" } else { "two" }
+        );
+        assert!(
+            request.to_ascii_lowercase().contains(&authorization),
+            "{request}"
+        );
+        agent.tokens.send_replace(Some(token("two")));
+        side.session
+            .close(GoawayCode::Internal, "this relay has a bad day");
+    }
+    let (_, side) = accepted.recv().await.unwrap();
+    agent.link.stop.cancel();
+    slot.await.unwrap();
+    assert!(
+        side.session.is_open(),
+        "ending sessions is the drain's business"
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_the_relay_refuses_is_renewed() {
+    let refuse = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+    let (mut server, identity, _accepted) = relay(Some(refuse)).await;
+    let url = format!("wss://localhost:{}", server.address.port());
+    let agent = Agent::new(&url, &trust(&identity));
+    let slot = tokio::spawn(keep(agent.link.clone()));
+    server.ended(2).await;
+    assert!(agent.renewals.load(Ordering::Relaxed) >= 1);
+    agent.link.stop.cancel();
+    slot.await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_token_the_agent_waits_and_dials_once_it_has_one() {
+    let (server, identity, mut accepted) = relay(None).await;
+    let url = format!("wss://localhost:{}", server.address.port());
+    let agent = Agent::new(&url, &trust(&identity));
+    agent.tokens.send_replace(None);
+    let slot = tokio::spawn(keep(agent.link.clone()));
+    tokio::task::yield_now().await;
+    assert_eq!(server.connections(), 0);
+    agent.tokens.send_replace(Some(token("late")));
+    let (request, _side) = accepted.recv().await.unwrap();
+    assert!(request.contains("Bearer late"), "{request}");
+    agent.link.stop.cancel();
+    slot.await.unwrap();
+}

@@ -1,0 +1,209 @@
+//! The program as an administrator meets it: commands, words, exit codes.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const AGENT: &str = r#"
+[relay]
+url = "wss://relay.example.com"
+ca = "ca.pem"
+
+[oauth]
+grant = "client_credentials"
+issuer = "https://issuer.example.com"
+client_id = "sddc-fra-1"
+client_secret_file = "secret"
+
+[[endpoint]]
+name = "vcenter"
+upstream = "https://vcenter.sddc.local"
+pin_sha256 = ["0707070707070707070707070707070707070707070707070707070707070707"]
+
+[policy]
+file = "policy.toml"
+"#;
+
+const POLICY: &str = r#"
+version = 1
+
+[[rule]]
+id = "inventory"
+action = "allow"
+endpoint = ["vcenter"]
+method = ["GET"]
+path = ["/api/vcenter/**"]
+caller = ["director-*"]
+
+[[test]]
+name = "directors read"
+call = { endpoint = "vcenter", method = "GET", path = "/api/vcenter/vm", caller = "director-7" }
+expect = "allow"
+"#;
+
+/// A folder with an agent's files.
+struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        let files = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let certificate = rcgen::generate_simple_self_signed(vec!["relay".to_owned()]).unwrap();
+        files.write("ca.pem", &certificate.cert.pem());
+        files.write("agent.toml", AGENT);
+        files.write("policy.toml", POLICY);
+        let secret = files.write("secret", "very-secret\n");
+        std::fs::set_permissions(secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        files
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.path("agent.toml")
+    }
+}
+
+fn agent(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_culvert-agent"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn check(config: &Path) -> Output {
+    agent(&["check", "--config", config.to_str().unwrap()])
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn check_prints_what_the_agent_would_run_with_and_no_secret() {
+    let output = check(&Files::new().config());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let shown = stdout(&output);
+    assert!(shown.contains("client_id = \"sddc-fra-1\""), "{shown}");
+    assert!(
+        shown.contains("sessions = 2"),
+        "defaults are shown too: {shown}"
+    );
+    assert!(!shown.contains("very-secret"), "{shown}");
+}
+
+#[test]
+fn a_wrong_configuration_is_78_with_file_line_and_key() {
+    let files = Files::new();
+    files.write(
+        "agent.toml",
+        &AGENT.replace("name = \"vcenter\"", "name = \"V Center\""),
+    );
+    let output = check(&files.config());
+    assert_eq!(output.status.code(), Some(78));
+    let words = stderr(&output);
+    assert!(
+        words.contains("agent.toml:13:8: endpoint[1].name: "),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_policy_whose_own_test_fails_is_78() {
+    let files = Files::new();
+    files.write(
+        "policy.toml",
+        &POLICY.replace("expect = \"allow\"", "expect = \"deny\""),
+    );
+    let output = check(&files.config());
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        stderr(&output).contains("directors read"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_file_that_is_no_certificate_is_78() {
+    let files = Files::new();
+    files.write("ca.pem", "nothing\n");
+    let output = check(&files.config());
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("ca.pem"), "{}", stderr(&output));
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_and_version_are_0() {
+    assert_eq!(agent(&["check"]).status.code(), Some(2));
+    assert_eq!(agent(&["--no-such-flag"]).status.code(), Some(2));
+    assert_eq!(agent(&["--help"]).status.code(), Some(0));
+    let version = agent(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert!(stdout(&version).starts_with("culvert-agent "));
+}
+
+fn explain(files: &Files, arguments: &[&str]) -> Output {
+    let config = files.config();
+    let first = ["policy", "explain", "--config", config.to_str().unwrap()];
+    agent(&[&first[..], arguments].concat())
+}
+
+#[test]
+fn explain_names_the_rule_and_why_others_did_not_match() {
+    let files = Files::new();
+    let call = [
+        "--endpoint",
+        "vcenter",
+        "--method",
+        "GET",
+        "--path",
+        "/api/vcenter/vm",
+    ];
+    let allowed = explain(&files, &[&call[..], &["--caller", "director-7"]].concat());
+    assert_eq!(allowed.status.code(), Some(0), "{}", stderr(&allowed));
+    assert!(
+        stdout(&allowed).starts_with("allow, by rule \"inventory\""),
+        "{}",
+        stdout(&allowed)
+    );
+    let denied = explain(&files, &[&call[..], &["--caller", "somebody"]].concat());
+    assert_eq!(denied.status.code(), Some(0));
+    assert!(stdout(&denied).starts_with("deny"), "{}", stdout(&denied));
+    assert!(stdout(&denied).contains("caller: "), "{}", stdout(&denied));
+}
+
+#[test]
+fn explain_knows_the_endpoints_and_refuses_paths_like_the_agent() {
+    let files = Files::new();
+    let unknown = explain(&files, &["--endpoint", "nsx", "--path", "/"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        stderr(&unknown).contains("it has vcenter"),
+        "{}",
+        stderr(&unknown)
+    );
+    let odd = explain(&files, &["--endpoint", "vcenter", "--path", "/api/../x"]);
+    assert!(
+        stdout(&odd).starts_with("deny: the path has a segment"),
+        "{}",
+        stdout(&odd)
+    );
+    let none = explain(&files, &["--endpoint", "vcenter"]);
+    assert_eq!(none.status.code(), Some(2), "a path is needed in http mode");
+}
