@@ -266,8 +266,9 @@ impl Core {
         self.streams.insert(id, waiting);
     }
 
-    /// One of a stream's two handles is gone.
+    /// One of a stream's two handles is gone; that may have aborted the other half.
     pub(crate) fn drop_half(&mut self, id: StreamId) {
+        self.on_stream(id, |waiting| waiting.reader.take());
         if let Some(waiting) = self.streams.get_mut(&id) {
             waiting.halves -= 1;
             if waiting.halves == 0 {

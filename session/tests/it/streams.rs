@@ -276,6 +276,18 @@ async fn dropped_handles_cancel_and_never_look_like_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_learns_that_its_own_sending_half_was_dropped() {
+    let (relay, mut agent) = pair().await;
+    let (near, _far) = stream(&relay, &mut agent).await;
+    let (send, mut recv) = near.split();
+    let reading = tokio::spawn(async move { recv.item().await });
+    settle().await;
+    drop(send);
+    let error = soon(reading).await.unwrap().unwrap_err();
+    assert_eq!(error, StreamError::Reset(ResetCode::Cancelled));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_finished_stream_takes_nothing_more() {
     let (relay, mut agent) = pair().await;
     let (mut near, _far) = stream(&relay, &mut agent).await;
