@@ -114,7 +114,8 @@ fn log_to_stderr(format: LogFormat) {
         .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        // The fields of an event stay under a key of their own: `target` is one of them.
+        LogFormat::Json => builder.json().init(),
     }
 }
 

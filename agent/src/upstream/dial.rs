@@ -32,12 +32,20 @@ pub(crate) struct Dialer {
     address: Option<IpAddr>,
     scope: Scope,
     port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Tls>,
     connect: Duration,
     handshake: Duration,
     /// Instead of all that: a pipe in memory, whose other end goes here.
     #[cfg(test)]
     pub(super) memory: Option<tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>>,
+}
+
+/// TLS with one upstream.
+struct Tls {
+    trusting: TlsConnector,
+    /// Trusts no certificate, and says which one it was shown.
+    asking: TlsConnector,
+    name: ServerName<'static>,
 }
 
 /// Why an endpoint's upstream cannot be dialled whatever the network does.
@@ -70,9 +78,13 @@ impl Dialer {
                     Trust::Ca(file) => ServerTrust::CaFile(file.clone()),
                     Trust::Pins(pins) => ServerTrust::Pins(pins.clone()),
                 };
-                let config = client_tls(&trust, TlsMin::V12)?;
-                let server_name = ServerName::try_from(name.clone()).map_err(|_| no_name())?;
-                Some((TlsConnector::from(config), server_name))
+                // No certificate has this hash.
+                let nobody = ServerTrust::Pins(vec![[0; 32]]);
+                Some(Tls {
+                    trusting: TlsConnector::from(client_tls(&trust, TlsMin::V12)?),
+                    asking: TlsConnector::from(client_tls(&nobody, TlsMin::V12)?),
+                    name: ServerName::try_from(name.clone()).map_err(|_| no_name())?,
+                })
             }
             _ => None,
         };
@@ -102,15 +114,32 @@ impl Dialer {
             .await
             .map_err(limit(Phase::Connect, self.connect))??;
         socket::tune(&tcp);
-        let Some((connector, name)) = &self.tls else {
+        let Some(tls) = &self.tls else {
             return Ok(Transport::Plain(tcp));
         };
-        let shake = connector.connect(name.clone(), ReadAhead::new(tcp));
-        let tls = timeout(self.handshake, shake)
+        let address = tcp.peer_addr();
+        let shake = tls.trusting.connect(tls.name.clone(), ReadAhead::new(tcp));
+        let shaken = timeout(self.handshake, shake)
             .await
-            .map_err(limit(Phase::Tls, self.handshake))?
-            .map_err(|source| self.tls_error(source))?;
-        Ok(Transport::Tls(Box::new(tls)))
+            .map_err(limit(Phase::Tls, self.handshake))?;
+        let source = match shaken {
+            Ok(stream) => return Ok(Transport::Tls(Box::new(stream))),
+            Err(source) => source,
+        };
+        let pin = match (pin_in(&source), address) {
+            (None, Ok(address)) if is_about_certificate(&source) => {
+                timeout(self.handshake, tls.ask(address))
+                    .await
+                    .ok()
+                    .flatten()
+            }
+            (pin, _) => pin,
+        };
+        Err(UpstreamError::Tls {
+            host: self.host.clone(),
+            source,
+            pin,
+        })
     }
 
     /// A TCP connection to an address that was checked: the name is resolved once, and what was
@@ -137,22 +166,33 @@ impl Dialer {
         })?;
         permitted(&self.host, self.scope, found)
     }
+}
 
-    fn tls_error(&self, source: io::Error) -> UpstreamError {
-        let pin = match rustls_error(&source) {
-            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
-                other
-                    .0
-                    .downcast_ref::<PinMismatch>()
-                    .map(|mismatch| mismatch.found.clone())
-            }
-            _ => None,
-        };
-        UpstreamError::Tls {
-            host: self.host.clone(),
-            source,
-            pin,
-        }
+impl Tls {
+    /// The SHA-256 of the certificate that the server at `address` shows, for the administrator
+    /// to compare: an error about a certificate does not say which one it was.
+    async fn ask(&self, address: SocketAddr) -> Option<String> {
+        let tcp = TcpStream::connect(address).await.ok()?;
+        let refused = self.asking.connect(self.name.clone(), tcp).await.err()?;
+        pin_in(&refused)
+    }
+}
+
+fn is_about_certificate(error: &io::Error) -> bool {
+    matches!(
+        rustls_error(error),
+        Some(rustls::Error::InvalidCertificate(_))
+    )
+}
+
+/// The SHA-256 of the certificate, where an error tells it.
+fn pin_in(error: &io::Error) -> Option<String> {
+    match rustls_error(error)? {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => other
+            .0
+            .downcast_ref::<PinMismatch>()
+            .map(|mismatch| mismatch.found.clone()),
+        _ => None,
     }
 }
 
