@@ -1,0 +1,397 @@
+//! What the node counts: OpenMetrics, read from the admin listener.
+//!
+//! Every handle is made once, here: to count is one atomic addition, no look-up of labels. Labels
+//! come from closed sets, never from what a peer sends.
+
+use std::fmt;
+use std::time::Duration;
+
+use culvert_proto::code::{ErrorCode, GoawayCode};
+use http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Bounds of the duration histogram: from a call beside the relay to a long poll.
+const DURATIONS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 1800.0,
+];
+
+/// Every count of one node.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub(crate) connections: Connections,
+    pub(crate) sessions: Sessions,
+    calls: Calls,
+}
+
+/// How a call ended, as far as its caller could see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The upstream's answer was passed on to its end.
+    Answered(StatusCode),
+    /// The relay answered in the upstream's place: a refusal or a failure.
+    Refused(ErrorCode),
+    /// The caller went away before the end, or was too slow.
+    CallerGone,
+    /// The answer broke off after its head had been passed on.
+    CutShort,
+}
+
+/// What is counted of a call when it is over.
+#[derive(Debug, Clone, Copy)]
+pub struct CallEnd {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From the request's head to the end.
+    pub duration: Duration,
+    /// Body bytes that the caller sent.
+    pub received: u64,
+    /// Body bytes that the caller was sent.
+    pub sent: u64,
+}
+
+/// What happened to a TCP connection on the public listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// TLS was established.
+    Established,
+    /// Closed at once: the limit of connections is reached.
+    Shed,
+    /// No TLS in time, or a failed handshake.
+    NoTls,
+    /// The system had no file descriptor, or another error of `accept`.
+    AcceptError,
+}
+
+/// Why an agent got no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Not a handshake of ours.
+    Handshake,
+    /// No valid token.
+    Unauthenticated,
+    /// A token that may not register.
+    Forbidden,
+    /// The limit of sessions is reached, or the node drains.
+    Overloaded,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    outcome: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+impl Metrics {
+    /// A node's counts, all zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("culvert_relay");
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The version that runs", version);
+        Self {
+            connections: Connections::new(&mut registry),
+            sessions: Sessions::new(&mut registry),
+            calls: Calls::new(&mut registry),
+            registry,
+        }
+    }
+
+    /// A call begins. [`call_finished`](Self::call_finished) must follow.
+    pub fn call_started(&self) {
+        self.calls.in_flight.inc();
+    }
+
+    /// A call is over, however it ended.
+    pub fn call_finished(&self, end: &CallEnd) {
+        let calls = &self.calls;
+        calls.in_flight.dec();
+        match end.outcome {
+            Outcome::Answered(status) => {
+                let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+                calls.answered[class - 1].inc();
+            }
+            Outcome::Refused(code) => {
+                if let Some(at) = ErrorCode::ALL.iter().position(|known| *known == code) {
+                    calls.refused[at].inc();
+                }
+            }
+            Outcome::CallerGone => _ = calls.caller_gone.inc(),
+            Outcome::CutShort => _ = calls.cut_short.inc(),
+        }
+        calls.duration.observe(end.duration.as_secs_f64());
+        calls.received.inc_by(end.received);
+        calls.sent.inc_by(end.sent);
+    }
+
+    /// Public connections, agents' included.
+    pub(crate) fn open_connections(&self) -> u64 {
+        u64::try_from(self.connections.open.get()).unwrap_or(0)
+    }
+
+    /// Calls that are not over.
+    pub fn calls_in_flight(&self) -> u64 {
+        u64::try_from(self.calls.in_flight.get()).unwrap_or(0)
+    }
+
+    /// Everything as OpenMetrics text.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Connections {
+    pub(crate) open: Gauge,
+    established: Counter,
+    shed: Counter,
+    no_tls: Counter,
+    accept_error: Counter,
+}
+
+impl Connections {
+    fn new(registry: &mut Registry) -> Self {
+        let arrivals = Family::<OutcomeLabel, Counter>::default();
+        let counter = |outcome| arrivals.get_or_create_owned(&OutcomeLabel { outcome });
+        let open = Gauge::default();
+        registry.register(
+            "connections",
+            "Public connections, agents' included",
+            open.clone(),
+        );
+        let new = Self {
+            open,
+            established: counter("established"),
+            shed: counter("shed"),
+            no_tls: counter("no-tls"),
+            accept_error: counter("accept-error"),
+        };
+        registry.register("arrivals", "Connections to the public listener", arrivals);
+        new
+    }
+
+    pub(crate) fn on_arrival(&self, arrival: Arrival) {
+        match arrival {
+            Arrival::Established => &self.established,
+            Arrival::Shed => &self.shed,
+            Arrival::NoTls => &self.no_tls,
+            Arrival::AcceptError => &self.accept_error,
+        }
+        .inc();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) open: Gauge,
+    pub(crate) opened: Counter,
+    pub(crate) endpoints: Gauge,
+    pub(crate) renewals: Counter,
+    pub(crate) refused_renewals: Counter,
+    handshake: Counter,
+    unauthenticated: Counter,
+    forbidden: Counter,
+    overloaded: Counter,
+    ended: Family<ReasonLabel, Counter>,
+}
+
+impl Sessions {
+    fn new(registry: &mut Registry) -> Self {
+        let refusals = Family::<ReasonLabel, Counter>::default();
+        let refusal = |reason| refusals.get_or_create_owned(&ReasonLabel { reason });
+        let renewals = Family::<OutcomeLabel, Counter>::default();
+        let renewal = |outcome| renewals.get_or_create_owned(&OutcomeLabel { outcome });
+        let new = Self {
+            open: Gauge::default(),
+            opened: Counter::default(),
+            endpoints: Gauge::default(),
+            renewals: renewal("renewed"),
+            refused_renewals: renewal("refused"),
+            handshake: refusal("handshake"),
+            unauthenticated: refusal("unauthenticated"),
+            forbidden: refusal("forbidden"),
+            overloaded: refusal("overloaded"),
+            ended: Family::default(),
+        };
+        registry.register("sessions", "Sessions of agents", new.open.clone());
+        registry.register(
+            "session_opens",
+            "Sessions that agents opened",
+            new.opened.clone(),
+        );
+        registry.register(
+            "session_refusals",
+            "Sessions that agents were refused",
+            refusals,
+        );
+        registry.register("session_ends", "Sessions that ended", new.ended.clone());
+        registry.register(
+            "session_renewals",
+            "Tokens renewed within a session",
+            renewals,
+        );
+        registry.register(
+            "endpoints",
+            "Endpoints with a session",
+            new.endpoints.clone(),
+        );
+        new
+    }
+
+    pub(crate) fn on_refused(&self, refused: Refused) {
+        match refused {
+            Refused::Handshake => &self.handshake,
+            Refused::Unauthenticated => &self.unauthenticated,
+            Refused::Forbidden => &self.forbidden,
+            Refused::Overloaded => &self.overloaded,
+        }
+        .inc();
+    }
+
+    /// A session ended, with a GOAWAY where there was one.
+    pub(crate) fn on_end(&self, code: Option<GoawayCode>) {
+        let reason = code.map_or("disconnected", GoawayCode::as_str);
+        self.ended.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}
+
+#[derive(Debug)]
+struct Calls {
+    in_flight: Gauge,
+    answered: [Counter; 5],
+    refused: Vec<Counter>,
+    caller_gone: Counter,
+    cut_short: Counter,
+    duration: Histogram,
+    received: Counter,
+    sent: Counter,
+}
+
+impl Calls {
+    fn new(registry: &mut Registry) -> Self {
+        let calls = Family::<CallLabels, Counter>::default();
+        let counter = |outcome, code| calls.get_or_create_owned(&CallLabels { outcome, code });
+        let new = Self {
+            in_flight: Gauge::default(),
+            answered: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| counter("answered", class)),
+            refused: ErrorCode::ALL
+                .iter()
+                .map(|code| counter("refused", code.as_str()))
+                .collect(),
+            caller_gone: counter("caller-gone", ""),
+            cut_short: counter("cut-short", ""),
+            duration: Histogram::new(DURATIONS),
+            received: Counter::default(),
+            sent: Counter::default(),
+        };
+        registry.register(
+            "calls_in_flight",
+            "Calls that are not over",
+            new.in_flight.clone(),
+        );
+        registry.register("calls", "Calls that are over", calls);
+        let help = "From a request's head to the end of its answer";
+        registry.register_with_unit("call_duration", help, Unit::Seconds, new.duration.clone());
+        let help = "Body bytes that callers sent";
+        registry.register_with_unit("received", help, Unit::Bytes, new.received.clone());
+        let help = "Body bytes that callers were sent";
+        registry.register_with_unit("sent", help, Unit::Bytes, new.sent.clone());
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(outcome: Outcome) -> CallEnd {
+        CallEnd {
+            outcome,
+            duration: Duration::from_millis(20),
+            received: 3,
+            sent: 5,
+        }
+    }
+
+    #[test]
+    fn each_call_is_counted_once_under_its_outcome() {
+        let metrics = Metrics::new();
+        let outcomes = [
+            (
+                Outcome::Answered(StatusCode::NO_CONTENT),
+                "outcome=\"answered\",code=\"2xx\"",
+            ),
+            (
+                Outcome::Refused(ErrorCode::PolicyDenied),
+                "outcome=\"refused\",code=\"policy-denied\"",
+            ),
+            (Outcome::CallerGone, "outcome=\"caller-gone\",code=\"\""),
+            (Outcome::CutShort, "outcome=\"cut-short\",code=\"\""),
+        ];
+        for (outcome, _) in outcomes {
+            metrics.call_started();
+            assert_eq!(metrics.calls_in_flight(), 1);
+            metrics.call_finished(&end(outcome));
+            assert_eq!(metrics.calls_in_flight(), 0);
+        }
+        let text = metrics.render().unwrap();
+        for (_, labels) in outcomes {
+            assert!(
+                text.contains(&format!("culvert_relay_calls_total{{{labels}}} 1\n")),
+                "{text}"
+            );
+        }
+        assert!(
+            text.contains("culvert_relay_received_bytes_total 12\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("culvert_relay_sent_bytes_total 20\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("culvert_relay_call_duration_seconds_count 4\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_error_code_has_a_counter() {
+        let metrics = Metrics::new();
+        for code in ErrorCode::ALL {
+            metrics.call_started();
+            metrics.call_finished(&end(Outcome::Refused(*code)));
+        }
+        let text = metrics.render().unwrap();
+        for code in ErrorCode::ALL {
+            let line =
+                format!("culvert_relay_calls_total{{outcome=\"refused\",code=\"{code}\"}} 1\n");
+            assert!(text.contains(&line), "{line}: {text}");
+        }
+    }
+}
