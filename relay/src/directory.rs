@@ -1,0 +1,339 @@
+//! Which sessions serve which endpoint: (tenant, endpoint) to sessions, in this process.
+//!
+//! Nothing here is looked up by an endpoint's name alone: the tenant comes first, always. What is
+//! stored is bounded by what sessions may register, and what is remembered of those that are gone
+//! by [`MAX_REMEMBERED`] and [`MAX_REMEMBERED_OF_TENANT`].
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use culvert_proto::names::{EndpointName, TenantName};
+use culvert_session::Session;
+use tokio::time::Instant;
+
+/// Most endpoints of one tenant that are remembered while they have no session.
+pub const MAX_REMEMBERED_OF_TENANT: usize = 1024;
+
+/// Most endpoints of all tenants that are remembered while they have no session.
+pub const MAX_REMEMBERED: usize = 65_536;
+
+/// A number that no two sessions of a process share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the directory knows of an endpoint.
+#[derive(Debug)]
+pub enum Lookup<S = Session> {
+    /// This session serves it.
+    Session(S),
+    /// It was registered before, and has no session now that takes calls.
+    Offline,
+    /// There is no such endpoint, as far as anybody remembers.
+    Unknown,
+}
+
+/// What the directory must know of a session to choose among several.
+pub trait Target: Clone {
+    /// Whether it takes no further calls.
+    fn is_closing(&self) -> bool;
+    /// Calls in flight.
+    fn load(&self) -> usize;
+}
+
+impl Target for Session {
+    fn is_closing(&self) -> bool {
+        !self.is_open() || self.is_draining()
+    }
+
+    fn load(&self) -> usize {
+        self.stream_count()
+    }
+}
+
+/// The embedded directory of a single node.
+pub struct Directory<S = Session> {
+    memory: Duration,
+    tenants: RwLock<Tenants<S>>,
+}
+
+struct Tenants<S> {
+    by_name: HashMap<TenantName, Tenant<S>>,
+    /// Endpoints of all tenants that have a session.
+    served: usize,
+    /// Endpoints of all tenants that are remembered without one.
+    remembered: usize,
+}
+
+struct Tenant<S> {
+    endpoints: HashMap<EndpointName, Endpoint<S>>,
+    /// When endpoints went, oldest first. Some are back since, or gone again.
+    gone: VecDeque<(Instant, EndpointName)>,
+}
+
+struct Endpoint<S> {
+    sessions: Vec<(SessionId, S)>,
+    /// When the last session went, if there is none.
+    since: Instant,
+}
+
+/// An endpoint in [`Directory::list`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its name.
+    pub endpoint: EndpointName,
+    /// Sessions that serve it; 0: it is offline.
+    pub sessions: usize,
+    /// Calls in flight on those sessions, for all of their endpoints.
+    pub calls: usize,
+}
+
+impl<S: Target> Directory<S> {
+    /// An empty directory that remembers lost endpoints for so long.
+    pub fn new(memory: Duration) -> Self {
+        let tenants = Tenants {
+            by_name: HashMap::new(),
+            served: 0,
+            remembered: 0,
+        };
+        Self {
+            memory,
+            tenants: RwLock::new(tenants),
+        }
+    }
+
+    /// Finds a session for a call: of two picked at random the one with fewer calls in flight.
+    pub fn lookup(&self, tenant: &TenantName, endpoint: &EndpointName) -> Lookup<S> {
+        let tenants = self.read();
+        let found = tenants
+            .by_name
+            .get(tenant)
+            .and_then(|tenant| tenant.endpoints.get(endpoint));
+        let Some(found) = found else {
+            return Lookup::Unknown;
+        };
+        if found.sessions.is_empty() && found.since.elapsed() >= self.memory {
+            return Lookup::Unknown;
+        }
+        match choose(&found.sessions) {
+            Some(session) => Lookup::Session(session.clone()),
+            None => Lookup::Offline,
+        }
+    }
+
+    /// Binds an endpoint to a session, beside those that serve it already.
+    pub(crate) fn register(
+        &self,
+        tenant: &TenantName,
+        endpoint: &EndpointName,
+        id: SessionId,
+        session: &S,
+    ) {
+        let mut guard = self.write();
+        let tenants = &mut *guard;
+        let tenant = tenants
+            .by_name
+            .entry(tenant.clone())
+            .or_insert_with(Tenant::new);
+        let entry = tenant.endpoints.get_mut(endpoint);
+        let sessions = match entry {
+            Some(entry) => {
+                if entry.sessions.is_empty() {
+                    tenants.remembered -= 1;
+                    tenants.served += 1;
+                }
+                &mut entry.sessions
+            }
+            None => {
+                tenants.served += 1;
+                let new = Endpoint {
+                    sessions: Vec::new(),
+                    since: Instant::now(),
+                };
+                &mut tenant
+                    .endpoints
+                    .entry(endpoint.clone())
+                    .or_insert(new)
+                    .sessions
+            }
+        };
+        if sessions.iter().all(|(known, _)| *known != id) {
+            sessions.push((id, session.clone()));
+        }
+    }
+
+    /// Takes back what [`register`](Self::register) did.
+    pub(crate) fn withdraw(&self, tenant: &TenantName, endpoint: &EndpointName, id: SessionId) {
+        self.write().withdraw(tenant, endpoint, id, self.memory);
+    }
+
+    /// Forgets what was remembered for long enough. To be called now and then.
+    pub(crate) fn forget_old(&self) {
+        let mut guard = self.write();
+        let tenants = &mut *guard;
+        let now = Instant::now();
+        for tenant in tenants.by_name.values_mut() {
+            tenants.remembered -= tenant.forget_until(now, self.memory);
+        }
+        tenants
+            .by_name
+            .retain(|_, tenant| !tenant.endpoints.is_empty());
+    }
+
+    /// Endpoints that have a session.
+    pub fn served(&self) -> usize {
+        self.read().served
+    }
+
+    /// Every endpoint, those that are offline too, by tenant and name.
+    pub fn list(&self) -> Vec<Listed> {
+        let tenants = self.read();
+        let mut list = Vec::with_capacity(tenants.served + tenants.remembered);
+        for (name, tenant) in &tenants.by_name {
+            for (endpoint, found) in &tenant.endpoints {
+                if found.sessions.is_empty() && found.since.elapsed() >= self.memory {
+                    continue;
+                }
+                let calls = found
+                    .sessions
+                    .iter()
+                    .map(|(_, session)| session.load())
+                    .sum();
+                let (tenant, endpoint) = (name.clone(), endpoint.clone());
+                list.push(Listed {
+                    tenant,
+                    endpoint,
+                    sessions: found.sessions.len(),
+                    calls,
+                });
+            }
+        }
+        drop(tenants);
+        list.sort_by(|a, b| (&a.tenant, &a.endpoint).cmp(&(&b.tenant, &b.endpoint)));
+        list
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tenants<S>> {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tenants<S>> {
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Two at random, the one with less to do. Where one of them takes no calls, any that does.
+fn choose<S: Target>(sessions: &[(SessionId, S)]) -> Option<&S> {
+    let count = sessions.len();
+    if count == 0 {
+        return None;
+    }
+    let first = fastrand::usize(..count);
+    // Another one: as far from the first as chance will have it, but not all the way around.
+    let second = (first + fastrand::usize(1..count.max(2))) % count;
+    let (one, other) = (&sessions[first].1, &sessions[second].1);
+    match (one.is_closing(), other.is_closing()) {
+        (false, false) if other.load() < one.load() => Some(other),
+        (false, _) => Some(one),
+        (true, false) => Some(other),
+        (true, true) => {
+            let mut rest = sessions[first..].iter().chain(&sessions[..first]);
+            rest.find(|(_, session)| !session.is_closing())
+                .map(|(_, session)| session)
+        }
+    }
+}
+
+impl<S> Tenants<S> {
+    fn withdraw(
+        &mut self,
+        name: &TenantName,
+        endpoint: &EndpointName,
+        id: SessionId,
+        memory: Duration,
+    ) {
+        let Some(tenant) = self.by_name.get_mut(name) else {
+            return;
+        };
+        let Some(entry) = tenant.endpoints.get_mut(endpoint) else {
+            return;
+        };
+        let before = entry.sessions.len();
+        entry.sessions.retain(|(known, _)| *known != id);
+        if !entry.sessions.is_empty() || before == 0 {
+            return;
+        }
+        let now = Instant::now();
+        entry.since = now;
+        self.served -= 1;
+        self.remembered += 1;
+        tenant.gone.push_back((now, endpoint.clone()));
+        self.remembered -= tenant.forget_until(now, memory);
+        while tenant.gone.len() > MAX_REMEMBERED_OF_TENANT
+            || (self.remembered > MAX_REMEMBERED && !tenant.gone.is_empty())
+        {
+            self.remembered -= usize::from(tenant.forget_oldest());
+        }
+        if tenant.endpoints.is_empty() {
+            self.by_name.remove(name);
+        }
+    }
+}
+
+impl<S> Tenant<S> {
+    fn new() -> Self {
+        Self {
+            endpoints: HashMap::new(),
+            gone: VecDeque::new(),
+        }
+    }
+
+    /// Forgets endpoints that went longer ago than `memory`; says how many.
+    fn forget_until(&mut self, now: Instant, memory: Duration) -> usize {
+        let mut forgotten = 0;
+        while self
+            .gone
+            .front()
+            .is_some_and(|(since, _)| now.duration_since(*since) >= memory)
+        {
+            forgotten += usize::from(self.forget_oldest());
+        }
+        forgotten
+    }
+
+    /// Drops the oldest entry of `gone`, and its endpoint unless it is back since; says whether
+    /// an endpoint was forgotten.
+    fn forget_oldest(&mut self) -> bool {
+        let Some((since, name)) = self.gone.pop_front() else {
+            return false;
+        };
+        let still_gone = self
+            .endpoints
+            .get(&name)
+            .is_some_and(|entry| entry.sessions.is_empty() && entry.since == since);
+        if still_gone {
+            self.endpoints.remove(&name);
+        }
+        still_gone
+    }
+}
+
+impl<S> fmt::Debug for Directory<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory")
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,287 @@
+//! The directory over stand-ins for sessions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::*;
+
+const MEMORY: Duration = Duration::from_secs(3600);
+
+/// A session that tests steer.
+#[derive(Debug, Clone, Default)]
+struct Fake {
+    closing: Arc<AtomicBool>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Fake {
+    fn with_load(load: usize) -> Self {
+        let fake = Self::default();
+        fake.load.store(load, Ordering::Relaxed);
+        fake
+    }
+
+    fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.load, &other.load)
+    }
+}
+
+impl Target for Fake {
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+}
+
+fn tenant(name: &str) -> TenantName {
+    TenantName::new(name).unwrap()
+}
+
+fn endpoint(name: &str) -> EndpointName {
+    EndpointName::new(name).unwrap()
+}
+
+/// What tests say about directories.
+impl Directory<Fake> {
+    fn add(&self, of: &str, name: &str, id: u64, session: &Fake) {
+        self.register(&tenant(of), &endpoint(name), SessionId(id), session);
+    }
+
+    fn remove(&self, of: &str, name: &str, id: u64) {
+        self.withdraw(&tenant(of), &endpoint(name), SessionId(id));
+    }
+
+    fn find(&self, of: &str, name: &str) -> Lookup<Fake> {
+        self.lookup(&tenant(of), &endpoint(name))
+    }
+
+    fn assert_counts(&self) {
+        let tenants = self.read();
+        let entries = || {
+            tenants
+                .by_name
+                .values()
+                .flat_map(|tenant| tenant.endpoints.values())
+        };
+        let empty = entries().filter(|entry| entry.sessions.is_empty()).count();
+        assert_eq!(tenants.remembered, empty);
+        assert_eq!(tenants.served, entries().count() - empty);
+        assert!(
+            tenants
+                .by_name
+                .values()
+                .all(|tenant| !tenant.endpoints.is_empty())
+        );
+    }
+}
+
+#[test]
+fn an_endpoint_that_nobody_registered_is_unknown() {
+    let directory = Directory::<Fake>::new(MEMORY);
+    directory.add("acme", "vcenter", 1, &Fake::default());
+    assert!(matches!(directory.find("acme", "nsx"), Lookup::Unknown));
+    assert!(matches!(
+        directory.find("acme", "vcenter"),
+        Lookup::Session(_)
+    ));
+}
+
+#[test]
+fn another_tenants_endpoint_is_like_one_that_does_not_exist() {
+    let directory = Directory::new(MEMORY);
+    let (ours, theirs) = (Fake::default(), Fake::default());
+    directory.add("acme", "vcenter", 1, &ours);
+    assert!(matches!(
+        directory.find("globex", "vcenter"),
+        Lookup::Unknown
+    ));
+    directory.add("globex", "vcenter", 2, &theirs);
+    for _ in 0..100 {
+        assert!(
+            matches!(directory.find("acme", "vcenter"), Lookup::Session(found) if found.is(&ours))
+        );
+    }
+    directory.remove("acme", "vcenter", 2);
+    assert!(matches!(
+        directory.find("globex", "vcenter"),
+        Lookup::Session(_)
+    ));
+    directory.remove("globex", "vcenter", 2);
+    assert!(matches!(
+        directory.find("globex", "vcenter"),
+        Lookup::Offline
+    ));
+    assert!(matches!(
+        directory.find("acme", "vcenter"),
+        Lookup::Session(_)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_was_there_is_offline_until_it_is_forgotten() {
+    let directory = Directory::new(MEMORY);
+    directory.add("acme", "vcenter", 1, &Fake::default());
+    directory.remove("acme", "vcenter", 1);
+    tokio::time::advance(MEMORY - Duration::from_secs(1)).await;
+    directory.forget_old();
+    assert!(matches!(directory.find("acme", "vcenter"), Lookup::Offline));
+    assert_eq!(directory.list().len(), 1);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(matches!(directory.find("acme", "vcenter"), Lookup::Unknown));
+    assert_eq!(directory.list(), []);
+    directory.forget_old();
+    directory.assert_counts();
+    assert!(directory.read().by_name.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_comes_back_is_remembered_from_when_it_last_left() {
+    let directory = Directory::new(MEMORY);
+    directory.add("acme", "vcenter", 1, &Fake::default());
+    directory.remove("acme", "vcenter", 1);
+    tokio::time::advance(MEMORY / 2).await;
+    directory.add("acme", "vcenter", 2, &Fake::default());
+    directory.assert_counts();
+    tokio::time::advance(MEMORY).await;
+    directory.forget_old();
+    assert!(matches!(
+        directory.find("acme", "vcenter"),
+        Lookup::Session(_)
+    ));
+    directory.remove("acme", "vcenter", 2);
+    tokio::time::advance(MEMORY / 2).await;
+    directory.forget_old();
+    assert!(matches!(directory.find("acme", "vcenter"), Lookup::Offline));
+    directory.assert_counts();
+}
+
+#[test]
+fn what_is_remembered_of_a_tenant_is_bounded_and_the_newest_stay() {
+    let directory = Directory::new(MEMORY);
+    directory.add("globex", "vcenter", 1, &Fake::default());
+    directory.remove("globex", "vcenter", 1);
+    let names = 3 * MAX_REMEMBERED_OF_TENANT;
+    for n in 0..names {
+        let name = format!("e{n}");
+        directory.add("acme", &name, 7, &Fake::default());
+        directory.remove("acme", &name, 7);
+    }
+    directory.assert_counts();
+    assert_eq!(directory.read().remembered, MAX_REMEMBERED_OF_TENANT + 1);
+    assert!(matches!(directory.find("acme", "e0"), Lookup::Unknown));
+    let newest = format!("e{}", names - 1);
+    assert!(matches!(directory.find("acme", &newest), Lookup::Offline));
+    assert!(matches!(
+        directory.find("globex", "vcenter"),
+        Lookup::Offline
+    ));
+}
+
+#[test]
+fn an_endpoint_that_flaps_takes_no_more_room() {
+    let directory = Directory::new(MEMORY);
+    for n in 0..3 * MAX_REMEMBERED_OF_TENANT as u64 {
+        directory.add("acme", "vcenter", n, &Fake::default());
+        directory.remove("acme", "vcenter", n);
+    }
+    directory.assert_counts();
+    let tenants = directory.read();
+    assert!(tenants.by_name[&tenant("acme")].gone.len() <= MAX_REMEMBERED_OF_TENANT);
+    drop(tenants);
+    assert!(matches!(directory.find("acme", "vcenter"), Lookup::Offline));
+}
+
+#[test]
+fn what_is_remembered_of_all_tenants_is_bounded() {
+    let directory = Directory::new(MEMORY);
+    let tenants = MAX_REMEMBERED / MAX_REMEMBERED_OF_TENANT + 2;
+    for t in 0..tenants {
+        for n in 0..MAX_REMEMBERED_OF_TENANT {
+            let (of, name) = (format!("t{t}"), format!("e{n}"));
+            directory.add(&of, &name, 7, &Fake::default());
+            directory.remove(&of, &name, 7);
+        }
+    }
+    directory.assert_counts();
+    assert_eq!(directory.read().remembered, MAX_REMEMBERED);
+}
+
+#[test]
+fn the_session_with_fewer_calls_is_chosen_of_two() {
+    let directory = Directory::new(MEMORY);
+    let (busy, idle) = (Fake::with_load(10), Fake::with_load(1));
+    directory.add("acme", "vcenter", 1, &busy);
+    directory.add("acme", "vcenter", 2, &idle);
+    for _ in 0..100 {
+        assert!(
+            matches!(directory.find("acme", "vcenter"), Lookup::Session(found) if found.is(&idle))
+        );
+    }
+}
+
+#[test]
+fn the_busiest_of_many_sessions_gets_nothing_and_the_others_share() {
+    let directory = Directory::new(MEMORY);
+    let sessions = [Fake::with_load(10), Fake::with_load(1), Fake::with_load(1)];
+    for (id, session) in sessions.iter().enumerate() {
+        directory.add("acme", "vcenter", id as u64, session);
+    }
+    let mut chosen = [0; 3];
+    for _ in 0..1000 {
+        let Lookup::Session(found) = directory.find("acme", "vcenter") else {
+            panic!("no session")
+        };
+        chosen[sessions
+            .iter()
+            .position(|session| session.is(&found))
+            .unwrap()] += 1;
+    }
+    assert_eq!(chosen[0], 0);
+    assert!(chosen[1] > 300 && chosen[2] > 300, "{chosen:?}");
+}
+
+#[test]
+fn sessions_that_drain_or_ended_get_no_calls() {
+    let directory = Directory::new(MEMORY);
+    let sessions: Vec<Fake> = (0..8).map(|_| Fake::default()).collect();
+    for (id, session) in sessions.iter().enumerate() {
+        directory.add("acme", "vcenter", id as u64, session);
+    }
+    for session in &sessions[1..] {
+        session.close();
+    }
+    for _ in 0..100 {
+        let found = directory.find("acme", "vcenter");
+        assert!(matches!(found, Lookup::Session(found) if found.is(&sessions[0])));
+    }
+    sessions[0].close();
+    assert!(matches!(directory.find("acme", "vcenter"), Lookup::Offline));
+}
+
+#[test]
+fn an_endpoint_is_listed_with_its_sessions_and_calls() {
+    let directory = Directory::new(MEMORY);
+    directory.add("acme", "vcenter", 1, &Fake::with_load(2));
+    directory.add("acme", "vcenter", 2, &Fake::with_load(3));
+    directory.add("acme", "vcenter", 2, &Fake::with_load(3));
+    directory.add("acme", "nsx", 1, &Fake::default());
+    directory.remove("acme", "nsx", 1);
+    let listed = |endpoint_name: &str, sessions, calls| Listed {
+        tenant: tenant("acme"),
+        endpoint: endpoint(endpoint_name),
+        sessions,
+        calls,
+    };
+    assert_eq!(
+        directory.list(),
+        [listed("nsx", 0, 0), listed("vcenter", 2, 5)]
+    );
+    assert_eq!(directory.served(), 1);
+}
