@@ -1,0 +1,277 @@
+//! The public listener: TCP within limits, TLS within its timer, then on to the edge.
+//!
+//! What is too much is turned away before TLS, which is where the cost begins. Running out of
+//! file descriptors is waited out, never spun on.
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use culvert_session::socket::{self, ReadAhead};
+use rustls::{ProtocolVersion, ServerConfig};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::drain::Ending;
+use crate::metrics::{Arrival, Metrics};
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// How long the listener rests when the system has no file descriptor or memory for another
+/// connection.
+const REST: Duration = Duration::from_millis(100);
+
+/// Least time between two log lines about connections that could not be taken.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// What the edge speaks on a connection, chosen by ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    /// HTTP/1.1; also without ALPN.
+    Http1,
+    /// HTTP/2.
+    H2,
+}
+
+/// The other side of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether the connection is TLS 1.3.
+    pub tls13: bool,
+}
+
+/// A connection as the edge gets it.
+pub type Connection = TlsStream<ReadAhead<Admitted>>;
+
+/// What a listener must know.
+pub(crate) struct Terms {
+    /// The TLS side.
+    pub(crate) tls: Arc<ServerConfig>,
+    /// TCP accepted to TLS established.
+    pub(crate) handshake: Duration,
+    /// Most connections at once.
+    pub(crate) connections: usize,
+}
+
+/// Takes connections from a socket.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    terms: Terms,
+    seats: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+    complained: Option<Instant>,
+}
+
+impl Listener {
+    /// Binds the address.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        terms: Terms,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let seats = Arc::new(Semaphore::new(
+            terms.connections.min(Semaphore::MAX_PERMITS),
+        ));
+        Ok(Self {
+            socket: bind(address)?,
+            terms,
+            seats,
+            metrics,
+            complained: None,
+        })
+    }
+
+    /// The address that it is bound to.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Takes connections until the node drains, each served by a task of its own; then closes
+    /// the socket.
+    pub(crate) async fn run<S, F>(mut self, ending: Ending, serve: S)
+    where
+        S: Fn(Connection, Alpn, Peer) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = ending.drain.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (tcp, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    self.on_error(&error).await;
+                    continue;
+                }
+            };
+            let Some(tcp) = self.admit(tcp, &ending) else {
+                continue;
+            };
+            let tls = TlsAcceptor::from(self.terms.tls.clone());
+            let (patience, metrics) = (self.terms.handshake, self.metrics.clone());
+            let serve = serve.clone();
+            ending.spawn(async move {
+                match timeout(patience, tls.accept(ReadAhead::new(tcp))).await {
+                    Ok(Ok(connection)) => {
+                        metrics.connections.on_arrival(Arrival::Established);
+                        let (alpn, peer) = describe(&connection, address);
+                        serve(connection, alpn, peer).await;
+                    }
+                    Ok(Err(error)) => {
+                        metrics.connections.on_arrival(Arrival::NoTls);
+                        tracing::debug!(peer = %address, %error, "no TLS");
+                    }
+                    Err(_) => {
+                        metrics.connections.on_arrival(Arrival::NoTls);
+                        tracing::debug!(peer = %address, "no TLS in time");
+                    }
+                }
+            });
+        }
+    }
+
+    /// Finds a seat for a new connection; without one it is closed at once.
+    fn admit(&mut self, tcp: TcpStream, ending: &Ending) -> Option<Admitted> {
+        let Ok(permit) = self.seats.clone().try_acquire_owned() else {
+            self.metrics.connections.on_arrival(Arrival::Shed);
+            self.complain("too many connections: new ones are closed");
+            return None;
+        };
+        socket::tune(&tcp);
+        self.metrics.connections.open.inc();
+        let metrics = self.metrics.clone();
+        let seat = Seat {
+            _permit: permit,
+            _open: ending.socket(),
+            metrics,
+        };
+        Some(Admitted { tcp, _seat: seat })
+    }
+
+    /// Some errors of accept(2) are those of a connection that is gone already; the others last.
+    async fn on_error(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+        self.metrics.connections.on_arrival(Arrival::AcceptError);
+        if matches!(
+            error.kind(),
+            ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+        ) {
+            return;
+        }
+        self.complain(&format!("new connections cannot be taken: {error}"));
+        sleep(REST).await;
+    }
+
+    fn complain(&mut self, what: &str) {
+        if self.complained.is_none_or(|last| last.elapsed() >= QUIET) {
+            self.complained = Some(Instant::now());
+            tracing::warn!("{what}");
+        }
+    }
+}
+
+/// `[::]` takes IPv4 too, whatever the system's default is.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn describe(connection: &Connection, address: SocketAddr) -> (Alpn, Peer) {
+    let (_, tls) = connection.get_ref();
+    let alpn = if tls.alpn_protocol() == Some(b"h2") {
+        Alpn::H2
+    } else {
+        Alpn::Http1
+    };
+    let tls13 = tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+    (alpn, Peer { address, tls13 })
+}
+
+/// A TCP connection with its seat among the connections of the node. The seat goes where the
+/// connection goes, so it also counts when the connection has become an agent's session.
+#[derive(Debug)]
+pub struct Admitted {
+    tcp: TcpStream,
+    _seat: Seat,
+}
+
+#[derive(Debug)]
+struct Seat {
+    _permit: OwnedSemaphorePermit,
+    _open: TaskTrackerToken,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.metrics.connections.open.dec();
+    }
+}
+
+impl AsyncRead for Admitted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Admitted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
