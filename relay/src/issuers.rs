@@ -1,0 +1,53 @@
+//! From `[[issuer]]` to the verifier of tokens.
+
+use std::time::Duration;
+
+use culvert_config::issuer::{Algorithm, Issuer, Jwks};
+use culvert_identity::verify::{self, MAX_LEEWAY};
+use culvert_identity::{IssuerRules, KeySource, TrustedIssuer, Verifier, VerifierError};
+
+/// The clock skew that tokens are forgiven: clocks that are kept are closer than that.
+pub(crate) const LEEWAY: Duration = Duration::from_secs(30);
+const _: () = assert!(LEEWAY.as_secs() <= MAX_LEEWAY.as_secs());
+
+/// Verifies tokens of these issuers. Loads key files and CA files, does not touch the network.
+pub(crate) fn verifier(issuers: &[Issuer]) -> Result<Verifier, VerifierError> {
+    Verifier::new(issuers.iter().map(trusted).collect())
+}
+
+fn trusted(issuer: &Issuer) -> TrustedIssuer {
+    let rules = IssuerRules {
+        issuer: issuer.url.clone(),
+        audience: issuer.audience.clone(),
+        algorithms: issuer.algorithms.iter().copied().map(algorithm).collect(),
+        tenant_claim: issuer.tenant_claim.clone(),
+        endpoints_claim: issuer.endpoints_claim.clone(),
+        register_scope: issuer.register_scope.clone(),
+        call_scope: issuer.call_scope.clone(),
+        leeway: LEEWAY,
+    };
+    let ca = issuer.ca.clone();
+    let keys = match &issuer.jwks {
+        Jwks::Discovery => KeySource::Discovery { ca },
+        Jwks::Url(url) => KeySource::Url {
+            url: url.clone(),
+            ca,
+        },
+        Jwks::File(path) => KeySource::File(path.clone()),
+    };
+    TrustedIssuer { rules, keys }
+}
+
+fn algorithm(algorithm: Algorithm) -> verify::Algorithm {
+    match algorithm {
+        Algorithm::ES256 => verify::Algorithm::ES256,
+        Algorithm::ES384 => verify::Algorithm::ES384,
+        Algorithm::RS256 => verify::Algorithm::RS256,
+        Algorithm::RS384 => verify::Algorithm::RS384,
+        Algorithm::RS512 => verify::Algorithm::RS512,
+        Algorithm::PS256 => verify::Algorithm::PS256,
+        Algorithm::PS384 => verify::Algorithm::PS384,
+        Algorithm::PS512 => verify::Algorithm::PS512,
+        Algorithm::EdDSA => verify::Algorithm::EdDSA,
+    }
+}

@@ -1,0 +1,341 @@
+//! The agents: how one gets a session, and what becomes of it.
+//!
+//! 1. [`handshake`] judges the request on [`PATH`]: a WebSocket handshake of ours, over TLS 1.3.
+//! 2. [`Agents::upgrade`] checks the token, finds room, and answers 101, or says why not.
+//! 3. [`keeper`] looks after the session until it ends: registration, renewal, expiry.
+//!
+//! A session costs one task here and one in its driver; there are never more than the limit.
+
+mod handshake;
+mod keeper;
+mod registrations;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use culvert_config::relay::RelayLimits;
+use culvert_identity::{TokenError, VerifiedToken, Verifier};
+use culvert_proto::code::{ErrorCode, GoawayCode};
+use culvert_proto::control::Hello;
+use culvert_proto::mux;
+use culvert_proto::names::{EndpointName, TenantName};
+use culvert_session::{Session, WebSocketIo};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use self::handshake::Handshake;
+use self::keeper::Keeper;
+use crate::directory::{Directory, SessionId};
+use crate::edge::Problem;
+use crate::listener::Peer;
+use crate::metrics::{Metrics, Refused};
+
+/// Where agents open sessions, on the relay's own domain.
+pub const PATH: &str = "/.culvert/v1/session";
+
+/// What the relay calls itself towards agents.
+const SOFTWARE: &str = concat!("culvert-relay/", env!("CARGO_PKG_VERSION"));
+
+/// Receive window of a new stream, in bytes.
+const WINDOW: u32 = 256 * 1024;
+
+/// When an agent that found no room should come back.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Agents that a draining node sends away at once come back spread over this time.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// Every agent session of a node.
+pub struct Agents {
+    node: Node,
+    verifier: Arc<Verifier>,
+    directory: Arc<Directory>,
+    metrics: Arc<Metrics>,
+    /// How long a connection may take from 101 to the upgrade, and to greet.
+    patience: Duration,
+    seats: Arc<Semaphore>,
+    next: AtomicU64,
+    refusing: AtomicBool,
+    live: Mutex<BTreeMap<SessionId, Arc<Record>>>,
+}
+
+/// How the node introduces itself.
+struct Node {
+    name: String,
+    instance: [u8; 16],
+}
+
+/// What there is to know of a live session.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) id: SessionId,
+    pub(crate) tenant: TenantName,
+    /// `sub` of the agent's token.
+    pub(crate) subject: String,
+    pub(crate) peer: Peer,
+    pub(crate) since: Instant,
+    pub(crate) session: Session,
+    pub(crate) state: Mutex<RecordState>,
+}
+
+/// The part of a [`Record`] that changes.
+#[derive(Debug, Clone)]
+pub(crate) struct RecordState {
+    /// The agent's greeting, once it came.
+    pub(crate) hello: Option<Hello>,
+    /// Endpoints that are registered now.
+    pub(crate) endpoints: Vec<EndpointName>,
+    /// When the token expires, in seconds since the Unix epoch.
+    pub(crate) token_expires: u64,
+}
+
+impl Record {
+    pub(crate) fn state(&self) -> MutexGuard<'_, RecordState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Agents {
+    /// The agents of a node of this name; none yet.
+    pub fn new(
+        node: &str,
+        limits: &RelayLimits,
+        verifier: Arc<Verifier>,
+        directory: Arc<Directory>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let mut instance = [0; 16];
+        // Only tells a restarted node from the one before: anything that differs will do.
+        let random = culvert_session::tls::provider()
+            .secure_random
+            .fill(&mut instance);
+        if random.is_err() {
+            instance = fastrand::u128(..).to_ne_bytes();
+        }
+        Arc::new(Self {
+            node: Node {
+                name: node.to_owned(),
+                instance,
+            },
+            verifier,
+            directory,
+            metrics,
+            patience: limits.open.0,
+            seats: Arc::new(Semaphore::new(limits.sessions as usize)),
+            next: AtomicU64::new(1),
+            refusing: AtomicBool::new(false),
+            live: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// Answers the request for a session: with 101, after which the connection is a session, or
+    /// with the reason why not. The token is verified before anything is upgraded.
+    pub async fn upgrade(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        peer: Peer,
+    ) -> Result<Response<()>, Problem> {
+        let admitted = self.admit(&request, peer).await;
+        let (handshake, token, seat) = admitted.inspect_err(|problem| {
+            self.metrics.sessions.on_refused(match problem.code {
+                ErrorCode::Unauthenticated => Refused::Unauthenticated,
+                ErrorCode::Forbidden => Refused::Forbidden,
+                ErrorCode::Overloaded => Refused::Overloaded,
+                _ => Refused::Handshake,
+            });
+        })?;
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(self.run(upgraded, token, peer, seat));
+        Ok(handshake.response())
+    }
+
+    /// What must hold before a session may begin.
+    async fn admit<B>(
+        &self,
+        request: &Request<B>,
+        peer: Peer,
+    ) -> Result<(Handshake, VerifiedToken, OwnedSemaphorePermit), Problem> {
+        let handshake = Handshake::check(request, peer)?;
+        let bearer = handshake::bearer(request.headers())?;
+        let seat = self.seat()?;
+        let token = self
+            .verifier
+            .verify_refreshing(bearer)
+            .await
+            .map_err(not_verified)?;
+        if !token.may_register {
+            let problem = Problem::forbidden("the token lacks the scope to register endpoints");
+            return Err(problem.with_log(format!("subject {:?}", token.principal.subject)));
+        }
+        if token.endpoints.is_empty() {
+            let problem = Problem::forbidden("the token names no endpoints to register");
+            return Err(problem.with_log(format!("subject {:?}", token.principal.subject)));
+        }
+        Ok((handshake, token, seat))
+    }
+
+    fn seat(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        if self.refusing.load(Ordering::Acquire) {
+            return Err(overloaded(
+                "this relay node is stopping; open the session elsewhere",
+            ));
+        }
+        let full = |_| overloaded("this relay node has as many sessions as it may; try again");
+        self.seats.clone().try_acquire_owned().map_err(full)
+    }
+
+    /// The life of a session.
+    async fn run(
+        self: Arc<Self>,
+        upgraded: OnUpgrade,
+        token: VerifiedToken,
+        peer: Peer,
+        _seat: OwnedSemaphorePermit,
+    ) {
+        let io = match timeout(self.patience, upgraded).await {
+            Ok(Ok(upgraded)) => TokioIo::new(upgraded),
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %peer.address, %error, "the upgrade failed");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(peer = %peer.address, "the upgrade took too long");
+                return;
+            }
+        };
+        let (session, incoming, controls) =
+            Session::spawn(WebSocketIo::acceptor(io), self.session_config());
+        // Calls come from callers, never from agents: streams that an agent opens are refused.
+        drop(incoming);
+        let keeper = Keeper::new(self, session, token, peer);
+        keeper.run(controls).await;
+    }
+
+    fn session_config(&self) -> mux::Config {
+        mux::Config {
+            side: mux::Side::Acceptor,
+            hello: Hello {
+                min_version: mux::VERSION,
+                max_version: mux::VERSION,
+                features: 0,
+                name: self.node.name.clone(),
+                instance: self.node.instance,
+                software: SOFTWARE.to_owned(),
+                max_streams: 0,
+                initial_window: WINDOW,
+            },
+            limits: culvert_proto::limits::Limits {
+                hello_timeout: self.patience,
+                ..Default::default()
+            },
+        }
+    }
+
+    /// Takes no further agents.
+    pub(crate) fn refuse_new(&self) {
+        self.refusing.store(true, Ordering::Release);
+    }
+
+    /// Tells every agent to open its session elsewhere. Calls in flight go on, new ones are not
+    /// taken.
+    pub(crate) fn drain(&self) {
+        for record in self.records() {
+            record.session.drain(SPREAD.mul_f32(fastrand::f32()));
+        }
+    }
+
+    /// Ends every session, with the calls on it.
+    pub(crate) fn close(&self, code: GoawayCode, reason: &str) {
+        for record in self.records() {
+            record.session.close(code, reason);
+        }
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.live().len()
+    }
+
+    /// Whether there is no session.
+    pub fn is_empty(&self) -> bool {
+        self.live().is_empty()
+    }
+
+    /// Every live session, oldest first.
+    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
+        self.live().values().cloned().collect()
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<SessionId, Arc<Record>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a session into the list of the living.
+    fn enter(&self, session: &Session, token: &VerifiedToken, peer: Peer) -> Arc<Record> {
+        let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let token_expires = token.principal.expires;
+        let state = RecordState {
+            hello: None,
+            endpoints: Vec::new(),
+            token_expires,
+        };
+        let record = Arc::new(Record {
+            id,
+            tenant: token.principal.tenant.clone(),
+            subject: token.principal.subject.clone(),
+            peer,
+            since: Instant::now(),
+            session: session.clone(),
+            state: Mutex::new(state),
+        });
+        self.live().insert(id, record.clone());
+        self.metrics.sessions.open.inc();
+        self.metrics.sessions.opened.inc();
+        if self.refusing.load(Ordering::Acquire) {
+            // It was admitted just before the node began to drain.
+            session.drain(SPREAD);
+        }
+        record
+    }
+
+    fn leave(&self, id: SessionId) {
+        if self.live().remove(&id).is_some() {
+            self.metrics.sessions.open.dec();
+        }
+    }
+}
+
+fn overloaded(detail: &'static str) -> Problem {
+    Problem {
+        retry_after: Some(RETRY_AFTER),
+        ..Problem::new(ErrorCode::Overloaded, detail)
+    }
+}
+
+/// What the agent is told of a token that did not pass, and what the log is.
+fn not_verified(error: TokenError) -> Problem {
+    let reason = error.public_reason();
+    let problem = if error.is_unavailable() {
+        overloaded(reason)
+    } else {
+        Problem::unauthenticated(reason, Some("invalid_token"))
+    };
+    problem.with_log(error.to_string())
+}
+
+impl fmt::Debug for Agents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agents")
+            .field("sessions", &self.len())
+            .finish_non_exhaustive()
+    }
+}

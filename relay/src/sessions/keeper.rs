@@ -1,0 +1,343 @@
+//! Looking after one session: what the agent says about itself, and how long its token is good.
+//!
+//! ```text
+//! token good --exp + skew + 5 s--> suspended: no new calls --exp + skew + 30 s--> closed
+//!     ^-------------AUTH---------------'
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use culvert_identity::VerifiedToken;
+use culvert_proto::code::{ErrorCode, GoawayCode};
+use culvert_proto::control::{Control, Offer};
+use culvert_proto::limits::MAX_REASON;
+use culvert_proto::mux;
+use culvert_session::{Controls, Session, SessionError, SessionEvent};
+use tokio::time::{Instant, sleep_until};
+
+use super::registrations::Registrations;
+use super::{Agents, Record};
+use crate::issuers::LEEWAY;
+use crate::listener::Peer;
+use crate::metrics::Metrics;
+
+/// How long a session goes on as if nothing were after its token has expired: the time of a
+/// renewal that was a little late.
+const SUSPEND_AFTER: Duration = Duration::from_secs(5);
+
+/// How long calls may go on after the token has expired.
+const CLOSE_AFTER: Duration = Duration::from_secs(30);
+
+/// Longest time that a token is good for here, whatever it says: a year.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Control messages that an agent may send at once, and how often one more. An agent in order
+/// sends a few in the life of a token; each may cost the check of a signature.
+const CONTROL_BURST: u32 = 32;
+const CONTROL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The keeper of one session.
+pub(crate) struct Keeper {
+    agents: Arc<Agents>,
+    session: Session,
+    record: Arc<Record>,
+    token: VerifiedToken,
+    /// When the token expires, skew included.
+    expiry: Instant,
+    suspended: bool,
+    registrations: Registrations,
+    allowance: Allowance,
+}
+
+impl Keeper {
+    pub(crate) fn new(
+        agents: Arc<Agents>,
+        session: Session,
+        token: VerifiedToken,
+        peer: Peer,
+    ) -> Self {
+        let expiry = expiry(&token, SystemTime::now());
+        let record = agents.enter(&session, &token, peer);
+        let (directory, metrics) = (agents.directory.clone(), agents.metrics.clone());
+        let registrations = Registrations::new(directory, metrics, record.clone());
+        let (suspended, allowance) = (false, Allowance::new(Instant::now()));
+        Self {
+            agents,
+            session,
+            record,
+            token,
+            expiry,
+            suspended,
+            registrations,
+            allowance,
+        }
+    }
+
+    /// Keeps the session until it ends.
+    pub(crate) async fn run(mut self, mut controls: Controls) {
+        if let Ok(hello) = self.session.ready().await {
+            tracing::info!(
+                session = %self.record.id,
+                tenant = %self.record.tenant,
+                subject = %self.record.subject.escape_debug(),
+                agent = %hello.name.escape_debug(),
+                software = %hello.software.escape_debug(),
+                peer = %self.record.peer.address,
+                "an agent is connected"
+            );
+            self.record.state().hello = Some(hello);
+            loop {
+                tokio::select! {
+                    event = controls.recv() => match event {
+                        Some(event) => self.on_event(event).await,
+                        None => break,
+                    },
+                    () = sleep_until(self.next_step()) => self.on_expiry(),
+                }
+            }
+        }
+        let error = self.session.closed().await;
+        self.agents.metrics.sessions.on_end(goaway(&error));
+        tracing::info!(
+            session = %self.record.id,
+            tenant = %self.record.tenant,
+            endpoints = self.registrations.bound().len(),
+            "the agent's session ended: {error}"
+        );
+    }
+
+    async fn on_event(&mut self, event: SessionEvent) {
+        if !self.allowance.take(Instant::now()) {
+            self.session
+                .close(GoawayCode::Flood, "too many control messages");
+            return;
+        }
+        match event {
+            SessionEvent::Control(Control::Register { request, offers }) => {
+                self.on_register(request, &offers);
+            }
+            SessionEvent::Control(Control::Auth { token }) => self.on_auth(&token).await,
+            SessionEvent::Control(Control::Notice { code, text }) => tracing::info!(
+                session = %self.record.id,
+                code = code.map(ErrorCode::as_str),
+                text = %text.escape_debug(),
+                "the agent says"
+            ),
+            SessionEvent::Control(Control::Registered { .. }) => {
+                self.session
+                    .close(GoawayCode::Protocol, "REGISTERED is what relays send");
+            }
+            SessionEvent::Draining { code, .. } => tracing::info!(
+                session = %self.record.id,
+                %code,
+                "the agent takes no new calls here"
+            ),
+        }
+    }
+
+    fn on_register(&mut self, request: u32, offers: &[Offer]) {
+        let results = self.registrations.offer(offers, &self.token);
+        if self.suspended {
+            // Offers wait for the renewal, which binds them.
+            self.registrations.suspend();
+        }
+        for result in &results {
+            let (session, tenant, endpoint) =
+                (self.record.id, &self.record.tenant, &result.endpoint);
+            match &result.refused {
+                None => tracing::info!(%session, %tenant, %endpoint, "registered"),
+                Some(reason) => {
+                    tracing::warn!(%session, %tenant, %endpoint, "registration refused: {reason}");
+                }
+            }
+        }
+        self.send(&Control::Registered { request, results });
+    }
+
+    /// A renewed token: of the same agent, or the session is over.
+    async fn on_auth(&mut self, token: &str) {
+        let metrics = self.agents.metrics.clone();
+        let session = self.record.id;
+        let token = match self.agents.verifier.verify_refreshing(token).await {
+            Ok(token) => token,
+            Err(error) => {
+                tracing::warn!(%session, "the renewed token is refused: {error}");
+                return self.refuse_renewal(
+                    &metrics,
+                    ErrorCode::Unauthenticated,
+                    error.public_reason(),
+                );
+            }
+        };
+        let (old, new) = (&self.token.principal, &token.principal);
+        if (&old.tenant, &old.subject) != (&new.tenant, &new.subject) {
+            tracing::warn!(
+                %session,
+                tenant = %new.tenant,
+                subject = %new.subject.escape_debug(),
+                "the renewed token is another agent's: the session is closed"
+            );
+            metrics.sessions.refused_renewals.inc();
+            self.registrations.suspend();
+            self.session
+                .close(GoawayCode::Revoked, "the renewed token is another agent's");
+            return;
+        }
+        if !token.may_register {
+            tracing::warn!(%session, "the renewed token lacks the scope to register");
+            let reason = "the token lacks the scope to register endpoints";
+            return self.refuse_renewal(&metrics, ErrorCode::Forbidden, reason);
+        }
+        metrics.sessions.renewals.inc();
+        self.expiry = expiry(&token, SystemTime::now());
+        self.record.state().token_expires = token.principal.expires;
+        self.token = token;
+        self.suspended = false;
+        let lost = self.registrations.renew(&self.token);
+        tracing::debug!(%session, lost = lost.len(), "the token is renewed");
+        if !lost.is_empty() {
+            let names = lost
+                .iter()
+                .map(|endpoint| endpoint.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
+            tracing::warn!(%session, "the renewed token does not cover these any more: {names}");
+            self.notify(
+                ErrorCode::Forbidden,
+                format!("the renewed token does not cover {names}"),
+            );
+        }
+    }
+
+    fn refuse_renewal(&mut self, metrics: &Metrics, code: ErrorCode, reason: &str) {
+        metrics.sessions.refused_renewals.inc();
+        self.notify(code, format!("the renewed token is refused: {reason}"));
+    }
+
+    /// When something is due because of the token's expiry.
+    fn next_step(&self) -> Instant {
+        self.expiry
+            + if self.suspended {
+                CLOSE_AFTER
+            } else {
+                SUSPEND_AFTER
+            }
+    }
+
+    fn on_expiry(&mut self) {
+        let session = self.record.id;
+        if self.suspended {
+            self.session.close(
+                GoawayCode::TokenExpired,
+                "the token expired and was not renewed",
+            );
+            return;
+        }
+        tracing::warn!(%session, "the agent's token expired: no new calls until it is renewed");
+        self.suspended = true;
+        self.registrations.suspend();
+        let text = "the token expired: no new calls until it is renewed";
+        self.notify(ErrorCode::Unauthenticated, text.to_owned());
+    }
+
+    fn notify(&self, code: ErrorCode, mut text: String) {
+        text.truncate(text.floor_char_boundary(MAX_REASON));
+        self.send(&Control::Notice {
+            code: Some(code),
+            text,
+        });
+    }
+
+    /// An agent that does not read what it is told loses its session.
+    fn send(&self, control: &Control) {
+        if let Err(error) = self.session.send_control(control)
+            && self.session.is_open()
+        {
+            tracing::warn!(session = %self.record.id, %error, "the agent cannot be told");
+            self.session
+                .close(GoawayCode::Flood, "control messages are not read");
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.agents.leave(self.record.id);
+    }
+}
+
+/// When a token expires by the clock that never jumps, skew included.
+fn expiry(token: &VerifiedToken, now: SystemTime) -> Instant {
+    let void = token.principal.expires_at() + LEEWAY;
+    Instant::now() + void.duration_since(now).unwrap_or_default().min(FAR)
+}
+
+/// The code that ended a session, if one did.
+fn goaway(error: &SessionError) -> Option<GoawayCode> {
+    let SessionError::Protocol(error) = error else {
+        return matches!(error, SessionError::WebSocket(_)).then_some(GoawayCode::Protocol);
+    };
+    Some(match error {
+        mux::SessionError::Protocol(_) => GoawayCode::Protocol,
+        mux::SessionError::FlowControl(_) => GoawayCode::FlowControl,
+        mux::SessionError::Flood => GoawayCode::Flood,
+        mux::SessionError::Version { .. } => GoawayCode::Version,
+        mux::SessionError::Timeout(_) => GoawayCode::Timeout,
+        mux::SessionError::Closed { code, .. } | mux::SessionError::Local(code) => *code,
+    })
+}
+
+/// How many control messages an agent may still send.
+struct Allowance {
+    left: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: CONTROL_BURST,
+            since: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < CONTROL_BURST && now.duration_since(self.since) >= CONTROL_INTERVAL {
+            self.left += 1;
+            self.since += CONTROL_INTERVAL;
+        }
+        if self.left == CONTROL_BURST {
+            self.since = now;
+        }
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn control_messages_are_allowed_in_bursts_and_then_at_a_rate() {
+        let mut allowance = Allowance::new(Instant::now());
+        let mut burst = async |expected| {
+            let mut taken = 0;
+            while allowance.take(Instant::now()) {
+                taken += 1;
+            }
+            assert_eq!(taken, expected);
+        };
+        burst(CONTROL_BURST).await;
+        tokio::time::advance(CONTROL_INTERVAL * 5 / 2).await;
+        burst(2).await;
+        tokio::time::advance(CONTROL_INTERVAL / 2).await;
+        burst(1).await;
+        tokio::time::advance(CONTROL_INTERVAL * 1000).await;
+        burst(CONTROL_BURST).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! Which endpoints a session has: what the agent offers, within what its token allows.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use culvert_identity::VerifiedToken;
+use culvert_proto::control::{Offer, Registration};
+use culvert_proto::limits::MAX_OFFERS;
+use culvert_proto::names::{EndpointName, MAX_NAME};
+
+use super::Record;
+use crate::directory::Directory;
+use crate::metrics::Metrics;
+
+/// The endpoints of one session. Dropped, all are withdrawn.
+pub(crate) struct Registrations {
+    directory: Arc<Directory>,
+    metrics: Arc<Metrics>,
+    record: Arc<Record>,
+    /// What the agent offered last and its token allowed.
+    wanted: Vec<EndpointName>,
+    /// What the directory has.
+    bound: Vec<EndpointName>,
+}
+
+impl Registrations {
+    pub(crate) fn new(
+        directory: Arc<Directory>,
+        metrics: Arc<Metrics>,
+        record: Arc<Record>,
+    ) -> Self {
+        Self {
+            directory,
+            metrics,
+            record,
+            wanted: Vec::new(),
+            bound: Vec::new(),
+        }
+    }
+
+    /// Takes offers in place of all earlier ones, and says of each what became of it.
+    pub(crate) fn offer(&mut self, offers: &[Offer], token: &VerifiedToken) -> Vec<Registration> {
+        let mut seen = HashSet::new();
+        let mut results = Vec::with_capacity(offers.len());
+        self.wanted.clear();
+        for Offer { endpoint, .. } in offers {
+            let refused = if !seen.insert(endpoint) {
+                Some("it is offered twice")
+            } else if seen.len() > MAX_OFFERS {
+                Some("a session has no room for so many endpoints")
+            } else {
+                refusal(endpoint, token)
+            };
+            if refused.is_none() {
+                self.wanted.push(endpoint.clone());
+            }
+            let refused = refused.map(str::to_owned);
+            results.push(Registration {
+                endpoint: endpoint.clone(),
+                refused,
+            });
+        }
+        self.bind(self.wanted.clone());
+        results
+    }
+
+    /// The session has a new token: gives up what it does not cover, takes back what waited for
+    /// it. Says what was given up.
+    pub(crate) fn renew(&mut self, token: &VerifiedToken) -> Vec<EndpointName> {
+        let (keep, lost): (Vec<_>, Vec<_>) = self
+            .wanted
+            .drain(..)
+            .partition(|endpoint| refusal(endpoint, token).is_none());
+        self.wanted = keep;
+        self.bind(self.wanted.clone());
+        lost
+    }
+
+    /// Takes no calls until the token is renewed.
+    pub(crate) fn suspend(&mut self) {
+        self.bind(Vec::new());
+    }
+
+    pub(crate) fn bound(&self) -> &[EndpointName] {
+        &self.bound
+    }
+
+    /// Makes the directory hold exactly these for the session.
+    fn bind(&mut self, endpoints: Vec<EndpointName>) {
+        let (tenant, id) = (&self.record.tenant, self.record.id);
+        for endpoint in self.bound.iter().filter(|bound| !endpoints.contains(bound)) {
+            self.directory.withdraw(tenant, endpoint, id);
+        }
+        for endpoint in &endpoints {
+            self.directory
+                .register(tenant, endpoint, id, &self.record.session);
+        }
+        self.bound = endpoints;
+        self.record.state().endpoints.clone_from(&self.bound);
+        let served = i64::try_from(self.directory.served()).unwrap_or(i64::MAX);
+        self.metrics.sessions.endpoints.set(served);
+    }
+}
+
+impl Drop for Registrations {
+    fn drop(&mut self) {
+        self.bind(Vec::new());
+    }
+}
+
+/// Why an endpoint may not be registered.
+fn refusal(endpoint: &EndpointName, token: &VerifiedToken) -> Option<&'static str> {
+    // The label of its host name (`ENDPOINT--TENANT`) would be too long for DNS.
+    if endpoint.as_str().len() + 2 + token.principal.tenant.as_str().len() > MAX_NAME {
+        return Some("its name and the tenant's have more than 61 characters together");
+    }
+    if !token.may_register_endpoint(endpoint) {
+        return Some("the agent's token does not name it among the endpoints to register");
+    }
+    None
+}
