@@ -1,0 +1,251 @@
+//! What operators ask: health, metrics, status, drain. Plain HTTP on a loopback address.
+//!
+//! Loopback keeps other machines out, not the browser on this one: a request that a foreign web
+//! page could have made (another `Host`, an `Origin` on a POST) is refused.
+
+pub(crate) mod client;
+mod page;
+pub(crate) mod status;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use self::status::{State, Status};
+use crate::node::Node;
+
+/// Connections at once; more wait in the kernel.
+const CONNECTIONS: usize = 64;
+
+/// How long a request's head may take, or an idle connection stay.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// How long a connection may last: nobody needs one for longer, and none stays stuck.
+const CONNECTION: Duration = Duration::from_secs(120);
+
+/// Rest after an error of accept(2).
+const REST: Duration = Duration::from_millis(100);
+
+/// The description of what is here.
+const OPENAPI: &str = include_str!("admin/openapi.json");
+
+/// The admin listener.
+pub(crate) struct Admin {
+    socket: TcpListener,
+    node: Arc<Node>,
+}
+
+impl Admin {
+    /// Binds the address.
+    pub(crate) async fn bind(address: SocketAddr, node: Arc<Node>) -> io::Result<Self> {
+        Ok(Self {
+            socket: TcpListener::bind(address).await?,
+            node,
+        })
+    }
+
+    /// Answers until it is dropped.
+    pub(crate) async fn run(self) {
+        let seats = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let seat = seats.clone().acquire_owned().await;
+            match self.socket.accept().await {
+                Ok((tcp, _)) => {
+                    let node = self.node.clone();
+                    tokio::spawn(async move {
+                        let _seat = seat;
+                        let _ = timeout(CONNECTION, serve(tcp, node)).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the admin listener cannot take a connection");
+                    sleep(REST).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve(tcp: TcpStream, node: Arc<Node>) {
+    let service = service_fn(|request| {
+        let response = answer(&node, &request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(tcp), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection to the admin listener ended");
+    }
+}
+
+/// Answers one request; what its body says is never read.
+pub(crate) fn answer<B>(node: &Node, request: &Request<B>) -> Response<Full<Bytes>> {
+    let mut response = match route(node, request) {
+        Ok((status, kind, body)) => content(status, kind, body),
+        Err(refused) => refused.response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Status, kind and text of an answer.
+type Found = (StatusCode, &'static str, String);
+
+fn route<B>(node: &Node, request: &Request<B>) -> Result<Found, Refused> {
+    is_local(request.headers())?;
+    let (path, method) = (request.uri().path(), request.method());
+    let post = path == "/api/v1/drain";
+    match *method {
+        Method::POST if post => same_origin(request.headers())?,
+        Method::GET | Method::HEAD if !post => {}
+        _ => return Err(Refused::Method(if post { "POST" } else { "GET, HEAD" })),
+    }
+    let found = |kind, text| Ok((StatusCode::OK, kind, text));
+    match path {
+        "/" => found(HTML, page::render(&Status::of(node))),
+        "/healthz" => found(TEXT, "ok\n".into()),
+        "/readyz" => match node.state() {
+            (State::Ready, _) => found(TEXT, "ready\n".into()),
+            (_, why) => Err(Refused::NotReady(why)),
+        },
+        "/metrics" => found(
+            OPENMETRICS,
+            node.metrics.render().map_err(|_| Refused::Failed)?,
+        ),
+        "/api/v1/status" => found(JSON, json(&Status::of(node))?),
+        "/api/v1/drain" => {
+            node.ask_to_drain();
+            let draining = status::Draining {
+                state: State::Draining,
+            };
+            Ok((StatusCode::ACCEPTED, JSON, json(&draining)?))
+        }
+        "/api/v1/openapi.json" => found(JSON, OPENAPI.into()),
+        _ => Err(Refused::NotFound),
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, Refused> {
+    serde_json::to_string(value).map_err(|_| Refused::Failed)
+}
+
+/// A name could be anybody's and point here all the same (DNS rebinding): only addresses and
+/// `localhost` are this machine for certain.
+fn is_local(headers: &HeaderMap) -> Result<(), Refused> {
+    let host = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    if host.parse::<SocketAddr>().is_ok()
+        || host.parse::<std::net::IpAddr>().is_ok()
+        || (host.starts_with('[') && host.ends_with(']'))
+        || name.eq_ignore_ascii_case("localhost")
+    {
+        return Ok(());
+    }
+    Err(Refused::Host)
+}
+
+/// Browsers name the page that posts; tools have none.
+fn same_origin(headers: &HeaderMap) -> Result<(), Refused> {
+    if headers.contains_key(ORIGIN) {
+        Err(Refused::Origin)
+    } else {
+        Ok(())
+    }
+}
+
+/// Why there is no answer.
+enum Refused {
+    Host,
+    Origin,
+    Method(&'static str),
+    NotFound,
+    NotReady(Vec<String>),
+    Failed,
+}
+
+impl Refused {
+    fn response(self) -> Response<Full<Bytes>> {
+        let (status, detail) = match &self {
+            Self::Host => (
+                StatusCode::FORBIDDEN,
+                "address the admin listener by its IP address or as localhost".to_owned(),
+            ),
+            Self::Origin => (
+                StatusCode::FORBIDDEN,
+                "web pages may not do this".to_owned(),
+            ),
+            Self::Method(allowed) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("this address takes {allowed}"),
+            ),
+            Self::NotFound => (
+                StatusCode::NOT_FOUND,
+                "there is nothing here; /api/v1/openapi.json lists what there is".to_owned(),
+            ),
+            Self::NotReady(why) => {
+                let why: String = why.iter().map(|why| format!("{why}\n")).collect();
+                return content(StatusCode::SERVICE_UNAVAILABLE, TEXT, why);
+            }
+            Self::Failed => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the answer could not be written down".to_owned(),
+            ),
+        };
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or_default(),
+            "status": status.as_u16(),
+            "detail": detail,
+        });
+        let mut response = content(status, "application/problem+json", problem.to_string());
+        if let Self::Method(allowed) = self {
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        response
+    }
+}
+
+fn content(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if kind == HTML {
+        let policy = "default-src 'none'; style-src 'unsafe-inline'";
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    }
+    response
+}

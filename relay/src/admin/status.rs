@@ -1,0 +1,248 @@
+//! The status of a node: what `/api/v1/status` answers and `culvert-relay status` shows.
+
+use std::fmt::{self, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::node::Node;
+use crate::sessions::Record;
+
+/// What a node is up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// It waits for something before it takes calls.
+    Starting,
+    /// It takes calls.
+    Ready,
+    /// It takes no new work.
+    Draining,
+}
+
+impl State {
+    /// The word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// The answer to a request to drain.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Draining {
+    /// Always [`State::Draining`].
+    pub(crate) state: State,
+}
+
+/// Everything about a node at one moment.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The node's name.
+    pub(crate) node: String,
+    /// The version that runs.
+    pub(crate) version: String,
+    /// What it is up to.
+    pub(crate) state: State,
+    /// What it waits for, unless it is ready.
+    pub(crate) waiting_for: Vec<String>,
+    /// Seconds since it started.
+    pub(crate) uptime_s: u64,
+    /// Public connections, agents' included.
+    pub(crate) connections: u64,
+    /// Calls that are not over.
+    pub(crate) calls: u64,
+    /// Agents' sessions, oldest first.
+    pub(crate) sessions: Vec<SessionStatus>,
+    /// Endpoints, by tenant and name; those remembered without a session too.
+    pub(crate) endpoints: Vec<EndpointStatus>,
+    /// Whose tokens are accepted.
+    pub(crate) issuers: Vec<IssuerStatus>,
+}
+
+/// One agent's session.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SessionStatus {
+    /// Unique among the node's sessions.
+    pub(crate) id: u64,
+    /// The agent's tenant.
+    pub(crate) tenant: String,
+    /// `sub` of the agent's token.
+    pub(crate) subject: String,
+    /// What the agent calls itself, once it greeted.
+    pub(crate) agent: Option<String>,
+    /// The agent's software.
+    pub(crate) software: Option<String>,
+    /// Where it comes from.
+    pub(crate) peer: String,
+    /// Seconds since it began.
+    pub(crate) age_s: u64,
+    /// Round trip time, once measured.
+    pub(crate) rtt_ms: Option<f64>,
+    /// Calls in flight.
+    pub(crate) calls: usize,
+    /// Whether it takes no further calls.
+    pub(crate) draining: bool,
+    /// Endpoints that are registered.
+    pub(crate) endpoints: Vec<String>,
+    /// When its token expires: seconds since the Unix epoch.
+    pub(crate) token_expires: u64,
+    /// Bytes sent to the agent.
+    pub(crate) sent: u64,
+    /// Bytes received from the agent.
+    pub(crate) received: u64,
+}
+
+/// One endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EndpointStatus {
+    /// Its tenant.
+    pub(crate) tenant: String,
+    /// Its name.
+    pub(crate) endpoint: String,
+    /// Sessions that serve it; 0: it is offline.
+    pub(crate) sessions: usize,
+}
+
+/// One issuer of tokens.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct IssuerStatus {
+    /// Its URL.
+    pub(crate) issuer: String,
+    /// Keys that are known.
+    pub(crate) keys: usize,
+    /// Seconds since they were fetched.
+    pub(crate) age_s: Option<u64>,
+    /// Why the last attempt to fetch them failed.
+    pub(crate) error: Option<String>,
+}
+
+impl Status {
+    /// Looks at a node.
+    pub(crate) fn of(node: &Node) -> Self {
+        let (state, waiting_for) = node.state();
+        let endpoints = node
+            .directory
+            .list()
+            .into_iter()
+            .map(|listed| EndpointStatus {
+                tenant: listed.tenant.to_string(),
+                endpoint: listed.endpoint.to_string(),
+                sessions: listed.sessions,
+            });
+        let issuers = node
+            .verifier
+            .status()
+            .into_iter()
+            .map(|issuer| IssuerStatus {
+                issuer: issuer.issuer,
+                keys: issuer.keys,
+                age_s: issuer.age.map(|age| age.as_secs()),
+                error: issuer.error.map(|error| error.to_string()),
+            });
+        Self {
+            node: node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state,
+            waiting_for,
+            uptime_s: node.started.elapsed().as_secs(),
+            connections: node.metrics.open_connections(),
+            calls: node.metrics.calls_in_flight(),
+            sessions: node
+                .agents
+                .records()
+                .iter()
+                .map(|record| session(record))
+                .collect(),
+            endpoints: endpoints.collect(),
+            issuers: issuers.collect(),
+        }
+    }
+}
+
+fn session(record: &Record) -> SessionStatus {
+    let state = record.state().clone();
+    let stats = record.session.stats();
+    SessionStatus {
+        id: record.id.0,
+        tenant: record.tenant.to_string(),
+        subject: record.subject.clone(),
+        agent: state.hello.as_ref().map(|hello| hello.name.clone()),
+        software: state.hello.map(|hello| hello.software),
+        peer: record.peer.address.to_string(),
+        age_s: record.since.elapsed().as_secs(),
+        rtt_ms: record.session.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+        calls: record.session.stream_count(),
+        draining: record.session.is_draining(),
+        endpoints: state.endpoints.iter().map(ToString::to_string).collect(),
+        token_expires: state.token_expires,
+        sent: stats.sent,
+        received: stats.received,
+    }
+}
+
+/// For a terminal. What agents say of themselves is shown escaped.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            node,
+            version,
+            state,
+            uptime_s,
+            connections,
+            calls,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "{node}: {} (version {version}, up {uptime_s} s)",
+            state.as_str()
+        )?;
+        for what in &self.waiting_for {
+            writeln!(f, "  {what}")?;
+        }
+        writeln!(f, "{connections} connections, {calls} calls in flight")?;
+        writeln!(f, "\n{} sessions", self.sessions.len())?;
+        for session in &self.sessions {
+            let agent = session.agent.as_deref().unwrap_or("?").escape_debug();
+            let mut line = format!(
+                "  {:<5} {}/{agent} from {}, {} s, {} calls",
+                session.id, session.tenant, session.peer, session.age_s, session.calls
+            );
+            if let Some(rtt) = session.rtt_ms {
+                write!(line, ", {rtt:.1} ms")?;
+            }
+            if session.draining {
+                line.push_str(", draining");
+            }
+            writeln!(f, "{line}: {}", session.endpoints.join(" "))?;
+        }
+        writeln!(f, "\n{} endpoints", self.endpoints.len())?;
+        for endpoint in &self.endpoints {
+            let EndpointStatus {
+                tenant,
+                endpoint,
+                sessions,
+            } = endpoint;
+            match sessions {
+                0 => writeln!(f, "  {endpoint}--{tenant}: offline")?,
+                1 => writeln!(f, "  {endpoint}--{tenant}: 1 session")?,
+                _ => writeln!(f, "  {endpoint}--{tenant}: {sessions} sessions")?,
+            }
+        }
+        writeln!(f, "\n{} issuers", self.issuers.len())?;
+        for issuer in &self.issuers {
+            write!(f, "  {}: {} keys", issuer.issuer, issuer.keys)?;
+            if let Some(age) = issuer.age_s {
+                write!(f, ", {age} s old")?;
+            }
+            match &issuer.error {
+                Some(error) => writeln!(f, " ({})", error.escape_debug())?,
+                None => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! A running node, as its operators see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use culvert_identity::Verifier;
+use tokio::time::Instant;
+
+use crate::admin::status::State;
+use crate::directory::Directory;
+use crate::drain::Ending;
+use crate::metrics::Metrics;
+use crate::sessions::Agents;
+
+/// What there is to ask of a node, or to ask it to do.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) started: Instant,
+    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) agents: Arc<Agents>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) ending: Ending,
+    /// Whether the public address is bound.
+    pub(crate) listening: AtomicBool,
+}
+
+impl Node {
+    /// What the node is up to, and what it waits for unless it is ready.
+    pub(crate) fn state(&self) -> (State, Vec<String>) {
+        if self.ending.drain.is_cancelled() {
+            return (
+                State::Draining,
+                vec!["calls in flight: the node drains".into()],
+            );
+        }
+        let mut waiting_for = Vec::new();
+        if !self.listening.load(Ordering::Acquire) {
+            waiting_for.push("the public listener".to_owned());
+        }
+        if !self.verifier.is_ready() {
+            for issuer in self
+                .verifier
+                .status()
+                .into_iter()
+                .filter(|issuer| issuer.keys == 0)
+            {
+                let why = issuer
+                    .error
+                    .map(|error| format!(" ({error})"))
+                    .unwrap_or_default();
+                waiting_for.push(format!("the keys of issuer {}{why}", issuer.issuer));
+            }
+        }
+        if waiting_for.is_empty() {
+            (State::Ready, waiting_for)
+        } else {
+            (State::Starting, waiting_for)
+        }
+    }
+
+    /// Whether the node takes calls.
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.state(), (State::Ready, _))
+    }
+
+    /// Asks the node to stop in good order.
+    pub(crate) fn ask_to_drain(&self) {
+        self.ending.drain.cancel();
+    }
+}
