@@ -1,3 +1,31 @@
-//! relay
+//! The cloud relay of a Culvert tunnel: callers on one side, agents' sessions on the other.
+//!
+//! ```text
+//! caller --TLS--> listener --> edge --> directory --> session --> agent
+//! agent  --TLS--> listener --> edge --> sessions: token checked, upgraded, registered
+//! operator -----> admin (loopback)
+//! ```
+//!
+//! - [`listener`] takes TCP and TLS within limits, and hands each connection to the edge.
+//! - [`edge`] speaks HTTP with callers: parses, authenticates, routes, forwards, answers.
+//! - [`sessions`] are the agents: the upgrade on `/.culvert/v1/session`, registration within what
+//!   the agent's token allows, renewal, expiry.
+//! - [`directory`] knows which sessions serve (tenant, endpoint).
+//! - `admin` answers operators: health, metrics, status, drain.
+//! - `drain` ends the node without breaking calls; `app` wires everything together; [`cli`] is
+//!   the command line.
 
+mod admin;
+mod app;
+pub mod cli;
+mod descriptors;
+pub mod directory;
+mod drain;
 pub mod edge;
+mod issuers;
+pub mod listener;
+mod logging;
+pub mod metrics;
+mod node;
+pub mod sessions;
+mod tls;

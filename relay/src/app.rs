@@ -1,0 +1,271 @@
+//! Wiring: from a configuration to a running node.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use culvert_config::{ConfigError, RelayConfig};
+use culvert_identity::Verifier;
+use culvert_session::tls::TlsConfigError;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, timeout};
+
+use crate::admin::Admin;
+use crate::directory::Directory;
+use crate::drain::{self, Ending};
+use crate::edge::{Edge, Parts};
+use crate::listener::{Listener, Terms};
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::sessions::Agents;
+use crate::tls::{self, Certificate};
+use crate::{descriptors, issuers};
+
+/// How often the directory forgets what it has remembered for long enough.
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long the service manager is kept waiting for a node whose issuers do not answer: the node
+/// goes on trying, and its readiness says so.
+const ANNOUNCE_WITHIN: Duration = Duration::from_secs(30);
+
+/// A configuration with everything that it names loaded: nothing is wrong with it that can be
+/// known without a network.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    config: RelayConfig,
+    certificate: Arc<Certificate>,
+    verifier: Arc<Verifier>,
+}
+
+impl Prepared {
+    /// Reads and checks `file` and the files that it names.
+    pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
+        let config = RelayConfig::load(file)?;
+        let wrong = |key: &str, message: String| ConfigError {
+            key: Some(key.to_owned()),
+            ..ConfigError::file(file, message)
+        };
+        let certificate = Certificate::load(&config.tls).map_err(|error| match &error {
+            TlsConfigError::Key { .. } => wrong("tls.private_key", error.to_string()),
+            TlsConfigError::Pem { path, .. } if *path == config.tls.private_key => {
+                wrong("tls.private_key", error.to_string())
+            }
+            _ => wrong("tls.certificate", error.to_string()),
+        })?;
+        let verifier = issuers::verifier(&config.issuers)
+            .map_err(|error| wrong("issuer", error.to_string()))?;
+        Ok(Self {
+            config,
+            certificate,
+            verifier: Arc::new(verifier),
+        })
+    }
+
+    /// What the node runs with.
+    pub(crate) fn config(&self) -> &RelayConfig {
+        &self.config
+    }
+}
+
+/// Why a node could not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// No threads.
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(io::Error),
+    /// An address cannot be bound.
+    #[error("cannot listen on {address} ({key}): {error}")]
+    Listen {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The TLS library refuses.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// Signals cannot be received.
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs a node until it is asked to stop, and drains it.
+pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
+    let Prepared {
+        config,
+        certificate,
+        verifier,
+    } = prepared;
+    let limits = &config.limits;
+    let connections = descriptors::make_room_for(limits.connections as usize);
+
+    let metrics = Arc::new(Metrics::new());
+    let directory = Arc::new(Directory::new(limits.offline_memory.0));
+    let agents = Agents::new(
+        &config.node,
+        limits,
+        verifier.clone(),
+        directory.clone(),
+        metrics.clone(),
+    );
+    let edge = Arc::new(Edge::new(
+        &config.domain,
+        &config.routes,
+        limits,
+        Parts {
+            verifier: verifier.clone(),
+            directory: directory.clone(),
+            agents: agents.clone(),
+            metrics: metrics.clone(),
+        },
+    ));
+    let ending = Ending::default();
+    let node = Arc::new(Node {
+        name: config.node.clone(),
+        started: Instant::now(),
+        verifier: verifier.clone(),
+        directory: directory.clone(),
+        agents: agents.clone(),
+        metrics: metrics.clone(),
+        ending: ending.clone(),
+        listening: AtomicBool::new(false),
+    });
+
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
+    let address = config.listen.admin;
+    let admin = Admin::bind(address, node.clone())
+        .await
+        .map_err(|error| RunError::Listen {
+            key: "listen.admin",
+            address,
+            error,
+        })?;
+    let address = config.listen.public;
+    let terms = Terms {
+        tls: tls::server_config(certificate.clone())?,
+        handshake: limits.tls_handshake.0,
+        connections,
+    };
+    let listener =
+        Listener::bind(address, terms, metrics.clone()).map_err(|error| RunError::Listen {
+            key: "listen.public",
+            address,
+            error,
+        })?;
+    node.listening.store(true, Ordering::Release);
+    tracing::info!(
+        node = config.node,
+        domain = config.domain,
+        public = listener.address().map(|address| address.to_string()).ok(),
+        admin = %config.listen.admin,
+        version = env!("CARGO_PKG_VERSION"),
+        "the relay runs"
+    );
+
+    // Everything here ends with this function.
+    let mut background = JoinSet::new();
+    background.spawn(admin.run());
+    background.spawn(refresh(verifier));
+    background.spawn(tls::keep_fresh(certificate, async move || {
+        _ = hangup.recv().await
+    }));
+    background.spawn(forget(directory));
+    background.spawn(announce(node));
+    let drained = ending.drain.clone();
+    background.spawn(listener.run(ending.clone(), move |connection, alpn, peer| {
+        edge.clone()
+            .serve_connection(connection, alpn, peer, drained.clone())
+    }));
+
+    tokio::select! {
+        () = signals.end() => {}
+        () = ending.drain.cancelled() => {}
+    }
+    notify(&[NotifyState::Stopping]);
+    let mut draining = pin!(drain::drain(&ending, &agents, &metrics, limits.drain.0));
+    tokio::select! {
+        () = &mut draining => return Ok(()),
+        () = signals.end() => tracing::warn!("asked again: what is left is broken off"),
+    }
+    ending.force.cancel();
+    draining.await;
+    Ok(())
+}
+
+/// Keeps the issuers' keys fresh, for as long as it is polled.
+async fn refresh(verifier: Arc<Verifier>) {
+    let refreshing = tokio_util::task::AbortOnDropHandle::new(verifier.spawn_refresh());
+    let _ = refreshing.await;
+}
+
+/// Keeps the directory's memory short.
+async fn forget(directory: Arc<Directory>) {
+    let mut ticks = interval(FORGET_INTERVAL);
+    loop {
+        ticks.tick().await;
+        directory.forget_old();
+    }
+}
+
+/// Tells the service manager once the node is ready.
+async fn announce(node: Arc<Node>) {
+    let ready = async {
+        let mut looks = interval(Duration::from_millis(100));
+        while !node.is_ready() {
+            looks.tick().await;
+        }
+    };
+    let mut ready = pin!(ready);
+    if timeout(ANNOUNCE_WITHIN, &mut ready).await.is_err() {
+        let (_, why) = node.state();
+        tracing::warn!(
+            "the node is up, but not ready; it waits for {}",
+            why.join(", ")
+        );
+        notify(&[
+            NotifyState::Ready,
+            NotifyState::Status("up, but not ready: see /readyz"),
+        ]);
+        ready.await;
+    }
+    tracing::info!("the node is ready");
+    notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
+}
+
+/// Tells systemd, where it wants to know.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// What asks a node to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

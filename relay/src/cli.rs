@@ -1,0 +1,180 @@
+//! The command line.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use http::Method;
+
+use crate::admin::client::{AskError, ask};
+use crate::admin::status::Status;
+use crate::app::{self, Prepared};
+use crate::logging::{self, LogFormat};
+
+/// Exit code of a program that failed while it ran.
+const FAILED: u8 = 1;
+
+/// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
+const BAD_CONFIG: u8 = 78;
+
+/// How often `drain --wait` looks whether the relay is still there.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Takes callers and agents, and passes calls from the ones to the others.
+#[derive(Debug, Parser)]
+#[command(name = "culvert-relay", version)]
+struct Cli {
+    /// Form of the log on standard error. What is logged: RUST_LOG, for example
+    /// "info,culvert_relay=debug".
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a relay node until SIGTERM or SIGINT; SIGHUP reloads the certificate.
+    Run(ConfigArg),
+    /// Validates the configuration and prints what the node would run with.
+    Check(ConfigArg),
+    /// Shows sessions, endpoints and calls of a running node.
+    Status {
+        #[command(flatten)]
+        admin: AdminArg,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a running node take no new work and stop once its calls are done.
+    Drain {
+        #[command(flatten)]
+        admin: AdminArg,
+        /// Waits until the node has stopped.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// The configuration file (relay.toml).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct AdminArg {
+    /// The node's admin listener.
+    #[arg(
+        long = "admin",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:9901"
+    )]
+    url: String,
+}
+
+/// Runs the program that the command line asks for; gives its exit code: 0, 1 (failed while
+/// running), 2 (usage) or 78 (configuration).
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(cli.log_format);
+    match cli.command {
+        Command::Run(arg) => with_config(&arg.config, run),
+        Command::Check(arg) => with_config(&arg.config, |prepared| {
+            print(prepared.config().render().trim_end());
+            ExitCode::SUCCESS
+        }),
+        Command::Status { admin, json } => asking(status(&admin.url, json)),
+        Command::Drain { admin, wait } => asking(drain(&admin.url, wait)),
+    }
+}
+
+fn with_config(file: &Path, then: impl FnOnce(Prepared) -> ExitCode) -> ExitCode {
+    match Prepared::load(file) {
+        Ok(prepared) => then(prepared),
+        Err(error) => fail(BAD_CONFIG, error),
+    }
+}
+
+fn run(prepared: Prepared) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(app::run(prepared)),
+        Err(error) => Err(app::RunError::Runtime(error)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+/// Why a question to a running node has no good answer.
+#[derive(Debug, thiserror::Error)]
+enum AskingError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("{url} answered with something else than a relay's status: {error}")]
+    Status {
+        url: String,
+        error: serde_json::Error,
+    },
+}
+
+fn asking(question: impl Future<Output = Result<(), AskingError>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime.map(|runtime| runtime.block_on(question)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(FAILED, error),
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+async fn status(url: &str, json: bool) -> Result<(), AskingError> {
+    let answer = ask(url, Method::GET, "/api/v1/status").await?;
+    let status: Status = serde_json::from_slice(&answer).map_err(|error| AskingError::Status {
+        url: url.to_owned(),
+        error,
+    })?;
+    if json {
+        print(String::from_utf8_lossy(&answer).trim_end());
+    } else {
+        print(status.to_string().trim_end());
+    }
+    Ok(())
+}
+
+async fn drain(url: &str, wait: bool) -> Result<(), AskingError> {
+    ask(url, Method::POST, "/api/v1/drain").await?;
+    print("the relay drains");
+    while wait {
+        tokio::time::sleep(LOOK).await;
+        match ask(url, Method::GET, "/healthz").await {
+            Err(error) if error.is_gone() => {
+                print("the relay has stopped");
+                return Ok(());
+            }
+            // Stopping, it may break off an answer.
+            Ok(_) | Err(AskError::Answer { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Prints what was asked for. A reader that has gone away has read enough.
+fn print(text: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn fail(code: u8, error: impl Display) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "culvert-relay: {error}");
+    ExitCode::from(code)
+}
