@@ -313,6 +313,9 @@ impl<'a> Tour<'a> {
         self.status(answer, &words);
         if let Some(problem) = &problem {
             self.screen.line(&format!("  {}", problem.detail));
+            if let Some(rule) = &problem.rule {
+                self.screen.line(&format!("  The rule: {rule}"));
+            }
         }
         let proxy = answer.header("proxy-status").to_owned();
         self.screen.line(

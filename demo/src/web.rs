@@ -33,6 +33,8 @@ pub struct Problem {
     pub layer: String,
     /// What to do about it.
     pub detail: String,
+    /// The rule that denied the call, where the policy reveals it.
+    pub rule: Option<String>,
 }
 
 impl Answer {
@@ -69,6 +71,7 @@ impl Answer {
             code: text("type")?.split_once('#')?.1.to_owned(),
             layer: text("layer")?,
             detail: text("detail").unwrap_or_default(),
+            rule: text("rule"),
         })
     }
 }
