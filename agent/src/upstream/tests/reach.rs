@@ -1,0 +1,175 @@
+//! The way to an upstream: names, addresses, certificates.
+
+use super::*;
+
+#[tokio::test]
+async fn an_upstream_that_is_down_is_unreachable() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let upstream = Upstream::new(&endpoint(&format!("http://{address}"), Trust::SystemRoots));
+    let error = upstream.unwrap().get().await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::UpstreamUnreachable);
+    assert!(
+        error.to_string().contains(&address.port().to_string()),
+        "{error}"
+    );
+    assert!(
+        error.detail().contains("connection refused"),
+        "{}",
+        error.detail()
+    );
+    assert!(
+        !error.detail().contains("127.0.0.1"),
+        "the caller learns no inner address"
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_unreachable() {
+    let endpoint = endpoint("http://name.invalid", Trust::SystemRoots);
+    let error = Upstream::new(&endpoint).unwrap().get().await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::UpstreamUnreachable);
+    assert!(
+        !error.detail().contains("name.invalid"),
+        "the caller learns no inner name"
+    );
+}
+
+#[tokio::test]
+async fn localhost_speaks_for_itself_and_is_reached() {
+    let server = Server::answering(None, HELLO).await;
+    let port = server.address.port();
+    let endpoint = endpoint(&format!("http://localhost:{port}"), Trust::SystemRoots);
+    assert_eq!(text(&Upstream::new(&endpoint).unwrap()).await, "hello");
+}
+
+fn ca_file(identity: &Identity) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &identity.pem).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn the_certificate_of_the_ca_or_the_pin_is_accepted() {
+    let identity = Identity::new(&["127.0.0.1"]);
+    let server = Server::answering(Some(&identity), HELLO).await;
+    let ca = ca_file(&identity);
+    for trust in [
+        Trust::Ca(ca.path().to_owned()),
+        Trust::Pins(vec![[7; 32], pin_of(&identity.certificate)]),
+    ] {
+        let upstream = Upstream::new(&server.endpoint(Some(trust))).unwrap();
+        assert_eq!(text(&upstream).await, "hello");
+        assert_eq!(text(&upstream).await, "hello");
+    }
+    assert_eq!(
+        server.connections(),
+        2,
+        "TLS connections are kept like others"
+    );
+}
+
+#[tokio::test]
+async fn another_certificate_is_refused_with_its_pin_in_the_log_before_a_byte_is_sent() {
+    let identity = Identity::new(&["127.0.0.1"]);
+    let other = Identity::new(&["127.0.0.1"]);
+    let elsewhere = Identity::new(&["elsewhere.example"]);
+    let (ca, elsewhere_ca) = (ca_file(&other), ca_file(&elsewhere));
+    let pin = |identity: &Identity| {
+        let pin = pin_of(&identity.certificate);
+        pin.iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    for (server_identity, trust, problem) in [
+        (
+            &identity,
+            Trust::Ca(ca.path().to_owned()),
+            "not signed by an authority",
+        ),
+        (
+            &identity,
+            Trust::Pins(vec![pin_of(&other.certificate)]),
+            "not the pinned one",
+        ),
+        (
+            &elsewhere,
+            Trust::Ca(elsewhere_ca.path().to_owned()),
+            "for another name",
+        ),
+    ] {
+        let server = Server::start(Some(server_identity), |mut connection: Peer| async move {
+            assert_eq!(connection.request().await, None);
+        })
+        .await;
+        let upstream = Upstream::new(&server.endpoint(Some(trust))).unwrap();
+        let error = upstream.get().await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::UpstreamTls);
+        assert!(error.detail().contains(problem), "{}", error.detail());
+        assert!(error.to_string().contains(&pin(server_identity)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_speak_tls_says_so() {
+    let server = Server::start(None, |mut connection: Peer| async move {
+        connection.send("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        connection.closed().await;
+    })
+    .await;
+    let upstream = Upstream::new(&server.endpoint(Some(Trust::Pins(vec![[7; 32]])))).unwrap();
+    let error = upstream.get().await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::UpstreamTls);
+    assert!(
+        error.detail().contains("does not speak TLS"),
+        "{}",
+        error.detail()
+    );
+}
+
+#[tokio::test]
+async fn a_resolved_name_that_leads_home_is_not_dialled() {
+    let found = |addresses: &[&str]| {
+        let parsed: Vec<std::net::SocketAddr> = addresses
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect();
+        dial::permitted("vc.example", address::Scope::Network, parsed.into_iter())
+    };
+    let error = found(&["127.0.0.1:443", "[::1]:443"]).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::UpstreamUnreachable);
+    assert!(error.detail().contains("loopback"), "{}", error.detail());
+    let mixed = found(&["169.254.169.254:443", "10.0.0.7:443"]).unwrap();
+    assert_eq!(
+        mixed,
+        ["10.0.0.7:443".parse().unwrap()],
+        "only what was checked is dialled"
+    );
+}
+
+/// An error as the agent's own code makes it, for what is hard to bring about.
+#[test]
+fn words_for_the_caller_name_no_inner_host() {
+    let host = "vc.sddc.local".to_owned();
+    let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+    for error in [
+        UpstreamError::Resolve {
+            name: host.clone(),
+            source: refused(),
+        },
+        UpstreamError::Connect {
+            host: host.clone(),
+            port: 443,
+            source: refused(),
+        },
+        UpstreamError::Tls {
+            host: host.clone(),
+            source: refused(),
+            pin: None,
+        },
+    ] {
+        assert!(error.to_string().contains(&host));
+        assert!(!error.detail().contains(&host), "{}", error.detail());
+    }
+}
