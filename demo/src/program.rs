@@ -76,8 +76,8 @@ pub struct Program {
     name: &'static str,
     log: PathBuf,
     child: Child,
-    /// Held open: our own helpers end when it closes, even if we are killed.
-    _stdin: Option<ChildStdin>,
+    /// Of our own helpers, held open: they end when it closes, even if we are killed.
+    stdin: Option<ChildStdin>,
 }
 
 impl Program {
@@ -124,7 +124,7 @@ impl Program {
             name,
             log,
             child,
-            _stdin: stdin,
+            stdin,
         })
     }
 
@@ -160,9 +160,11 @@ impl Program {
             .child
             .id()
             .and_then(|id| Pid::from_raw(id.cast_signed()));
-        if let Some(pid) = running {
+        match (self.stdin.take(), running) {
+            (Some(stdin), _) => drop(stdin),
             // It may end by itself just now, which is what we ask of it.
-            let _ = kill_process(pid, Signal::TERM);
+            (None, Some(pid)) => drop(kill_process(pid, Signal::TERM)),
+            (None, None) => (),
         }
         match tokio::time::timeout(GRACE, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => None,
@@ -173,7 +175,7 @@ impl Program {
                 let _ = self.child.kill().await;
                 let seconds = GRACE.as_secs();
                 Some(Failure::new(format!(
-                    "the {} did not end within {seconds} s of SIGTERM and was killed",
+                    "the {} did not end within {seconds} s when asked to, and was killed",
                     self.name
                 )))
             }

@@ -184,10 +184,6 @@ const HEADS: &[(&str, &str)] = &[
         "a control in the target",
         "GET /a\x01b HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
     ),
-    (
-        "an h2c upgrade",
-        "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
-    ),
     ("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
 ];
 
@@ -264,6 +260,21 @@ fn nothing_is_smuggled_behind_a_refused_request() {
     }
     let reached = upstream.requests();
     assert!(reached.is_empty(), "{reached:#?}");
+}
+
+/// An upgrade that would leave HTTP/1.1, and the relay's reading of it, behind.
+#[test]
+fn an_upgrade_to_cleartext_http2_is_refused() {
+    let upstream = Upstream::plain();
+    let stack = Stack::start(&upstream.url());
+    let request = "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\nConnection: Upgrade, HTTP2-Settings, close\r\n\
+                   Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
+    let text = send(&stack, &fill(request)).text();
+    assert!(
+        text.starts_with("HTTP/1.1 400 ") && text.contains("#bad-request"),
+        "{text}"
+    );
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 /// Requests that follow each other on a connection are separate calls.
