@@ -69,6 +69,7 @@ struct ConfigArg {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.log_format);
+    log_panics();
     match cli.command {
         Command::Run(arg) => with_app(&arg.config, run),
         Command::Check(arg) => with_app(&arg.config, |app| print(app.config().render())),
@@ -117,6 +118,18 @@ fn log_to_stderr(format: LogFormat) {
         // The fields of an event stay under a key of their own: `target` is one of them.
         LogFormat::Json => builder.json().init(),
     }
+}
+
+/// A defect in one call ends that call; it belongs into the log like everything else.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let backtrace = std::backtrace::Backtrace::capture();
+        let message = panic
+            .payload_as_str()
+            .unwrap_or("a panic without a message");
+        tracing::error!(place, %backtrace, "a defect: {message}");
+    }));
 }
 
 /// Prints what was asked for. A reader that has gone away has read enough.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use culvert_policy::{CallFacts, CanonicalTarget, Mode as PolicyMode, PathOptions, Soap, soap};
 use culvert_proto::code::ErrorCode;
-use culvert_proto::head::{CallHead, CallId, Mode, Refusal};
+use culvert_proto::head::{BodyLength, CallHead, CallId, Mode, Refusal};
 use culvert_proto::names::EndpointName;
 use culvert_proto::principal::Principal;
 use http::Method;
@@ -28,17 +28,46 @@ pub(crate) struct Call {
     pub(crate) caller: Principal,
 }
 
+/// What is forwarded of a head beside the facts.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) headers: HeaderMap,
+    pub(crate) length: BodyLength,
+    /// The public name under which the caller called.
+    pub(crate) authority: Bytes,
+}
+
 impl Call {
-    pub(crate) fn of(head: &CallHead) -> Self {
-        Self {
-            id: head.call,
-            endpoint: head.endpoint.clone(),
-            mode: head.mode,
-            method: head.method.clone(),
-            target: head.target.clone(),
-            source: head.source,
-            caller: head.caller.clone(),
-        }
+    pub(crate) fn of(head: CallHead) -> (Self, Message) {
+        let CallHead {
+            call: id,
+            endpoint,
+            mode,
+            method,
+            target,
+            headers,
+            body: length,
+            authority,
+            source,
+            caller,
+        } = head;
+        let call = Self {
+            id,
+            endpoint,
+            mode,
+            method,
+            target,
+            source,
+            caller,
+        };
+        (
+            call,
+            Message {
+                headers,
+                length,
+                authority,
+            },
+        )
     }
 
     /// The canonical target. The relay has made it so: another one shows a relay that is broken

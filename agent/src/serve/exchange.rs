@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::audit::{Outcome, Printable, Record};
-use super::call::{BadHead, Call};
+use super::call::{BadHead, Call, Message};
 use super::pump::{PumpError, pump};
 use super::soap::{InspectError, Inspection};
 use super::{ServedEndpoint, Serving};
@@ -41,7 +41,7 @@ impl From<StreamError> for Failure {
 
 /// Serves one call and writes its line in the audit log.
 pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, node: Arc<str>) {
-    let call = Call::of(&head);
+    let (call, message) = Call::of(head);
     let mut record = Record::open(&call);
     let (mut send, recv) = stream.split();
     let exchange = Exchange {
@@ -49,7 +49,7 @@ pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, n
         call: &call,
         node: &node,
     };
-    match exchange.carry(head, &mut send, recv, &mut record).await {
+    match exchange.carry(message, &mut send, recv, &mut record).await {
         Ok(()) => record.outcome = Outcome::Answered,
         Err(Failure::Refused(outcome, refusal)) => {
             record.outcome = outcome;
@@ -94,7 +94,7 @@ struct Exchange<'c> {
 impl Exchange<'_> {
     async fn carry(
         &self,
-        head: CallHead,
+        message: Message,
         send: &mut SendStream,
         mut recv: RecvStream,
         record: &mut Record<'_>,
@@ -103,7 +103,7 @@ impl Exchange<'_> {
         let suspect = |bad: BadHead| self.bad_head(bad);
         let endpoint = self.serving.endpoints.get(&call.endpoint);
         let endpoint = endpoint.ok_or(BadHead::Endpoint).map_err(suspect)?;
-        call.check(&head.headers).map_err(suspect)?;
+        call.check(&message.headers).map_err(suspect)?;
         let target = call.canonical(endpoint.paths).map_err(suspect)?;
         let _slot = endpoint.slots.try_acquire().map_err(|_| overloaded())?;
 
@@ -112,8 +112,8 @@ impl Exchange<'_> {
         let mut policies = self.serving.policy.clone();
         let is_soap = call.is_soap(&target);
         let inspection = match is_soap {
-            true => self.inspect(endpoint, &head, &mut recv, send).await?,
-            false => Inspection::none(head.body),
+            true => self.inspect(endpoint, &message, &mut recv, send).await?,
+            false => Inspection::none(message.length),
         };
         let soap = if is_soap {
             inspection.fact()
@@ -122,19 +122,19 @@ impl Exchange<'_> {
         };
         let facts = call.facts(&target, soap);
         let policy = policies.borrow_and_update().clone();
-        let decided = decide(&policy, &facts, head.body, record);
+        let decided = decide(&policy, &facts, message.length, record);
         let permit = decided.map_err(|failure| soap_problem(failure, &inspection, record))?;
         let mut withdrawn = pin!(withdrawn(policies, facts));
 
         let parts = RequestParts {
             method: call.method.clone(),
-            target: head.target,
-            headers: head.headers,
-            authority: head.authority,
+            target: call.target.clone(),
+            headers: message.headers,
+            authority: message.authority,
             source: call.source,
-            length: head.body,
+            length: message.length,
         };
-        let body = self.body(recv, &inspection, head.body, permit.max_body(), record);
+        let body = self.body(recv, &inspection, message.length, permit.max_body(), record);
         let request = endpoint.upstream.request(parts, body);
         let request = request.map_err(|error| suspect(error.into()))?;
         let progress = record.request.clone();
@@ -173,7 +173,7 @@ impl Exchange<'_> {
     async fn inspect(
         &self,
         endpoint: &ServedEndpoint,
-        head: &CallHead,
+        message: &Message,
         recv: &mut RecvStream,
         send: &mut SendStream,
     ) -> Result<Inspection, Failure> {
@@ -181,7 +181,7 @@ impl Exchange<'_> {
         tokio::select! {
             biased;
             why = send.stopped() => Err(why.into()),
-            read = Inspection::read(recv, head.body, &head.headers) => match read {
+            read = Inspection::read(recv, message.length, &message.headers) => match read {
                 Ok(inspection) => Ok(inspection),
                 Err(InspectError::Stream(error)) => Err(error.into()),
                 Err(InspectError::Long) => {
