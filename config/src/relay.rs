@@ -314,9 +314,12 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
     }
 }
 
+/// The kernel's name for this machine; `/proc` may be hidden from a service.
 fn host_name(document: &Document) -> Result<String, ConfigError> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim().to_ascii_lowercase();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_ascii_lowercase();
     if name.is_empty() {
         return Err(ConfigError {
             key: Some("node".into()),

@@ -8,15 +8,25 @@ use secrecy::{SecretString, zeroize::Zeroize};
 /// Largest secret file, in bytes.
 const MAX_SECRET: u64 = 64 * 1024;
 
-/// Reads a secret that `written` names, beside the configuration file or, where no such file
-/// exists, in the folder of systemd credentials (`systemd.exec(5)`, `LoadCredential=`).
+/// Reads a secret: the systemd credential that `written` names (`systemd.exec(5)`,
+/// `LoadCredential=`), or else the file at `path`.
 ///
 /// A file that others than its owner may read or write is refused, except among systemd
 /// credentials, whose folder systemd itself protects. One trailing line break is dropped.
 pub(crate) fn read(path: &Path, written: &Path) -> Result<SecretString, String> {
-    let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
-        .map(|folder| PathBuf::from(folder).join(written))
-        .filter(|candidate| !path.exists() && written.is_relative() && candidate.exists());
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    read_from(folder.as_deref(), path, written)
+}
+
+fn read_from(
+    credentials: Option<&Path>,
+    path: &Path,
+    written: &Path,
+) -> Result<SecretString, String> {
+    let credential = credentials
+        .filter(|_| written.is_relative())
+        .map(|folder| folder.join(written))
+        .filter(|credential| credential.exists());
     let (path, private) = match &credential {
         Some(credential) => (credential.as_path(), false),
         None => (path, true),
@@ -47,4 +57,33 @@ pub(crate) fn read(path: &Path, written: &Path) -> Result<SecretString, String> 
     let secret = SecretString::from(secret);
     text.zeroize();
     Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn a_systemd_credential_goes_before_the_file_of_its_name() {
+        let credentials = tempfile::tempdir().unwrap();
+        fs::write(credentials.path().join("secret"), "from systemd\n").unwrap();
+        let beside = tempfile::tempdir().unwrap();
+        let file = beside.path().join("secret");
+        fs::write(&file, "from the file").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let read = |credentials| {
+            let secret = read_from(credentials, &file, Path::new("secret")).unwrap();
+            secret.expose_secret().to_owned()
+        };
+        assert_eq!(read(Some(credentials.path())), "from systemd");
+        assert_eq!(read(None), "from the file");
+        assert_eq!(
+            read(Some(beside.path().join("nothing").as_path())),
+            "from the file"
+        );
+    }
 }
