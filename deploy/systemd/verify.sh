@@ -21,3 +21,8 @@ for unit in culvert-relay culvert-agent; do
     systemd-analyze security --offline=true --threshold=15 --no-pager "$folder/$unit.service" |
         tail -n 1
 done
+
+# The user that the relay's unit names.
+user=$(sed -n 's/^User=//p' culvert-relay.service)
+grep -q "^u $user " culvert-relay.sysusers
+SYSTEMD_LOG_LEVEL=warning systemd-sysusers --dry-run "$PWD/culvert-relay.sysusers" >/dev/null
