@@ -7,7 +7,8 @@
 //!    [`traffic`] what the calls of one connection share.
 //! 2. [`call`] is one call from top to bottom: [`route`] makes an endpoint of the host,
 //!    [`authenticate`] a principal of the credential, [`headers`] drops what must not pass.
-//! 3. [`forward`] carries it through the tunnel, with [`upload`] as its body.
+//! 3. [`forward`] carries it through the tunnel, with [`upload`] as its body; [`download`] is
+//!    the body of what comes back.
 //! 4. [`answer`] is the body of whatever is answered; [`respond`] the answer where there is none
 //!    from the upstream, explained on the page in [`errors`].
 //! 5. [`record`] is what remains of it: an access line and the metrics, however it ended.
@@ -18,6 +19,7 @@ mod answer;
 mod authenticate;
 mod call;
 mod connection;
+mod download;
 mod errors;
 mod forward;
 mod frames;
@@ -28,6 +30,8 @@ mod record;
 mod respond;
 mod route;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod traffic;
 mod upload;
 

@@ -1,21 +1,26 @@
 //! One call, from its request to its answer, top to bottom.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use culvert_identity::verify::VerifiedToken;
 use culvert_policy::canonical::{CanonicalTarget, PathOptions};
 use culvert_proto::head::{BodyLength, CallHead, Mode};
 use culvert_session::body::RecvBody;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::answer::AnswerBody;
 use super::authenticate::authenticate;
 use super::connection::Connection;
+use super::download::Download;
 use super::forward::{forward, unknown_endpoint, visible_length};
 use super::guard::head as strict;
 use super::headers;
+use super::pace::Deadline;
 use super::record::CallRecord;
 use super::respond::{Problem, insert_call};
 use super::route::{Destination, Endpoint, host};
@@ -27,6 +32,9 @@ const LENIENT: PathOptions = PathOptions {
     allow_semicolon: true,
     allow_encoded_slash: true,
 };
+
+/// How long a call may go on after its caller's token expired.
+const EXPIRY_GRACE: Duration = Duration::from_secs(30);
 
 impl Edge {
     /// Answers a request, whatever it takes.
@@ -120,7 +128,8 @@ impl Edge {
         // answer.
         let directory = if own { &self.directory } else { &self.nowhere };
         let open = self.limits.open.0;
-        let forwarded = forward(directory, &tenant, head, upload, open).await;
+        let expiry = expiry(&caller);
+        let forwarded = forward(directory, &tenant, head, upload, expiry, open).await;
         drop(room);
         let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
             Some(violation) => Problem::bad_request(violation.to_string()),
@@ -142,7 +151,8 @@ impl Edge {
             response.headers_mut().insert(CONTENT_LENGTH, promised);
         }
         let body = RecvBody::new(forwarded.recv, length);
-        Ok(Answer::Upstream(response, body, forwarded.uploading))
+        let download = Download::new(body, forwarded.uploading, forwarded.expiry);
+        Ok(Answer::Upstream(response, download))
     }
 
     /// What the relay serves under its own name.
@@ -182,7 +192,7 @@ impl Edge {
 /// An answer without its record.
 enum Answer {
     Own(Response<Bytes>),
-    Upstream(Response<()>, RecvBody, Option<super::forward::Uploading>),
+    Upstream(Response<()>, Download),
 }
 
 impl Answer {
@@ -193,9 +203,9 @@ impl Answer {
                 record.on_answer(response.status());
                 response.map(|text| AnswerBody::text(text, record))
             }
-            Self::Upstream(response, body, uploading) => {
+            Self::Upstream(response, download) => {
                 record.on_answer(response.status());
-                response.map(|()| AnswerBody::stream(body, uploading, record))
+                response.map(|()| AnswerBody::stream(download, record))
             }
         };
         insert_call(response.headers_mut(), call);
@@ -251,6 +261,21 @@ fn canonical(request: &Request<Incoming>) -> Result<Bytes, Problem> {
     let target = target
         .map_err(|error| Problem::bad_request(format!("the target is not accepted: {error}")))?;
     Ok(Bytes::copy_from_slice(target.as_str().as_bytes()))
+}
+
+/// When a call of this caller ends though it is not over.
+fn expiry(caller: &VerifiedToken) -> Deadline {
+    let left = caller
+        .principal
+        .expires_at()
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
+    let mut expiry = Deadline::default();
+    // A token that outlives what the clock can count never expires.
+    if let Some(at) = Instant::now().checked_add(left.saturating_add(EXPIRY_GRACE)) {
+        expiry.set(at);
+    }
+    expiry
 }
 
 /// How much the fields take, as HTTP/2 counts (RFC 9113, 10.5.1).

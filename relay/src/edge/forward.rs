@@ -15,12 +15,10 @@ use culvert_session::stream::{RecvStream, Stream};
 use http::Method;
 use tokio::time::{Instant, sleep};
 
+use super::pace::Deadline;
 use super::respond::Problem;
 use super::upload::{FirstBytes, Upload, UploadError};
 use crate::directory::{Directory, Lookup};
-
-/// More interim answers than any upstream needs.
-const MAX_INTERIM: usize = 10;
 
 /// Sessions that are tried at once where one takes no call, before the call waits.
 const TRIES: u32 = 3;
@@ -39,6 +37,8 @@ pub(crate) struct Forwarded {
     pub(crate) head: ResponseHead,
     pub(crate) recv: RecvStream,
     pub(crate) uploading: Option<Uploading>,
+    /// When the caller's token is void.
+    pub(crate) expiry: Deadline,
 }
 
 /// Why an exchange gave no answer.
@@ -62,6 +62,7 @@ pub(crate) async fn forward(
     tenant: &TenantName,
     head: CallHead,
     mut upload: Upload,
+    mut expiry: Deadline,
     patience: Duration,
 ) -> Result<Forwarded, Problem> {
     let first = upload
@@ -69,11 +70,18 @@ pub(crate) async fn forward(
         .await
         .map_err(|error| bad_upload(&error))?;
     let mut upload = (!first.end).then_some(upload);
+    let mut stream = open(directory, tenant, &head, &first, patience).await?;
     let mut retries = 0;
     loop {
-        let stream = open(directory, tenant, &head, &first, patience).await?;
-        let error = match exchange(stream, upload.take()).await {
-            Ok(forwarded) => return Ok(forwarded),
+        let error = match exchange(stream, upload.take(), &mut expiry).await {
+            Ok((head, recv, uploading)) => {
+                return Ok(Forwarded {
+                    head,
+                    recv,
+                    uploading,
+                    expiry,
+                });
+            }
             Err(Failure::Problem(problem)) => return Err(problem),
             Err(Failure::Stream(error)) => error,
         };
@@ -81,6 +89,9 @@ pub(crate) async fn forward(
             return Err(lost(error));
         }
         retries += 1;
+        // Where no other session is found, what happened to the first one is the news.
+        let again = open(directory, tenant, &head, &first, Duration::ZERO).await;
+        stream = again.map_err(|_| lost(error))?;
     }
 }
 
@@ -152,11 +163,14 @@ fn offline() -> Problem {
 }
 
 /// Sends the rest of the body and waits for the answer's head.
-async fn exchange(stream: Stream, upload: Option<Upload>) -> Result<Forwarded, Failure> {
+async fn exchange(
+    stream: Stream,
+    upload: Option<Upload>,
+    expiry: &mut Deadline,
+) -> Result<(ResponseHead, RecvStream, Option<Uploading>), Failure> {
     let (mut send, mut recv) = stream.split();
     let mut uploading: Option<Uploading> =
         upload.map(|upload| Box::pin(async move { send_body(upload, &mut send).await }) as _);
-    let mut interim = 0;
     loop {
         let item = poll_fn(|cx| {
             if let Some(running) = &mut uploading
@@ -168,22 +182,19 @@ async fn exchange(stream: Stream, upload: Option<Upload>) -> Result<Forwarded, F
                     return Poll::Ready(Err(Failure::Problem(bad_upload(&error))));
                 }
             }
-            recv.poll_item(cx).map_err(Failure::Stream)
+            match recv.poll_item(cx) {
+                Poll::Pending => expiry.poll(cx).map(|()| Err(Failure::Problem(expired()))),
+                item => item.map_err(Failure::Stream),
+            }
         });
         match item.await? {
             Item::Head(Head::Response(head)) => {
                 check(&head)?;
-                return Ok(Forwarded {
-                    head,
-                    recv,
-                    uploading,
-                });
+                return Ok((head, recv, uploading));
             }
             Item::Head(Head::Refusal(refusal)) => return Err(Problem::from(refusal).into()),
-            Item::Head(Head::Interim(_)) if interim < MAX_INTERIM => interim += 1,
-            Item::Head(Head::Interim(_)) => {
-                return Err(broken("the local API sent too many interim answers").into());
-            }
+            // The session bounds how many there can be.
+            Item::Head(Head::Interim(_)) => {}
             Item::Head(Head::Trailers(_)) | Item::Data(_) => {
                 return Err(broken("the agent sent a body without a head").into());
             }
@@ -211,6 +222,13 @@ fn check(head: &ResponseHead) -> Result<(), Problem> {
             "the local API gave an answer with contradictory lengths",
         )),
     }
+}
+
+fn expired() -> Problem {
+    Problem::unauthenticated(
+        "the token expired while the call was in flight",
+        Some("invalid_token"),
+    )
 }
 
 fn broken(detail: &'static str) -> Problem {

@@ -480,7 +480,7 @@ mod tests {
             let (mut caller, mut guard, start) = guard();
             caller.write_all(&bytes).await.unwrap();
             let mut buffer = [0; 512];
-            guard.read(&mut buffer).await.unwrap();
+            assert_ne!(guard.read(&mut buffer).await.unwrap(), 0);
             let error = guard.read(&mut buffer).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert_eq!(start.elapsed(), span);
@@ -488,7 +488,7 @@ mod tests {
         let (mut caller, mut guard, _) = guard();
         caller.write_all(&opening()).await.unwrap();
         let mut buffer = [0; 512];
-        guard.read(&mut buffer).await.unwrap();
+        assert_ne!(guard.read(&mut buffer).await.unwrap(), 0);
         let wait = tokio::time::timeout(Duration::from_secs(3600), guard.read(&mut buffer));
         assert!(
             wait.await.is_err(),

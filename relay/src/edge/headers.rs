@@ -95,11 +95,11 @@ fn is_forwarding(name: &str) -> bool {
 }
 
 /// What the Connection fields name.
-struct Named<'a>(Vec<&'a HeaderValue>);
+struct Named(Vec<HeaderValue>);
 
-impl<'a> Named<'a> {
-    fn of(headers: &'a HeaderMap) -> Self {
-        Self(headers.get_all(CONNECTION).iter().collect())
+impl Named {
+    fn of(headers: &HeaderMap) -> Self {
+        Self(headers.get_all(CONNECTION).iter().cloned().collect())
     }
 
     fn has(&self, name: &str) -> bool {
@@ -131,12 +131,7 @@ fn without(headers: HeaderMap, mut drop: impl FnMut(&str) -> bool) -> HeaderMap 
 /// The fields of a request that go to the upstream. `body` says whether one follows: without it,
 /// no trailers do.
 pub(crate) fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
-    let connection = headers
-        .get_all(CONNECTION)
-        .iter()
-        .cloned()
-        .collect::<Vec<_>>();
-    let named = Named(connection.iter().collect());
+    let named = Named::of(&headers);
     without(headers, |name| {
         is_one_of(name, &HOP_BY_HOP)
             || is_forwarding(name)
@@ -149,12 +144,7 @@ pub(crate) fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
 /// The fields of an answer that go to the caller. `host` is the name that the caller called: a
 /// cookie must not reach any other.
 pub(crate) fn of_response(headers: HeaderMap, body: bool, host: &str) -> HeaderMap {
-    let connection = headers
-        .get_all(CONNECTION)
-        .iter()
-        .cloned()
-        .collect::<Vec<_>>();
-    let named = Named(connection.iter().collect());
+    let named = Named::of(&headers);
     let mut headers = without(headers, |name| {
         is_one_of(name, &HOP_BY_HOP)
             || is_ours(name)

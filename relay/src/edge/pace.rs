@@ -35,6 +35,11 @@ impl Deadline {
         self.at.is_some()
     }
 
+    /// Whether it has passed, without waiting for it.
+    pub(crate) fn is_past(&self) -> bool {
+        self.at.is_some_and(|at| at <= Instant::now())
+    }
+
     /// Ready once the deadline has passed; else the task is woken when it does.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else {

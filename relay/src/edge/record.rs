@@ -115,12 +115,12 @@ impl CallRecord {
             .map(|token| token.principal.subject.as_str());
         // The query may hold secrets of the upstream's making; the agent's audit log, inside the
         // data centre, has all of it.
-        let target = self
+        let path = self
             .target
             .split(|&byte| byte == b'?')
             .next()
             .unwrap_or_default();
-        let target = std::str::from_utf8(target).unwrap_or_default();
+        let path = std::str::from_utf8(path).unwrap_or_default();
         let (status, problem, why, outcome) = match &self.ending {
             Ending::Open => (None, None, None, "caller-gone"),
             Ending::Answering(status) => (Some(*status), None, None, "caller-gone"),
@@ -142,7 +142,7 @@ impl CallRecord {
             caller,
             mode = Mode::Http.as_str(),
             method = self.method.as_str(),
-            target,
+            path,
             status = status.map(|status| status.as_u16()),
             code = problem.map(|problem| problem.code.as_str()),
             layer = problem.map(|problem| problem.layer.as_str()),

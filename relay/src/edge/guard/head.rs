@@ -142,7 +142,8 @@ impl HeadScan {
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.length.replace(content_length(value)?).is_some() {
+                let before = self.length.replace(content_length(value)?);
+                if before.is_some() {
                     return Err(Violation::SeveralContentLengths);
                 }
             }

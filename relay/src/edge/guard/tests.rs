@@ -667,7 +667,7 @@ async fn each_phase_of_silence_has_its_end() {
     // Silence between requests, then within the second one.
     let (mut caller, mut guard, traffic, _) = setup();
     caller.write_all(request).await.unwrap();
-    guard.read(&mut buffer).await.unwrap();
+    assert_eq!(guard.read(&mut buffer).await.unwrap(), request.len());
     traffic.on_end();
     let idle = Instant::now();
     assert_eq!(guard.read(&mut buffer).await.unwrap(), 0);

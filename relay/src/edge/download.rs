@@ -1,0 +1,88 @@
+//! The body of an upstream's answer.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use culvert_session::body::{RecvBody, RecvBodyError};
+use http_body::{Body, Frame, SizeHint};
+
+use super::forward::Uploading;
+use super::headers;
+use super::pace::Deadline;
+
+/// An upstream's body on its way to the caller.
+pub(crate) struct Download {
+    body: RecvBody,
+    /// The rest of the request's body, which an upstream may take while it answers.
+    uploading: Option<Uploading>,
+    /// When the caller's token is void.
+    expiry: Deadline,
+}
+
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DownloadError {
+    /// The upstream's did.
+    #[error(transparent)]
+    Body(#[from] RecvBodyError),
+    /// The caller has no right to it any more.
+    #[error("the caller's token expired while the call was in flight")]
+    Expired,
+}
+
+impl Download {
+    pub(crate) fn new(body: RecvBody, uploading: Option<Uploading>, expiry: Deadline) -> Self {
+        Self {
+            body,
+            uploading,
+            expiry,
+        }
+    }
+
+    /// Whether nothing is missing any more.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.body.is_end_stream() || self.body.size_hint().exact() == Some(0)
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = DownloadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
+        let this = self.get_mut();
+        // How the upload ends does not matter any more: if it broke off, so does the answer.
+        if let Some(uploading) = &mut this.uploading
+            && uploading.as_mut().poll(cx).is_ready()
+        {
+            this.uploading = None;
+        }
+        if this.expiry.is_past() {
+            return Poll::Ready(Some(Err(DownloadError::Expired)));
+        }
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Pending => {
+                let expired = this.expiry.poll(cx);
+                expired.map(|()| Some(Err(DownloadError::Expired)))
+            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_trailers() {
+                Ok(trailers) => Frame::trailers(headers::of_trailers(trailers)),
+                Err(data) => data,
+            }))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
