@@ -47,10 +47,7 @@ impl Prepared {
     /// Reads and checks `file` and the files that it names.
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
         let config = RelayConfig::load(file)?;
-        let wrong = |key: &str, message: String| ConfigError {
-            key: Some(key.to_owned()),
-            ..ConfigError::file(file, message)
-        };
+        let wrong = |key: &str, message: String| ConfigError::at_key(file, key, message);
         let certificate = Certificate::load(&config.tls).map_err(|error| match &error {
             TlsConfigError::Key { .. } => wrong("tls.private_key", error.to_string()),
             TlsConfigError::Pem { path, .. } if *path == config.tls.private_key => {

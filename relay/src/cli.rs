@@ -154,7 +154,10 @@ async fn status(url: &str, json: bool) -> Result<(), AskingError> {
 async fn drain(url: &str, wait: bool) -> Result<(), AskingError> {
     ask(url, Method::POST, "/api/v1/drain").await?;
     print("the relay drains");
-    while wait {
+    if !wait {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(LOOK).await;
         match ask(url, Method::GET, "/healthz").await {
             Err(error) if error.is_gone() => {
@@ -166,7 +169,6 @@ async fn drain(url: &str, wait: bool) -> Result<(), AskingError> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
 }
 
 /// Prints what was asked for. A reader that has gone away has read enough.

@@ -28,4 +28,6 @@ mod logging;
 pub mod metrics;
 mod node;
 pub mod sessions;
+#[cfg(test)]
+mod testing;
 mod tls;

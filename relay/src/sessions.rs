@@ -10,7 +10,7 @@ mod handshake;
 mod keeper;
 mod registrations;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

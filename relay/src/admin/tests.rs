@@ -1,1 +1,240 @@
+//! What the admin listener answers, asked directly and over the wire.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use culvert_config::relay::RelayLimits;
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use super::client::{AskError, ask};
+use super::*;
+use crate::sessions::tests::rig::{Rig, good};
+use crate::testing::{TestIssuer, node};
+
+fn request(method: Method, path: &str) -> Request<()> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "127.0.0.1:9901")
+        .body(())
+        .unwrap()
+}
+
+async fn text(response: Response<Full<Bytes>>) -> String {
+    String::from_utf8(
+        response
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .into(),
+    )
+    .unwrap()
+}
+
+/// Status, type and body of the answer to a GET.
+async fn get(node: &Node, path: &str) -> (u16, String, String) {
+    let response = answer(node, &request(Method::GET, path));
+    let kind = response.headers()[CONTENT_TYPE]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    (response.status().as_u16(), kind, text(response).await)
+}
+
+fn fresh_node() -> Arc<Node> {
+    node(&TestIssuer::new(), &RelayLimits::default())
+}
+
+#[tokio::test]
+async fn a_node_is_ready_while_it_listens_has_keys_and_does_not_drain() {
+    let node = fresh_node();
+    assert_eq!(get(&node, "/readyz").await.0, 200);
+
+    node.listening.store(false, Ordering::Relaxed);
+    let (status, _, why) = get(&node, "/readyz").await;
+    assert_eq!((status, why.as_str()), (503, "the public listener\n"));
+    node.listening.store(true, Ordering::Relaxed);
+
+    let response = answer(&node, &request(Method::POST, "/api/v1/drain"));
+    assert_eq!(response.status(), 202);
+    assert_eq!(text(response).await, "{\"state\":\"draining\"}");
+    assert!(node.ending.drain.is_cancelled());
+    let (status, _, why) = get(&node, "/readyz").await;
+    assert_eq!(status, 503);
+    assert!(why.contains("drains"), "{why}");
+    assert_eq!(get(&node, "/healthz").await.0, 200, "it still works");
+}
+
+#[tokio::test]
+async fn a_node_without_keys_waits_for_them_by_name() {
+    let issuer = culvert_config::issuer::Issuer {
+        jwks: culvert_config::issuer::Jwks::Discovery,
+        url: "https://127.0.0.1:9/nobody".into(),
+        ..TestIssuer::new().config()
+    };
+    let verifier = Arc::new(crate::issuers::verifier(&[issuer]).unwrap());
+    let ready = fresh_node();
+    let node = Node {
+        name: ready.name.clone(),
+        started: ready.started,
+        verifier,
+        directory: ready.directory.clone(),
+        agents: ready.agents.clone(),
+        metrics: ready.metrics.clone(),
+        ending: ready.ending.clone(),
+        listening: true.into(),
+    };
+    let (status, _, why) = get(&node, "/readyz").await;
+    assert_eq!(status, 503);
+    assert!(why.contains("https://127.0.0.1:9/nobody"), "{why}");
+}
+
+#[tokio::test]
+async fn the_description_names_what_there_is_and_says_how_the_status_looks() {
+    let rig = Rig::new();
+    let _agent = rig.agent(good(), &["vcenter"]).await;
+    let node = &rig.node;
+    let (_, kind, text) = get(node, "/api/v1/openapi.json").await;
+    assert_eq!(kind, "application/json");
+    let openapi: Value = serde_json::from_str(&text).unwrap();
+    for (path, operations) in openapi["paths"].as_object().unwrap() {
+        for method in operations.as_object().unwrap().keys() {
+            let method = method.to_uppercase().parse().unwrap();
+            let found = answer(node, &request(method, path)).status().as_u16();
+            let documented = operations.pointer(&format!("/get/responses/{found}"));
+            let documented = documented.or(operations.pointer(&format!("/post/responses/{found}")));
+            assert!(documented.is_some(), "{path}: {found}");
+        }
+    }
+    let (_, _, text) = get(node, "/api/v1/status").await;
+    let status: Value = serde_json::from_str(&text).unwrap();
+    let keys = |value: &Value| -> BTreeSet<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    let described = |schema: &str| {
+        let schema = &openapi["components"]["schemas"][schema];
+        let required = schema["required"].as_array().unwrap().iter();
+        let required: BTreeSet<_> = required
+            .map(|key| key.as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(required, keys(&schema["properties"]));
+        required
+    };
+    assert_eq!(keys(&status), described("Status"));
+    assert_eq!(keys(&status["sessions"][0]), described("Session"));
+    assert_eq!(keys(&status["endpoints"][0]), described("Endpoint"));
+    assert_eq!(keys(&status["issuers"][0]), described("Issuer"));
+}
+
+#[tokio::test]
+async fn the_status_shows_sessions_and_endpoints_as_json_text_and_page() {
+    let rig = Rig::new();
+    let _agent = rig.agent(good(), &["vcenter"]).await;
+    let (_, _, json) = get(&rig.node, "/api/v1/status").await;
+    let status: Status = serde_json::from_str(&json).unwrap();
+    assert_eq!(status.state, State::Ready);
+    assert_eq!(status.sessions[0].endpoints, ["vcenter"]);
+    assert_eq!(status.sessions[0].subject, "sddc-1");
+    let text = status.to_string();
+    assert!(
+        text.contains("1 sessions\n") && text.contains("vcenter--acme: 1 session\n"),
+        "{text}"
+    );
+    let (_, kind, page) = get(&rig.node, "/").await;
+    assert!(kind.starts_with("text/html"));
+    assert!(page.contains("vcenter--acme: 1 session"), "{page}");
+    let (_, kind, metrics) = get(&rig.node, "/metrics").await;
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    assert!(metrics.contains("culvert_relay_sessions 1\n"), "{metrics}");
+    assert!(metrics.contains("culvert_relay_endpoints 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_an_agent_calls_itself_stays_text() {
+    let rig = Rig::new();
+    let _agent = rig.agent(good(), &["vcenter"]).await;
+    let records = rig.node.agents.records();
+    if let Some(hello) = &mut records[0].state().hello {
+        hello.name = "<script>\u{1b}[2J".into();
+    }
+    let (_, _, page) = get(&rig.node, "/").await;
+    assert!(page.contains("&lt;script&gt;\\u{1b}[2J"), "{page}");
+}
+
+#[test]
+fn web_pages_of_others_get_nothing() {
+    let node = fresh_node();
+    for (host, allowed) in [
+        ("127.0.0.1:9901", true),
+        ("127.0.0.1", true),
+        ("[::1]:9901", true),
+        ("[::1]", true),
+        ("localhost", true),
+        ("LocalHost:9901", true),
+        ("evil.example:9901", false),
+        ("localhost.evil.example", false),
+        ("", false),
+    ] {
+        let mut request = request(Method::GET, "/api/v1/status");
+        request
+            .headers_mut()
+            .insert(HOST, HeaderValue::from_static(host));
+        let status = answer(&node, &request).status().as_u16();
+        assert_eq!(status, if allowed { 200 } else { 403 }, "{host}");
+    }
+    let mut post = request(Method::POST, "/api/v1/drain");
+    post.headers_mut()
+        .insert(ORIGIN, HeaderValue::from_static("https://evil.example"));
+    assert_eq!(answer(&node, &post).status(), 403);
+    assert!(!node.ending.drain.is_cancelled());
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_in_words() {
+    let node = fresh_node();
+    let (status, kind, body) = get(&node, "/nothing").await;
+    assert_eq!((status, kind.as_str()), (404, "application/problem+json"));
+    assert!(body.contains("openapi.json"), "{body}");
+    let response = answer(&node, &request(Method::GET, "/api/v1/drain"));
+    assert_eq!(response.status(), 405);
+    assert_eq!(response.headers()[ALLOW], "POST");
+    let response = answer(&node, &request(Method::POST, "/api/v1/status"));
+    assert_eq!(response.headers()[ALLOW], "GET, HEAD");
+}
+
+#[tokio::test]
+async fn the_command_line_reaches_the_listener() {
+    let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), fresh_node())
+        .await
+        .unwrap();
+    let address = admin.socket.local_addr().unwrap();
+    let running = tokio::spawn(admin.run());
+    let url = format!("http://{address}");
+    assert_eq!(ask(&url, Method::GET, "/healthz").await.unwrap(), "ok\n");
+    let status = ask(&format!("{url}/"), Method::GET, "/api/v1/status")
+        .await
+        .unwrap();
+    serde_json::from_slice::<Status>(&status).unwrap();
+    let refused = ask(&url, Method::GET, "/nothing").await.unwrap_err();
+    assert!(
+        matches!(refused, AskError::Refused { status, .. } if status == 404),
+        "{refused}"
+    );
+    running.abort();
+    let _ = running.await;
+    let gone = ask(&url, Method::GET, "/healthz").await.unwrap_err();
+    assert!(gone.is_gone(), "{gone}");
+    for wrong in [
+        "",
+        "127.0.0.1:1",
+        "https://127.0.0.1:1",
+        "http://127.0.0.1:1/x",
+        "http://",
+    ] {
+        let error = ask(wrong, Method::GET, "/").await.unwrap_err();
+        assert!(matches!(error, AskError::Url(_)), "{wrong}: {error}");
+    }
+}

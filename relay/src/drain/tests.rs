@@ -1,1 +1,98 @@
+//! Draining a node whose connections and sessions the tests play.
 
+use std::sync::Arc;
+
+use culvert_session::SessionEvent;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::node::Node;
+use crate::sessions::tests::rig::{Agent, Rig, good, soon};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A caller's connection with a call in flight that ends when the test says so.
+fn call(node: &Node) -> oneshot::Sender<()> {
+    let (end, ended) = oneshot::channel();
+    let socket = node.ending.socket();
+    node.ending.spawn(async move {
+        let _ = ended.await;
+        drop(socket);
+    });
+    end
+}
+
+fn start(node: &Arc<Node>) -> tokio::task::JoinHandle<()> {
+    let node = node.clone();
+    tokio::spawn(async move { drain(&node.ending, &node.agents, &node.metrics, LIMIT).await })
+}
+
+async fn is_told_to_go(agent: &mut Agent) {
+    match soon(agent.controls.recv()).await {
+        Some(SessionEvent::Draining { code, .. }) => assert_eq!(code, GoawayCode::Drain),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_work_stops_at_once() {
+    let rig = Rig::new();
+    let start = Instant::now();
+    drain(&rig.node.ending, &rig.node.agents, &rig.node.metrics, LIMIT).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert!(!rig.node.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_in_flight_finish_and_agents_are_told_to_go_elsewhere_meanwhile() {
+    let rig = Rig::new();
+    let mut agent = rig.agent(good(), &["vcenter"]).await;
+    let end = call(&rig.node);
+    let draining = start(&rig.node);
+    is_told_to_go(&mut agent).await;
+    assert!(rig.node.ending.drain.is_cancelled());
+    let (head, _) = rig.ask(&rig.issuer.token(good())).await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    tokio::time::sleep(LIMIT / 2).await;
+    assert!(agent.session.is_open() && !draining.is_finished());
+    end.send(()).unwrap();
+    soon(draining).await.unwrap();
+    soon(agent.session.closed()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_callers_wind_down_their_last_calls_still_find_the_agent() {
+    let rig = Rig::new();
+    let mut agent = rig.agent(good(), &["vcenter"]).await;
+    let end = call(&rig.node);
+    let draining = start(&rig.node);
+    tokio::time::sleep(CALLERS_FIRST / 2).await;
+    assert_eq!(rig.lookup("acme", "vcenter"), "session");
+    is_told_to_go(&mut agent).await;
+    assert_eq!(rig.lookup("acme", "vcenter"), "offline");
+    drop(end);
+    soon(draining).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_at_the_limit_is_broken_off() {
+    let rig = Rig::new();
+    let started = Instant::now();
+    let end = call(&rig.node);
+    soon(start(&rig.node)).await.unwrap();
+    assert_eq!(started.elapsed(), LIMIT);
+    assert!(end.is_closed(), "the connection is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_request_to_stop_waits_for_nobody() {
+    let rig = Rig::new();
+    let end = call(&rig.node);
+    let draining = start(&rig.node);
+    tokio::time::sleep(CALLERS_FIRST * 2).await;
+    let asked = Instant::now();
+    rig.node.ending.force.cancel();
+    soon(draining).await.unwrap();
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    assert!(end.is_closed());
+}

@@ -1,1 +1,233 @@
+//! The listener over loopback sockets.
 
+use culvert_config::relay::RelayTls;
+use culvert_session::tls::{ServerTrust, TlsMin, client_tls, provider};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::ClientConfig;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::tls::{Certificate, server_config};
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+struct Rig {
+    address: SocketAddr,
+    leaf: CertificateDer<'static>,
+    metrics: Arc<Metrics>,
+    ending: Ending,
+    served: mpsc::Receiver<(Alpn, Peer)>,
+    running: JoinHandle<()>,
+}
+
+impl Rig {
+    /// A listener that says whom it serves, and serves by echoing.
+    async fn new(connections: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["relay.test".to_owned()]).unwrap();
+        let leaf = leaf.self_signed(&key).unwrap();
+        let files = RelayTls {
+            certificate: folder.path().join("relay.pem"),
+            private_key: folder.path().join("relay.key"),
+        };
+        std::fs::write(&files.certificate, leaf.pem()).unwrap();
+        std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
+        let tls = server_config(Certificate::load(&files).unwrap()).unwrap();
+        let (metrics, ending) = (Arc::new(Metrics::new()), Ending::default());
+        let terms = Terms {
+            tls,
+            handshake: HANDSHAKE,
+            connections,
+        };
+        let listener =
+            Listener::bind("127.0.0.1:0".parse().unwrap(), terms, metrics.clone()).unwrap();
+        let address = listener.address().unwrap();
+        let (tell, served) = mpsc::channel(100);
+        let running = tokio::spawn(listener.run(ending.clone(), move |connection, alpn, peer| {
+            let tell = tell.clone();
+            async move {
+                tell.send((alpn, peer)).await.unwrap();
+                let (mut read, mut write) = tokio::io::split(connection);
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            }
+        }));
+        Self {
+            address,
+            leaf: leaf.der().clone(),
+            metrics,
+            ending,
+            served,
+            running,
+        }
+    }
+
+    async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn tls(
+        &self,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let name = ServerName::try_from("relay.test").unwrap();
+        TlsConnector::from(config)
+            .connect(name, self.tcp().await)
+            .await
+    }
+
+    fn client(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        let pin = culvert_session::tls::pin_of(&self.leaf);
+        let mut config = (*client_tls(&ServerTrust::Pins(vec![pin]), TlsMin::V12).unwrap()).clone();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Arc::new(config)
+    }
+
+    fn has(&self, line: &str) -> bool {
+        self.metrics
+            .render()
+            .unwrap()
+            .contains(&format!("culvert_relay_{line}\n"))
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_served_as_its_alpn_says() {
+    let mut rig = Rig::new(10).await;
+    let cases: [(&[&[u8]], Alpn); 4] = [
+        (&[b"h2", b"http/1.1"], Alpn::H2),
+        (&[b"http/1.1"], Alpn::Http1),
+        (&[b"http/1.1", b"h2"], Alpn::H2),
+        (&[], Alpn::Http1),
+    ];
+    for (offered, expected) in cases {
+        let mut io = rig.tls(rig.client(offered)).await.unwrap();
+        let (alpn, peer) = rig.served.recv().await.unwrap();
+        assert_eq!(alpn, expected, "{offered:?}");
+        assert!(peer.tls13);
+        assert_eq!(peer.address, io.get_ref().0.local_addr().unwrap());
+        io.write_all(b"x").await.unwrap();
+        assert_eq!(io.read_u8().await.unwrap(), b'x');
+    }
+    assert!(rig.has("arrivals_total{outcome=\"established\"} 4"));
+}
+
+#[tokio::test]
+async fn tls_1_2_is_taken_and_said_and_nothing_older() {
+    let mut rig = Rig::new(10).await;
+    let old = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier(&rig))
+        .with_no_client_auth();
+    let _io = rig.tls(Arc::new(old)).await.unwrap();
+    let (_, peer) = rig.served.recv().await.unwrap();
+    assert!(!peer.tls13);
+
+    // A ClientHello of TLS 1.1, as far as it has to go.
+    let mut tcp = rig.tcp().await;
+    tcp.write_all(b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x02")
+        .await
+        .unwrap();
+    tcp.write_all(&[7; 32]).await.unwrap();
+    tcp.write_all(b"\x00\x00\x02\x00\x2f\x01\x00")
+        .await
+        .unwrap();
+    let mut alert = Vec::new();
+    let _ = tcp.read_to_end(&mut alert).await;
+    assert_eq!(alert.first(), Some(&0x15), "an alert, not a handshake");
+}
+
+/// Trusts the rig's certificate: for a client that is as old as the test wants it.
+fn verifier(rig: &Rig) -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rig.leaf.clone()).unwrap();
+    rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_closed_before_tls_and_a_free_seat_is_used_again() {
+    let mut rig = Rig::new(1).await;
+    let first = rig.tls(rig.client(&[])).await.unwrap();
+    rig.served.recv().await.unwrap();
+    let mut second = rig.tcp().await;
+    assert_eq!(
+        second.read(&mut [0; 1]).await.unwrap_or(0),
+        0,
+        "closed without a word"
+    );
+    assert!(rig.has("arrivals_total{outcome=\"shed\"} 1"));
+    assert!(rig.has("connections 1"));
+    drop(first);
+    while !rig.has("connections 0") {
+        tokio::task::yield_now().await;
+    }
+    rig.tls(rig.client(&[])).await.unwrap();
+    rig.served.recv().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_does_not_come_is_not_waited_for() {
+    let rig = Rig::new(1).await;
+    let started = Instant::now();
+    let mut silent = rig.tcp().await;
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    assert!(started.elapsed() >= HANDSHAKE);
+    assert!(rig.has("arrivals_total{outcome=\"no-tls\"} 1"));
+}
+
+#[tokio::test]
+async fn what_is_not_tls_harms_nobody() {
+    let mut rig = Rig::new(10).await;
+    let mut stranger = rig.tcp().await;
+    stranger
+        .write_all(b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = stranger.read_to_end(&mut answer).await;
+    assert!(answer.len() < 20, "an alert at most");
+    rig.tls(rig.client(&[])).await.unwrap();
+    rig.served.recv().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_drains_takes_no_connections_and_lets_the_others_go_on() {
+    let mut rig = Rig::new(10).await;
+    let mut io = rig.tls(rig.client(&[])).await.unwrap();
+    rig.served.recv().await.unwrap();
+    rig.ending.drain.cancel();
+    (&mut rig.running).await.unwrap();
+    assert!(TcpStream::connect(rig.address).await.is_err());
+    io.write_all(b"x").await.unwrap();
+    assert_eq!(io.read_u8().await.unwrap(), b'x');
+    rig.ending.force.cancel();
+    assert_eq!(io.read(&mut [0; 1]).await.unwrap_or(0), 0, "broken off");
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_an_error() {
+    let rig = Rig::new(1).await;
+    let terms = Terms {
+        tls: Arc::new(
+            ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new())),
+        ),
+        handshake: HANDSHAKE,
+        connections: 1,
+    };
+    let error = Listener::bind(rig.address, terms, rig.metrics.clone())
+        .err()
+        .unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}

@@ -45,7 +45,6 @@ pub(crate) struct Keeper {
     token: VerifiedToken,
     /// When the token expires, skew included.
     expiry: Instant,
-    suspended: bool,
     registrations: Registrations,
     allowance: Allowance,
 }
@@ -61,14 +60,13 @@ impl Keeper {
         let record = agents.enter(&session, &token, peer);
         let (directory, metrics) = (agents.directory.clone(), agents.metrics.clone());
         let registrations = Registrations::new(directory, metrics, record.clone());
-        let (suspended, allowance) = (false, Allowance::new(Instant::now()));
+        let allowance = Allowance::new(Instant::now());
         Self {
             agents,
             session,
             record,
             token,
             expiry,
-            suspended,
             registrations,
             allowance,
         }
@@ -93,7 +91,14 @@ impl Keeper {
                         Some(event) => self.on_event(event).await,
                         None => break,
                     },
-                    () = sleep_until(self.next_step()) => self.on_expiry(),
+                    () = sleep_until(self.next_step()) => {
+                        if self.registrations.is_suspended() {
+                            let reason = "the token expired and was not renewed";
+                            self.session.close(GoawayCode::TokenExpired, reason);
+                            break;
+                        }
+                        self.on_expiry();
+                    }
                 }
             }
         }
@@ -138,10 +143,6 @@ impl Keeper {
 
     fn on_register(&mut self, request: u32, offers: &[Offer]) {
         let results = self.registrations.offer(offers, &self.token);
-        if self.suspended {
-            // Offers wait for the renewal, which binds them.
-            self.registrations.suspend();
-        }
         for result in &results {
             let (session, tenant, endpoint) =
                 (self.record.id, &self.record.tenant, &result.endpoint);
@@ -193,7 +194,6 @@ impl Keeper {
         self.expiry = expiry(&token, SystemTime::now());
         self.record.state().token_expires = token.principal.expires;
         self.token = token;
-        self.suspended = false;
         let lost = self.registrations.renew(&self.token);
         tracing::debug!(%session, lost = lost.len(), "the token is renewed");
         if !lost.is_empty() {
@@ -218,7 +218,7 @@ impl Keeper {
     /// When something is due because of the token's expiry.
     fn next_step(&self) -> Instant {
         self.expiry
-            + if self.suspended {
+            + if self.registrations.is_suspended() {
                 CLOSE_AFTER
             } else {
                 SUSPEND_AFTER
@@ -227,15 +227,7 @@ impl Keeper {
 
     fn on_expiry(&mut self) {
         let session = self.record.id;
-        if self.suspended {
-            self.session.close(
-                GoawayCode::TokenExpired,
-                "the token expired and was not renewed",
-            );
-            return;
-        }
         tracing::warn!(%session, "the agent's token expired: no new calls until it is renewed");
-        self.suspended = true;
         self.registrations.suspend();
         let text = "the token expired: no new calls until it is renewed";
         self.notify(ErrorCode::Unauthenticated, text.to_owned());

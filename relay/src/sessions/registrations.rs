@@ -21,6 +21,7 @@ pub(crate) struct Registrations {
     wanted: Vec<EndpointName>,
     /// What the directory has.
     bound: Vec<EndpointName>,
+    suspended: bool,
 }
 
 impl Registrations {
@@ -35,6 +36,7 @@ impl Registrations {
             record,
             wanted: Vec::new(),
             bound: Vec::new(),
+            suspended: false,
         }
     }
 
@@ -60,7 +62,7 @@ impl Registrations {
                 refused,
             });
         }
-        self.bind(self.wanted.clone());
+        self.bind();
         results
     }
 
@@ -72,21 +74,33 @@ impl Registrations {
             .drain(..)
             .partition(|endpoint| refusal(endpoint, token).is_none());
         self.wanted = keep;
-        self.bind(self.wanted.clone());
+        self.suspended = false;
+        self.bind();
         lost
     }
 
     /// Takes no calls until the token is renewed.
     pub(crate) fn suspend(&mut self) {
-        self.bind(Vec::new());
+        self.suspended = true;
+        self.bind();
     }
 
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// The endpoints for which calls come to the session.
     pub(crate) fn bound(&self) -> &[EndpointName] {
         &self.bound
     }
 
-    /// Makes the directory hold exactly these for the session.
-    fn bind(&mut self, endpoints: Vec<EndpointName>) {
+    /// Makes the directory hold exactly what is wanted, or nothing while suspended.
+    fn bind(&mut self) {
+        let endpoints = if self.suspended {
+            Vec::new()
+        } else {
+            self.wanted.clone()
+        };
         let (tenant, id) = (&self.record.tenant, self.record.id);
         for endpoint in self.bound.iter().filter(|bound| !endpoints.contains(bound)) {
             self.directory.withdraw(tenant, endpoint, id);
@@ -104,7 +118,7 @@ impl Registrations {
 
 impl Drop for Registrations {
     fn drop(&mut self) {
-        self.bind(Vec::new());
+        self.suspend();
     }
 }
 

@@ -1,1 +1,6 @@
+//! Agents that open sessions over a real HTTP/1.1 server in this process.
 
+mod expiry;
+mod registration;
+pub(crate) mod rig;
+mod upgrade;

@@ -1,0 +1,127 @@
+//! What a session may register, and for how long.
+
+use culvert_proto::code::GoawayCode;
+use culvert_proto::control::Control;
+use serde_json::json;
+
+use super::rig::{Rig, good, soon};
+
+#[tokio::test]
+async fn endpoints_are_registered_within_the_tokens_patterns_and_refused_one_by_one() {
+    let rig = Rig::new();
+    let mut agent = rig.open(&rig.issuer.token(good())).await;
+    let results = agent
+        .register(&["vcenter", "nsx", "esx-01", "esx-01"])
+        .await;
+    let reasons: Vec<_> = results
+        .iter()
+        .map(|result| result.refused.as_deref())
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            None,
+            Some("the agent's token does not name it among the endpoints to register"),
+            None,
+            Some("it is offered twice"),
+        ]
+    );
+    assert_eq!(rig.lookup("acme", "vcenter"), "session");
+    assert_eq!(rig.lookup("acme", "esx-01"), "session");
+    assert_eq!(rig.lookup("acme", "nsx"), "unknown");
+    assert_eq!(rig.lookup("globex", "vcenter"), "unknown");
+}
+
+#[tokio::test]
+async fn a_name_that_has_no_host_name_is_refused() {
+    let rig = Rig::new();
+    let claims = json!({"tenant": "a".repeat(30), "culvert_endpoints": ["*"]});
+    let mut agent = rig.open(&rig.issuer.token(claims)).await;
+    let (fits, long) = ("b".repeat(31), "b".repeat(32));
+    let results = agent.register(&[&fits, &long]).await;
+    assert_eq!(results[0].refused, None);
+    assert!(
+        results[1]
+            .refused
+            .as_ref()
+            .unwrap()
+            .contains("61 characters")
+    );
+}
+
+#[tokio::test]
+async fn a_registration_replaces_the_one_before() {
+    let rig = Rig::new();
+    let mut agent = rig.agent(good(), &["vcenter", "esx-01"]).await;
+    agent.register(&["esx-01", "esx-02"]).await;
+    assert_eq!(rig.lookup("acme", "vcenter"), "offline");
+    assert_eq!(rig.lookup("acme", "esx-01"), "session");
+    assert_eq!(rig.lookup("acme", "esx-02"), "session");
+    assert_eq!(rig.node.directory.served(), 2);
+    agent.register(&[]).await;
+    assert_eq!(rig.node.directory.served(), 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_is_offline_once_its_last_session_ended() {
+    let rig = Rig::new();
+    let first = rig.agent(good(), &["vcenter"]).await;
+    let second = rig.agent(good(), &["vcenter"]).await;
+    first.session.close(GoawayCode::Drain, "the test is over");
+    let ended = async {
+        while rig.node.agents.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(ended).await;
+    assert_eq!(rig.lookup("acme", "vcenter"), "session");
+    second.session.close(GoawayCode::Drain, "the test is over");
+    soon(rig.becomes("vcenter", "offline")).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_drains_gets_no_further_calls() {
+    let rig = Rig::new();
+    let agent = rig.agent(good(), &["vcenter"]).await;
+    agent.session.drain(std::time::Duration::ZERO);
+    soon(rig.becomes("vcenter", "offline")).await;
+    assert!(agent.session.is_open());
+    let other = rig.agent(good(), &["vcenter"]).await;
+    assert_eq!(rig.lookup("acme", "vcenter"), "session");
+    drop(other);
+}
+
+#[tokio::test]
+async fn an_agent_that_says_what_relays_say_is_cut_off() {
+    let rig = Rig::new();
+    let agent = rig.agent(good(), &["vcenter"]).await;
+    let strange = Control::Registered {
+        request: 1,
+        results: Vec::new(),
+    };
+    agent.session.send_control(&strange).unwrap();
+    assert_eq!(agent.closed().await, GoawayCode::Protocol);
+    soon(rig.becomes("vcenter", "offline")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_floods_its_relay_with_control_messages_is_cut_off() {
+    let rig = Rig::new();
+    let mut agent = rig.agent(good(), &["vcenter"]).await;
+    let notice = Control::Notice {
+        code: None,
+        text: "again".into(),
+    };
+    let flood = async {
+        while agent.session.is_open() {
+            // The next one when the last one has arrived, so that only the rate is at fault.
+            let _ = agent.session.send_control(&notice);
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    soon(flood).await;
+    assert_eq!(agent.closed().await, GoawayCode::Flood);
+    let _ = agent.controls.recv().await;
+}

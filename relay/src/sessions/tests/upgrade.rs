@@ -1,0 +1,139 @@
+//! Who gets a session, and what the others are told.
+
+use std::time::Duration;
+
+use culvert_config::relay::RelayLimits;
+use culvert_config::units::Span;
+use serde_json::json;
+
+use super::rig::{HANDSHAKE, Rig, good, soon};
+
+#[tokio::test]
+async fn who_has_no_good_token_gets_no_session() {
+    let rig = Rig::new();
+    let bearer = |token: &str| format!("{HANDSHAKE}Authorization: Bearer {token}\r\n\r\n");
+    let wrong = [
+        (format!("{HANDSHAKE}\r\n"), 401, "realm=\"culvert\"\r\n"),
+        (bearer(""), 401, "invalid_request"),
+        (bearer("a.b.c"), 401, "invalid_token"),
+        (
+            bearer(&rig.issuer.token(json!({"exp": 1_000_000_000}))),
+            401,
+            "the token expired",
+        ),
+        (
+            bearer(&rig.issuer.token(json!({"aud": "other"}))),
+            401,
+            "another audience",
+        ),
+        (
+            bearer(&rig.issuer.token(json!({"tenant": "no--name"}))),
+            401,
+            "invalid_token",
+        ),
+        (
+            bearer(&rig.issuer.token(json!({"scope": "culvert:call"}))),
+            403,
+            "insufficient_scope",
+        ),
+        (
+            bearer(&rig.issuer.token(json!({"culvert_endpoints": []}))),
+            403,
+            "insufficient_scope",
+        ),
+    ];
+    for (request, status, challenge) in wrong {
+        let (found, head) = rig.refused(request).await;
+        assert_eq!(found, status, "{head}");
+        assert!(head.contains("www-authenticate: Bearer"), "{head}");
+        assert!(head.contains(challenge), "{head}");
+        assert!(head.contains("application/problem+json"), "{head}");
+    }
+    assert!(rig.node.agents.is_empty());
+    let metrics = rig.node.metrics.render().unwrap();
+    assert!(
+        metrics.contains("session_refusals_total{reason=\"unauthenticated\"} 6\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("session_refusals_total{reason=\"forbidden\"} 2\n"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn the_token_is_not_looked_at_where_the_handshake_is_wrong() {
+    let rig = Rig::new();
+    let request = HANDSHAKE.replace("culvert.v1\r", "other\r");
+    let (status, head) = rig
+        .refused(format!("{request}Authorization: Bearer a.b.c\r\n\r\n"))
+        .await;
+    assert_eq!(status, 426, "{head}");
+}
+
+#[tokio::test]
+async fn a_full_node_says_when_to_come_back_and_takes_the_next_agent_once_one_left() {
+    let rig = Rig::with_limits(RelayLimits {
+        sessions: 1,
+        ..RelayLimits::default()
+    });
+    let first = rig.open(&rig.issuer.token(good())).await;
+    let (head, _) = rig.ask(&rig.issuer.token(good())).await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert!(head.contains("retry-after: 5\r\n"), "{head}");
+    drop(first);
+    soon(async {
+        while !rig.node.agents.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    rig.open(&rig.issuer.token(good())).await;
+}
+
+#[tokio::test]
+async fn a_node_that_stops_takes_no_agents() {
+    let rig = Rig::new();
+    rig.node.agents.refuse_new();
+    let (head, _) = rig.ask(&rig.issuer.token(good())).await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert!(head.contains("retry-after: "), "{head}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_does_not_greet_loses_its_seat() {
+    let limits = RelayLimits {
+        sessions: 1,
+        open: Span::secs(5),
+        ..RelayLimits::default()
+    };
+    let rig = Rig::with_limits(limits);
+    let (head, io) = rig.ask(&rig.issuer.token(good())).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(rig.node.agents.is_empty());
+    rig.open(&rig.issuer.token(good())).await;
+    drop(io);
+}
+
+#[tokio::test]
+async fn a_session_is_listed_while_it_lives() {
+    let rig = Rig::new();
+    let agent = rig.agent(good(), &["vcenter"]).await;
+    let records = rig.node.agents.records();
+    assert_eq!(records.len(), 1);
+    let state = records[0].state().clone();
+    assert_eq!(
+        state.hello.map(|hello| hello.name).as_deref(),
+        Some("sddc-1")
+    );
+    assert_eq!(state.endpoints.len(), 1);
+    drop((agent, records));
+    rig.becomes("vcenter", "offline").await;
+    soon(async {
+        while !rig.node.agents.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}

@@ -1,0 +1,115 @@
+//! What the tests of several modules share: an issuer of tokens, and a node around it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use culvert_config::issuer::{Algorithm, Issuer, Jwks};
+use culvert_config::relay::RelayLimits;
+use culvert_identity::Verifier;
+use rcgen::{KeyPair, PublicKeyData, SigningKey};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::directory::Directory;
+use crate::drain::Ending;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::sessions::Agents;
+
+const URL: &str = "https://issuer.test";
+
+/// An issuer whose key set is in a file.
+pub(crate) struct TestIssuer {
+    key: KeyPair,
+    folder: TempDir,
+}
+
+impl TestIssuer {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let x = BASE64.encode(key.der_bytes());
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "kid": "k", "alg": "EdDSA", "x": x});
+        let folder = tempfile::tempdir().unwrap();
+        let keys = json!({ "keys": [jwk] }).to_string();
+        std::fs::write(folder.path().join("keys.json"), keys).unwrap();
+        Self { key, folder }
+    }
+
+    /// The issuer as a configuration has it.
+    pub(crate) fn config(&self) -> Issuer {
+        Issuer {
+            url: URL.into(),
+            audience: "culvert".into(),
+            algorithms: vec![Algorithm::EdDSA],
+            jwks: Jwks::File(self.folder.path().join("keys.json")),
+            ca: None,
+            tenant_claim: "tenant".into(),
+            endpoints_claim: "culvert_endpoints".into(),
+            register_scope: "culvert:register".into(),
+            call_scope: "culvert:call".into(),
+        }
+    }
+
+    pub(crate) fn verifier(&self) -> Arc<Verifier> {
+        Arc::new(crate::issuers::verifier(&[self.config()]).unwrap())
+    }
+
+    /// A token of an agent of tenant acme, good for an hour, with some claims changed.
+    pub(crate) fn token(&self, changes: Value) -> String {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let mut claims = json!({
+            "iss": URL,
+            "aud": "culvert",
+            "sub": "sddc-1",
+            "tenant": "acme",
+            "scope": "culvert:register",
+            "culvert_endpoints": ["vcenter", "esx-*"],
+            "exp": now + 3600,
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        let header = json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "k"});
+        let part = |value: Value| BASE64.encode(value.to_string());
+        let message = format!("{}.{}", part(header), part(claims));
+        let signature = BASE64.encode(self.key.sign(message.as_bytes()).unwrap());
+        format!("{message}.{signature}")
+    }
+
+    /// A token like [`token`](Self::token) that is good for so long.
+    pub(crate) fn token_for(&self, life: Duration) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        self.token(json!({ "exp": (now + life).as_secs() }))
+    }
+}
+
+/// A node without a public listener, which claims to listen.
+pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
+    let verifier = issuer.verifier();
+    let directory = Arc::new(Directory::new(limits.offline_memory.0));
+    let metrics = Arc::new(Metrics::new());
+    let agents = Agents::new(
+        "relay-1",
+        limits,
+        verifier.clone(),
+        directory.clone(),
+        metrics.clone(),
+    );
+    Arc::new(Node {
+        name: "relay-1".into(),
+        started: Instant::now(),
+        verifier,
+        directory,
+        agents,
+        metrics,
+        ending: Ending::default(),
+        listening: AtomicBool::new(true),
+    })
+}
