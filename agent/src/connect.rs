@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::drain::{LINGER, emptied};
 use crate::register::{ANSWER_TIMEOUT, Registrations};
 use crate::serve::Serving;
 
@@ -36,9 +37,6 @@ const REPLACED_WAIT: Duration = Duration::from_secs(60);
 
 /// Notices of one session that are logged aloud: a relay may inform, not fill the log.
 const MAX_NOTICES: u32 = 20;
-
-/// How often a session that was replaced is looked at, to close it once its calls are done.
-const DRAIN_TICK: Duration = Duration::from_secs(1);
 
 /// The way to the relay, and what all sessions have in common.
 pub(crate) struct Link {
@@ -398,12 +396,12 @@ impl Keeper {
         }
     }
 
-    /// Completes when another session has taken over and the calls here are done.
+    /// Completes when another session has taken over, the calls here are done, and the relay has
+    /// had time to end the session itself.
     async fn idle(&self) {
         self.replaced.cancelled().await;
-        while self.session.stream_count() > 0 {
-            sleep(DRAIN_TICK).await;
-        }
+        emptied(&self.session).await;
+        sleep(LINGER).await;
     }
 }
 

@@ -4,36 +4,64 @@ use std::time::Duration;
 
 use culvert_proto::code::GoawayCode;
 use culvert_session::Session;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
+
+/// How long a relay may take to end a session on which everything is done: it may still be
+/// reading the last bytes of an answer, which a session that ends under it would cut off.
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
 
 /// How long a closed session may take to tell its relay so.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How often the streams of a session are counted while the last bytes go out.
+const TICK: Duration = Duration::from_millis(50);
+
 /// Drains every session: the relays are asked to open no more calls here; those in progress have
 /// `limit` to finish, and are broken off after it.
 pub(crate) async fn drain(sessions: &[Session], calls: &TaskTracker, limit: Duration) {
-    let in_progress = calls.len();
+    let in_progress = sessions.iter().map(Session::stream_count).sum::<usize>();
     tracing::info!(sessions = sessions.len(), calls = in_progress, "draining");
     sessions
         .iter()
         .for_each(|session| session.drain(Duration::ZERO));
     calls.close();
-    match timeout(limit, calls.wait()).await {
-        Ok(()) => tracing::info!("every call has finished"),
+    let done = async {
+        calls.wait().await;
+        for session in sessions {
+            emptied(session).await;
+        }
+    };
+    match timeout(limit, done).await {
+        Ok(()) => {
+            if in_progress > 0 {
+                ended(sessions, LINGER).await;
+            }
+            tracing::info!("every call has finished");
+        }
         Err(_) => tracing::warn!(calls = calls.len(), "calls are broken off: the time is up"),
     }
     for session in sessions {
         session.close(GoawayCode::Drain, "the agent has ended");
     }
-    let farewell = async {
+    ended(sessions, FAREWELL).await;
+    // Calls that were broken off write their audit lines now.
+    let _ = timeout(FAREWELL, calls.wait()).await;
+}
+
+/// Completes when a session has no stream any more: the last bytes of every answer are out.
+pub(crate) async fn emptied(session: &Session) {
+    while session.is_open() && session.stream_count() > 0 {
+        sleep(TICK).await;
+    }
+}
+
+/// Waits until every session has ended, but not longer than `limit`.
+async fn ended(sessions: &[Session], limit: Duration) {
+    let all = async {
         for session in sessions {
             session.closed().await;
         }
     };
-    if timeout(FAREWELL, farewell).await.is_err() {
-        tracing::debug!("a relay took no notice of the end");
-    }
-    // Calls that were broken off write their audit lines now.
-    let _ = timeout(FAREWELL, calls.wait()).await;
+    let _ = timeout(limit, all).await;
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::connection::Connection;
 
 /// Most idle connections to one upstream. More calls at once than this simply dial more often.
-pub(crate) const MAX_IDLE_CONNECTIONS: usize = 64;
+pub(crate) const MAX_IDLE_CONNECTIONS: usize = 256;
 
 /// The idle connections, oldest in front. Taking the youngest lets the others grow old and go
 /// when there is less to do.

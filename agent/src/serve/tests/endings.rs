@@ -227,38 +227,62 @@ async fn a_new_policy_leaves_the_calls_alone_that_it_allows() {
     assert_eq!(body_of(&mut call).await, b"hello");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_drain_lets_calls_finish_and_breaks_the_rest_off() {
-    for finishes in [true, false] {
-        let mut tunnel = Tunnel::new(POLICY).await;
-        let mut call = tunnel.call(&get("/api/vms"), "");
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+/// A call in progress, and the agent draining with a limit of 30 s.
+async fn draining() -> (
+    Tunnel,
+    Stream,
+    Connection,
+    tokio::task::JoinHandle<Duration>,
+) {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let call = tunnel.call(&get("/api/vms"), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    let (agent, serving) = (tunnel.agent.clone(), tunnel.serving.clone());
+    let drain = tokio::spawn(async move {
         let started = Instant::now();
-        let drain = tokio::spawn({
-            let (agent, serving) = (tunnel.agent.clone(), tunnel.serving.clone());
-            async move {
-                let limit = Duration::from_secs(30);
-                crate::drain::drain(&[agent], serving.calls(), limit).await;
-            }
-        });
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        if finishes {
-            upstream.send(HELLO).await;
-            assert_eq!(body_of(&mut call).await, b"hello");
-            drain.await.unwrap();
-            assert_eq!(
-                started.elapsed().as_secs(),
-                10,
-                "not a moment longer than needed"
-            );
-        } else {
-            drain.await.unwrap();
-            assert_eq!(started.elapsed().as_secs(), 30);
-            assert_eq!(
-                first(&mut call).await.unwrap_err(),
-                StreamError::SessionLost
-            );
-        }
-    }
+        crate::drain::drain(&[agent], serving.calls(), Duration::from_secs(30)).await;
+        started.elapsed()
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    (tunnel, call, upstream, drain)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_calls_finish_and_the_relay_read_their_answers() {
+    let (tunnel, mut call, mut upstream, drain) = draining().await;
+    upstream.send(HELLO).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(
+        body_of(&mut call).await,
+        b"hello",
+        "read long after the agent was done"
+    );
+    tunnel.relay.close(GoawayCode::Drain, "all done");
+    assert_eq!(
+        drain.await.unwrap().as_secs(),
+        13,
+        "not a moment longer than needed"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_relay_that_never_ends_the_session() {
+    let (_tunnel, mut call, mut upstream, drain) = draining().await;
+    upstream.send(HELLO).await;
+    assert_eq!(body_of(&mut call).await, b"hello");
+    assert_eq!(
+        drain.await.unwrap(),
+        Duration::from_secs(10) + crate::drain::LINGER
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_breaks_off_what_does_not_finish_in_time() {
+    let (_tunnel, mut call, _upstream, drain) = draining().await;
+    assert_eq!(drain.await.unwrap().as_secs(), 30);
+    assert_eq!(
+        first(&mut call).await.unwrap_err(),
+        StreamError::SessionLost
+    );
 }
