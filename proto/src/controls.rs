@@ -1,4 +1,4 @@
-//! Control messages on the wire.
+//! Control messages of a session on the wire: HELLO, REGISTER, REGISTERED, AUTH, NOTICE, GOAWAY.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -6,11 +6,17 @@ use crate::code::{ErrorCode, GoawayCode};
 use crate::control::{Control, Hello, Offer, Registration};
 use crate::frame::Kind;
 use crate::heads::{mode_from, mode_number};
-use crate::limits::{MAX_NAME_TEXT, MAX_OFFERS, MAX_REASON, MAX_TOKEN};
-use crate::mux::SessionError;
-use crate::wire::{malformed, number, put_field, take_field, text};
+use crate::limits::{
+    MAX_AUTHORITY, MAX_CONNECT_NAMES, MAX_CONTROL, MAX_OFFERS, MAX_PEER_NAME, MAX_REASON,
+    MAX_SOFTWARE, MAX_TOKEN,
+};
+use crate::wire::{
+    Fields, Malformed, Unencodable, array, malformed, name, pass_over, plain, put_field, put_text,
+    text,
+};
 
 mod tag {
+    // HELLO. VERSIONS never changes, in any version of the protocol.
     pub(super) const VERSIONS: u8 = 0x01;
     pub(super) const FEATURES: u8 = 0x02;
     pub(super) const NAME: u8 = 0x03;
@@ -18,99 +24,106 @@ mod tag {
     pub(super) const SOFTWARE: u8 = 0x05;
     pub(super) const MAX_STREAMS: u8 = 0x06;
     pub(super) const WINDOW: u8 = 0x07;
-    pub(super) const REQUEST: u8 = 0x10;
-    pub(super) const ENTRY: u8 = 0x11;
-    pub(super) const ENDPOINT: u8 = 0x12;
-    pub(super) const MODE: u8 = 0x13;
-    pub(super) const CONNECT: u8 = 0x14;
-    pub(super) const REFUSED: u8 = 0x15;
-    pub(super) const TOKEN: u8 = 0x20;
-    pub(super) const CODE: u8 = 0x21;
-    pub(super) const TEXT: u8 = 0x22;
+    // REGISTER, REGISTERED.
+    pub(super) const REQUEST: u8 = 0x01;
+    pub(super) const ENTRY: u8 = 0x02;
+    // An entry of them.
+    pub(super) const ENDPOINT: u8 = 0x01;
+    pub(super) const MODES: u8 = 0x02;
+    pub(super) const CONNECT: u8 = 0x03;
+    pub(super) const REFUSED: u8 = 0x02;
+    // AUTH.
+    pub(super) const TOKEN: u8 = 0x01;
+    // NOTICE.
+    pub(super) const CODE: u8 = 0x01;
+    pub(super) const TEXT: u8 = 0x02;
 }
 
-fn skip(tag: u8) -> Result<(), SessionError> {
-    if tag & 0x80 == 0 {
-        malformed("an unknown field")
-    } else {
-        Ok(())
-    }
+fn u32_of(value: &Bytes) -> Result<u32, Malformed> {
+    array(value, "a number that has not four bytes").map(u32::from_be_bytes)
 }
 
-fn u32_of(value: &Bytes) -> Result<u32, SessionError> {
-    number(value, "a number has four bytes").map(u32::from_be_bytes)
-}
-
-/// Appends the payload of a HELLO.
+/// Appends the payload of a HELLO. Texts that are too long are cut.
 pub fn encode_hello(hello: &Hello, out: &mut BytesMut) {
     let versions = u32::from(hello.min_version) << 16 | u32::from(hello.max_version);
     put_field(out, tag::VERSIONS, &versions.to_be_bytes());
     put_field(out, tag::FEATURES, &hello.features.to_be_bytes());
-    put_field(out, tag::NAME, hello.name.as_bytes());
+    put_text(out, tag::NAME, &hello.name, MAX_PEER_NAME);
     put_field(out, tag::INSTANCE, &hello.instance);
-    put_field(out, tag::SOFTWARE, hello.software.as_bytes());
+    put_text(out, tag::SOFTWARE, &hello.software, MAX_SOFTWARE);
     put_field(out, tag::MAX_STREAMS, &hello.max_streams.to_be_bytes());
     put_field(out, tag::WINDOW, &hello.initial_window.to_be_bytes());
 }
 
-/// Reads the payload of a HELLO. Fields of later versions are passed over, whatever their tag:
-/// a greeting must be readable before a version is agreed on.
-pub fn decode_hello(mut from: Bytes) -> Result<Hello, SessionError> {
-    let (mut versions, mut features, mut name, mut instance) = (None, 0, None, None);
-    let (mut software, mut max_streams, mut window) = (String::new(), None, None);
-    while let Some((tag, value)) = take_field(&mut from)? {
+/// Reads the lowest and highest version of a HELLO, whatever version it is of.
+pub fn decode_versions(from: Bytes) -> Result<(u16, u16), Malformed> {
+    match Fields::new(from).take()? {
+        Some((tag::VERSIONS, value)) => {
+            let versions = u32_of(&value)?;
+            let (min, max) = ((versions >> 16) as u16, versions as u16);
+            if min > max {
+                malformed("a version range that is empty")
+            } else {
+                Ok((min, max))
+            }
+        }
+        _ => malformed("a greeting that does not begin with versions"),
+    }
+}
+
+/// Reads the payload of a HELLO of this version. Fields of later ones are passed over, whatever
+/// their tag: a greeting is sent before a version is agreed on.
+pub fn decode_hello(from: Bytes) -> Result<Hello, Malformed> {
+    let (min_version, max_version) = decode_versions(from.clone())?;
+    let (mut features, mut name, mut instance, mut software) = (0, None, None, String::new());
+    let (mut max_streams, mut window) = (None, None);
+    let mut fields = Fields::new(from);
+    while let Some((tag, value)) = fields.take()? {
         match tag {
-            tag::VERSIONS => versions = Some(u32_of(&value)?),
-            tag::FEATURES => features = u64::from_be_bytes(number(&value, "features")?),
-            tag::NAME => name = Some(text(&value, MAX_NAME_TEXT, "a name is not plain text")?),
-            tag::INSTANCE => instance = Some(number(&value, "an instance has 16 bytes")?),
-            tag::SOFTWARE => software = text(&value, 64, "a version is not plain text")?,
+            tag::FEATURES => features = u64::from_be_bytes(array(&value, "features are 8 bytes")?),
+            tag::NAME => name = Some(text(&value, MAX_PEER_NAME, "a peer's name is plain text")?),
+            tag::INSTANCE => instance = Some(array(&value, "an instance has 16 bytes")?),
+            tag::SOFTWARE => software = text(&value, MAX_SOFTWARE, "a software is plain text")?,
             tag::MAX_STREAMS => max_streams = Some(u32_of(&value)?),
             tag::WINDOW => window = Some(u32_of(&value)?),
             _ => {}
         }
     }
-    match (versions, name, instance, max_streams, window) {
-        (Some(versions), Some(name), Some(instance), Some(max_streams), Some(window)) => {
-            Ok(Hello {
-                min_version: (versions >> 16) as u16,
-                max_version: versions as u16,
-                features,
-                name,
-                instance,
-                software,
-                max_streams,
-                initial_window: window,
-            })
-        }
-        _ => malformed("a greeting lacks a field"),
-    }
+    const MISSING: Malformed = Malformed("a greeting lacks a field");
+    Ok(Hello {
+        min_version,
+        max_version,
+        features,
+        name: name.ok_or(MISSING)?,
+        instance: instance.ok_or(MISSING)?,
+        software,
+        max_streams: max_streams.ok_or(MISSING)?,
+        initial_window: window.ok_or(MISSING)?,
+    })
 }
 
-/// Appends the payload of a control message and says its frame's kind.
-pub fn encode_control(control: &Control, out: &mut BytesMut) -> Kind {
-    match control {
+/// Appends the payload of a control message, if it is within the limits of [`crate::limits`],
+/// and says its frame's kind. A notice's text and a refusal's reason are cut to them.
+pub fn encode_control(control: &Control, out: &mut BytesMut) -> Result<Kind, Unencodable> {
+    let start = out.len();
+    let kind = match control {
         Control::Register { request, offers } => {
+            if offers.len() > MAX_OFFERS {
+                return Err(Unencodable("too many offers"));
+            }
             put_field(out, tag::REQUEST, &request.to_be_bytes());
             for offer in offers {
-                let mut entry = BytesMut::new();
-                put_field(
-                    &mut entry,
-                    tag::ENDPOINT,
-                    offer.endpoint.as_str().as_bytes(),
-                );
-                for mode in &offer.modes {
-                    put_field(&mut entry, tag::MODE, &[mode_number(*mode)]);
-                }
-                for name in &offer.connect {
-                    put_field(&mut entry, tag::CONNECT, name.as_bytes());
-                }
-                put_field(out, tag::ENTRY, &entry);
+                put_field(out, tag::ENTRY, &encode_offer(offer)?);
             }
             Kind::Register
         }
         Control::Registered { request, results } => {
+            if results.len() > MAX_OFFERS {
+                return Err(Unencodable("too many results"));
+            }
             put_field(out, tag::REQUEST, &request.to_be_bytes());
+            // The reasons share what the frame has room for.
+            let reason = (MAX_CONTROL / 2 / results.len().max(1)).min(MAX_REASON);
             for result in results {
                 let mut entry = BytesMut::new();
                 put_field(
@@ -118,14 +131,17 @@ pub fn encode_control(control: &Control, out: &mut BytesMut) -> Kind {
                     tag::ENDPOINT,
                     result.endpoint.as_str().as_bytes(),
                 );
-                if let Some(reason) = &result.refused {
-                    put_field(&mut entry, tag::REFUSED, reason.as_bytes());
+                if let Some(refused) = &result.refused {
+                    put_text(&mut entry, tag::REFUSED, refused, reason);
                 }
                 put_field(out, tag::ENTRY, &entry);
             }
             Kind::Registered
         }
         Control::Auth { token } => {
+            if token.len() > MAX_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(Unencodable("a token that is too long or not printable"));
+            }
             put_field(out, tag::TOKEN, token.as_bytes());
             Kind::Auth
         }
@@ -133,81 +149,108 @@ pub fn encode_control(control: &Control, out: &mut BytesMut) -> Kind {
             if let Some(code) = code {
                 put_field(out, tag::CODE, &code.number().to_be_bytes());
             }
-            put_field(out, tag::TEXT, text.as_bytes());
+            put_text(out, tag::TEXT, text, MAX_REASON);
             Kind::Notice
         }
+    };
+    if out.len() - start > MAX_CONTROL {
+        return Err(Unencodable("a control message that is too long"));
     }
+    Ok(kind)
 }
 
 /// Reads the payload of a control message of `kind`.
-pub fn decode_control(kind: Kind, mut from: Bytes) -> Result<Control, SessionError> {
-    let (mut request, mut entries, mut token) = (None, Vec::new(), None);
-    let (mut code, mut words) = (None, None);
-    while let Some((tag, value)) = take_field(&mut from)? {
-        match tag {
-            tag::REQUEST => request = Some(u32_of(&value)?),
-            tag::ENTRY if entries.len() == MAX_OFFERS => return malformed("too many offers"),
-            tag::ENTRY => entries.push(value),
-            tag::TOKEN => token = Some(text(&value, MAX_TOKEN, "a token is not plain text")?),
-            tag::CODE => {
-                code = ErrorCode::from_number(u16::from_be_bytes(number(&value, "a code")?));
-            }
-            tag::TEXT => words = Some(text(&value, MAX_REASON, "a notice is not plain text")?),
-            _ => skip(tag)?,
-        }
-    }
-    let lacks = SessionError::Protocol("a control message lacks a field");
+pub fn decode_control(kind: Kind, from: Bytes) -> Result<Control, Malformed> {
     match kind {
-        Kind::Register => Ok(Control::Register {
-            request: request.ok_or(lacks)?,
-            offers: entries
-                .into_iter()
-                .map(take_offer)
-                .collect::<Result<_, _>>()?,
-        }),
-        Kind::Registered => Ok(Control::Registered {
-            request: request.ok_or(lacks)?,
-            results: entries
-                .into_iter()
-                .map(take_registration)
-                .collect::<Result<_, _>>()?,
-        }),
-        Kind::Auth => Ok(Control::Auth {
-            token: token.ok_or(lacks)?,
-        }),
-        Kind::Notice => Ok(Control::Notice {
-            code,
-            text: words.ok_or(lacks)?,
-        }),
+        Kind::Register => {
+            let (request, offers) = take_entries(from, take_offer)?;
+            Ok(Control::Register { request, offers })
+        }
+        Kind::Registered => {
+            let (request, results) = take_entries(from, take_registration)?;
+            Ok(Control::Registered { request, results })
+        }
+        Kind::Auth => take_auth(from),
+        Kind::Notice => take_notice(from),
         _ => malformed("not a control message"),
     }
 }
 
-fn take_endpoint<T: std::str::FromStr>(value: &Bytes) -> Result<T, SessionError> {
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|name| name.parse().ok())
-        .ok_or(SessionError::Protocol("an endpoint's name is not valid"))
-}
-
-fn take_offer(mut from: Bytes) -> Result<Offer, SessionError> {
-    let (mut endpoint, mut modes, mut connect) = (None, Vec::new(), Vec::new());
-    while let Some((tag, value)) = take_field(&mut from)? {
+fn take_entries<T>(
+    from: Bytes,
+    take: fn(Bytes) -> Result<T, Malformed>,
+) -> Result<(u32, Vec<T>), Malformed> {
+    let (mut request, mut entries) = (None, Vec::new());
+    let mut fields = Fields::with_repeated(from, &[tag::ENTRY]);
+    while let Some((tag, value)) = fields.take()? {
         match tag {
-            tag::ENDPOINT => endpoint = Some(take_endpoint(&value)?),
-            tag::MODE if modes.len() < 4 => modes.push(mode_from(&value)?),
-            tag::CONNECT if connect.len() < 64 => {
-                connect.push(text(
-                    &value,
-                    MAX_NAME_TEXT,
-                    "a connect name is not plain text",
-                )?);
-            }
-            tag::MODE | tag::CONNECT => return malformed("an offer has too many entries"),
-            _ => skip(tag)?,
+            tag::REQUEST => request = Some(u32_of(&value)?),
+            tag::ENTRY if entries.len() < MAX_OFFERS => entries.push(take(value)?),
+            tag::ENTRY => return malformed("too many offers or results"),
+            _ => pass_over(tag)?,
         }
     }
-    let endpoint = endpoint.ok_or(SessionError::Protocol("an offer names no endpoint"))?;
+    Ok((
+        request.ok_or(Malformed("a request without a number"))?,
+        entries,
+    ))
+}
+
+fn encode_offer(offer: &Offer) -> Result<BytesMut, Unencodable> {
+    let mut entry = BytesMut::new();
+    put_field(
+        &mut entry,
+        tag::ENDPOINT,
+        offer.endpoint.as_str().as_bytes(),
+    );
+    let mut modes = [0; 4];
+    let modes = modes
+        .get_mut(..offer.modes.len())
+        .ok_or(Unencodable("too many modes"))?;
+    for (number, mode) in modes.iter_mut().zip(&offer.modes) {
+        *number = mode_number(*mode);
+    }
+    put_field(&mut entry, tag::MODES, modes);
+    if offer.connect.len() > MAX_CONNECT_NAMES {
+        return Err(Unencodable("too many names to connect to"));
+    }
+    for name in &offer.connect {
+        if !is_connect_name(name.as_bytes()) {
+            return Err(Unencodable(
+                "a name to connect to that is too long or not printable",
+            ));
+        }
+        put_field(&mut entry, tag::CONNECT, name.as_bytes());
+    }
+    Ok(entry)
+}
+
+fn is_connect_name(name: &[u8]) -> bool {
+    (1..=MAX_AUTHORITY).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic)
+}
+
+fn take_offer(from: Bytes) -> Result<Offer, Malformed> {
+    let (mut endpoint, mut modes, mut connect) = (None, Vec::new(), Vec::new());
+    let mut fields = Fields::with_repeated(from, &[tag::CONNECT]);
+    while let Some((tag, value)) = fields.take()? {
+        match tag {
+            tag::ENDPOINT => endpoint = Some(name(&value)?),
+            tag::MODES if value.len() <= 4 => {
+                modes = value.chunks(1).map(mode_from).collect::<Result<_, _>>()?;
+            }
+            tag::MODES => return malformed("an offer with too many modes"),
+            tag::CONNECT if connect.len() < MAX_CONNECT_NAMES && is_connect_name(&value) => {
+                connect.push(text(
+                    &value,
+                    MAX_AUTHORITY,
+                    "a name to connect to is plain text",
+                )?);
+            }
+            tag::CONNECT => return malformed("too many names to connect to, or one that is none"),
+            _ => pass_over(tag)?,
+        }
+    }
+    let endpoint = endpoint.ok_or(Malformed("an offer without an endpoint"))?;
     Ok(Offer {
         endpoint,
         modes,
@@ -215,17 +258,56 @@ fn take_offer(mut from: Bytes) -> Result<Offer, SessionError> {
     })
 }
 
-fn take_registration(mut from: Bytes) -> Result<Registration, SessionError> {
+fn take_registration(from: Bytes) -> Result<Registration, Malformed> {
     let (mut endpoint, mut refused) = (None, None);
-    while let Some((tag, value)) = take_field(&mut from)? {
+    let mut fields = Fields::new(from);
+    while let Some((tag, value)) = fields.take()? {
         match tag {
-            tag::ENDPOINT => endpoint = Some(take_endpoint(&value)?),
-            tag::REFUSED => refused = Some(text(&value, MAX_REASON, "a reason is not plain text")?),
-            _ => skip(tag)?,
+            tag::ENDPOINT => endpoint = Some(name(&value)?),
+            tag::REFUSED => refused = Some(text(&value, MAX_REASON, "a reason is plain text")?),
+            _ => pass_over(tag)?,
         }
     }
-    let endpoint = endpoint.ok_or(SessionError::Protocol("a result names no endpoint"))?;
+    let endpoint = endpoint.ok_or(Malformed("a result without an endpoint"))?;
     Ok(Registration { endpoint, refused })
+}
+
+fn take_auth(from: Bytes) -> Result<Control, Malformed> {
+    const WHAT: &str = "a token that is too long or not printable";
+    let mut token = None;
+    let mut fields = Fields::new(from);
+    while let Some((tag, value)) = fields.take()? {
+        match tag {
+            tag::TOKEN if value.iter().all(u8::is_ascii_graphic) => {
+                token = Some(text(&value, MAX_TOKEN, WHAT)?);
+            }
+            tag::TOKEN => return malformed(WHAT),
+            _ => pass_over(tag)?,
+        }
+    }
+    Ok(Control::Auth {
+        token: token.ok_or(Malformed("AUTH without a token"))?,
+    })
+}
+
+fn take_notice(from: Bytes) -> Result<Control, Malformed> {
+    let (mut code, mut words) = (None, None);
+    let mut fields = Fields::new(from);
+    while let Some((tag, value)) = fields.take()? {
+        match tag {
+            // A code of a later version is none: the text says it.
+            tag::CODE => {
+                let number = u16::from_be_bytes(array(&value, "a code has two bytes")?);
+                code = ErrorCode::from_number(number);
+            }
+            tag::TEXT => words = Some(text(&value, MAX_REASON, "a notice is plain text")?),
+            _ => pass_over(tag)?,
+        }
+    }
+    Ok(Control::Notice {
+        code,
+        text: words.ok_or(Malformed("a notice without text"))?,
+    })
 }
 
 /// What a GOAWAY says.
@@ -233,29 +315,29 @@ fn take_registration(mut from: Bytes) -> Result<Registration, SessionError> {
 pub struct Goaway {
     /// Why.
     pub code: GoawayCode,
-    /// The highest stream id of the receiver that the sender has looked at.
+    /// The highest id of the receiver's streams that the sender looked at; 0 for none.
     pub last: u32,
-    /// When to open a replacement, in milliseconds from now.
+    /// When the receiver may come back, in milliseconds.
     pub retry_after: u32,
-    /// Words for the log.
+    /// Words for the log; at most [`MAX_REASON`] bytes.
     pub reason: String,
 }
 
-/// Appends the payload of a GOAWAY.
+/// Appends the payload of a GOAWAY. A reason that is too long is cut.
 pub fn encode_goaway(goaway: &Goaway, out: &mut BytesMut) {
     out.put_u32(goaway.code.number());
     out.put_u32(goaway.last);
     out.put_u32(goaway.retry_after);
-    out.put_slice(goaway.reason.as_bytes());
+    out.put_slice(plain(&goaway.reason, MAX_REASON).as_bytes());
 }
 
 /// Reads the payload of a GOAWAY.
-pub fn decode_goaway(mut from: Bytes) -> Result<Goaway, SessionError> {
+pub fn decode_goaway(mut from: Bytes) -> Result<Goaway, Malformed> {
     if from.len() < 12 {
-        return malformed("a GOAWAY is cut short");
+        return malformed("a GOAWAY that is cut short");
     }
     let (code, last, retry_after) = (from.get_u32(), from.get_u32(), from.get_u32());
-    let reason = text(&from, MAX_REASON, "a GOAWAY's reason is not plain text")?;
+    let reason = text(&from, MAX_REASON, "a reason is plain text")?;
     Ok(Goaway {
         code: GoawayCode::from_number(code),
         last,

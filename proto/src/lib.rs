@@ -16,6 +16,7 @@ pub mod control;
 pub mod controls;
 pub mod frame;
 pub mod head;
+mod headers;
 pub mod heads;
 pub mod limits;
 pub mod mux;
@@ -23,3 +24,5 @@ mod name_table;
 pub mod names;
 pub mod principal;
 mod wire;
+
+pub use wire::{Malformed, Unencodable};

@@ -1,67 +1,134 @@
 //! Every number that bounds what a peer can make this side hold or do.
+//!
+//! Constants are part of the protocol: both sides keep them, whatever they are configured to.
+//! [`Limits`] is what an operator may set; [`Limits::default`] says why each is what it is.
 
 use std::time::Duration;
 
-/// Longest target of a call, in bytes.
+/// Longest target of a call, in bytes (`threats.md`, "Policy and path").
 pub const MAX_TARGET: usize = 16 * 1024;
-/// Most offers in one REGISTER.
-pub const MAX_OFFERS: usize = 256;
-/// Most bytes of the encoded headers of one head.
-pub const MAX_HEADER_BYTES: usize = 64 * 1024;
-/// Most header fields of one head.
+
+/// Longest authority of a call: a DNS name, a colon, a port.
+pub const MAX_AUTHORITY: usize = 261;
+
+/// Longest method, in bytes. The longest one registered with IANA has 17.
+pub const MAX_METHOD: usize = 32;
+
+/// Most header fields in one head.
 pub const MAX_HEADERS: usize = 100;
-/// Longest text of a reason, a detail or a notice, in bytes.
-pub const MAX_REASON: usize = 1024;
-/// Longest access token, in bytes.
-pub const MAX_TOKEN: usize = 16 * 1024;
-/// Longest free-form name (a node's, a client's, a `NAME:PORT`), in bytes.
-pub const MAX_NAME_TEXT: usize = 255;
-/// Longest subject of a principal, in bytes.
+
+/// Largest header list of one head: the sum of names, values and 32 bytes a field, as
+/// RFC 9113, 6.5.2 counts it. The 32 bytes cover what the encoding adds.
+pub const MAX_HEADER_LIST: usize = 64 * 1024;
+
+/// Longest `sub` of a principal, in bytes.
 pub const MAX_SUBJECT: usize = 255;
+
 /// Most scopes of a principal.
 pub const MAX_SCOPES: usize = 64;
-/// Longest head, encoded, in bytes: headers, target, scopes and the small fields.
-pub const MAX_HEAD: usize = 112 * 1024;
-/// Most payload of a DATA frame that we send: a small frame never waits behind more.
-pub const MAX_DATA: usize = 16 * 1024;
-/// Most interim answers (1xx) of one call.
-pub const MAX_INTERIM: u8 = 10;
-/// Control messages that may wait to be sent.
-pub const MAX_CONTROLS: usize = 16;
 
-/// What one session may hold and how long it waits. The defaults serve a relay and an agent.
+/// All scopes of a principal together, in bytes; no token is longer.
+pub const MAX_SCOPE_BYTES: usize = MAX_TOKEN;
+
+/// Longest call head on the wire: its parts at their largest, and 2 KiB for everything small.
+pub const MAX_CALL_HEAD: usize = MAX_HEADER_LIST + MAX_TARGET + MAX_SCOPE_BYTES + 2048;
+
+/// Longest payload of a HEAD frame: a header list, and 1 KiB for everything else.
+pub const MAX_HEAD: usize = MAX_HEADER_LIST + 1024;
+
+/// Most interim answers (1xx) before the answer.
+pub const MAX_INTERIM: u8 = 10;
+
+/// Longest human text: details, reasons, notices. In bytes.
+pub const MAX_REASON: usize = 1024;
+
+/// Longest rule id in a refusal, in bytes.
+pub const MAX_RULE: usize = 255;
+
+/// Longest access token, in bytes.
+pub const MAX_TOKEN: usize = 16 * 1024;
+
+/// Longest name of a peer in HELLO, in bytes.
+pub const MAX_PEER_NAME: usize = 255;
+
+/// Longest software version in HELLO, in bytes.
+pub const MAX_SOFTWARE: usize = 64;
+
+/// Most offers in one REGISTER.
+pub const MAX_OFFERS: usize = 256;
+
+/// Most CONNECT names in one offer.
+pub const MAX_CONNECT_NAMES: usize = 64;
+
+/// Longest payload of a control frame (HELLO, REGISTER, REGISTERED, AUTH, NOTICE, GOAWAY).
+pub const MAX_CONTROL: usize = 64 * 1024;
+
+/// Smallest initial window that a peer may announce. A head travels in one piece, so a window
+/// must always hold the largest one, also while an eighth of it is yet to be granted.
+pub const MIN_WINDOW: u32 = 128 * 1024;
+
+/// Most credit that a stream can have: what a peer holds beyond it is a violation.
+pub const MAX_WINDOW: u32 = 1 << 30;
+
+/// Longest DATA payload that this side sends: what one stream puts before the next one's turn.
+pub const FRAME: usize = 16 * 1024;
+
+/// What one session may hold and do. A plain struct: take the default and change fields.
+///
+/// Values out of range are brought into it by [`Mux::new`](crate::mux::Mux::new).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes that a stream's writer may queue.
+    /// Streams that this side opens at most, whatever the peer allows.
+    pub max_opened: u32,
+    /// Bytes that wait to be sent on one stream before `write` takes no more.
     pub send_queue: usize,
-    /// About how many bytes one `poll_transmit` appends.
-    pub batch: usize,
-    /// Streams that the peer opened and nobody accepted yet; more are refused.
+    /// Largest receive window of one stream, in bytes. Windows start at what HELLO says and double
+    /// while the peer fills them within two round trips and the reader keeps up.
+    pub max_window: u32,
+    /// Bytes by which the windows of all streams together may grow; 0: windows keep their size.
+    pub window_growth: u32,
+    /// Calls that wait to be accepted; further ones are refused.
     pub backlog: usize,
+    /// Heads of the calls that wait to be accepted, together, in bytes of the wire.
+    pub backlog_bytes: usize,
+    /// Bytes of a batch. Frames are added while they fit; a single head that is larger goes alone.
+    pub batch: usize,
+    /// Largest message that is taken from the peer, in bytes.
+    pub max_message: usize,
+    /// Control messages (both directions, each) that wait.
+    pub control_queue: usize,
+    /// Calls that the peer may cancel, have refused or break the rules on, in one go and ...
+    pub cancel_burst: u32,
+    /// ... per second: more is a flood (rapid reset).
+    pub cancel_rate: u32,
     /// How long the peer may take to greet.
     pub hello_timeout: Duration,
-    /// How long nothing may arrive before a PING is sent.
+    /// Time between pings.
     pub ping_interval: Duration,
-    /// How long nothing may arrive before the peer is considered dead.
+    /// A peer of which nothing came for so long is dead.
     pub dead_after: Duration,
-    /// Frames without payload (PING, RESET, empty DATA, ...) that the peer may send in
-    /// `flood_period`, beside four for each stream that it opened.
-    pub flood_frames: u32,
-    /// See `flood_frames`.
-    pub flood_period: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            max_opened: 65_536,
             send_queue: 256 * 1024,
-            batch: 64 * 1024,
+            // A gigabit at 150 ms has 19 MB under way.
+            max_window: 32 * 1024 * 1024,
+            // Windows keep their size until growth has a budget of the whole process.
+            window_growth: 0,
             backlog: 1024,
+            backlog_bytes: 4 * 1024 * 1024,
+            batch: 64 * 1024,
+            max_message: 1024 * 1024,
+            control_queue: 32,
+            // A load balancer that dies takes every caller at once.
+            cancel_burst: 2048,
+            cancel_rate: 500,
             hello_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(5),
             dead_after: Duration::from_secs(15),
-            flood_frames: 10_000,
-            flood_period: Duration::from_secs(10),
         }
     }
 }

@@ -1,542 +1,369 @@
-//! The multiplexer: one session's streams, credit and schedule, as a pure state machine.
+//! The multiplexer core of one session.
 
+mod budget;
+mod commands;
 mod error;
-mod ping;
+mod event;
+mod liveness;
+mod order;
 mod receive;
+mod schedule;
 mod stream;
+mod streams;
+#[cfg(test)]
+mod tests;
 mod transmit;
 mod window;
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-pub use self::error::{ControlError, Event, Item, OpenError, SessionError, StreamError};
-use self::ping::Pings;
-use self::stream::{Half, Outgoing, Received, Stream};
-use crate::code::{GoawayCode, ResetCode};
-use crate::control::{Control, Hello};
-use crate::controls::{Goaway, encode_control, encode_hello};
+pub use self::error::{
+    ControlError, Flood, OpenError, SessionError, Silence, StreamError, Violation,
+};
+pub use self::event::{Event, Item, Stats};
 pub use crate::frame::StreamId;
-use crate::frame::{Kind, MAX_PAYLOAD, put_header};
-use crate::head::{CallHead, Head};
-use crate::heads::{encode_call, encode_head};
-use crate::limits::{Limits, MAX_CONTROLS, MAX_HEAD, MAX_REASON};
+pub use crate::limits::Limits;
+
+use self::budget::Budget;
+use self::liveness::Liveness;
+use self::schedule::Schedule;
+use self::streams::Streams;
+use self::transmit::Refused;
+use crate::code::GoawayCode;
+use crate::control::{Control, Hello};
+use crate::controls::{Goaway, encode_hello};
+use crate::frame::Kind;
+use crate::limits::{MAX_CALL_HEAD, MAX_WINDOW, MIN_WINDOW};
 
 /// The protocol version that this crate speaks.
 pub const VERSION: u16 = 1;
 
+/// The optional features that this crate knows: none yet.
+pub const FEATURES: u64 = 0;
+
 /// Which end of the connection this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// It dialled: its streams have odd ids.
+    /// It made the connection; its streams have odd ids.
     Dialer,
-    /// It accepted: its streams have even ids.
+    /// It took the connection; its streams have even ids.
     Acceptor,
 }
 
-/// What a session starts with.
+/// What a [`Mux`] starts with.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Which end this is.
     pub side: Side,
-    /// Our greeting; the versions in it are set by the core.
+    /// Our greeting. It says what we allow the peer: `max_streams`, `initial_window` (brought
+    /// into the range of [`crate::limits`]). Versions and features are set by the core.
     pub hello: Hello,
-    /// What the session may hold.
+    /// What the session may hold and do.
     pub limits: Limits,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Greeting,
-    Open,
-    Closed,
-}
-
-/// Stream ids are dense and chosen within known bounds; they need no keyed hash, only one that a
-/// peer cannot make collide: ids rise one by one, and a multiplication spreads them.
-#[derive(Debug, Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, id: u32) {
-        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-/// Numbers of a session, for status and tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Streams that are not forgotten yet.
-    pub streams: usize,
-    /// Bytes of bodies sent so far.
-    pub sent: u64,
-    /// Bytes of bodies and heads received so far.
-    pub received: u64,
-    /// Bytes that writers queued and that are not sent.
-    pub queued: usize,
-    /// Bytes that arrived and were not read.
-    pub buffered: usize,
-}
-
-/// One session.
+/// One session: streams, credit, schedule, liveness. It does no I/O and knows no clock.
 ///
-/// To be driven like this, in a loop: [`handle_message`](Self::handle_message) for what arrived
-/// and [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) is
-/// reached; any commands; [`poll_event`](Self::poll_event) until there is none;
-/// [`poll_transmit`](Self::poll_transmit) while the socket takes more. Time is an argument, so
-/// that tests move it.
+/// # How it is driven
+///
+/// One driver owns the connection. In each of its turns, in this order:
+/// 1. [`handle_message`](Self::handle_message) for every message that has come, with one `now`
+///    for the turn; [`handle_timeout`](Self::handle_timeout) if
+///    [`poll_timeout`](Self::poll_timeout) is reached.
+/// 2. [`poll_event`](Self::poll_event) until there is none, and wake whom that concerns.
+/// 3. [`poll_transmit`](Self::poll_transmit) once, if the socket takes more, and send the batch
+///    as one message. What is not sent waits here, where it is scheduled.
+/// 4. Sleep until a message comes, `poll_timeout` is reached, or a command leaves something to
+///    send ([`has_transmit`](Self::has_transmit)).
+///
+/// Handles give commands at any time in between: [`open`](Self::open), [`accept`](Self::accept),
+/// [`send_head`](Self::send_head), [`write`](Self::write), [`read`](Self::read) and so on.
+/// After a command, 2 and 4 apply.
+///
+/// # What it promises
+///
+/// - After a `read` that gave nothing, an event comes as soon as that changes, for whatever
+///   reason; after a `write` that took nothing, once half of the stream's queue is free or the
+///   stream fails. Nothing needs polling.
+/// - What a stream buffers never exceeds the credit that it was granted, and what it queues never
+///   exceeds [`Limits::send_queue`] and its heads. Everything else that a peer can make grow has
+///   a number in [`crate::limits`].
+/// - Any input ends in a typed outcome, never in a panic. An error of a session is final: every
+///   stream fails, one GOAWAY that says why is left to send, and further input is ignored.
 #[derive(Debug)]
 pub struct Mux {
-    side: Side,
     limits: Limits,
     hello: Hello,
+    /// Our greeting, until it is sent.
+    greeting: Option<Bytes>,
     peer: Option<Hello>,
-    phase: Phase,
     greeting_ends: Instant,
-    streams: HashMap<u32, Stream, BuildHasherDefault<IdHasher>>,
-    next_id: u32,
-    highest_peer: u32,
-    /// Streams of ours, and of the peer, that count against the opener's limit.
-    our_open: u32,
-    peer_open: u32,
-    backlog: VecDeque<(StreamId, CallHead)>,
-    events: VecDeque<Event>,
-    session_out: BytesMut,
-    controls_queued: usize,
-    goaway: Option<Goaway>,
-    flagged: VecDeque<u32>,
-    opens: VecDeque<u32>,
-    active: VecDeque<u32>,
-    pings: Pings,
+    streams: Streams,
+    schedule: Schedule,
+    liveness: Liveness,
+    /// Calls that wait to be accepted; some may have been reset meanwhile.
+    backlog: VecDeque<StreamId>,
+    backlog_bytes: usize,
+    /// Calls that were refused and whose RESET is to be sent.
+    refused: VecDeque<Refused>,
+    /// Encoded control messages that wait to be sent.
+    controls: VecDeque<(Kind, Bytes)>,
+    /// A drain of ours to be announced.
+    drain_due: Option<Goaway>,
     draining: bool,
-    peer_draining: bool,
-    flood_since: Instant,
-    flood_seen: u32,
+    /// The last stream that the peer's GOAWAY accepts.
+    peer_goaway: Option<u32>,
+    /// A frame larger than what was left of the last batch: it goes first in the next.
+    postponed: bool,
+    news: SessionNews,
+    pings: Budget,
+    control_budget: Budget,
+    cancels: Budget,
+    /// Why the session is over.
+    ended: Option<SessionError>,
+    /// The last thing to send.
+    farewell: Option<Goaway>,
+    counts: Counts,
+}
+
+/// What happened to the session and was not told yet.
+#[derive(Debug, Default)]
+struct SessionNews {
+    ready: bool,
+    incoming: bool,
+    controls: VecDeque<Control>,
+    draining: Option<(GoawayCode, Duration)>,
+    closed: bool,
+}
+
+/// What was done so far.
+#[derive(Debug, Default)]
+struct Counts {
+    opened: u64,
+    accepted: u64,
+    refused: u64,
     sent: u64,
     received: u64,
 }
 
+/// PINGs that a peer may send at once, and per second. One in five seconds is usual.
+const PINGS: (u32, u32) = (20, 2);
+
+/// Control messages that a peer may send at once, and per second. A few in a session's life are
+/// usual.
+const CONTROLS: (u32, u32) = (256, 10);
+
 impl Mux {
-    /// A new session; its greeting is the first thing that it sends.
+    /// A new session. Its greeting is the first thing that it sends.
     pub fn new(config: Config, now: Instant) -> Self {
         let Config {
             side,
             mut hello,
-            limits,
+            mut limits,
         } = config;
-        hello.min_version = VERSION;
-        hello.max_version = VERSION;
-        let mut payload = BytesMut::new();
-        encode_hello(&hello, &mut payload);
-        let mut session_out = BytesMut::new();
-        put_header(&mut session_out, Kind::Hello, 0, payload.len(), 0);
-        session_out.extend_from_slice(&payload);
+        (hello.min_version, hello.max_version) = (VERSION, VERSION);
+        hello.features &= FEATURES;
+        hello.initial_window = hello.initial_window.clamp(MIN_WINDOW, MAX_WINDOW);
+        limits.send_queue = limits.send_queue.max(1);
+        limits.batch = limits.batch.max(4 * 1024);
+        limits.max_message = limits.max_message.max(2 * MAX_CALL_HEAD);
+        let mut greeting = BytesMut::new();
+        encode_hello(&hello, &mut greeting);
         Self {
-            side,
-            hello,
+            greeting: Some(greeting.freeze()),
             peer: None,
-            phase: Phase::Greeting,
             greeting_ends: now + limits.hello_timeout,
-            streams: HashMap::default(),
-            next_id: if side == Side::Dialer { 1 } else { 2 },
-            highest_peer: 0,
-            our_open: 0,
-            peer_open: 0,
+            streams: Streams::new(side),
+            schedule: Schedule::default(),
+            liveness: Liveness::new(&limits, now),
             backlog: VecDeque::new(),
-            events: VecDeque::new(),
-            session_out,
-            controls_queued: 0,
-            goaway: None,
-            flagged: VecDeque::new(),
-            opens: VecDeque::new(),
-            active: VecDeque::new(),
-            pings: Pings::new(limits.ping_interval, limits.dead_after, now),
+            backlog_bytes: 0,
+            refused: VecDeque::new(),
+            controls: VecDeque::new(),
+            drain_due: None,
             draining: false,
-            peer_draining: false,
-            flood_since: now,
-            flood_seen: 0,
-            sent: 0,
-            received: 0,
+            peer_goaway: None,
+            postponed: false,
+            news: SessionNews::default(),
+            pings: Budget::new(Flood::Pings, PINGS.0, PINGS.1, now),
+            control_budget: Budget::new(Flood::Control, CONTROLS.0, CONTROLS.1, now),
+            cancels: Budget::new(Flood::Cancels, limits.cancel_burst, limits.cancel_rate, now),
+            ended: None,
+            farewell: None,
+            counts: Counts::default(),
+            hello,
             limits,
         }
     }
 
-    /// What time brings: pings, a peer that does not greet or is dead.
+    /// What time brings: a ping, a peer that does not greet or is dead.
+    ///
+    /// # Errors
+    /// [`SessionError::Timeout`]; final.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), SessionError> {
-        let silent = match self.phase {
-            Phase::Closed => None,
-            Phase::Greeting => (now >= self.greeting_ends).then_some(self.limits.hello_timeout),
-            Phase::Open => self.pings.on_timeout(now).then_some(self.limits.dead_after),
+        if let Some(error) = &self.ended {
+            return Err(error.clone());
+        }
+        let silence = if self.peer.is_none() {
+            (now >= self.greeting_ends).then_some(Silence::Hello(self.limits.hello_timeout))
+        } else {
+            self.liveness
+                .on_timeout(now)
+                .then(|| Silence::Dead(self.liveness.dead_after()))
         };
-        match silent {
-            Some(time) => {
-                self.fail(SessionError::Timeout(time));
-                Err(SessionError::Timeout(time))
-            }
+        match silence {
+            Some(silence) => Err(self.fail(SessionError::Timeout(silence))),
             None => Ok(()),
         }
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Closed => None,
-            Phase::Greeting => Some(self.greeting_ends),
-            Phase::Open => Some(self.pings.timeout()),
+        match (&self.ended, &self.peer) {
+            (Some(_), _) => None,
+            (None, None) => Some(self.greeting_ends),
+            (None, Some(_)) => Some(self.liveness.timeout()),
         }
     }
 
-    /// The next thing that somebody has to know.
+    /// The next thing that somebody should know.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
-    }
-
-    /// Opens a stream: its head, the body's first bytes, and whether that is all of it.
-    pub fn open(&mut self, head: &CallHead, body: Bytes, end: bool) -> Result<StreamId, OpenError> {
-        let peer = match (self.phase, &self.peer) {
-            (Phase::Closed, _) => return Err(OpenError::Closed),
-            (Phase::Open, Some(peer)) => peer,
-            _ => return Err(OpenError::NotReady),
-        };
-        if self.draining || self.peer_draining || self.next_id > u32::MAX - 2 {
-            return Err(OpenError::Draining);
+        let news = &mut self.news;
+        if std::mem::take(&mut news.ready) {
+            return Some(Event::Ready);
         }
-        if self.our_open >= peer.max_streams {
-            return Err(OpenError::TooManyStreams);
+        if let Some(control) = news.controls.pop_front() {
+            return Some(Event::Control(control));
         }
-        let mut encoded = BytesMut::with_capacity(512);
-        encode_call(head, &mut encoded);
-        if encoded.len() > MAX_HEAD {
-            return Err(OpenError::HeadTooLarge);
+        if let Some((code, retry_after)) = news.draining.take() {
+            return Some(Event::Draining { code, retry_after });
         }
-        let mut stream = Stream::new(peer.initial_window, self.hello.initial_window);
-        stream.opening = Some(encoded.freeze());
-        if !body.is_empty() {
-            stream.send.push(Outgoing::Data(body));
+        if std::mem::take(&mut news.incoming) {
+            return Some(Event::Incoming);
         }
-        if end {
-            stream.send.half = Half::Finished;
-        }
-        let id = self.next_id;
-        self.next_id += 2;
-        self.our_open += 1;
-        self.streams.insert(id, stream);
-        self.opens.push_back(id);
-        Ok(StreamId(id))
-    }
-
-    /// A stream that the peer opened.
-    pub fn accept(&mut self) -> Option<(StreamId, CallHead)> {
-        self.backlog.pop_front()
-    }
-
-    /// Queues a head.
-    pub fn send_head(&mut self, id: StreamId, head: &Head) -> Result<(), StreamError> {
-        let send = &mut self.writable(id)?.send;
-        let mut encoded = BytesMut::with_capacity(256);
-        encode_head(head, &mut encoded);
-        if encoded.len() > MAX_HEAD {
-            return Err(StreamError::HeadTooLarge);
-        }
-        send.push(Outgoing::Head(encoded.freeze()));
-        self.schedule(id.0);
-        Ok(())
-    }
-
-    /// Takes as much of `data` as the send queue has room for. 0: [`Event::Writable`] follows.
-    pub fn write(&mut self, id: StreamId, data: &mut Bytes) -> Result<usize, StreamError> {
-        let most = self.limits.send_queue;
-        let send = &mut self.writable(id)?.send;
-        let taken = data.len().min(most.saturating_sub(send.queued));
-        if taken == 0 {
-            send.blocked = !data.is_empty();
-            return Ok(0);
-        }
-        send.push(Outgoing::Data(data.split_to(taken)));
-        self.schedule(id.0);
-        Ok(taken)
-    }
-
-    /// Ends our half behind what is queued.
-    pub fn finish(&mut self, id: StreamId) -> Result<(), StreamError> {
-        self.writable(id)?.send.half = Half::Finished;
-        self.schedule(id.0);
-        Ok(())
-    }
-
-    /// Aborts both halves.
-    pub fn reset(&mut self, id: StreamId, code: ResetCode) {
-        self.abort(id.0, code);
-    }
-
-    /// Asks the peer to send no more; what is on its way is dropped.
-    pub fn stop(&mut self, id: StreamId, code: ResetCode) {
-        let Some(stream) = self.streams.get_mut(&id.0) else {
-            return;
-        };
-        if stream.recv.half == Half::Open {
-            stream.recv.half = Half::Reset(code);
-            stream.recv.queue = VecDeque::new();
-            stream.pending_stop = Some(code);
-            self.flag(id.0);
-            self.settle(id.0);
-        }
-    }
-
-    /// The next head or bytes, and credit back to the peer. `None`: [`Event::Readable`] follows.
-    pub fn read(&mut self, id: StreamId, _now: Instant) -> Result<Option<Item>, StreamError> {
-        let Some(stream) = self.streams.get_mut(&id.0) else {
-            return Err(self.gone());
-        };
-        let recv = &mut stream.recv;
-        let item = match recv.queue.pop_front() {
-            Some(Received::Head(head, length)) => {
-                recv.window.consume(length);
-                Item::Head(head)
+        while let Some(id) = self.streams.news.front().copied() {
+            if let Some(event) = self.stream_event(id) {
+                return Some(event);
             }
-            Some(Received::Data(data)) => {
-                recv.window.consume(data.len());
-                Item::Data(data)
-            }
-            None => {
-                return match recv.half {
-                    Half::Finished => Ok(Some(Item::Finished)),
-                    Half::Reset(code) => Err(StreamError::Reset(code)),
-                    Half::Open => {
-                        recv.waiting = true;
-                        Ok(None)
-                    }
-                };
-            }
-        };
-        if recv.half == Half::Open && recv.window.due().is_some() {
-            self.flag(id.0);
+            self.streams.news.pop_front();
         }
-        Ok(Some(item))
+        if std::mem::take(&mut self.news.closed) {
+            return self.ended.clone().map(Event::Closed);
+        }
+        None
     }
 
-    /// The sending handle is gone: a half that is not finished is aborted.
-    pub fn release_send(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id.0) else {
-            return;
-        };
-        stream.send.released = true;
-        if stream.send.half == Half::Open {
-            self.abort(id.0, ResetCode::Cancelled);
+    fn stream_event(&mut self, id: StreamId) -> Option<Event> {
+        let news = &mut self.streams.find_mut(id)?.news;
+        if let Some(code) = news.reset.take() {
+            return Some(Event::Reset(id, code));
         }
-        self.settle(id.0);
+        if let Some(code) = news.stopped.take() {
+            return Some(Event::Stopped(id, code));
+        }
+        if std::mem::take(&mut news.readable) {
+            return Some(Event::Readable(id));
+        }
+        if std::mem::take(&mut news.writable) {
+            return Some(Event::Writable(id));
+        }
+        news.listed = false;
+        None
     }
 
-    /// The receiving handle is gone: the peer is asked to stop.
-    pub fn release_recv(&mut self, id: StreamId) {
-        self.stop(id, ResetCode::Cancelled);
-        if let Some(stream) = self.streams.get_mut(&id.0) {
-            stream.recv.released = true;
-            stream.recv.queue = VecDeque::new();
-        }
-        self.settle(id.0);
-    }
-
-    /// Queues a control message.
-    pub fn send_control(&mut self, control: &Control) -> Result<(), ControlError> {
-        if self.phase == Phase::Closed {
-            return Err(ControlError::Closed);
-        }
-        if self.controls_queued >= MAX_CONTROLS {
-            return Err(ControlError::Full);
-        }
-        let mut payload = BytesMut::new();
-        let kind = encode_control(control, &mut payload);
-        if payload.len() > MAX_PAYLOAD {
-            return Err(ControlError::TooLarge);
-        }
-        put_header(&mut self.session_out, kind, 0, payload.len(), 0);
-        self.session_out.extend_from_slice(&payload);
-        self.controls_queued += 1;
-        Ok(())
-    }
-
-    /// No new streams either way; those that are open go on.
-    pub fn drain(&mut self, retry_after: Duration) {
-        if self.draining || self.phase == Phase::Closed {
-            return;
-        }
-        self.draining = true;
-        self.goaway = Some(Goaway {
-            code: GoawayCode::Drain,
-            last: self.highest_peer,
-            retry_after: retry_after.as_millis().try_into().unwrap_or(u32::MAX),
-            reason: String::new(),
-        });
-    }
-
-    /// Ends the session: the last thing that it sends is a GOAWAY.
-    pub fn close(&mut self, code: GoawayCode, reason: &str) {
-        if self.phase != Phase::Closed {
-            self.say_goodbye(code, reason);
-            self.end(SessionError::Local(code));
-        }
-    }
-
-    /// The smoothed round trip time, once it was measured.
+    /// The smoothed round trip time, once one was measured.
     pub fn rtt(&self) -> Option<Duration> {
-        self.pings.rtt()
+        self.liveness.rtt()
     }
 
-    /// Numbers of this session.
+    /// What the session holds and has done.
     pub fn stats(&self) -> Stats {
         Stats {
             streams: self.streams.len(),
-            sent: self.sent,
-            received: self.received,
-            queued: self.streams.values().map(|stream| stream.send.queued).sum(),
-            buffered: self
-                .streams
-                .values()
-                .map(|stream| stream.recv.window.buffered())
-                .sum(),
+            backlog: self.backlog.len(),
+            queued: self.streams.queued,
+            buffered: self.streams.buffered,
+            granted: self.streams.granted,
+            opened: self.counts.opened,
+            accepted: self.counts.accepted,
+            refused: self.counts.refused,
+            sent: self.counts.sent,
+            received: self.counts.received,
         }
     }
 
-    /// The peer's greeting.
+    /// The peer's greeting, once it came.
     pub fn peer(&self) -> Option<&Hello> {
         self.peer.as_ref()
     }
 
-    /// Whether either side takes no new streams.
+    /// The optional features that both sides have; none before the greeting.
+    pub fn features(&self) -> u64 {
+        self.peer
+            .as_ref()
+            .map_or(0, |peer| peer.features & self.hello.features)
+    }
+
+    /// Whether either side has asked to open no more streams.
     pub fn is_draining(&self) -> bool {
-        self.draining || self.peer_draining
+        self.draining || self.peer_goaway.is_some()
     }
 
-    /// Whether the session is over.
+    /// Whether the session is over and its GOAWAY was sent.
     pub fn is_closed(&self) -> bool {
-        self.phase == Phase::Closed
+        self.ended.is_some() && self.farewell.is_none()
     }
 
-    /// Streams that are open on the wire.
+    /// Streams that are open on the wire, both sides'.
     pub fn stream_count(&self) -> usize {
-        (self.our_open + self.peer_open) as usize
+        (self.streams.ours_open + self.streams.theirs_open) as usize
     }
 
-    fn is_ours(&self, id: u32) -> bool {
-        (id % 2 == 1) == (self.side == Side::Dialer)
+    /// The peer did wrong, or is gone: it is told so, and the session is over.
+    fn fail(&mut self, error: SessionError) -> SessionError {
+        if self.ended.is_none() {
+            self.say_farewell(error.code(), error.to_string());
+            self.end(error.clone());
+        }
+        error
     }
 
-    fn gone(&self) -> StreamError {
-        if self.phase == Phase::Closed {
-            StreamError::SessionLost
-        } else {
-            StreamError::Unknown
-        }
-    }
-
-    fn writable(&mut self, id: StreamId) -> Result<&mut Stream, StreamError> {
-        let gone = self.gone();
-        let stream = self.streams.get_mut(&id.0).ok_or(gone)?;
-        match (stream.send.half, stream.send.stopped) {
-            (_, Some(code)) => Err(StreamError::Stopped(code)),
-            (Half::Reset(code), None) => Err(StreamError::Reset(code)),
-            (Half::Finished, None) => Err(StreamError::Finished),
-            (Half::Open, None) => Ok(stream),
-        }
-    }
-
-    /// Aborts a stream and tells the peer, if it ever heard of it.
-    fn abort(&mut self, id: u32, code: ResetCode) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.is_over() {
-            return;
-        }
-        stream.reset(code);
-        if stream.opening.take().is_none() {
-            stream.pending_reset = Some(code);
-            self.flag(id);
-        }
-        self.settle(id);
-    }
-
-    fn release(&mut self, id: u32) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.send.released = true;
-            stream.recv.released = true;
-        }
-        self.settle(id);
-    }
-
-    fn flag(&mut self, id: u32) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && !stream.flagged
-        {
-            stream.flagged = true;
-            self.flagged.push_back(id);
-        }
-    }
-
-    /// Takes a stream off its opener's count once it is over, and forgets it once nobody needs
-    /// it. The peer knows that it is over from frames that go before any later OPEN, so both
-    /// sides count alike.
-    fn settle(&mut self, id: u32) {
-        let ours = self.is_ours(id);
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.is_over() && !stream.uncounted {
-            stream.uncounted = true;
-            if ours {
-                self.our_open -= 1;
-            } else {
-                self.peer_open -= 1;
-            }
-        }
-        if stream.is_done() {
-            self.streams.remove(&id);
-        }
-    }
-
-    fn say_goodbye(&mut self, code: GoawayCode, reason: &str) {
-        let reason: String = reason.chars().filter(|c| !c.is_control()).collect();
-        let reason = reason[..reason.floor_char_boundary(MAX_REASON)].to_owned();
-        self.goaway = Some(Goaway {
+    fn say_farewell(&mut self, code: GoawayCode, reason: String) {
+        let last = self.streams.highest;
+        self.farewell = Some(Goaway {
             code,
-            last: self.highest_peer,
+            last,
             retry_after: 0,
             reason,
         });
     }
 
-    /// The peer did wrong: it is told so, and the session is over.
-    fn fail(&mut self, error: SessionError) {
-        self.say_goodbye(error.code(), &error.to_string());
-        self.end(error);
-    }
-
+    /// The session is over: whoever waits is woken, and nothing more is sent but a farewell.
     fn end(&mut self, error: SessionError) {
-        self.phase = Phase::Closed;
-        self.streams.clear();
-        self.backlog.clear();
-        self.active.clear();
-        self.opens.clear();
-        self.flagged.clear();
-        self.our_open = 0;
-        self.peer_open = 0;
-        self.events.push_back(Event::Closed(error));
+        self.ended = Some(error);
+        self.news.closed = true;
+        self.drain_due = None;
+        self.controls = VecDeque::new();
+        self.refused = VecDeque::new();
+        self.backlog = VecDeque::new();
+        self.backlog_bytes = 0;
+        self.schedule = Schedule::default();
+        self.streams.due = VecDeque::new();
+        for id in self.streams.ids() {
+            self.streams.clear_send(id);
+            self.streams.wake_reader(id);
+            self.streams.wake_writer(id);
+            if let Some(stream) = self.streams.find_mut(id) {
+                stream.reset_due = None;
+                stream.stop_due = None;
+                // A call that nobody took has no handles that could let go of it.
+                if stream.call.take().is_some() {
+                    self.streams.forget(id);
+                }
+            }
+        }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,56 +1,113 @@
-//! Well-known header names as one byte. Positions never change their meaning: append only.
+//! Well-known header names as one byte: 1 to 126. Part of the protocol: append only.
 
-use http::header::{self, HeaderName};
+use http::header::HeaderName;
 
-macro_rules! table {
-    ($($name:expr;)*) => {
-        const COUNT: usize = [$(stringify!($name)),*].len();
-        static TABLE: [HeaderName; COUNT] = [$($name,)*];
+/// Cells of the hash table below; a power of two, about four times the names.
+const CELLS: usize = 512;
+
+macro_rules! names {
+    ($($name:literal)*) => {
+        const NAMES: &[&str] = &[$($name,)*];
+        static TABLE: [HeaderName; NAMES.len()] = [$(HeaderName::from_static($name),)*];
     };
 }
 
-const fn own(name: &'static str) -> HeaderName {
-    HeaderName::from_static(name)
+names! {
+    "accept" "accept-charset" "accept-encoding" "accept-language" "accept-ranges"
+    "access-control-allow-credentials" "access-control-allow-headers"
+    "access-control-allow-methods" "access-control-allow-origin" "access-control-expose-headers"
+    "access-control-max-age" "access-control-request-headers" "access-control-request-method"
+    "age" "allow" "alt-svc" "authorization" "cache-control" "content-disposition"
+    "content-encoding" "content-language" "content-length" "content-location" "content-md5"
+    "content-range" "content-security-policy" "content-type" "cookie" "date" "dnt" "etag" "expect"
+    "expires" "forwarded" "from" "host" "if-match" "if-modified-since" "if-none-match" "if-range"
+    "if-unmodified-since" "last-modified" "link" "location" "max-forwards" "origin" "pragma"
+    "priority" "proxy-status" "range" "referer" "referrer-policy" "retry-after"
+    "sec-fetch-dest" "sec-fetch-mode" "sec-fetch-site" "sec-fetch-user" "sec-websocket-accept"
+    "sec-websocket-extensions" "sec-websocket-key" "sec-websocket-protocol"
+    "sec-websocket-version" "server" "set-cookie" "strict-transport-security" "te" "traceparent"
+    "tracestate" "trailer" "upgrade" "upgrade-insecure-requests" "user-agent" "vary" "via"
+    "www-authenticate" "x-content-type-options" "x-frame-options" "x-forwarded-for"
+    "x-forwarded-host" "x-forwarded-proto" "x-request-id" "x-requested-with" "x-xss-protection"
+    "soapaction" "vmware-api-session-id" "vmware-use-header-authn" "x-xsrf-token"
+    "x-vmware-vcloud-access-token" "x-vmware-vcloud-token-type" "x-vcloud-authorization"
+    "x-vmware-vcloud-request-id" "x-vmware-vcloud-client-request-id" "x-vmware-vcloud-tenant-context"
+    "x-vmware-vcloud-auth-context" "x-vcenter-session" "x-nsx-username" "x-nsx-groups"
+    "x-nsx-requestid" "x-allow-overwrite" "x-envoy-upstream-service-time" "server-timing"
+    "grpc-status" "grpc-message" "grpc-timeout" "grpc-encoding"
 }
 
-table! {
-    header::ACCEPT; header::ACCEPT_ENCODING; header::ACCEPT_LANGUAGE; header::ACCEPT_RANGES;
-    header::AGE; header::ALLOW; header::AUTHORIZATION; header::CACHE_CONTROL;
-    header::CONTENT_DISPOSITION; header::CONTENT_ENCODING; header::CONTENT_LANGUAGE;
-    header::CONTENT_LENGTH; header::CONTENT_LOCATION; header::CONTENT_RANGE;
-    header::CONTENT_SECURITY_POLICY; header::CONTENT_TYPE; header::COOKIE; header::DATE;
-    header::ETAG; header::EXPECT; header::EXPIRES; header::FORWARDED; header::HOST;
-    header::IF_MATCH; header::IF_MODIFIED_SINCE; header::IF_NONE_MATCH; header::IF_RANGE;
-    header::IF_UNMODIFIED_SINCE; header::LAST_MODIFIED; header::LINK; header::LOCATION;
-    header::ORIGIN; header::PRAGMA; header::RANGE; header::REFERER; header::REFERRER_POLICY;
-    header::RETRY_AFTER; header::SEC_WEBSOCKET_ACCEPT; header::SEC_WEBSOCKET_EXTENSIONS;
-    header::SEC_WEBSOCKET_KEY; header::SEC_WEBSOCKET_PROTOCOL; header::SEC_WEBSOCKET_VERSION;
-    header::SERVER; header::SET_COOKIE; header::STRICT_TRANSPORT_SECURITY; header::TE;
-    header::TRAILER; header::USER_AGENT; header::VARY; header::VIA; header::WARNING;
-    header::WWW_AUTHENTICATE; header::X_CONTENT_TYPE_OPTIONS; header::X_FRAME_OPTIONS;
-    header::X_XSS_PROTECTION; header::ACCESS_CONTROL_ALLOW_ORIGIN;
-    own("soapaction"); own("vmware-api-session-id"); own("x-xsrf-token"); own("traceparent");
-    own("tracestate"); own("x-request-id"); own("x-requested-with"); own("sec-fetch-site");
-    own("sec-fetch-mode"); own("sec-fetch-dest"); own("sec-fetch-user"); own("priority");
-    own("grpc-status"); own("grpc-message"); own("grpc-timeout"); own("grpc-encoding");
-    own("x-vmware-vcloud-access-token"); own("vmware-cloud-director-proxy"); own("keep-alive");
+/// Where each name's number stands: number 0 marks an empty cell.
+static CELL: [u8; CELLS] = fill();
+
+/// Length and three bytes tell these names well enough apart; what is left is probed.
+const fn hash(name: &[u8]) -> usize {
+    let (length, middle) = (name.len(), name[name.len() / 2] as usize);
+    let (first, last) = (name[0] as usize, name[length - 1] as usize);
+    (length * 31 + first * 7 + middle * 3 + last * 13) % CELLS
 }
 
-/// The name at a position.
-pub(crate) fn name_at(position: u8) -> Option<HeaderName> {
-    TABLE.get(usize::from(position)).cloned()
+const fn fill() -> [u8; CELLS] {
+    assert!(NAMES.len() < 127);
+    let mut cells = [0; CELLS];
+    let mut index = 0;
+    while index < NAMES.len() {
+        let mut at = hash(NAMES[index].as_bytes());
+        while cells[at] != 0 {
+            at = (at + 1) % CELLS;
+        }
+        cells[at] = index as u8 + 1;
+        index += 1;
+    }
+    cells
 }
 
-/// The position of a name, if it has one.
-pub(crate) fn position_of(name: &HeaderName) -> Option<u8> {
-    use std::collections::HashMap;
-    use std::sync::LazyLock;
-    static POSITIONS: LazyLock<HashMap<&HeaderName, u8>> = LazyLock::new(|| {
-        TABLE
-            .iter()
-            .enumerate()
-            .map(|(position, name)| (name, position as u8))
-            .collect()
-    });
-    POSITIONS.get(name).copied()
+/// The name of a number.
+pub(crate) fn name_of(number: u8) -> Option<HeaderName> {
+    TABLE.get(usize::from(number).checked_sub(1)?).cloned()
+}
+
+/// The number of a name, if it has one.
+pub(crate) fn number_of(name: &HeaderName) -> Option<u8> {
+    let name = name.as_str();
+    let mut at = hash(name.as_bytes());
+    while CELL[at] != 0 {
+        if NAMES[usize::from(CELL[at]) - 1] == name {
+            return Some(CELL[at]);
+        }
+        at = (at + 1) % CELLS;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_a_number_of_its_own() {
+        for (index, name) in NAMES.iter().enumerate() {
+            let name = HeaderName::from_static(name);
+            assert_eq!(number_of(&name), Some(index as u8 + 1), "{name}");
+            assert_eq!(name_of(index as u8 + 1), Some(name));
+        }
+        assert_eq!(name_of(0), None);
+        assert_eq!(name_of(NAMES.len() as u8 + 1), None);
+        assert_eq!(number_of(&HeaderName::from_static("x-of-our-own")), None);
+    }
+
+    #[test]
+    fn numbers_never_change() {
+        // Peers of other builds know these numbers: names are appended, never moved.
+        for (number, name) in [(1, "accept"), (17, "authorization"), (27, "content-type")] {
+            assert_eq!(name_of(number).unwrap(), name);
+        }
+        for (number, name) in [
+            (84, "soapaction"),
+            (87, "x-xsrf-token"),
+            (104, "grpc-timeout"),
+        ] {
+            assert_eq!(name_of(number).unwrap(), name);
+        }
+    }
 }

@@ -51,11 +51,8 @@ impl Principal {
         self.scopes.iter().any(|s| s == scope)
     }
 
-    /// When the credential is void. A time that the clock cannot express counts as passed: the
-    /// number may come from a peer.
+    /// When the credential is void.
     pub fn expires_at(&self) -> SystemTime {
-        UNIX_EPOCH
-            .checked_add(Duration::from_secs(self.expires))
-            .unwrap_or(UNIX_EPOCH)
+        UNIX_EPOCH + Duration::from_secs(self.expires)
     }
 }

@@ -1,374 +1,482 @@
-//! Input: what each frame does.
+//! Input: what each frame does. `docs/protocol.md` has the outcomes as a table.
+//!
+//! Two kinds of wrong are told apart. What only a broken or hostile multiplexer does (framing,
+//! ids, credit, order of frames) ends the session. What a defect above the multiplexer can cause
+//! (a malformed head, heads out of order) resets the stream and leaves the others alone.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
-use super::stream::{Half, Received, Stream};
-use super::{Event, Mux, Phase, SessionError, StreamId, VERSION};
-use crate::code::{GoawayCode, ResetCode};
-use crate::controls::{decode_control, decode_goaway, decode_hello};
-use crate::frame::{self, FIN, Frame, Kind};
-use crate::head::Head;
+use super::error::{Flood, SessionError, Violation};
+use super::stream::{Received, SendState, Stream};
+use super::transmit::Refused;
+use super::{Mux, StreamId, VERSION};
+use crate::code::ResetCode;
+use crate::controls::{decode_control, decode_goaway, decode_hello, decode_versions};
+use crate::frame::{self, CLOSE, FIN, Frame, Kind};
+use crate::head::CallHead;
 use crate::heads::{decode_call, decode_head};
-use crate::limits::{MAX_HEAD, MAX_INTERIM};
-use crate::wire::{malformed, number};
+use crate::limits::{MAX_CALL_HEAD, MAX_CONTROL, MAX_HEAD, MAX_WINDOW, MIN_WINDOW};
+use crate::wire::{Malformed, array, malformed, take_bytes, take_length};
 
-/// A payload this much smaller than the message that it came in is copied out of it, so that a
-/// few waiting bytes do not hold a whole message.
-const COPY_BELOW: usize = 4;
+/// Payloads below this size, or below a quarter of their message, are copied out of it, so that
+/// a few waiting bytes do not hold on to a large buffer: what waits holds at most four times its
+/// own size. (A message may itself be a part of the transport's read buffer.)
+const COPY_BELOW: usize = 4 * 1024;
 
 impl Mux {
-    /// Takes one WebSocket message: one or more whole frames.
+    /// Takes one message: one or more whole frames.
     ///
     /// # Errors
-    /// Whatever the peer did wrong. Final: every stream has failed, a GOAWAY with the code is
-    /// queued, and further input is ignored.
+    /// Why the session is over; final. Every further call gives it again, except after
+    /// [`close`](Self::close), where input is silently ignored.
     pub fn handle_message(&mut self, mut message: Bytes, now: Instant) -> Result<(), SessionError> {
-        if self.phase == Phase::Closed {
-            return Ok(());
+        match &self.ended {
+            Some(SessionError::Local(_)) => return Ok(()),
+            Some(error) => return Err(error.clone()),
+            None => {}
         }
-        self.pings.on_message(now);
+        self.liveness.on_heard(now);
         let whole = message.len();
+        self.counts.received += whole as u64;
         let result = if whole == 0 {
-            self.spend_flood(now)
+            Err(Violation::EmptyMessage.into())
+        } else if whole > self.limits.max_message {
+            Err(Violation::MessageTooLarge(whole).into())
         } else {
-            loop {
-                match frame::next(&mut message) {
-                    Ok(None) => break Ok(()),
-                    Ok(Some(frame)) => match self.on_frame(frame, whole, now) {
-                        Ok(()) if self.phase == Phase::Closed => break Ok(()),
-                        Ok(()) => {}
-                        Err(error) => break Err(error),
-                    },
-                    Err(error) => break Err(error),
-                }
-            }
+            self.on_frames(&mut message, whole, now)
         };
-        result.inspect_err(|error| self.fail(error.clone()))
+        result.map_err(|error| self.fail(error))
     }
 
-    fn on_frame(&mut self, frame: Frame, whole: usize, now: Instant) -> Result<(), SessionError> {
-        let greeted = self.peer.is_some();
-        match (frame.kind, frame.stream) {
-            (Kind::Hello, 0) if !greeted => self.on_hello(frame.payload),
-            (Kind::Goaway, 0) => self.on_goaway(frame.payload),
-            _ if !greeted => malformed("the first frame is not HELLO"),
-            (Kind::Ping, 0) => {
-                self.spend_flood(now)?;
-                self.pings.pong = Some(number(&frame.payload, "a PING has eight bytes")?);
-                Ok(())
-            }
-            (Kind::Pong, 0) => {
-                self.spend_flood(now)?;
-                self.pings
-                    .on_pong(number(&frame.payload, "a PONG has eight bytes")?, now);
-                Ok(())
-            }
-            (Kind::Register | Kind::Registered | Kind::Auth | Kind::Notice, 0) => {
-                self.spend_flood(now)?;
-                let control = decode_control(frame.kind, frame.payload)?;
-                self.events.push_back(Event::Control(control));
-                Ok(())
-            }
-            (Kind::Open, id) if id > 0 => self.on_open(frame, whole, now),
-            (Kind::Head, id) if id > 0 => self.on_head(frame, whole),
-            (Kind::Data, id) if id > 0 => self.on_data(frame, whole, now),
-            (Kind::Finish, id) if id > 0 && frame.payload.is_empty() => match self.known(id)? {
-                Some(stream) if stream.recv.is_over() && !stream.discards() => {
-                    malformed("FINISH behind the end")
-                }
-                Some(_) => {
-                    self.on_fin(id);
-                    Ok(())
-                }
-                None => Ok(()),
-            },
-            (Kind::Reset, id) if id > 0 => {
-                self.spend_flood(now)?;
-                let code = u32::from_be_bytes(number(&frame.payload, "a RESET has four bytes")?);
-                self.on_reset(id, ResetCode::from_number(code))
-            }
-            (Kind::Stop, id) if id > 0 => {
-                self.spend_flood(now)?;
-                let code = u32::from_be_bytes(number(&frame.payload, "a STOP has four bytes")?);
-                self.on_stop(id, ResetCode::from_number(code))
-            }
-            (Kind::Window, id) if id > 0 => {
-                let credit = u32::from_be_bytes(number(&frame.payload, "a WINDOW has four bytes")?);
-                self.on_window(id, credit)
-            }
-            _ => malformed("a frame on a stream where it does not belong"),
+    fn on_frames(
+        &mut self,
+        message: &mut Bytes,
+        whole: usize,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        while let Some(frame) = frame::next(message)? {
+            self.on_frame(frame, whole, now)?;
         }
-    }
-
-    fn on_hello(&mut self, payload: Bytes) -> Result<(), SessionError> {
-        let hello = decode_hello(payload)?;
-        if hello.min_version > VERSION || hello.max_version < VERSION {
-            let (min, max) = (hello.min_version, hello.max_version);
-            return Err(SessionError::Version {
-                min,
-                max,
-                ours: VERSION,
-            });
-        }
-        if (hello.initial_window as usize) < MAX_HEAD {
-            return malformed("the initial window is smaller than a head");
-        }
-        if u64::from(hello.initial_window) > super::window::MAX_CREDIT {
-            return Err(SessionError::FlowControl("the initial window is too large"));
-        }
-        self.peer = Some(hello);
-        self.phase = Phase::Open;
-        self.events.push_back(Event::Ready);
         Ok(())
     }
 
-    fn on_goaway(&mut self, payload: Bytes) -> Result<(), SessionError> {
-        let goaway = decode_goaway(payload)?;
-        if !matches!(goaway.code, GoawayCode::Drain | GoawayCode::Exhausted) {
+    fn on_frame(&mut self, frame: Frame, whole: usize, now: Instant) -> Result<(), SessionError> {
+        if self.peer.is_none() && frame.kind != Kind::Hello {
+            return Err(Violation::BeforeHello(frame.kind).into());
+        }
+        let (kind, id, fin) = (frame.kind, StreamId(frame.stream), frame.flags & FIN != 0);
+        match kind {
+            Kind::Hello => self.on_hello(frame.payload, now),
+            Kind::Ping => {
+                self.pings.spend(now)?;
+                Ok(self.liveness.on_ping(number(kind, &frame.payload)?)?)
+            }
+            Kind::Pong => {
+                self.liveness.on_pong(number(kind, &frame.payload)?, now)?;
+                self.streams.late.on_pong();
+                Ok(())
+            }
+            Kind::Goaway => self.on_goaway(frame, now),
+            Kind::Register | Kind::Registered | Kind::Auth | Kind::Notice => {
+                self.on_control(kind, frame.payload, now)
+            }
+            Kind::Open => self.on_open(id, compact(frame.payload, whole), fin, now),
+            Kind::Head => self.on_head(id, compact(frame.payload, whole), fin, now),
+            Kind::Data if frame.payload.is_empty() && !fin => Err(Violation::EmptyData(id).into()),
+            Kind::Data => self.on_data(id, compact(frame.payload, whole), fin, now),
+            Kind::Finish => {
+                if !frame.payload.is_empty() {
+                    return Err(wrong(kind, Malformed("a payload where there is none")));
+                }
+                self.on_data(id, Bytes::new(), true, now)
+            }
+            Kind::Reset => {
+                self.on_reset(id, ResetCode::from_number(word(kind, &frame.payload)?), now)
+            }
+            Kind::Stop => {
+                self.on_stop(id, ResetCode::from_number(word(kind, &frame.payload)?), now)
+            }
+            Kind::Window => self.on_window(id, word(kind, &frame.payload)?),
+        }
+    }
+
+    fn on_hello(&mut self, payload: Bytes, now: Instant) -> Result<(), SessionError> {
+        if self.peer.is_some() {
+            return Err(Violation::SecondHello.into());
+        }
+        let wrong = |what| wrong(Kind::Hello, what);
+        let (min, max) = decode_versions(payload.clone()).map_err(wrong)?;
+        if !(min..=max).contains(&VERSION) {
+            return Err(SessionError::Version { min, max });
+        }
+        let hello = decode_hello(payload).map_err(wrong)?;
+        if !(MIN_WINDOW..=MAX_WINDOW).contains(&hello.initial_window) {
+            return Err(wrong(Malformed(
+                "an initial window that is too small or too large",
+            )));
+        }
+        self.peer = Some(hello);
+        self.news.ready = true;
+        self.liveness.start(now);
+        Ok(())
+    }
+
+    fn on_control(&mut self, kind: Kind, payload: Bytes, now: Instant) -> Result<(), SessionError> {
+        self.control_budget.spend(now)?;
+        if payload.len() > MAX_CONTROL {
+            return Err(wrong(kind, Malformed("a control message that is too long")));
+        }
+        if self.news.controls.len() >= self.limits.control_queue {
+            return Err(Flood::Control.into());
+        }
+        let control = decode_control(kind, payload).map_err(|what| wrong(kind, what))?;
+        self.news.controls.push_back(control);
+        Ok(())
+    }
+
+    fn on_goaway(&mut self, frame: Frame, now: Instant) -> Result<(), SessionError> {
+        self.control_budget.spend(now)?;
+        let goaway = decode_goaway(frame.payload).map_err(|what| wrong(Kind::Goaway, what))?;
+        let before = self.peer_goaway.replace(goaway.last);
+        if before.is_some_and(|before| goaway.last > before) {
+            return Err(Violation::GoawayRises.into());
+        }
+        // Streams that the peer did not look at may go elsewhere.
+        for id in self.streams.ids() {
+            if self.streams.is_ours(id) && id.0 > goaway.last {
+                self.on_aborted(id, ResetCode::Refused);
+            }
+        }
+        if frame.flags & CLOSE != 0 {
             let error = SessionError::Closed {
                 code: goaway.code,
                 reason: goaway.reason,
             };
-            self.end(error);
-            return Ok(());
+            self.end(error.clone());
+            return Err(error);
         }
-        if !self.peer_draining {
-            self.peer_draining = true;
-            let retry_after = std::time::Duration::from_millis(goaway.retry_after.into());
-            self.events.push_back(Event::Draining {
-                code: goaway.code,
-                retry_after,
-            });
-        }
-        let mut refused: Vec<u32> = self
-            .streams
-            .keys()
-            .copied()
-            .filter(|id| self.is_ours(*id) && *id > goaway.last)
-            .collect();
-        refused.sort_unstable();
-        for id in refused {
-            self.on_reset(id, ResetCode::Refused)?;
+        if before.is_none() {
+            let retry_after = Duration::from_millis(goaway.retry_after.into());
+            self.news.draining = Some((goaway.code, retry_after));
         }
         Ok(())
     }
 
-    fn on_open(&mut self, frame: Frame, whole: usize, now: Instant) -> Result<(), SessionError> {
-        let id = frame.stream;
-        if self.is_ours(id) {
-            return malformed("OPEN with an id of the wrong side");
+    fn on_open(
+        &mut self,
+        id: StreamId,
+        mut payload: Bytes,
+        fin: bool,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        if self.streams.is_ours(id) || id.0 <= self.streams.highest {
+            return Err(Violation::OpenId(id).into());
         }
-        if id <= self.highest_peer {
-            return malformed("OPEN with an id that was used");
-        }
-        if self.peer_open >= self.hello.max_streams {
-            return malformed("more streams than were agreed on");
-        }
-        let mut payload = compact(frame.payload, whole);
-        if payload.len() < 4 {
-            return malformed("an OPEN is cut short");
-        }
-        let head = payload.get_u32() as usize;
-        if head > MAX_HEAD || head > payload.len() {
-            return malformed("an OPEN's head is too long");
-        }
-        let head = decode_call(payload.split_to(head))?;
-        self.highest_peer = id;
-        let window = self.peer.as_ref().map_or(0, |peer| peer.initial_window);
-        let mut stream = Stream::new(window, self.hello.initial_window);
-        if !stream.recv.window.receive(payload.len()) {
-            return Err(SessionError::FlowControl("an OPEN has more than a window"));
-        }
-        let fin = frame.flags & FIN != 0;
-        if payload.is_empty() && !fin {
-            self.spend_flood(now)?;
-        }
-        if !payload.is_empty() {
+        self.streams.highest = id.0;
+        let head = split_head(&mut payload).map_err(|what| wrong(Kind::Open, what))?;
+        let head_length = head.len();
+        let send_window = self.peer.as_ref().map_or(0, |peer| peer.initial_window);
+        let mut stream = Stream::new(false, send_window, self.hello.initial_window);
+        let body = payload.len();
+        stream
+            .recv
+            .window
+            .receive(body)
+            .or(Err(SessionError::FlowControl(id)))?;
+        stream.recv.ended = fin;
+        let call = match self.admit(head) {
+            Ok(call) => call,
+            Err(code) => {
+                let credit = if fin { 0 } else { stream.recv.window.credit() };
+                return self.refuse(id, code, credit, now);
+            }
+        };
+        stream.call = Some((Box::new(call), head_length));
+        if body > 0 {
+            // Cannot fail: data may begin a direction.
+            let _ = stream.recv.order.on_data();
             stream.recv.queue.push_back(Received::Data(payload));
         }
-        if fin {
-            stream.recv.half = Half::Finished;
-        }
-        self.peer_open += 1;
-        let refuse = self.draining || self.backlog.len() >= self.limits.backlog;
         self.streams.insert(id, stream);
-        if refuse {
-            self.abort(id, ResetCode::Refused);
-            self.release(id);
-        } else {
-            self.backlog.push_back((StreamId(id), head));
-            self.events.push_back(Event::Incoming);
-        }
+        self.backlog.push_back(id);
+        self.backlog_bytes += head_length;
+        self.news.incoming = true;
         Ok(())
     }
 
-    fn on_head(&mut self, frame: Frame, whole: usize) -> Result<(), SessionError> {
-        let (id, length) = (frame.stream, frame.payload.len());
-        let ours = self.is_ours(id);
-        let head = decode_head(compact(frame.payload, whole))?;
-        let Some(stream) = self.known(id)? else {
+    fn on_head(
+        &mut self,
+        id: StreamId,
+        payload: Bytes,
+        fin: bool,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        let length = payload.len();
+        if length > MAX_HEAD {
+            return Err(wrong(Kind::Head, Malformed("a head that is too long")));
+        }
+        let Some(stream) = self.on_bytes(Kind::Head, id, length)? else {
+            self.on_received(id, 0, fin);
             return Ok(());
         };
-        let recv = &mut stream.recv;
-        if !recv.window.receive(length) {
-            return Err(SessionError::FlowControl("a HEAD beyond the credit"));
-        }
-        if recv.half == Half::Finished || recv.trailers {
-            return malformed("a HEAD behind the end");
-        }
-        match &head {
-            Head::Trailers(_) if !ours || recv.final_head => recv.trailers = true,
-            Head::Interim(_) if ours && !recv.final_head => recv.interim_heads += 1,
-            Head::Response(_) | Head::Refusal(_) if ours && !recv.final_head => {
-                recv.final_head = true;
+        match decode_head(payload) {
+            Ok(head) if stream.recv.order.on_head(&head).is_ok() => {
+                stream
+                    .recv
+                    .queue
+                    .push_back(Received::Head(Box::new(head), length));
+                self.on_received(id, length, fin);
+                Ok(())
             }
-            _ => return malformed("a HEAD out of order"),
+            Ok(_) | Err(Malformed(_)) => self.broken(id, length, now),
         }
-        if recv.interim_heads > MAX_INTERIM {
-            return malformed("too many interim heads");
-        }
-        self.enqueue(
-            id,
-            Received::Head(head, length),
-            length,
-            frame.flags & FIN != 0,
-        );
-        Ok(())
     }
 
-    fn on_data(&mut self, frame: Frame, whole: usize, now: Instant) -> Result<(), SessionError> {
-        let (id, length, fin) = (frame.stream, frame.payload.len(), frame.flags & FIN != 0);
+    fn on_data(
+        &mut self,
+        id: StreamId,
+        data: Bytes,
+        fin: bool,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        let length = data.len();
         if length == 0 {
-            self.spend_flood(now)?;
+            self.streams.late.spend_idle()?;
         }
-        let ours = self.is_ours(id);
-        let Some(stream) = self.known(id)? else {
-            return Ok(());
+        let kind = if length == 0 {
+            Kind::Finish
+        } else {
+            Kind::Data
         };
-        let recv = &mut stream.recv;
-        if !recv.window.receive(length) {
-            return Err(SessionError::FlowControl("DATA beyond the credit"));
+        match self.on_bytes(kind, id, length)? {
+            Some(stream) if length > 0 => {
+                if stream.recv.order.on_data().is_err() {
+                    return self.broken(id, length, now);
+                }
+                stream.recv.queue.push_back(Received::Data(data));
+                self.on_received(id, length, fin);
+            }
+            _ => self.on_received(id, 0, fin),
         }
-        if recv.half == Half::Finished || recv.trailers && length > 0 {
-            return malformed("DATA behind the end");
-        }
-        if ours && !recv.final_head && length > 0 {
-            return malformed("DATA before the head");
-        }
-        let data = compact(frame.payload, whole);
-        self.enqueue(id, Received::Data(data), length, fin);
         Ok(())
     }
 
-    /// Queues what arrived, or drops it if nobody will read it.
-    fn enqueue(&mut self, id: u32, item: Received, length: usize, fin: bool) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
+    /// Counts bytes of a stream against its credit. `None`: nobody wants them.
+    fn on_bytes(
+        &mut self,
+        kind: Kind,
+        id: StreamId,
+        length: usize,
+    ) -> Result<Option<&mut Stream>, SessionError> {
+        if !self.streams.was_opened(id) {
+            return Err(Violation::NeverOpened(kind, id).into());
+        }
+        let known = self.streams.find(id).is_some();
+        if !known && !self.streams.late.spend_bytes(length) {
+            return Err(Violation::AfterEnd(kind, id).into());
+        }
+        let Some(stream) = self.streams.find_mut(id) else {
+            return Ok(None);
         };
-        let recv = &mut stream.recv;
-        if recv.half != Half::Open || recv.released {
-            // Stopped or released: what was in flight is dropped. No credit: the peer is told to
-            // stop.
-            recv.window.consume(length);
-        } else if length > 0 {
-            recv.queue.push_back(item);
-            self.received += length as u64;
-            if std::mem::take(&mut recv.waiting) {
-                self.events.push_back(Event::Readable(StreamId(id)));
-            }
+        if stream.recv.ended {
+            return Err(Violation::AfterEnd(kind, id).into());
+        }
+        stream
+            .recv
+            .window
+            .receive(length)
+            .or(Err(SessionError::FlowControl(id)))?;
+        if stream.recv.discards() {
+            stream.recv.window.read(length);
+            return Ok(None);
+        }
+        Ok(Some(stream))
+    }
+
+    /// Something was put into a stream's queue, or its end has come.
+    fn on_received(&mut self, id: StreamId, length: usize, fin: bool) {
+        self.streams.buffered += length;
+        if fin && let Some(stream) = self.streams.find_mut(id) {
+            stream.recv.ended = true;
+            // There is nothing left to stop.
+            stream.stop_due = None;
+        }
+        if length > 0 || fin {
+            self.streams.wake_reader(id);
         }
         if fin {
-            self.on_fin(id);
+            self.streams.settle(id);
         }
     }
 
-    fn on_fin(&mut self, id: u32) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+    fn on_reset(
+        &mut self,
+        id: StreamId,
+        code: ResetCode,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        if let Some(stream) = self.known(Kind::Reset, id)?
+            && !stream.is_over()
+        {
+            self.count_cancel(id, now)?;
+            self.on_aborted(id, code);
+        }
+        Ok(())
+    }
+
+    /// The peer aborted a stream.
+    fn on_aborted(&mut self, id: StreamId, code: ResetCode) {
+        let aborted = self.abort(id, code);
+        let Some(stream) = self.streams.find_mut(id) else {
             return;
         };
-        if stream.recv.half == Half::Open {
-            stream.recv.half = Half::Finished;
-            if std::mem::take(&mut stream.recv.waiting) {
-                self.events.push_back(Event::Readable(StreamId(id)));
-            }
+        stream.reset_due = None;
+        stream.stop_due = None;
+        if let Some((_, length)) = stream.call.take() {
+            // Nobody has taken the call: nobody needs to know.
+            self.backlog_bytes -= length;
+            self.streams.forget(id);
+            return;
         }
-        self.settle(id);
+        if aborted {
+            stream.news.reset = Some(code);
+            self.streams.list_news(id);
+        }
+        self.streams.settle(id);
     }
 
-    fn on_reset(&mut self, id: u32, code: ResetCode) -> Result<(), SessionError> {
-        let Some(stream) = self.known(id)? else {
+    fn on_stop(&mut self, id: StreamId, code: ResetCode, now: Instant) -> Result<(), SessionError> {
+        let Some(stream) = self.known(Kind::Stop, id)? else {
             return Ok(());
         };
-        if stream.is_over() {
+        if stream.send.is_over() || matches!(stream.send.state, SendState::Stopped(_)) {
             return Ok(());
         }
-        stream.reset(code);
-        self.events.push_back(Event::Reset(StreamId(id), code));
-        self.settle(id);
+        stream.send.state = SendState::Stopped(code);
+        stream.news.stopped = Some(code);
+        self.count_cancel(id, now)?;
+        self.streams.list_news(id);
+        self.streams.clear_send(id);
+        self.streams.wake_writer(id);
+        self.schedule(id, true);
         Ok(())
     }
 
-    fn on_stop(&mut self, id: u32, code: ResetCode) -> Result<(), SessionError> {
-        let Some(stream) = self.known(id)? else {
-            return Ok(());
-        };
-        if stream.send.is_over() {
-            return Ok(());
+    fn on_window(&mut self, id: StreamId, credit: u32) -> Result<(), SessionError> {
+        if credit == 0 {
+            return Err(Violation::Credit(id, credit).into());
         }
-        stream.send.stopped = Some(code);
-        stream.send.half = Half::Reset(code);
-        stream.send.clear();
-        self.events.push_back(Event::Stopped(StreamId(id), code));
-        self.settle(id);
+        if let Some(stream) = self.known(Kind::Window, id)? {
+            stream
+                .send
+                .window
+                .grant(credit)
+                .or(Err(Violation::Credit(id, credit)))?;
+            self.schedule(id, false);
+        }
         Ok(())
     }
 
-    fn on_window(&mut self, id: u32, credit: u32) -> Result<(), SessionError> {
-        let Some(stream) = self.known(id)? else {
-            return Ok(());
-        };
-        if !stream.send.window.grant(credit) {
-            return Err(SessionError::FlowControl(
-                "a WINDOW of nothing, or of too much",
-            ));
+    /// The stream of a frame without bytes, which is counted. `None`: the stream is forgotten,
+    /// and the frame is late and means nothing any more.
+    fn known(&mut self, kind: Kind, id: StreamId) -> Result<Option<&mut Stream>, SessionError> {
+        if !self.streams.was_opened(id) {
+            return Err(Violation::NeverOpened(kind, id).into());
         }
-        self.schedule(id);
+        self.streams.late.spend_idle()?;
+        Ok(self.streams.find_mut(id))
+    }
+
+    /// Whether a call is taken, or why not.
+    fn admit(&self, head: Bytes) -> Result<CallHead, ResetCode> {
+        let full = self.streams.theirs_open >= self.hello.max_streams
+            || self.backlog.len() >= self.limits.backlog
+            || self.backlog_bytes + head.len() > self.limits.backlog_bytes;
+        if full || self.draining {
+            return Err(ResetCode::Refused);
+        }
+        decode_call(head).or(Err(ResetCode::Protocol))
+    }
+
+    /// Turns a call away without keeping anything of it but its number.
+    fn refuse(
+        &mut self,
+        id: StreamId,
+        code: ResetCode,
+        credit: u32,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        self.cancels.spend(now)?;
+        if self.refused.len() >= self.limits.cancel_burst as usize {
+            return Err(Flood::Cancels.into());
+        }
+        self.counts.refused += 1;
+        self.streams.late.on_stream();
+        self.streams.late.on_forgotten(credit);
+        self.refused.push_back(Refused { id, code });
         Ok(())
     }
 
-    /// The stream of a frame. `None`: it was forgotten, and the frame is late. An id that never
-    /// was is an error.
-    fn known(&mut self, id: u32) -> Result<Option<&mut Stream>, SessionError> {
-        let was = if self.is_ours(id) {
-            id < self.next_id
+    /// A stream on which the peer's side above the multiplexer made a mistake: it is reset, and
+    /// our side is told as if the peer had done so. `bytes` are thrown away.
+    fn broken(&mut self, id: StreamId, bytes: usize, now: Instant) -> Result<(), SessionError> {
+        self.count_cancel(id, now)?;
+        let Some(stream) = self.streams.find_mut(id) else {
+            return Ok(());
+        };
+        stream.recv.window.read(bytes);
+        if let Some((_, length)) = stream.call.take() {
+            // Nobody has taken the call: nobody will let go of it.
+            self.backlog_bytes -= length;
+            (stream.send.released, stream.recv.released) = (true, true);
         } else {
-            id <= self.highest_peer
-        };
-        if !was {
-            return malformed("a frame on a stream that was never opened");
+            stream.news.reset = Some(ResetCode::Protocol);
+            self.streams.list_news(id);
         }
-        Ok(self.streams.get_mut(&id))
+        self.reset(id, ResetCode::Protocol);
+        Ok(())
     }
 
-    /// Counts a frame that costs its sender nothing.
-    fn spend_flood(&mut self, now: Instant) -> Result<(), SessionError> {
-        if now.saturating_duration_since(self.flood_since) >= self.limits.flood_period {
-            self.flood_since = now;
-            self.flood_seen = 0;
+    /// A stream of the peer's that ends before its time costs it something, or opening and
+    /// cancelling would be a way to make us work for nothing.
+    fn count_cancel(&mut self, id: StreamId, now: Instant) -> Result<(), SessionError> {
+        if !self.streams.is_ours(id) {
+            self.cancels.spend(now)?;
         }
-        self.flood_seen += 1;
-        if self.flood_seen > self.limits.flood_frames {
-            Err(SessionError::Flood)
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 }
 
+/// Takes the call head off an OPEN; what is left is the body's beginning.
+fn split_head(payload: &mut Bytes) -> Result<Bytes, Malformed> {
+    let length = take_length(payload)?;
+    if length > MAX_CALL_HEAD {
+        return malformed("a call head that is too long");
+    }
+    take_bytes(payload, length)
+}
+
+fn wrong(frame: Kind, Malformed(what): Malformed) -> SessionError {
+    Violation::Malformed { frame, what }.into()
+}
+
+fn word(kind: Kind, payload: &Bytes) -> Result<u32, SessionError> {
+    array(payload, "a payload that has not four bytes")
+        .map(u32::from_be_bytes)
+        .map_err(|what| wrong(kind, what))
+}
+
+fn number(kind: Kind, payload: &Bytes) -> Result<u64, SessionError> {
+    array(payload, "a payload that has not eight bytes")
+        .map(u64::from_be_bytes)
+        .map_err(|what| wrong(kind, what))
+}
+
 fn compact(payload: Bytes, whole: usize) -> Bytes {
-    if payload.len() * COPY_BELOW < whole {
+    let small = payload.len() < COPY_BELOW || payload.len() < whole / 4;
+    if small {
         Bytes::copy_from_slice(&payload)
     } else {
         payload

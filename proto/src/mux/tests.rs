@@ -4,15 +4,29 @@ mod hostile;
 mod pair;
 mod properties;
 mod schedule;
+mod states;
 mod streams;
+mod world;
 
 use std::time::Instant;
 
 use http::{HeaderMap, Method, StatusCode};
 
 use super::*;
+use crate::code::ResetCode;
+use crate::frame::put_frame;
 use crate::head::{BodyLength, CallId, Mode, ResponseHead};
+use crate::head::{CallHead, Head};
 use crate::principal::{Principal, PrincipalKind, Proof};
+
+/// An instant to start from: the only look at a clock in this crate.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a virtual clock has to start somewhere"
+)]
+pub(super) fn start() -> Instant {
+    Instant::now()
+}
 
 /// A greeting that allows many streams.
 fn hello(name: &str) -> Hello {
@@ -29,7 +43,11 @@ fn hello(name: &str) -> Hello {
 }
 
 fn config(side: Side) -> Config {
-    Config { side, hello: hello("test"), limits: Limits::default() }
+    Config {
+        side,
+        hello: hello("test"),
+        limits: Limits::default(),
+    }
 }
 
 fn call_head() -> CallHead {
@@ -74,9 +92,14 @@ fn transmit(mux: &mut Mux, now: Instant) -> Bytes {
 
 /// A mux that has greeted and was greeted; what it sent so far is thrown away.
 fn greeted(side: Side, now: Instant) -> Mux {
-    let other = if side == Side::Dialer { Side::Acceptor } else { Side::Dialer };
+    let other = if side == Side::Dialer {
+        Side::Acceptor
+    } else {
+        Side::Dialer
+    };
     let mut mux = Mux::new(config(side), now);
-    mux.handle_message(transmit(&mut Mux::new(config(other), now), now), now).unwrap();
+    mux.handle_message(transmit(&mut Mux::new(config(other), now), now), now)
+        .unwrap();
     assert!(matches!(mux.poll_event(), Some(Event::Ready)));
     transmit(&mut mux, now);
     mux

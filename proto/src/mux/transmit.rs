@@ -1,247 +1,316 @@
-//! Output: what is sent next.
+//! Output: what is sent next, and how it is put into a batch.
 //!
-//! Session frames first, then what is said about streams (RESET, STOP, WINDOW), then new streams,
-//! then bodies by deficit round robin: each stream in turn may send a quantum of bytes, in frames
-//! of at most [`MAX_DATA`], so that nobody waits longer than a quantum of each other stream.
+//! First what is about the session (greeting, pongs, pings), then what is about streams (RESET,
+//! STOP, WINDOW: numbers, never queues), then control messages, then the streams by schedule.
+//! Streams get their turn only when everything before them is in the batch, so that a RESET
+//! always goes before the OPEN that takes its place.
 
 use std::time::Instant;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
-use super::stream::{Half, Outgoing, Sending};
-use super::{Event, Mux, Phase, StreamId};
+use super::stream::{Chunk, SendState, Sending};
+use super::{Mux, StreamId};
+use crate::code::ResetCode;
 use crate::controls::encode_goaway;
-use crate::frame::{FIN, HEADER, Kind, put_header};
-use crate::limits::MAX_DATA;
+use crate::frame::{CLOSE, FIN, HEADER, Kind, put_frame, put_header};
+use crate::limits::FRAME;
+use crate::wire::{length_of_length, put_length};
 
-/// Bytes that a stream may send in its turn.
-const QUANTUM: usize = 16 * 1024;
+/// A call that was turned away.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) id: StreamId,
+    pub(super) code: ResetCode,
+}
+
+/// Least piece of data that is worth a frame at the end of a batch.
+const CRUMB: usize = 1024;
+
+/// What may stand in a batch before a frame that is larger than a batch: a few small ones.
+const BEFORE_LARGE: usize = 2 * 1024;
+
+/// The part of a batch that is left.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    start: usize,
+    limit: usize,
+}
+
+impl Room {
+    fn used(self, batch: &BytesMut) -> usize {
+        batch.len() - self.start
+    }
+
+    fn left(self, batch: &BytesMut) -> usize {
+        self.limit.saturating_sub(self.used(batch))
+    }
+
+    /// Whether a frame fits. One that fits nowhere goes with hardly anything before it.
+    fn fits(self, batch: &BytesMut, frame: usize) -> bool {
+        frame <= self.left(batch) || self.used(batch) <= BEFORE_LARGE && frame > self.limit / 2
+    }
+}
 
 impl Mux {
-    /// Appends whole frames to `batch` until about `limits.batch` bytes; `true` if any were.
+    /// Appends a batch of whole frames: at most [`Limits::batch`](super::Limits::batch) bytes,
+    /// or a single large head and little before it (at most 101 KiB). `true` if it appended
+    /// anything.
     pub fn poll_transmit(&mut self, batch: &mut BytesMut, now: Instant) -> bool {
         let start = batch.len();
-        self.transmit_session(batch, now);
-        if self.phase == Phase::Open {
-            self.transmit_flags(batch);
-            self.transmit_opens(batch, start);
-            self.transmit_bodies(batch, start);
+        if let Some(greeting) = self.greeting.take() {
+            put_frame(batch, Kind::Hello, 0, 0, &greeting);
         }
+        if self.ended.is_some() {
+            self.put_farewell(batch);
+        } else if self.peer.is_some() {
+            let expected = self.streams.queued + 32 * self.streams.due.len() + 64;
+            batch.reserve(expected.min(self.limits.batch));
+            self.put_pongs(batch);
+            // A large head has waited long enough; control messages can be large, too.
+            let large = std::mem::take(&mut self.postponed) && self.controls.is_empty();
+            let limit = if large {
+                BEFORE_LARGE
+            } else {
+                self.limits.batch / 2
+            };
+            let all = self.put_notes(batch, Room { start, limit });
+            self.put_ping(batch, now, all);
+            if all {
+                self.put_controls(batch, Room { start, limit });
+                self.put_streams(
+                    batch,
+                    Room {
+                        start,
+                        limit: self.limits.batch,
+                    },
+                );
+            }
+        }
+        self.counts.sent += (batch.len() - start) as u64;
         batch.len() > start
     }
 
-    /// Whether `poll_transmit` would append anything.
+    /// Whether [`poll_transmit`](Self::poll_transmit) has something to append.
     pub fn has_transmit(&self) -> bool {
-        if self.goaway.is_some() || !self.session_out.is_empty() {
+        if self.greeting.is_some() || self.farewell.is_some() {
             return true;
         }
-        match self.phase {
-            Phase::Closed => false,
-            Phase::Greeting => self.pings.pong.is_some(),
-            Phase::Open => {
-                self.pings.has_transmit()
-                    || !self.flagged.is_empty()
-                    || !self.opens.is_empty()
-                    || !self.active.is_empty()
+        self.ended.is_none()
+            && self.peer.is_some()
+            && (self.liveness.has_transmit()
+                || !self.refused.is_empty()
+                || !self.streams.due.is_empty()
+                || !self.controls.is_empty()
+                || self.drain_due.is_some()
+                || !self.schedule.is_empty())
+    }
+
+    fn put_farewell(&mut self, batch: &mut BytesMut) {
+        if let Some(goaway) = self.farewell.take() {
+            let mut payload = BytesMut::new();
+            encode_goaway(&goaway, &mut payload);
+            put_frame(batch, Kind::Goaway, CLOSE, 0, &payload);
+        }
+    }
+
+    fn put_pongs(&mut self, batch: &mut BytesMut) {
+        for number in self.liveness.take_pongs() {
+            put_frame(batch, Kind::Pong, 0, 0, &number.to_be_bytes());
+        }
+    }
+
+    /// `all`: no RESET is left to be sent after it.
+    fn put_ping(&mut self, batch: &mut BytesMut, now: Instant, all: bool) {
+        if let Some(number) = self.liveness.take_ping(now) {
+            put_frame(batch, Kind::Ping, 0, 0, &number.to_be_bytes());
+            if all {
+                self.streams.late.on_ping_sent();
             }
         }
     }
 
-    fn transmit_session(&mut self, batch: &mut BytesMut, now: Instant) {
-        batch.extend_from_slice(&self.session_out);
-        self.session_out.clear();
-        self.controls_queued = 0;
-        if let Some(pong) = self.pings.pong.take() {
-            put_header(batch, Kind::Pong, 0, 8, 0);
-            batch.put_slice(&pong);
-        }
-        if self.phase == Phase::Open
-            && let Some(ping) = self.pings.transmit(now)
-        {
-            put_header(batch, Kind::Ping, 0, 8, 0);
-            batch.put_slice(&ping);
-        }
-        if let Some(goaway) = self.goaway.take() {
-            put_header(batch, Kind::Goaway, 0, 12 + goaway.reason.len(), 0);
-            encode_goaway(&goaway, batch);
-        }
-    }
-
-    /// Four bytes each: all of them go, so that credit never waits behind bodies.
-    fn transmit_flags(&mut self, batch: &mut BytesMut) {
-        while let Some(id) = self.flagged.pop_front() {
-            let Some(stream) = self.streams.get_mut(&id) else {
-                continue;
-            };
-            stream.flagged = false;
-            let mut put = |kind, number: u32| {
-                put_header(batch, kind, 0, 4, id);
-                batch.put_u32(number);
-            };
-            if let Some(code) = stream.pending_reset.take() {
-                put(Kind::Reset, code.number());
-            } else {
-                if let Some(code) = stream.pending_stop.take() {
-                    put(Kind::Stop, code.number());
-                }
-                if stream.recv.half == Half::Open
-                    && let Some(credit) = stream.recv.window.due()
-                {
-                    stream.recv.window.granted(credit);
-                    put(Kind::Window, credit);
-                }
+    /// What is to be said about streams; `true` if all of it is in the batch.
+    fn put_notes(&mut self, batch: &mut BytesMut, room: Room) -> bool {
+        while let Some(refused) = self.refused.front() {
+            if !room.fits(batch, HEADER + 4) {
+                return false;
             }
-            self.settle(id);
+            put_word(batch, Kind::Reset, refused.id, refused.code.number());
+            self.refused.pop_front();
+        }
+        while let Some(id) = self.streams.due.front().copied() {
+            if !room.fits(batch, 2 * (HEADER + 4)) {
+                return false;
+            }
+            self.streams.due.pop_front();
+            self.put_stream_notes(batch, id);
+        }
+        true
+    }
+
+    /// Control messages, as long as less than half of the batch is used, and a GOAWAY.
+    fn put_controls(&mut self, batch: &mut BytesMut, room: Room) {
+        while room.left(batch) > 0 {
+            let Some((kind, payload)) = self.controls.pop_front() else {
+                break;
+            };
+            put_frame(batch, kind, 0, 0, &payload);
+        }
+        if let Some(mut goaway) = self.drain_due.take() {
+            // Known only now: what was accepted until this frame.
+            goaway.last = self.streams.highest;
+            let mut payload = BytesMut::new();
+            encode_goaway(&goaway, &mut payload);
+            put_frame(batch, Kind::Goaway, 0, 0, &payload);
         }
     }
 
-    fn transmit_opens(&mut self, batch: &mut BytesMut, start: usize) {
-        while batch.len() - start < self.limits.batch {
-            let Some(id) = self.opens.pop_front() else {
-                return;
-            };
-            let Some(stream) = self.streams.get_mut(&id) else {
-                continue;
-            };
-            let Some(head) = stream.opening.take() else {
+    fn put_stream_notes(&mut self, batch: &mut BytesMut, id: StreamId) {
+        let Some(stream) = self.streams.find_mut(id) else {
+            return;
+        };
+        stream.listed = false;
+        if let Some(code) = stream.reset_due.take() {
+            put_word(batch, Kind::Reset, id, code.number());
+        } else {
+            if let Some(code) = stream.stop_due.take() {
+                put_word(batch, Kind::Stop, id, code.number());
+            }
+            if stream.recv.wants_credit() && stream.recv.window.is_due() {
+                put_word(batch, Kind::Window, id, stream.recv.window.grant());
+            }
+        }
+        self.streams.settle(id);
+    }
+
+    fn put_streams(&mut self, batch: &mut BytesMut, room: Room) {
+        while let Some(id) = self.schedule.front() {
+            let Some(stream) = self.streams.find_mut(id) else {
+                self.schedule.drop_front();
                 continue;
             };
             let send = &mut stream.send;
-            let body = next_data(send, MAX_DATA);
-            put_header(batch, Kind::Open, 0, 4 + head.len() + body, id);
-            let header = batch.len() - HEADER;
-            batch.put_u32(head.len() as u32);
+            if !send.has_work() {
+                self.schedule.on_empty(&mut send.turn);
+                continue;
+            }
+            if !self.schedule.is_turn(&mut send.turn) {
+                continue;
+            }
+            let least = least_frame(send);
+            if !room.fits(batch, least) {
+                self.postponed = least > self.limits.batch / 2;
+                return;
+            }
+            let before = (batch.len(), send.queued);
+            put_next(batch, send, id, room.left(batch));
+            self.schedule
+                .on_sent(&mut send.turn, batch.len() - before.0);
+            self.streams.queued -= before.1 - send.queued;
+            self.streams.late.on_frame_sent();
+            self.after_frame(id);
+        }
+        self.schedule.shrink();
+    }
+
+    /// Wakes a writer once half of the queue is free, says what could not be said before OPEN,
+    /// and forgets what is done.
+    fn after_frame(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.find_mut(id) else {
+            return;
+        };
+        let room = stream.send.queued <= self.limits.send_queue / 2;
+        let stop_due = stream.stop_due.is_some();
+        if !std::mem::replace(&mut stream.send.on_wire, true) {
+            self.streams.sent = id.0;
+            if stop_due {
+                self.streams.list_due(id);
+            }
+        }
+        if room {
+            self.streams.wake_writer(id);
+        }
+        self.streams.settle(id);
+    }
+}
+
+/// Appends a frame whose payload is one number.
+fn put_word(batch: &mut BytesMut, kind: Kind, id: StreamId, word: u32) {
+    put_header(batch, kind, 0, 4, id.0);
+    batch.put_u32(word);
+}
+
+/// Size of the smallest frame with which a stream that has work can go on.
+fn least_frame(send: &Sending) -> usize {
+    HEADER
+        + match send.queue.front() {
+            Some(Chunk::Open(head)) => length_of_length(head.len()) + head.len(),
+            Some(Chunk::Head(head)) => head.len(),
+            Some(Chunk::Data(_) | Chunk::Gathered(_)) => send.data_ready(0, CRUMB),
+            None => 0,
+        }
+}
+
+/// Appends the next frame of a stream that has work, at most about `room` bytes.
+fn put_next(batch: &mut BytesMut, send: &mut Sending, id: StreamId, room: usize) {
+    let start = batch.len();
+    match send.queue.pop_front() {
+        Some(Chunk::Open(head)) => {
+            let length = length_of_length(head.len()) + head.len();
+            let most = FRAME
+                .min(room.saturating_sub(HEADER))
+                .saturating_sub(length);
+            let body = send.data_ready(0, most);
+            put_header(batch, Kind::Open, 0, length + body, id.0);
+            put_length(batch, head.len());
             batch.put_slice(&head);
-            copy_data(send, body, batch);
-            self.sent += body as u64;
-            if send.half == Half::Finished && send.queue.is_empty() {
-                set_fin(batch, header);
-                send.fin_sent = true;
-            }
-            self.after_send(id);
+            send.queued -= head.len();
+            put_data(batch, send, body);
         }
-    }
-
-    fn transmit_bodies(&mut self, batch: &mut BytesMut, start: usize) {
-        while batch.len() - start < self.limits.batch {
-            let Some(id) = self.active.pop_front() else {
-                return;
-            };
-            let Some(stream) = self.streams.get_mut(&id) else {
-                continue;
-            };
-            let send = &mut stream.send;
-            send.scheduled = false;
-            send.deficit += QUANTUM;
-            while send.has_work() && send.deficit > 0 && batch.len() - start < self.limits.batch {
-                let sent = put_next(send, id, batch);
-                send.deficit = send.deficit.saturating_sub(sent);
-                self.sent += sent as u64;
-            }
-            if send.has_work() {
-                send.scheduled = true;
-                if send.deficit > 0 {
-                    // The batch is full in the middle of its turn, which goes on next time.
-                    send.deficit = send.deficit.saturating_sub(QUANTUM);
-                    self.active.push_front(id);
-                } else {
-                    self.active.push_back(id);
-                }
-            } else {
-                send.deficit = 0;
-            }
-            self.after_send(id);
+        Some(Chunk::Head(head)) => {
+            put_frame(batch, Kind::Head, 0, id.0, &head);
+            send.queued -= head.len();
+            send.window.spend(head.len());
         }
-    }
-
-    /// Tells a blocked writer that there is room, schedules what is left, forgets what is done.
-    fn after_send(&mut self, id: u32) {
-        let room = self.limits.send_queue / 2;
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.send.blocked
-            && stream.send.queued <= room
-        {
-            stream.send.blocked = false;
-            self.events.push_back(Event::Writable(StreamId(id)));
+        Some(data) => {
+            send.queue.push_front(data);
+            let length = send.data_ready(0, FRAME.min(room.saturating_sub(HEADER)));
+            put_header(batch, Kind::Data, 0, length, id.0);
+            put_data(batch, send, length);
         }
-        self.schedule(id);
-        self.settle(id);
+        None => put_header(batch, Kind::Finish, 0, 0, id.0),
     }
-
-    /// Puts a stream that can send into the scheduler's queue, once.
-    pub(super) fn schedule(&mut self, id: u32) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.opening.is_none()
-            && !stream.send.scheduled
-            && stream.send.has_work()
-        {
-            stream.send.scheduled = true;
-            self.active.push_back(id);
-        }
-    }
-}
-
-/// One frame of a stream that has work; returns what counts against its turn.
-fn put_next(send: &mut Sending, id: u32, batch: &mut BytesMut) -> usize {
-    if matches!(send.queue.front(), Some(Outgoing::Head(_)))
-        && let Some(Outgoing::Head(head)) = send.queue.pop_front()
-    {
-        send.queued -= head.len();
-        send.window.spend(head.len());
-        let fin = send.half == Half::Finished && send.queue.is_empty();
-        send.fin_sent |= fin;
-        put_header(batch, Kind::Head, if fin { FIN } else { 0 }, head.len(), id);
-        batch.put_slice(&head);
-        return head.len() + HEADER;
-    }
-    let length = next_data(send, MAX_DATA);
-    if length == 0 {
+    let ends = matches!(send.state, SendState::Finishing | SendState::Stopped(_));
+    if ends && send.queue.is_empty() {
         send.fin_sent = true;
-        put_header(batch, Kind::Finish, 0, 0, id);
-        return HEADER;
-    }
-    put_header(batch, Kind::Data, 0, length, id);
-    let header = batch.len() - HEADER;
-    copy_data(send, length, batch);
-    if send.half == Half::Finished && send.queue.is_empty() {
-        set_fin(batch, header);
-        send.fin_sent = true;
-    }
-    length + HEADER
-}
-
-/// How many bytes of body the next frame can have: what is queued before the next head, within
-/// the credit.
-fn next_data(send: &Sending, most: usize) -> usize {
-    let most = most.min(send.window.available());
-    let mut length = 0;
-    for item in &send.queue {
-        match item {
-            Outgoing::Data(data) if length < most => length += data.len(),
-            _ => break,
+        // FINISH needs no flag; in all others it is the upper half of the second byte.
+        if batch[start] != Kind::Finish as u8 {
+            batch[start + 1] |= FIN << 4;
         }
     }
-    length.min(most)
 }
 
-fn copy_data(send: &mut Sending, length: usize, batch: &mut BytesMut) {
+/// Moves `length` bytes of data from the queue's front into the batch.
+fn put_data(batch: &mut BytesMut, send: &mut Sending, length: usize) {
     send.window.spend(length);
     send.queued -= length;
     let mut left = length;
     while left > 0 {
-        let Some(Outgoing::Data(data)) = send.queue.front_mut() else {
-            return;
+        let rest = match send.queue.front_mut() {
+            Some(Chunk::Data(data)) => move_bytes(batch, data, &mut left),
+            Some(Chunk::Gathered(data)) => move_bytes(batch, data, &mut left),
+            Some(Chunk::Open(_) | Chunk::Head(_)) | None => return,
         };
-        let part = data.split_to(data.len().min(left));
-        batch.put_slice(&part);
-        left -= part.len();
-        if data.is_empty() {
+        if rest == 0 {
             send.queue.pop_front();
         }
     }
 }
 
-/// The flag bits are the upper half of the header's second byte.
-fn set_fin(batch: &mut BytesMut, header: usize) {
-    batch[header + 1] |= FIN << 4;
+fn move_bytes(batch: &mut BytesMut, data: &mut impl Buf, left: &mut usize) -> usize {
+    let part = data.remaining().min(*left);
+    batch.put(data.take(part));
+    *left -= part;
+    data.remaining()
 }

@@ -1,93 +1,252 @@
-//! Credit of one direction of a stream. All arithmetic on it is here.
+//! Credit of one direction of a stream. All arithmetic on it is here, and checked.
 
-/// Most credit that a sender may hold at once, in bytes: 1 GiB.
-pub(super) const MAX_CREDIT: u64 = 1 << 30;
+use std::time::{Duration, Instant};
+
+use crate::limits::MAX_WINDOW;
+
+/// The peer sent more than it was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overrun;
 
 /// What the peer lets us send.
 #[derive(Debug)]
 pub(super) struct SendWindow {
-    /// Bytes granted since the stream began.
-    granted: u64,
-    /// Bytes sent since the stream began; never more than `granted`.
-    sent: u64,
+    credit: u32,
 }
 
 impl SendWindow {
     pub(super) fn new(initial: u32) -> Self {
-        Self {
-            granted: initial.into(),
-            sent: 0,
-        }
+        Self { credit: initial }
     }
 
+    /// Bytes that may be sent now.
     pub(super) fn available(&self) -> usize {
-        (self.granted - self.sent) as usize
+        self.credit as usize
     }
 
+    /// Takes credit for bytes that are sent; never more than is available.
     pub(super) fn spend(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.available());
-        self.sent += bytes as u64;
+        self.credit = self.credit.saturating_sub(bytes as u32);
     }
 
-    /// Takes a grant; `false` if it is nothing or too much.
-    #[must_use]
-    pub(super) fn grant(&mut self, credit: u32) -> bool {
-        self.granted += u64::from(credit);
-        credit > 0 && self.granted - self.sent <= MAX_CREDIT
+    /// Takes a grant. None at all, or more than a stream can have, is an error.
+    pub(super) fn grant(&mut self, credit: u32) -> Result<(), Overrun> {
+        match self.credit.checked_add(credit) {
+            Some(sum) if credit > 0 && sum <= MAX_WINDOW => self.credit = sum,
+            _ => return Err(Overrun),
+        }
+        Ok(())
     }
 }
 
 /// What we let the peer send.
 ///
-/// Always `consumed <= received <= granted <= consumed + size`: what is buffered never exceeds
-/// what was granted, and what is granted never exceeds the window.
+/// Always `credit + buffered + owed == size`: what the peer may still send, what waits to be
+/// read, and what was read but not granted again make up the window. So what is buffered never
+/// exceeds the window, and credit is neither lost nor made.
 #[derive(Debug)]
 pub(super) struct RecvWindow {
-    size: u64,
-    granted: u64,
-    received: u64,
-    consumed: u64,
+    size: u32,
+    credit: u32,
+    buffered: u32,
+    owed: u32,
+    turn: Turnover,
+}
+
+/// How fast a window turns over: the bytes read since an instant.
+#[derive(Debug, Default)]
+struct Turnover {
+    since: Option<Instant>,
+    read: u32,
 }
 
 impl RecvWindow {
+    /// Least part of a window that a WINDOW frame is sent for once everything was read.
+    const LEAST: u32 = 64;
+    /// Part of a window that a WINDOW frame is sent for in any case. Waiting for half of it
+    /// would halve the rate on a long line; eight frames a window cost nothing.
+    const STEP: u32 = 8;
+
     pub(super) fn new(size: u32) -> Self {
         Self {
-            size: size.into(),
-            granted: size.into(),
-            received: 0,
-            consumed: 0,
+            size,
+            credit: size,
+            buffered: 0,
+            owed: 0,
+            turn: Turnover::default(),
         }
     }
 
-    /// Counts arriving bytes; `false` if they are beyond the credit.
-    #[must_use]
-    pub(super) fn receive(&mut self, bytes: usize) -> bool {
-        self.received += bytes as u64;
-        self.received <= self.granted
+    fn check(&self) {
+        debug_assert_eq!(
+            u64::from(self.credit) + u64::from(self.buffered) + u64::from(self.owed),
+            u64::from(self.size)
+        );
     }
 
-    pub(super) fn consume(&mut self, bytes: usize) {
-        self.consumed += bytes as u64;
-        debug_assert!(self.consumed <= self.received);
+    /// The whole window.
+    pub(super) fn size(&self) -> u32 {
+        self.size
     }
 
+    /// What the peer may still send.
+    pub(super) fn credit(&self) -> u32 {
+        self.credit
+    }
+
+    /// What waits to be read.
     pub(super) fn buffered(&self) -> usize {
-        (self.received - self.consumed) as usize
+        self.buffered as usize
     }
 
-    /// Credit worth a WINDOW frame: an eighth of the window, or, once everything is read, as
-    /// little as a 64th. Waiting for half a window would halve the rate on a long line.
-    pub(super) fn due(&self) -> Option<u32> {
-        let due = self.consumed + self.size - self.granted;
-        let step = if self.received == self.consumed {
-            self.size / 64
+    /// What was read and is not granted again yet.
+    #[cfg(test)]
+    pub(super) fn owed(&self) -> u32 {
+        self.owed
+    }
+
+    /// Counts arriving bytes.
+    pub(super) fn receive(&mut self, bytes: usize) -> Result<(), Overrun> {
+        let bytes = u32::try_from(bytes).or(Err(Overrun))?;
+        self.credit = self.credit.checked_sub(bytes).ok_or(Overrun)?;
+        self.buffered += bytes;
+        self.check();
+        Ok(())
+    }
+
+    /// Counts bytes that were read, or thrown away.
+    pub(super) fn read(&mut self, bytes: usize) {
+        let bytes = bytes as u32;
+        debug_assert!(bytes <= self.buffered);
+        self.buffered -= bytes;
+        self.owed += bytes;
+        self.check();
+    }
+
+    /// Whether a WINDOW frame is worth sending.
+    pub(super) fn is_due(&self) -> bool {
+        let part = if self.buffered == 0 {
+            Self::LEAST
         } else {
-            self.size / 8
+            Self::STEP
         };
-        (due >= step.max(1)).then_some(due as u32)
+        self.owed >= (self.size / part).max(1)
     }
 
-    pub(super) fn granted(&mut self, credit: u32) {
-        self.granted += u64::from(credit);
+    /// Grants everything that was read.
+    pub(super) fn grant(&mut self) -> u32 {
+        let credit = std::mem::take(&mut self.owed);
+        self.credit += credit;
+        self.check();
+        credit
+    }
+
+    /// After a read: by how many bytes the window should grow, because the peer fills all of it
+    /// within two round trips and the reader keeps up. At most `most` bytes.
+    ///
+    /// A window that turns over more slowly is large enough; a reader that leaves bytes lying
+    /// would only have more of them lying.
+    pub(super) fn growth(
+        &mut self,
+        bytes: usize,
+        now: Instant,
+        rtt: Option<Duration>,
+        most: u32,
+    ) -> u32 {
+        let since = *self.turn.since.get_or_insert(now);
+        self.turn.read = self.turn.read.saturating_add(bytes as u32);
+        if self.turn.read < self.size {
+            return 0;
+        }
+        self.turn = Turnover {
+            since: Some(now),
+            read: 0,
+        };
+        let fast = rtt.is_some_and(|rtt| now.saturating_duration_since(since) < 2 * rtt);
+        let keeps_up = self.buffered <= self.size / 2;
+        if fast && keeps_up {
+            self.size.min(most)
+        } else {
+            0
+        }
+    }
+
+    /// Makes the window larger; the next grant has the difference.
+    pub(super) fn grow(&mut self, by: u32) {
+        self.size += by;
+        self.owed += by;
+        self.check();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mux::tests::start;
+
+    #[test]
+    fn credit_is_granted_in_eighths_while_bytes_wait() {
+        let mut window = RecvWindow::new(80_000);
+        window.receive(80_000).unwrap();
+        window.read(9_999);
+        assert!(!window.is_due());
+        window.read(1);
+        assert!(window.is_due());
+        assert_eq!(window.grant(), 10_000);
+        assert_eq!(window.credit(), 10_000);
+    }
+
+    #[test]
+    fn credit_is_granted_when_everything_was_read_but_not_for_crumbs() {
+        let mut window = RecvWindow::new(64_000);
+        window.receive(999).unwrap();
+        window.read(999);
+        assert!(!window.is_due());
+        window.receive(1).unwrap();
+        window.read(1);
+        assert!(window.is_due());
+        assert_eq!(window.grant(), 1000);
+    }
+
+    #[test]
+    fn bytes_beyond_the_credit_are_an_overrun() {
+        let mut window = RecvWindow::new(10);
+        window.receive(10).unwrap();
+        assert_eq!(window.receive(1), Err(Overrun));
+        window.read(10);
+        assert_eq!(
+            window.receive(1),
+            Err(Overrun),
+            "what was read is not yet granted"
+        );
+        window.grant();
+        window.receive(10).unwrap();
+        assert_eq!(window.receive(usize::MAX), Err(Overrun));
+    }
+
+    #[test]
+    fn grants_of_nothing_or_too_much_are_errors() {
+        let mut window = SendWindow::new(1);
+        assert_eq!(window.grant(0), Err(Overrun));
+        assert_eq!(window.grant(u32::MAX), Err(Overrun));
+        assert_eq!(window.grant(MAX_WINDOW), Err(Overrun));
+        window.grant(MAX_WINDOW - 1).unwrap();
+        assert_eq!(window.available(), MAX_WINDOW as usize);
+    }
+
+    #[test]
+    fn a_window_grows_only_if_it_turns_over_fast_and_is_read() {
+        let (start, rtt) = (start(), Duration::from_millis(100));
+        let turn = |unread: usize, time: Duration, rtt: Option<Duration>| {
+            let mut window = RecvWindow::new(1000);
+            window.receive(unread).unwrap();
+            assert_eq!(window.growth(0, start, rtt, 5000), 0);
+            window.growth(1000, start + time, rtt, 5000)
+        };
+        assert_eq!(turn(0, rtt, Some(rtt)), 1000);
+        assert_eq!(turn(0, 2 * rtt, Some(rtt)), 0, "slow enough");
+        assert_eq!(turn(501, rtt, Some(rtt)), 0, "the reader does not keep up");
+        assert_eq!(turn(0, rtt, None), 0, "no round trip measured");
     }
 }

@@ -1,1 +1,1 @@
-//! soon
+//! Filled below.

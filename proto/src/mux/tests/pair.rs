@@ -21,7 +21,7 @@ impl Pair {
     }
 
     pub(super) fn with(dialer: Config, acceptor: Config, delay: Duration) -> Self {
-        let now = Instant::now();
+        let now = start();
         let mut pair = Self {
             now,
             dialer: Mux::new(dialer, now),
@@ -34,6 +34,29 @@ impl Pair {
         assert!(matches!(pair.dialer.poll_event(), Some(Event::Ready)));
         assert!(matches!(pair.acceptor.poll_event(), Some(Event::Ready)));
         pair
+    }
+
+    pub(super) fn end(&mut self, side: Side) -> &mut Mux {
+        match side {
+            Side::Dialer => &mut self.dialer,
+            Side::Acceptor => &mut self.acceptor,
+        }
+    }
+
+    pub(super) fn ends(&self, side: Side) -> &Mux {
+        match side {
+            Side::Dialer => &self.dialer,
+            Side::Acceptor => &self.acceptor,
+        }
+    }
+
+    /// What is on the line to `side`, in order.
+    pub(super) fn line_to(&self, side: Side) -> impl Iterator<Item = &Bytes> {
+        let line = match side {
+            Side::Dialer => &self.to_dialer,
+            Side::Acceptor => &self.to_acceptor,
+        };
+        line.iter().map(|(_, message)| message)
     }
 
     /// Sends what both ends have, one batch each, as the driver does in a turn.
@@ -99,7 +122,10 @@ impl Pair {
 
     /// Opens a stream from the acceptor's side (as a relay does) and accepts it.
     pub(super) fn open(&mut self) -> StreamId {
-        let id = self.acceptor.open(&call_head(), Bytes::new(), false).unwrap();
+        let id = self
+            .acceptor
+            .open(&call_head(), Bytes::new(), false)
+            .unwrap();
         self.settle();
         assert_eq!(self.dialer.accept().unwrap().0, id);
         id
@@ -125,7 +151,13 @@ pub(super) fn drain(mux: &mut Mux, id: StreamId, now: Instant) -> (Vec<Item>, Op
 pub(super) fn bytes_of(items: &[Item]) -> Vec<u8> {
     items
         .iter()
-        .filter_map(|item| if let Item::Data(data) = item { Some(data.to_vec()) } else { None })
+        .filter_map(|item| {
+            if let Item::Data(data) = item {
+                Some(data.to_vec())
+            } else {
+                None
+            }
+        })
         .flatten()
         .collect()
 }

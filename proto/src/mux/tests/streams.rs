@@ -24,7 +24,9 @@ fn a_small_call_is_one_frame_there_and_two_back() {
     assert!(matches!(items.last(), Some(Item::Finished)));
 
     pair.dialer.send_head(id, &answer()).unwrap();
-    pair.dialer.write(id, &mut Bytes::from_static(b"world")).unwrap();
+    pair.dialer
+        .write(id, &mut Bytes::from_static(b"world"))
+        .unwrap();
     pair.dialer.finish(id).unwrap();
     let reply = transmit(&mut pair.dialer, pair.now);
     assert_eq!(frames(&reply), [Kind::Head, Kind::Data]);
@@ -37,7 +39,9 @@ fn a_small_call_is_one_frame_there_and_two_back() {
 
 fn frames(message: &Bytes) -> Vec<Kind> {
     let mut message = message.clone();
-    std::iter::from_fn(|| crate::frame::next(&mut message).unwrap()).map(|frame| frame.kind).collect()
+    std::iter::from_fn(|| crate::frame::next(&mut message).unwrap())
+        .map(|frame| frame.kind)
+        .collect()
 }
 
 #[test]
@@ -73,12 +77,17 @@ fn one_half_may_end_long_before_the_other() {
     assert!(matches!(items.as_slice(), [Item::Finished]));
     pair.dialer.send_head(id, &answer()).unwrap();
     for _ in 0..3 {
-        pair.dialer.write(id, &mut Bytes::from_static(b"x")).unwrap();
+        pair.dialer
+            .write(id, &mut Bytes::from_static(b"x"))
+            .unwrap();
         pair.settle();
     }
     let (items, _) = drain(&mut pair.acceptor, id, pair.now);
     assert_eq!(bytes_of(&items), b"xxx");
-    assert_eq!(pair.acceptor.write(id, &mut Bytes::from_static(b"y")), Err(StreamError::Finished));
+    assert_eq!(
+        pair.acceptor.write(id, &mut Bytes::from_static(b"y")),
+        Err(StreamError::Finished)
+    );
 }
 
 #[test]
@@ -89,11 +98,16 @@ fn a_reset_reaches_both_halves_and_the_writer() {
     pair.settle();
     pair.acceptor.reset(id, ResetCode::Cancelled);
     pair.settle();
-    assert!(events(&mut pair.dialer)
-        .iter()
-        .any(|event| matches!(event, Event::Reset(_, ResetCode::Cancelled))));
+    assert!(
+        events(&mut pair.dialer)
+            .iter()
+            .any(|event| matches!(event, Event::Reset(_, ResetCode::Cancelled)))
+    );
     let lost = StreamError::Reset(ResetCode::Cancelled);
-    assert_eq!(pair.dialer.write(id, &mut Bytes::from_static(b"x")), Err(lost));
+    assert_eq!(
+        pair.dialer.write(id, &mut Bytes::from_static(b"x")),
+        Err(lost)
+    );
     assert_eq!(drain(&mut pair.dialer, id, pair.now).1, Some(lost));
     assert_eq!(drain(&mut pair.acceptor, id, pair.now).1, Some(lost));
 }
@@ -103,7 +117,9 @@ fn a_reset_behind_a_whole_answer_does_not_take_it_back() {
     let mut pair = Pair::new(NONE);
     let id = pair.open();
     pair.dialer.send_head(id, &answer()).unwrap();
-    pair.dialer.write(id, &mut Bytes::from_static(b"all of it")).unwrap();
+    pair.dialer
+        .write(id, &mut Bytes::from_static(b"all of it"))
+        .unwrap();
     pair.dialer.finish(id).unwrap();
     pair.settle();
     pair.dialer.reset(id, ResetCode::Internal);
@@ -117,12 +133,17 @@ fn a_reset_behind_a_whole_answer_does_not_take_it_back() {
 fn a_stop_ends_one_half_and_leaves_the_other() {
     let mut pair = Pair::new(NONE);
     let id = pair.open();
-    pair.acceptor.write(id, &mut Bytes::from(vec![0; 100_000])).unwrap();
+    pair.acceptor
+        .write(id, &mut Bytes::from(vec![0; 100_000]))
+        .unwrap();
     pair.settle();
     pair.dialer.stop(id, ResetCode::NotNeeded);
     pair.settle();
     let stopped = StreamError::Stopped(ResetCode::NotNeeded);
-    assert_eq!(pair.acceptor.write(id, &mut Bytes::from_static(b"x")), Err(stopped));
+    assert_eq!(
+        pair.acceptor.write(id, &mut Bytes::from_static(b"x")),
+        Err(stopped)
+    );
     pair.dialer.send_head(id, &answer()).unwrap();
     pair.dialer.finish(id).unwrap();
     pair.settle();
@@ -148,7 +169,10 @@ fn a_dropped_handle_cancels_what_was_not_finished() {
 fn a_stream_that_was_aborted_before_it_was_sent_is_never_sent() {
     let mut pair = Pair::new(NONE);
     pair.settle();
-    let id = pair.acceptor.open(&call_head(), Bytes::new(), true).unwrap();
+    let id = pair
+        .acceptor
+        .open(&call_head(), Bytes::new(), true)
+        .unwrap();
     pair.acceptor.reset(id, ResetCode::Cancelled);
     pair.acceptor.release_send(id);
     pair.acceptor.release_recv(id);
@@ -163,7 +187,9 @@ fn late_frames_of_a_forgotten_stream_are_harmless() {
     let mut pair = Pair::new(Duration::from_millis(75));
     let id = pair.open();
     pair.dialer.send_head(id, &answer()).unwrap();
-    pair.dialer.write(id, &mut Bytes::from(vec![1; 10_000])).unwrap();
+    pair.dialer
+        .write(id, &mut Bytes::from(vec![1; 10_000]))
+        .unwrap();
     pair.acceptor.release_send(id);
     pair.acceptor.release_recv(id);
     pair.settle();
@@ -183,7 +209,10 @@ fn the_peers_stream_limit_is_kept_and_freed_again() {
     assert_eq!(full, Err(OpenError::TooManyStreams));
     pair.acceptor.reset(first, ResetCode::Cancelled);
     // The RESET goes ahead of the OPEN: the peer's count never exceeds its limit.
-    let next = pair.acceptor.open(&call_head(), Bytes::new(), true).unwrap();
+    let next = pair
+        .acceptor
+        .open(&call_head(), Bytes::new(), true)
+        .unwrap();
     pair.settle();
     assert_eq!(pair.dialer.accept().unwrap().0, next);
 }
@@ -194,7 +223,10 @@ fn a_drain_refuses_new_streams_finishes_old_ones_and_says_when_to_come_back() {
     let old = pair.open();
     pair.dialer.drain(Duration::from_secs(3));
     // On its way before the GOAWAY arrives: refused, so that it can go elsewhere.
-    let crossing = pair.acceptor.open(&call_head(), Bytes::new(), true).unwrap();
+    let crossing = pair
+        .acceptor
+        .open(&call_head(), Bytes::new(), true)
+        .unwrap();
     pair.settle();
     assert!(events(&mut pair.acceptor).iter().any(|event| matches!(
         event,
@@ -212,15 +244,23 @@ fn a_drain_refuses_new_streams_finishes_old_ones_and_says_when_to_come_back() {
     assert_eq!(drain(&mut pair.acceptor, old, pair.now).0.len(), 2);
 }
 
+const QUEUE: usize = 32;
+
 #[test]
 fn control_messages_arrive_in_order_and_the_queue_is_bounded() {
     let mut pair = Pair::new(NONE);
     pair.settle();
-    let notice = |n: usize| Control::Notice { code: None, text: n.to_string() };
-    for n in 0..MAX_CONTROLS {
+    let notice = |n: usize| Control::Notice {
+        code: None,
+        text: n.to_string(),
+    };
+    for n in 0..QUEUE {
         pair.dialer.send_control(&notice(n)).unwrap();
     }
-    assert_eq!(pair.dialer.send_control(&notice(99)), Err(ControlError::Full));
+    assert_eq!(
+        pair.dialer.send_control(&notice(99)),
+        Err(ControlError::Full)
+    );
     pair.settle();
     let texts: Vec<_> = events(&mut pair.acceptor)
         .into_iter()
@@ -229,7 +269,7 @@ fn control_messages_arrive_in_order_and_the_queue_is_bounded() {
             _ => None,
         })
         .collect();
-    assert_eq!(texts, (0..MAX_CONTROLS).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(texts, (0..QUEUE).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 #[test]
@@ -252,7 +292,7 @@ fn pings_keep_an_idle_session_alive_for_hours() {
 
 #[test]
 fn a_silent_peer_is_dead_after_fifteen_seconds_and_every_stream_knows() {
-    let now = Instant::now();
+    let now = start();
     let mut mux = greeted(Side::Acceptor, now);
     let id = mux.open(&call_head(), Bytes::new(), true).unwrap();
     assert!(matches!(mux.read(id, now), Ok(None)));
@@ -274,9 +314,12 @@ fn a_silent_peer_is_dead_after_fifteen_seconds_and_every_stream_knows() {
 
 #[test]
 fn a_peer_that_does_not_greet_is_given_up() {
-    let now = Instant::now();
+    let now = start();
     let mut mux = Mux::new(config(Side::Dialer), now);
-    assert_eq!(mux.open(&call_head(), Bytes::new(), true), Err(OpenError::NotReady));
+    assert_eq!(
+        mux.open(&call_head(), Bytes::new(), true),
+        Err(OpenError::NotReady)
+    );
     let ends = mux.poll_timeout().unwrap();
     assert_eq!(ends - now, Duration::from_secs(10));
     assert!(mux.handle_timeout(ends).is_err());
@@ -290,9 +333,14 @@ fn close_says_goodbye_once_and_the_peer_knows_why() {
     let goodbye = transmit(&mut pair.dialer, pair.now);
     assert_eq!(frames(&goodbye), [Kind::Goaway]);
     assert!(transmit(&mut pair.dialer, pair.now).is_empty());
-    pair.acceptor.handle_message(goodbye, pair.now).unwrap();
-    assert!(matches!(
-        events(&mut pair.acceptor).last(),
-        Some(Event::Closed(SessionError::Closed { code: GoawayCode::Replaced, .. }))
-    ));
+    assert!(pair.dialer.is_closed());
+    let told = SessionError::Closed {
+        code: GoawayCode::Replaced,
+        reason: "a newer session".into(),
+    };
+    let error = pair.acceptor.handle_message(goodbye, pair.now);
+    assert_eq!(error, Err(told.clone()));
+    let last = events(&mut pair.acceptor).pop();
+    assert!(matches!(last, Some(Event::Closed(error)) if error == told));
+    assert!(transmit(&mut pair.acceptor, pair.now).is_empty());
 }

@@ -1,0 +1,361 @@
+//! Commands: what handles do with streams and the session.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::error::{ControlError, OpenError, SessionError, StreamError};
+use super::event::Item;
+use super::stream::{Chunk, Received, RecvState, SendState, Stream};
+use super::{Mux, StreamId};
+use crate::code::{GoawayCode, ResetCode};
+use crate::control::Control;
+use crate::controls::{Goaway, encode_control};
+use crate::head::{CallHead, Head};
+use crate::heads::{encode_call, encode_head};
+use crate::limits::MAX_REASON;
+use crate::wire::plain;
+
+impl Mux {
+    /// Opens a stream for a call. Its OPEN carries the head and as much of `body` as credit and
+    /// frame size allow; the rest follows. `end`: that is the whole body.
+    ///
+    /// # Errors
+    /// Nothing was sent, and the call may go elsewhere.
+    pub fn open(&mut self, head: &CallHead, body: Bytes, end: bool) -> Result<StreamId, OpenError> {
+        if self.ended.is_some() {
+            return Err(OpenError::Closed);
+        }
+        let peer = self.peer.as_ref().ok_or(OpenError::NotReady)?;
+        if self.is_draining() {
+            return Err(OpenError::Draining);
+        }
+        if self.streams.ours_open >= peer.max_streams.min(self.limits.max_opened) {
+            return Err(OpenError::TooManyStreams);
+        }
+        let mut encoded = BytesMut::with_capacity(512);
+        encode_call(head, &mut encoded).or(Err(OpenError::HeadTooLarge))?;
+        let Some(id) = self.streams.next_id() else {
+            self.exhausted();
+            return Err(OpenError::Draining);
+        };
+        let mut stream = Stream::new(true, peer.initial_window, self.hello.initial_window);
+        let length = encoded.len();
+        stream.send.push(Chunk::Open(encoded.freeze()), length);
+        if !body.is_empty() {
+            // Cannot fail: data may begin a direction.
+            let _ = stream.send.order.on_data();
+            stream.send.push_data(body);
+        }
+        if end {
+            stream.send.state = SendState::Finishing;
+        }
+        self.streams.insert(id, stream);
+        self.counts.opened += 1;
+        self.schedule(id, true);
+        Ok(id)
+    }
+
+    /// The next call of the peer, after [`Event::Incoming`](super::Event::Incoming). There may be
+    /// more than one.
+    pub fn accept(&mut self) -> Option<(StreamId, CallHead)> {
+        while let Some(id) = self.backlog.pop_front() {
+            // A call that was cancelled meanwhile is forgotten already.
+            if let Some(stream) = self.streams.find_mut(id)
+                && let Some((head, length)) = stream.call.take()
+            {
+                self.backlog_bytes -= length;
+                self.counts.accepted += 1;
+                return Some((id, *head));
+            }
+        }
+        None
+    }
+
+    /// Queues a head. Heads do not wait for room: a stream has few.
+    ///
+    /// # Errors
+    /// A head where none may be (a second answer, trailers before the answer) is a defect of the
+    /// caller's and resets the stream with [`ResetCode::Internal`].
+    pub fn send_head(&mut self, id: StreamId, head: &Head) -> Result<(), StreamError> {
+        let stream = self.writable(id)?;
+        let mut encoded = BytesMut::with_capacity(256);
+        encode_head(head, &mut encoded).or(Err(StreamError::HeadTooLarge))?;
+        if stream.send.order.on_head(head).is_err() {
+            return Err(self.misused(id));
+        }
+        let newcomer = stream.send.queue.is_empty();
+        let length = encoded.len();
+        stream.send.push(Chunk::Head(encoded.freeze()), length);
+        self.streams.queued += length;
+        self.schedule(id, newcomer);
+        Ok(())
+    }
+
+    /// Takes as much of `data` as there is room for in the stream's queue, without copying it
+    /// (small pieces are gathered). 0 for data that is not empty:
+    /// [`Event::Writable`](super::Event::Writable) follows.
+    ///
+    /// # Errors
+    /// Data behind trailers or between heads is a defect of the caller's and resets the stream
+    /// with [`ResetCode::Internal`].
+    pub fn write(&mut self, id: StreamId, data: &mut Bytes) -> Result<usize, StreamError> {
+        let most = self.limits.send_queue;
+        let stream = self.writable(id)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if stream.send.order.on_data().is_err() {
+            return Err(self.misused(id));
+        }
+        let taken = data.len().min(most.saturating_sub(stream.send.queued));
+        if taken == 0 {
+            stream.send.blocked = true;
+            return Ok(0);
+        }
+        let newcomer = stream.send.queue.is_empty();
+        stream.send.push_data(data.split_to(taken));
+        self.streams.queued += taken;
+        self.schedule(id, newcomer);
+        Ok(taken)
+    }
+
+    /// Ends our half in good order, behind what is queued. Doing so again changes nothing.
+    ///
+    /// # Errors
+    /// The half was stopped or reset before.
+    pub fn finish(&mut self, id: StreamId) -> Result<(), StreamError> {
+        match self.writable(id) {
+            Ok(stream) => stream.send.state = SendState::Finishing,
+            Err(StreamError::Finished) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.schedule(id, true);
+        Ok(())
+    }
+
+    /// Aborts both halves, as far as they are not over.
+    pub fn reset(&mut self, id: StreamId, code: ResetCode) {
+        if self.ended.is_some() || !self.abort(id, code) {
+            return;
+        }
+        if let Some(stream) = self.streams.find_mut(id) {
+            stream.stop_due = None;
+            if stream.send.on_wire {
+                stream.reset_here = true;
+                stream.reset_due = Some(code);
+                self.streams.list_due(id);
+            }
+        }
+        self.streams.settle(id);
+    }
+
+    /// Asks the peer to send no more. What it has sent is dropped, what is on its way will be.
+    pub fn stop(&mut self, id: StreamId, code: ResetCode) {
+        let Some(stream) = self.streams.find_mut(id) else {
+            return;
+        };
+        let recv = &stream.recv;
+        if recv.state != RecvState::Open || recv.ended && recv.queue.is_empty() {
+            return;
+        }
+        stream.recv.state = RecvState::Stopped(code);
+        if !stream.recv.ended && self.ended.is_none() {
+            stream.stop_due = Some(code);
+            if stream.send.on_wire {
+                self.streams.list_due(id);
+            }
+        }
+        self.streams.clear_recv(id);
+        self.streams.wake_reader(id);
+    }
+
+    /// The next head or data, and credit for more back to the peer. `None`:
+    /// [`Event::Readable`](super::Event::Readable) follows.
+    ///
+    /// What came before the session was lost can still be read.
+    pub fn read(&mut self, id: StreamId, now: Instant) -> Result<Option<Item>, StreamError> {
+        let rtt = self.liveness.least_rtt();
+        let most = self.limits.window_growth.saturating_sub(self.streams.grown);
+        let lost = self.ended.is_some();
+        let recv = &mut self.streams.find_mut(id).ok_or(StreamError::Unknown)?.recv;
+        match recv.state {
+            _ if recv.released => return Err(StreamError::Unknown),
+            RecvState::Reset(code) => return Err(StreamError::Reset(code)),
+            RecvState::Stopped(code) => return Err(StreamError::Stopped(code)),
+            RecvState::Open => {}
+        }
+        let (item, length) = match recv.queue.pop_front() {
+            Some(Received::Head(head, length)) => (Item::Head(*head), length),
+            Some(Received::Data(data)) => {
+                let length = data.len();
+                (Item::Data(data), length)
+            }
+            None if recv.ended => return Ok(Some(Item::Finished)),
+            None if lost => return Err(StreamError::SessionLost),
+            None => {
+                recv.waiting = true;
+                return Ok(None);
+            }
+        };
+        recv.window.read(length);
+        let (mut growth, mut due) = (0, false);
+        if recv.wants_credit() && !lost {
+            let most = most.min(self.limits.max_window.saturating_sub(recv.window.size()));
+            growth = recv.window.growth(length, now, rtt, most);
+            recv.window.grow(growth);
+            due = recv.window.is_due();
+        }
+        self.streams.on_read(length, growth);
+        if due {
+            self.streams.list_due(id);
+        }
+        Ok(Some(item))
+    }
+
+    /// The sending handle is gone. A half that was not finished aborts the stream, so that the
+    /// peer does not take a part for the whole.
+    pub fn release_send(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.find_mut(id) else {
+            return;
+        };
+        stream.send.blocked = false;
+        if stream.send.state == SendState::Open {
+            self.reset(id, ResetCode::Cancelled);
+        }
+        if let Some(stream) = self.streams.find_mut(id) {
+            stream.send.released = true;
+        }
+        self.let_go(id);
+    }
+
+    /// The receiving handle is gone. The peer is asked to stop, if it has not finished.
+    pub fn release_recv(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.find_mut(id) else {
+            return;
+        };
+        stream.recv.waiting = false;
+        if !stream.recv.ended {
+            self.stop(id, ResetCode::Cancelled);
+        }
+        if let Some(stream) = self.streams.find_mut(id) {
+            stream.recv.released = true;
+        }
+        self.streams.clear_recv(id);
+        self.let_go(id);
+    }
+
+    /// Queues a control message. It is sent in order once both sides have greeted, without loss
+    /// while the session lives.
+    pub fn send_control(&mut self, control: &Control) -> Result<(), ControlError> {
+        if self.ended.is_some() {
+            return Err(ControlError::Closed);
+        }
+        if self.controls.len() >= self.limits.control_queue {
+            return Err(ControlError::Full);
+        }
+        let mut payload = BytesMut::new();
+        let kind = encode_control(control, &mut payload).or(Err(ControlError::TooLarge))?;
+        self.controls.push_back((kind, payload.freeze()));
+        Ok(())
+    }
+
+    /// Begins a graceful end: the peer is asked to open no more streams here, and those that it
+    /// opens nevertheless are refused, which is safe to retry elsewhere. This side opens none
+    /// either. Streams that exist go on.
+    pub fn drain(&mut self, retry_after: Duration) {
+        if !self.draining && self.ended.is_none() {
+            self.draining = true;
+            self.announce(GoawayCode::Drain, retry_after);
+        }
+    }
+
+    /// Ends the session now, with every stream on it. The peer is told `code` and `reason` (at
+    /// most 1 KiB of plain text); once that was sent, [`is_closed`](Self::is_closed).
+    pub fn close(&mut self, code: GoawayCode, reason: &str) {
+        if self.ended.is_none() {
+            self.say_farewell(code, plain(reason, MAX_REASON));
+            self.end(SessionError::Local(code));
+        }
+    }
+
+    fn announce(&mut self, code: GoawayCode, retry_after: Duration) {
+        let retry_after = retry_after.as_millis().try_into().unwrap_or(u32::MAX);
+        self.drain_due = Some(Goaway {
+            code,
+            last: 0,
+            retry_after,
+            reason: String::new(),
+        });
+    }
+
+    /// Ids are used up: both sides need a new session.
+    fn exhausted(&mut self) {
+        if !self.draining {
+            self.draining = true;
+            self.announce(GoawayCode::Exhausted, Duration::ZERO);
+            self.news.draining = Some((GoawayCode::Exhausted, Duration::ZERO));
+        }
+    }
+
+    fn writable(&mut self, id: StreamId) -> Result<&mut Stream, StreamError> {
+        let lost = self.ended.is_some();
+        let stream = self.streams.find_mut(id).ok_or(StreamError::Unknown)?;
+        match stream.send.writable() {
+            Ok(()) if lost => Err(StreamError::SessionLost),
+            Ok(()) => Ok(stream),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn misused(&mut self, id: StreamId) -> StreamError {
+        self.reset(id, ResetCode::Internal);
+        StreamError::Reset(ResetCode::Internal)
+    }
+
+    /// Puts both halves into Reset, as far as they are not over. `false`: both were.
+    pub(super) fn abort(&mut self, id: StreamId, code: ResetCode) -> bool {
+        let Some(stream) = self.streams.find_mut(id) else {
+            return false;
+        };
+        if stream.is_over() {
+            return false;
+        }
+        if !stream.send.is_over() {
+            stream.send.state = SendState::Reset(code);
+            self.streams.clear_send(id);
+        }
+        if let Some(stream) = self.streams.find_mut(id)
+            && !stream.recv.is_over()
+        {
+            stream.recv.state = RecvState::Reset(code);
+            self.streams.clear_recv(id);
+        }
+        self.streams.wake_reader(id);
+        self.streams.wake_writer(id);
+        true
+    }
+
+    /// Forgets a stream whose handles are both gone, as soon as it is over; at once if the
+    /// session is.
+    fn let_go(&mut self, id: StreamId) {
+        match self.streams.find(id) {
+            Some(stream) if stream.send.released && stream.recv.released => {}
+            _ => return,
+        }
+        if self.ended.is_some() {
+            self.streams.forget(id);
+        } else {
+            self.streams.settle(id);
+        }
+    }
+
+    /// Puts a stream that can send into the schedule. `newcomer`: nothing waited on it before.
+    pub(super) fn schedule(&mut self, id: StreamId, newcomer: bool) {
+        if let Some(stream) = self.streams.find_mut(id)
+            && stream.send.has_work()
+        {
+            self.schedule.wake(id, &mut stream.send.turn, newcomer);
+        }
+    }
+}

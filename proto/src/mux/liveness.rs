@@ -1,0 +1,128 @@
+//! Liveness: pings on a schedule, the round trip they measure, and when a silent peer is dead.
+
+use std::time::{Duration, Instant};
+
+use crate::limits::Limits;
+use crate::mux::error::{Flood, Violation};
+
+/// PINGs of the peer whose answers may wait.
+const MAX_PONGS: usize = 4;
+
+/// Knows when the peer was heard, when to ask again, and how long an answer takes.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    interval: Duration,
+    dead_after: Duration,
+    heard: Instant,
+    /// When the next ping is due.
+    next: Instant,
+    /// A ping is to be sent.
+    due: bool,
+    /// Number of the last ping.
+    number: u64,
+    /// When the ping that waits for its answer was sent. One at a time: numbers stay few, and
+    /// an answer can be told from one that nobody asked for.
+    flying: Option<Instant>,
+    smoothed: Option<Duration>,
+    least: Option<Duration>,
+    pongs: [u64; MAX_PONGS],
+    pong_count: usize,
+}
+
+impl Liveness {
+    pub(super) fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            interval: limits.ping_interval,
+            dead_after: limits.dead_after,
+            heard: now,
+            next: now,
+            due: false,
+            number: 0,
+            flying: None,
+            smoothed: None,
+            least: None,
+            pongs: [0; MAX_PONGS],
+            pong_count: 0,
+        }
+    }
+
+    /// The greeting came: measure at once, for windows and status want to know.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.due = true;
+        self.next = now + self.interval;
+    }
+
+    pub(super) fn on_heard(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+    }
+
+    pub(super) fn on_ping(&mut self, number: u64) -> Result<(), Flood> {
+        *self.pongs.get_mut(self.pong_count).ok_or(Flood::Pings)? = number;
+        self.pong_count += 1;
+        Ok(())
+    }
+
+    pub(super) fn on_pong(&mut self, number: u64, now: Instant) -> Result<(), Violation> {
+        let sent = match self.flying {
+            Some(sent) if number == self.number => sent,
+            _ => return Err(Violation::Pong),
+        };
+        self.flying = None;
+        let sample = now.saturating_duration_since(sent);
+        // RFC 6298, 2.3: an eighth of the newest.
+        self.smoothed = Some(self.smoothed.map_or(sample, |old| (old * 7 + sample) / 8));
+        self.least = Some(self.least.map_or(sample, |least| least.min(sample)));
+        Ok(())
+    }
+
+    /// Whether the peer is dead; otherwise a ping may have become due.
+    pub(super) fn on_timeout(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.heard) >= self.dead_after {
+            return true;
+        }
+        if now >= self.next {
+            self.due = self.flying.is_none();
+            self.next = now + self.interval;
+        }
+        false
+    }
+
+    /// The ping to send now.
+    pub(super) fn take_ping(&mut self, now: Instant) -> Option<u64> {
+        if !std::mem::take(&mut self.due) {
+            return None;
+        }
+        self.number += 1;
+        self.flying = Some(now);
+        Some(self.number)
+    }
+
+    /// The answers to send now.
+    pub(super) fn take_pongs(&mut self) -> impl Iterator<Item = u64> + use<> {
+        self.pongs
+            .into_iter()
+            .take(std::mem::take(&mut self.pong_count))
+    }
+
+    pub(super) fn has_transmit(&self) -> bool {
+        self.due || self.pong_count > 0
+    }
+
+    pub(super) fn timeout(&self) -> Instant {
+        self.next.min(self.heard + self.dead_after)
+    }
+
+    pub(super) fn dead_after(&self) -> Duration {
+        self.dead_after
+    }
+
+    /// The smoothed round trip time.
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
+    /// The shortest round trip so far: what the line takes when nothing queues.
+    pub(super) fn least_rtt(&self) -> Option<Duration> {
+        self.least
+    }
+}

@@ -1,0 +1,256 @@
+//! All streams of a session, by id, and what is true of them together.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::frame::StreamId;
+use crate::mux::Side;
+use crate::mux::budget::Late;
+use crate::mux::stream::Stream;
+
+/// Ids are small numbers that rise by two: a multiplication spreads them. A peer that picks
+/// colliding ones slows down its own session, which has few streams.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type Map = HashMap<StreamId, Stream, BuildHasherDefault<IdHasher>>;
+
+/// Capacity that is worth giving back once no stream is left.
+const SHRINK_ABOVE: usize = 64;
+
+/// The streams, their counts and the bytes that they hold.
+#[derive(Debug)]
+pub(super) struct Streams {
+    side: Side,
+    map: Map,
+    /// The id of our next stream. `u64`: it may go one step beyond the last.
+    next: u64,
+    /// The highest id of ours that is on the wire.
+    pub(super) sent: u32,
+    /// The highest id of the peer's.
+    pub(super) highest: u32,
+    /// Streams of ours, and of the peer's, that are open on the wire.
+    pub(super) ours_open: u32,
+    pub(super) theirs_open: u32,
+    /// Bytes that wait to be sent, and to be read.
+    pub(super) queued: usize,
+    pub(super) buffered: usize,
+    /// Receive windows together.
+    pub(super) granted: u64,
+    /// Streams that have RESET, STOP or WINDOW to send.
+    pub(super) due: VecDeque<StreamId>,
+    /// Streams that have news.
+    pub(super) news: VecDeque<StreamId>,
+    pub(super) late: Late,
+    /// Bytes of windows beyond their initial size.
+    pub(super) grown: u32,
+}
+
+impl Streams {
+    pub(super) fn new(side: Side) -> Self {
+        Self {
+            side,
+            map: Map::default(),
+            next: if side == Side::Dialer { 1 } else { 2 },
+            sent: 0,
+            highest: 0,
+            ours_open: 0,
+            theirs_open: 0,
+            queued: 0,
+            buffered: 0,
+            granted: 0,
+            due: VecDeque::new(),
+            news: VecDeque::new(),
+            late: Late::new(),
+            grown: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(super) fn is_ours(&self, id: StreamId) -> bool {
+        (id.0 % 2 == 1) == (self.side == Side::Dialer)
+    }
+
+    /// Whether a stream of this id was ever opened on the wire.
+    pub(super) fn was_opened(&self, id: StreamId) -> bool {
+        id.0 <= if self.is_ours(id) {
+            self.sent
+        } else {
+            self.highest
+        }
+    }
+
+    /// An id for a stream of ours, unless they are used up.
+    pub(super) fn next_id(&mut self) -> Option<StreamId> {
+        let id = u32::try_from(self.next).ok()?;
+        self.next += 2;
+        Some(StreamId(id))
+    }
+
+    /// What [`next_id`](Self::next_id) will give.
+    #[cfg(test)]
+    pub(super) fn next_id_is(&self) -> StreamId {
+        StreamId(self.next as u32)
+    }
+
+    /// Starts at another id, as if those before were used.
+    #[cfg(test)]
+    pub(super) fn skip_to(&mut self, id: u32) {
+        self.next = id.into();
+    }
+
+    pub(super) fn insert(&mut self, id: StreamId, stream: Stream) {
+        let open = if self.is_ours(id) {
+            &mut self.ours_open
+        } else {
+            &mut self.theirs_open
+        };
+        *open += 1;
+        self.queued += stream.send.queued;
+        self.buffered += stream.recv.window.buffered();
+        self.granted += u64::from(stream.recv.window.size());
+        self.late.on_stream();
+        self.map.insert(id, stream);
+    }
+
+    pub(super) fn find(&self, id: StreamId) -> Option<&Stream> {
+        self.map.get(&id)
+    }
+
+    pub(super) fn find_mut(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.map.get_mut(&id)
+    }
+
+    pub(super) fn ids(&self) -> Vec<StreamId> {
+        self.map.keys().copied().collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (StreamId, &Stream)> {
+        self.map.iter().map(|(id, stream)| (*id, stream))
+    }
+
+    /// Lists a stream among those with something to tell the peer, once.
+    pub(super) fn list_due(&mut self, id: StreamId) {
+        if let Some(stream) = self.map.get_mut(&id)
+            && !std::mem::replace(&mut stream.listed, true)
+        {
+            self.due.push_back(id);
+        }
+    }
+
+    /// Lists a stream among those with news, once.
+    pub(super) fn list_news(&mut self, id: StreamId) {
+        if let Some(stream) = self.map.get_mut(&id)
+            && !std::mem::replace(&mut stream.news.listed, true)
+        {
+            self.news.push_back(id);
+        }
+    }
+
+    /// Tells a reader that waits, if one does.
+    pub(super) fn wake_reader(&mut self, id: StreamId) {
+        if let Some(stream) = self.map.get_mut(&id)
+            && std::mem::take(&mut stream.recv.waiting)
+        {
+            stream.news.readable = true;
+            self.list_news(id);
+        }
+    }
+
+    /// Tells a writer that waits, if one does.
+    pub(super) fn wake_writer(&mut self, id: StreamId) {
+        if let Some(stream) = self.map.get_mut(&id)
+            && std::mem::take(&mut stream.send.blocked)
+        {
+            stream.news.writable = true;
+            self.list_news(id);
+        }
+    }
+
+    /// Drops what waits to be sent.
+    pub(super) fn clear_send(&mut self, id: StreamId) {
+        if let Some(stream) = self.map.get_mut(&id) {
+            self.queued -= stream.send.clear();
+        }
+    }
+
+    /// Drops what waits to be read.
+    pub(super) fn clear_recv(&mut self, id: StreamId) {
+        if let Some(stream) = self.map.get_mut(&id) {
+            self.buffered -= stream.recv.clear();
+        }
+    }
+
+    /// Bytes were read, and the stream's window grew.
+    pub(super) fn on_read(&mut self, bytes: usize, growth: u32) {
+        self.buffered -= bytes;
+        self.grown += growth;
+        self.granted += u64::from(growth);
+    }
+
+    /// After every change that may end a stream: takes it off its opener's count once it is over
+    /// on the wire, and forgets it once nobody needs it. The frame that ends a stream goes before
+    /// any later OPEN, so both sides count alike.
+    pub(super) fn settle(&mut self, id: StreamId) {
+        let ours = self.is_ours(id);
+        let Some(stream) = self.map.get_mut(&id) else {
+            return;
+        };
+        if stream.is_over() && std::mem::take(&mut stream.counted) {
+            if ours {
+                self.ours_open -= 1;
+            } else {
+                self.theirs_open -= 1;
+            }
+        }
+        if stream.is_done() {
+            self.forget(id);
+        }
+    }
+
+    /// Forgets a stream; what it holds is freed.
+    pub(super) fn forget(&mut self, id: StreamId) {
+        self.clear_send(id);
+        self.clear_recv(id);
+        let ours = self.is_ours(id);
+        let Some(stream) = self.map.remove(&id) else {
+            return;
+        };
+        if stream.counted {
+            if ours {
+                self.ours_open -= 1;
+            } else {
+                self.theirs_open -= 1;
+            }
+        }
+        let window = &stream.recv.window;
+        self.granted -= u64::from(window.size());
+        self.grown -= window.size() - stream.recv.initial;
+        self.late.on_forgotten(stream.late_credit());
+        if self.map.is_empty() && self.map.capacity() > SHRINK_ABOVE {
+            self.map = Map::default();
+            self.due = VecDeque::new();
+            self.news = VecDeque::new();
+        }
+    }
+}
