@@ -118,16 +118,16 @@ fn read_all(mux: &mut Mux, id: StreamId, now: Instant) {
 fn heads(c: &mut Criterion) {
     let (call, answer) = (call_head(), answer());
     let mut encoded_call = BytesMut::new();
-    encode_call(&call, &mut encoded_call);
+    encode_call(&call, &mut encoded_call).unwrap();
     let encoded_call = encoded_call.freeze();
     let mut encoded_answer = BytesMut::new();
-    encode_head(&answer, &mut encoded_answer);
+    encode_head(&answer, &mut encoded_answer).unwrap();
     let encoded_answer = encoded_answer.freeze();
     let mut out = BytesMut::with_capacity(4096);
     c.bench_function("head/encode call", |b| {
         b.iter(|| {
             out.clear();
-            encode_call(black_box(&call), &mut out);
+            encode_call(black_box(&call), &mut out).unwrap();
         });
     });
     c.bench_function("head/decode call", |b| {
@@ -136,7 +136,7 @@ fn heads(c: &mut Criterion) {
     c.bench_function("head/encode answer", |b| {
         b.iter(|| {
             out.clear();
-            encode_head(black_box(&answer), &mut out);
+            encode_head(black_box(&answer), &mut out).unwrap();
         });
     });
     c.bench_function("head/decode answer", |b| {
