@@ -109,10 +109,7 @@ fn token(headers: &HeaderMap) -> Result<Cow<'_, str>, Problem> {
         .map(|value| (value, false));
     let mut credentials = proxy.chain(ours);
     let Some((value, basic)) = credentials.next() else {
-        return Err(Problem::unauthenticated(
-            "send an access token in Proxy-Authorization or Culvert-Authorization",
-            None,
-        ));
+        return Err(no_credential());
     };
     if credentials.next().is_some() {
         return Err(malformed("more than one credential was sent"));
@@ -142,6 +139,11 @@ fn token(headers: &HeaderMap) -> Result<Cow<'_, str>, Problem> {
         return Err(malformed("the credential is malformed"));
     }
     Ok(token)
+}
+
+pub(crate) fn no_credential() -> Problem {
+    let detail = "send an access token in Culvert-Authorization or Proxy-Authorization";
+    Problem::unauthenticated(detail, None)
 }
 
 /// `token68` of RFC 9110, 11.2.
