@@ -191,9 +191,9 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     let mut draining = pin!(drain::drain(&ending, &agents, &metrics, limits.drain.0));
     tokio::select! {
         () = &mut draining => return Ok(()),
-        () = signals.end() => tracing::warn!("asked again: what is left is broken off"),
+        () = signals.end() => tracing::warn!("asked again: what is left is given up"),
     }
-    ending.force.cancel();
+    ending.hurry.cancel();
     draining.await;
     Ok(())
 }

@@ -6,7 +6,7 @@ mod tests;
 use std::time::Duration;
 
 use culvert_proto::code::GoawayCode;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -18,6 +18,9 @@ use crate::sessions::Agents;
 /// that was told so takes no further calls, and one or two may still be on their way to us.
 const CALLERS_FIRST: Duration = Duration::from_secs(1);
 
+/// How long callers whose calls were given up may take to hear why.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// How long closed connections may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -26,8 +29,10 @@ const GOODBYE: Duration = Duration::from_secs(3);
 pub(crate) struct Ending {
     /// The node takes no new work: the listener closes, connections end after their calls.
     pub(crate) drain: CancellationToken,
+    /// Nothing is waited for any more.
+    pub(crate) hurry: CancellationToken,
     /// Whatever is left is broken off.
-    pub(crate) force: CancellationToken,
+    force: CancellationToken,
     /// Callers' connections, until they are over or have become sessions.
     connections: TaskTracker,
     /// Sockets that are open, those of sessions too.
@@ -47,6 +52,16 @@ impl Ending {
         });
     }
 
+    /// Waits until no caller is left; says whether that was so in time.
+    async fn callers_gone_by(&self, deadline: Instant) -> bool {
+        tokio::select! {
+            biased;
+            () = self.connections.wait() => true,
+            () = self.hurry.cancelled() => false,
+            () = sleep_until(deadline) => false,
+        }
+    }
+
     /// To be held by an open socket.
     pub(crate) fn socket(&self) -> TaskTrackerToken {
         self.sockets.token()
@@ -56,7 +71,8 @@ impl Ending {
 /// Drains: returns once nothing is left, at the latest a few seconds after `limit`.
 ///
 /// Callers go first, while sessions still take their calls; then agents are told to open sessions
-/// elsewhere; at the limit, or when [`Ending::force`] says so, what is left is broken off.
+/// elsewhere. At the limit, or when [`Ending::hurry`] says so, sessions end, calls that were left
+/// on them fail with a reason, and then everything is broken off.
 pub(crate) async fn drain(ending: &Ending, agents: &Agents, metrics: &Metrics, limit: Duration) {
     let deadline = Instant::now() + limit;
     tracing::info!(
@@ -70,20 +86,14 @@ pub(crate) async fn drain(ending: &Ending, agents: &Agents, metrics: &Metrics, l
     ending.connections.close();
     ending.sockets.close();
     let patient = CALLERS_FIRST.min(limit);
-    let callers_gone = timeout(patient, ending.connections.wait()).await.is_ok();
+    let callers_gone = ending.callers_gone_by(Instant::now() + patient).await;
     agents.drain();
-    if !callers_gone {
-        tokio::select! {
-            () = ending.force.cancelled() => {}
-            _ = timeout_at(deadline, ending.connections.wait()) => {}
-        }
+    if !callers_gone && !ending.callers_gone_by(deadline).await {
+        tracing::warn!(calls = metrics.calls_in_flight(), "calls are given up");
     }
-    let broken_off = metrics.calls_in_flight();
-    if broken_off > 0 {
-        tracing::warn!(calls = broken_off, "calls are broken off");
-    }
-    ending.force.cancel();
     agents.close(GoawayCode::Drain, "the relay stops");
+    let _ = timeout(LAST_ANSWERS, ending.connections.wait()).await;
+    ending.force.cancel();
     if timeout(GOODBYE, ending.sockets.wait()).await.is_err() {
         tracing::debug!("some connections did not say goodbye");
     }

@@ -80,7 +80,7 @@ async fn what_is_left_at_the_limit_is_broken_off() {
     let started = Instant::now();
     let end = call(&rig.node);
     soon(start(&rig.node)).await.unwrap();
-    assert_eq!(started.elapsed(), LIMIT);
+    assert_eq!(started.elapsed(), LIMIT + LAST_ANSWERS);
     assert!(end.is_closed(), "the connection is gone");
 }
 
@@ -91,8 +91,26 @@ async fn a_second_request_to_stop_waits_for_nobody() {
     let draining = start(&rig.node);
     tokio::time::sleep(CALLERS_FIRST * 2).await;
     let asked = Instant::now();
-    rig.node.ending.force.cancel();
+    rig.node.ending.hurry.cancel();
     soon(draining).await.unwrap();
-    assert_eq!(asked.elapsed(), Duration::ZERO);
+    assert_eq!(asked.elapsed(), LAST_ANSWERS);
     assert!(end.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_given_up_loses_its_session_before_its_connection() {
+    let rig = Rig::new();
+    let agent = rig.agent(good(), &["vcenter"]).await;
+    let (session, node) = (
+        rig.node.agents.records()[0].session.clone(),
+        rig.node.clone(),
+    );
+    let (tell, told) = oneshot::channel();
+    node.ending.spawn(async move {
+        session.closed().await;
+        tell.send("session-lost").unwrap();
+    });
+    soon(start(&node)).await.unwrap();
+    assert_eq!(told.await, Ok("session-lost"));
+    drop(agent);
 }

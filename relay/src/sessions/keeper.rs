@@ -149,7 +149,7 @@ impl Keeper {
             match &result.refused {
                 None => tracing::info!(%session, %tenant, %endpoint, "registered"),
                 Some(reason) => {
-                    tracing::warn!(%session, %tenant, %endpoint, "registration refused: {reason}");
+                    tracing::info!(%session, %tenant, %endpoint, "registration refused: {reason}");
                 }
             }
         }
@@ -163,7 +163,7 @@ impl Keeper {
         let token = match self.agents.verifier.verify_refreshing(token).await {
             Ok(token) => token,
             Err(error) => {
-                tracing::warn!(%session, "the renewed token is refused: {error}");
+                tracing::info!(%session, "the renewed token is refused: {error}");
                 return self.refuse_renewal(
                     &metrics,
                     ErrorCode::Unauthenticated,
@@ -174,6 +174,7 @@ impl Keeper {
         let (old, new) = (&self.token.principal, &token.principal);
         if (&old.tenant, &old.subject) != (&new.tenant, &new.subject) {
             tracing::warn!(
+                target: "culvert::security",
                 %session,
                 tenant = %new.tenant,
                 subject = %new.subject.escape_debug(),
@@ -186,7 +187,7 @@ impl Keeper {
             return;
         }
         if !token.may_register {
-            tracing::warn!(%session, "the renewed token lacks the scope to register");
+            tracing::info!(%session, "the renewed token lacks the scope to register");
             let reason = "the token lacks the scope to register endpoints";
             return self.refuse_renewal(&metrics, ErrorCode::Forbidden, reason);
         }
@@ -202,7 +203,7 @@ impl Keeper {
                 .map(|endpoint| endpoint.as_str())
                 .collect::<Vec<_>>()
                 .join(", ");
-            tracing::warn!(%session, "the renewed token does not cover these any more: {names}");
+            tracing::info!(%session, "the renewed token does not cover these any more: {names}");
             self.notify(
                 ErrorCode::Forbidden,
                 format!("the renewed token does not cover {names}"),
@@ -227,7 +228,7 @@ impl Keeper {
 
     fn on_expiry(&mut self) {
         let session = self.record.id;
-        tracing::warn!(%session, "the agent's token expired: no new calls until it is renewed");
+        tracing::info!(%session, "the agent's token expired: no new calls until it is renewed");
         self.registrations.suspend();
         let text = "the token expired: no new calls until it is renewed";
         self.notify(ErrorCode::Unauthenticated, text.to_owned());
@@ -246,7 +247,7 @@ impl Keeper {
         if let Err(error) = self.session.send_control(control)
             && self.session.is_open()
         {
-            tracing::warn!(session = %self.record.id, %error, "the agent cannot be told");
+            tracing::info!(session = %self.record.id, %error, "the agent cannot be told");
             self.session
                 .close(GoawayCode::Flood, "control messages are not read");
         }
