@@ -216,7 +216,10 @@ impl Streams {
         let Some(stream) = self.map.get_mut(&id) else {
             return;
         };
-        if stream.is_over() && std::mem::take(&mut stream.counted) {
+        // A stream of the peer's counts until its RESET is sent: one that never reads must not
+        // have us keep more and more of them. Ours do not wait: their RESET goes first anyway.
+        let told = ours || stream.reset_due.is_none();
+        if stream.is_over() && told && std::mem::take(&mut stream.counted) {
             if ours {
                 self.ours_open -= 1;
             } else {
