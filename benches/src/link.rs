@@ -2,22 +2,18 @@
 //!
 //! Each direction is a queue of chunks with the time at which they may leave: delay and rate are
 //! exact, order is kept, nothing is lost (a TCP connection that loses packets only stalls). The
-//! queue is bounded by what the line itself would hold (its bandwidth-delay product), so that
-//! senders feel back-pressure as they would on a real one.
+//! queue is bounded, so that senders feel back-pressure as they would on a real line.
+//!
+//! Threads and not tasks: the runtime's timers are a millisecond coarse, which on a short line
+//! is more than the line itself.
 
-use std::collections::VecDeque;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// What the line is like. One value serves both directions.
 #[derive(Debug, Clone, Copy)]
@@ -40,32 +36,44 @@ impl Default for Line {
     }
 }
 
-/// Most bytes in one direction's queue: 150 ms at about 4 Gbit/s.
-const QUEUE: usize = 64 << 20;
+/// Most bytes of a chunk.
+const CHUNK: usize = 64 << 10;
+
+/// Most chunks in one direction's queue: 64 MiB, what 150 ms at 4 Gbit/s hold.
+const QUEUE: usize = 1024;
 
 /// A running forwarder; it ends when dropped.
 #[derive(Debug)]
 pub struct Link {
     address: SocketAddr,
-    line: watch::Sender<Line>,
-    cut: Arc<Notify>,
-    task: tokio::task::JoinHandle<()>,
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    to: SocketAddr,
+    line: Mutex<Line>,
+    changed: Condvar,
+    /// Both ends of every connection.
+    sockets: Mutex<Vec<TcpStream>>,
+    ended: AtomicBool,
 }
 
 impl Link {
     /// Listens on a free loopback port and forwards each connection to `to`.
-    pub async fn start(to: SocketAddr, line: Line) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    pub fn start(to: SocketAddr, line: Line) -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
-        let (sender, receiver) = watch::channel(line);
-        let cut = Arc::new(Notify::new());
-        let task = tokio::spawn(accept(listener, to, receiver, cut.clone()));
-        Ok(Self {
-            address,
-            line: sender,
-            cut,
-            task,
-        })
+        let state = Arc::new(State {
+            to,
+            line: Mutex::new(line),
+            changed: Condvar::new(),
+            sockets: Mutex::new(Vec::new()),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = state.clone();
+        thread::spawn(move || accepting.accept(&listener));
+        Ok(Self { address, state })
     }
 
     /// Where to connect.
@@ -75,107 +83,99 @@ impl Link {
 
     /// Changes the line for every connection, present and future.
     pub fn set(&self, line: Line) {
-        self.line.send_replace(line);
+        *self
+            .state
+            .line
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = line;
+        self.state.changed.notify_all();
     }
 
     /// Closes every present connection at once; new ones are taken.
     pub fn cut(&self) {
-        self.cut.notify_waiters();
+        let mut sockets = self
+            .state
+            .sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for socket in sockets.drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.task.abort();
+        self.state.ended.store(true, Ordering::Relaxed);
+        // The accepting thread waits for a connection: this is one.
+        let _ = TcpStream::connect(self.address);
+        self.cut();
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    to: SocketAddr,
-    line: watch::Receiver<Line>,
-    cut: Arc<Notify>,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let Ok((near, _)) = accepted else { continue };
-                let (line, cut) = (line.clone(), cut.clone());
-                connections.spawn(async move {
-                    tokio::select! {
-                        () = cut.notified() => {}
-                        _ = carry(near, to, line) => {}
-                    }
-                });
+impl State {
+    fn accept(self: Arc<Self>, listener: &TcpListener) {
+        while let Ok((near, _)) = listener.accept() {
+            if self.ended.load(Ordering::Relaxed) {
+                return;
             }
-            Some(_) = connections.join_next() => {}
+            let state = self.clone();
+            // A connection that fails ends like one that was cut.
+            thread::spawn(move || state.carry(near));
         }
     }
-}
 
-async fn carry(near: TcpStream, to: SocketAddr, line: watch::Receiver<Line>) -> io::Result<()> {
-    // The handshake crosses the line too: SYN there, SYN-ACK back.
-    let delay = line.borrow().delay;
-    tokio::time::sleep(2 * delay).await;
-    let far = TcpStream::connect(to).await?;
-    near.set_nodelay(true)?;
-    far.set_nodelay(true)?;
-    let (near_read, near_write) = near.into_split();
-    let (far_read, far_write) = far.into_split();
-    tokio::try_join!(
-        direction(near_read, far_write, line.clone()),
-        direction(far_read, near_write, line)
-    )?;
-    Ok(())
-}
-
-/// One direction: a reader that stamps chunks and a writer that waits for their time.
-async fn direction(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut line: watch::Receiver<Line>,
-) -> io::Result<()> {
-    let mut queue: VecDeque<(Instant, Bytes)> = VecDeque::new();
-    let mut queued = 0;
-    let mut ended = false;
-    let mut line_free = Instant::now();
-    let mut buffer = BytesMut::with_capacity(256 << 10);
-    loop {
-        let now = *line.borrow_and_update();
-        if queue.is_empty() && ended {
-            return to.shutdown().await;
+    fn carry(self: Arc<Self>, near: TcpStream) -> io::Result<()> {
+        // The handshake crosses the line too: SYN there, SYN-ACK back.
+        thread::sleep(2 * self.line().delay);
+        let far = TcpStream::connect(self.to)?;
+        near.set_nodelay(true)?;
+        far.set_nodelay(true)?;
+        {
+            let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+            sockets.push(near.try_clone()?);
+            sockets.push(far.try_clone()?);
         }
-        let head = queue.front().map(|(due, _)| *due);
-        tokio::select! {
-            read = from.read_buf(&mut buffer), if !ended && queued < QUEUE => {
-                let read = read?;
-                ended = read == 0;
-                if read > 0 {
-                    let start = line_free.max(Instant::now());
-                    let taken = now.rate.map_or(Duration::ZERO, |rate| {
-                        Duration::from_secs_f64(read as f64 / rate as f64)
-                    });
-                    line_free = start + taken;
-                    queue.push_back((line_free + now.delay, buffer.split().freeze()));
-                    queued += read;
-                    buffer.reserve(256 << 10);
-                }
+        for (from, to) in [(near.try_clone()?, far.try_clone()?), (far, near)] {
+            let (sender, receiver) = sync_channel(QUEUE);
+            let (reading, writing) = (self.clone(), self.clone());
+            thread::spawn(move || reading.read(from, &sender));
+            thread::spawn(move || writing.write(to, &receiver));
+        }
+        Ok(())
+    }
+
+    fn line(&self) -> Line {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stamps what arrives with the time at which it may leave. The end is an empty chunk.
+    fn read(&self, mut from: TcpStream, queue: &SyncSender<(Instant, Vec<u8>)>) {
+        let mut buffer = vec![0; CHUNK];
+        let mut line_free = Instant::now();
+        loop {
+            let read = from.read(&mut buffer).unwrap_or(0);
+            let line = self.line();
+            let taken = line.rate.map_or(Duration::ZERO, |rate| {
+                Duration::from_secs_f64(read as f64 / rate as f64)
+            });
+            line_free = line_free.max(Instant::now()) + taken;
+            let sent = queue.send((line_free + line.delay, buffer[..read].to_vec()));
+            if read == 0 || sent.is_err() {
+                return;
             }
-            () = tokio::time::sleep_until(head.unwrap_or_else(Instant::now)),
-                if head.is_some() && now.flowing =>
-            {
-                while let Some((due, _)) = queue.front() && *due <= Instant::now() {
-                    if let Some((_, chunk)) = queue.pop_front() {
-                        queued -= chunk.len();
-                        to.write_all(&chunk).await?;
-                    }
-                }
-            }
-            changed = line.changed() => {
-                if changed.is_err() {
-                    return Ok(());
-                }
+        }
+    }
+
+    /// Writes each chunk at its time. Whatever fails, the other direction ends by itself.
+    fn write(&self, mut to: TcpStream, queue: &Receiver<(Instant, Vec<u8>)>) {
+        for (due, chunk) in queue {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(self.changed.wait_while(line, |line| !line.flowing));
+            if chunk.is_empty() || to.write_all(&chunk).is_err() {
+                let _ = to.shutdown(Shutdown::Write);
+                return;
             }
         }
     }

@@ -64,12 +64,12 @@ enum Scenario {
 }
 
 /// A line with half of `rtt` (milliseconds) each way and `rate` megabytes per second.
-fn line_of(rtt: u64, rate: Option<u64>) -> Line {
-    Line {
+fn line_of(rtt: u64, rate: Option<u64>) -> Option<Line> {
+    (rtt > 0 || rate.is_some()).then(|| Line {
         delay: Duration::from_micros(rtt * 500),
         rate: rate.map(|rate| rate * 1_000_000),
         flowing: true,
-    }
+    })
 }
 
 #[tokio::main]
@@ -88,7 +88,7 @@ async fn run(scenario: Scenario) -> Result<(), Failure> {
     let programs = programs()?;
     match scenario {
         Scenario::Startline { rounds, seconds } => {
-            let stack = Stack::start(&programs, Line::default()).await?;
+            let stack = Stack::start(&programs, None).await?;
             startline::run(&stack, rounds.max(1), Duration::from_secs(seconds), out).await
         }
         Scenario::Line { rtt, rate } => {
@@ -100,11 +100,11 @@ async fn run(scenario: Scenario) -> Result<(), Failure> {
             beside::run(&stack, Duration::from_secs(seconds), out).await
         }
         Scenario::Cut { times } => {
-            let stack = Stack::start(&programs, Line::default()).await?;
+            let stack = Stack::start(&programs, Some(Line::default())).await?;
             trouble::cut(&stack, times.max(1), out).await
         }
         Scenario::Unread { seconds } => {
-            let stack = Stack::start(&programs, Line::default()).await?;
+            let stack = Stack::start(&programs, None).await?;
             trouble::unread(&stack, Duration::from_secs(seconds), out).await
         }
     }

@@ -31,10 +31,8 @@ pub const FILES: [(&str, u64); 3] = [("small", 200), ("medium", 16 << 10), ("lar
 pub struct Stack {
     folder: TempDir,
     children: Vec<(&'static str, Child)>,
-    /// The link between agent and relay.
-    pub link: Link,
-    /// The same between the two nginx.
-    pub nginx_link: Link,
+    /// The line between agent and relay, where there is one, and the same between the nginx.
+    pub links: Option<[Link; 2]>,
     /// The way through relay and agent.
     pub culvert: Target,
     /// The way through nginx and nginx.
@@ -43,8 +41,9 @@ pub struct Stack {
 
 impl Stack {
     /// Brings everything up; `programs` is the folder of `culvert-relay` and `culvert-agent`,
-    /// `line` what lies between them.
-    pub async fn start(programs: &Path, line: Line) -> Result<Self, Failure> {
+    /// `line` what lies
+    /// between them; without one they are neighbours.
+    pub async fn start(programs: &Path, line: Option<Line>) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let ca = certificates(folder.path())?;
         serve_files(folder.path())?;
@@ -59,8 +58,18 @@ impl Stack {
              proxy_http_version 1.1; proxy_request_buffering off; }} }}"
         );
         children.push(("upstream", nginx(folder.path(), "upstream", &files)?));
-        let nginx_link = Link::start(SocketAddr::from(([127, 0, 0, 1], inner)), line).await?;
-        let far = nginx_link.address().port();
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let links = match line {
+            Some(line) => Some([
+                Link::start(local(public), line)?,
+                Link::start(local(inner), line)?,
+            ]),
+            None => None,
+        };
+        let [relay, far] = match &links {
+            Some(links) => links.each_ref().map(|link| link.address().port()),
+            None => [public, inner],
+        };
         for (name, port, next) in [("inner", inner, upstream), ("edge", edge, far)] {
             let proxy = format!(
                 "upstream next {{ server 127.0.0.1:{next}; keepalive 128; }}\n\
@@ -78,15 +87,7 @@ impl Stack {
         let keys = token::Keys::new()?;
         fs::write(folder.path().join("keys.json"), keys.jwks())?;
         let issuer = token::serve(keys.sign("agent", "culvert:register")?).await?;
-        let link = Link::start(SocketAddr::from(([127, 0, 0, 1], public)), line).await?;
-        configure(
-            folder.path(),
-            public,
-            admin,
-            link.address().port(),
-            issuer,
-            upstream,
-        )?;
+        configure(folder.path(), public, admin, relay, issuer, upstream)?;
         for (name, program) in [("relay", "culvert-relay"), ("agent", "culvert-agent")] {
             let log = fs::File::create(folder.path().join(format!("{name}.log")))?;
             let child = Command::new(programs.join(program))
@@ -109,7 +110,7 @@ impl Stack {
         headers.insert("culvert-authorization", HeaderValue::from_str(&bearer)?);
         let tls = client_tls(&ca)?;
         let target = |port: u16, host: &str, headers: HeaderMap| Target {
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            address: local(port),
             host: host.to_owned(),
             headers,
             tls: tls.clone(),
@@ -119,8 +120,7 @@ impl Stack {
         let stack = Self {
             folder,
             children,
-            link,
-            nginx_link,
+            links,
             culvert,
             nginx,
         };

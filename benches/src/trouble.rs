@@ -11,10 +11,11 @@ const READERS: usize = 99;
 
 /// Cuts the link `cuts` times; each time, how long until a call works again.
 pub async fn cut(stack: &Stack, cuts: usize, out: &mut impl Write) -> Result<(), Failure> {
+    let [link, _] = stack.links.as_ref().ok_or("there is no link to cut")?;
     let mut times = Vec::new();
     for _ in 0..cuts {
         call(&stack.culvert).await?;
-        stack.link.cut();
+        link.cut();
         let start = Instant::now();
         // The session is lost only when both ends have seen it: the first call that fails, or
         // that succeeds on a new session, counts from the cut.
