@@ -105,7 +105,12 @@ fn run(prepared: Prepared) -> ExitCode {
         .enable_all()
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(app::run(prepared)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(app::run(prepared));
+            // Name resolution that hangs on a thread of its own is not waited for.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Err(app::RunError::Runtime(error)),
     };
     match outcome {
