@@ -106,6 +106,11 @@ impl Streams {
         Some(StreamId(id))
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.map.capacity() + self.due.capacity() + self.news.capacity()
+    }
+
     /// What [`next_id`](Self::next_id) will give.
     #[cfg(test)]
     pub(super) fn next_id_is(&self) -> StreamId {

@@ -1,5 +1,6 @@
 //! Tests of the core: two ends on a virtual clock, and single ends fed by hand.
 
+mod floods;
 mod hostile;
 mod pair;
 mod properties;

@@ -9,10 +9,10 @@ use crate::heads::{encode_call, encode_head};
 use crate::limits::{MAX_CALL_HEAD, MAX_HEAD, MAX_WINDOW, MIN_WINDOW};
 use crate::wire::put_length;
 
-const WINDOW: usize = 256 * 1024;
+pub(super) const WINDOW: usize = 256 * 1024;
 
 /// A frame of a peer that sends what it likes.
-fn frame(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::new();
     out.extend_from_slice(&(u32::from(kind as u8) << 24 | payload.len() as u32).to_be_bytes());
     out.extend_from_slice(&stream.to_be_bytes());
@@ -21,11 +21,11 @@ fn frame(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     out.to_vec()
 }
 
-fn word(kind: Kind, stream: u32, word: u32) -> Vec<u8> {
+pub(super) fn word(kind: Kind, stream: u32, word: u32) -> Vec<u8> {
     frame(kind, 0, stream, &word.to_be_bytes())
 }
 
-fn open(id: u32, flags: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn open(id: u32, flags: u8, body: &[u8]) -> Vec<u8> {
     let mut head = BytesMut::new();
     encode_call(&call_head(), &mut head).unwrap();
     let mut payload = BytesMut::new();
@@ -35,7 +35,7 @@ fn open(id: u32, flags: u8, body: &[u8]) -> Vec<u8> {
     frame(Kind::Open, flags, id, &payload)
 }
 
-fn head(id: u32, head: &Head) -> Vec<u8> {
+pub(super) fn head(id: u32, head: &Head) -> Vec<u8> {
     let mut payload = BytesMut::new();
     encode_head(head, &mut payload).unwrap();
     frame(Kind::Head, 0, id, &payload)
@@ -49,13 +49,13 @@ fn interim() -> Head {
     Head::Interim(head)
 }
 
-struct Victim {
-    mux: Mux,
-    now: Instant,
+pub(super) struct Victim {
+    pub(super) mux: Mux,
+    pub(super) now: Instant,
 }
 
 impl Victim {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = start();
         let mut mux = greeted(Side::Acceptor, now);
         mux.handle_message(open(1, 0, b"").into(), now).unwrap();
@@ -67,13 +67,13 @@ impl Victim {
         Self { mux, now }
     }
 
-    fn take(&mut self, frames: &[Vec<u8>]) -> Result<(), SessionError> {
+    pub(super) fn take(&mut self, frames: &[Vec<u8>]) -> Result<(), SessionError> {
         self.mux.handle_message(frames.concat().into(), self.now)
     }
 }
 
 /// Each frame of a batch: kind, stream, first number of the payload.
-fn said(batch: &Bytes) -> Vec<(Kind, u32, u32)> {
+pub(super) fn said(batch: &Bytes) -> Vec<(Kind, u32, u32)> {
     let mut batch = batch.clone();
     std::iter::from_fn(|| crate::frame::next(&mut batch).unwrap())
         .map(|frame| {
@@ -522,210 +522,6 @@ fn a_peer_of_another_version_is_told_so_behind_our_greeting() {
         panic!("{said:?}")
     };
     assert_eq!(*code, GoawayCode::Version.number());
-}
-
-/// Repeats what `frames` gives until the session ends; says why and after how many.
-fn flood(mut frames: impl FnMut(&mut Victim, u32) -> Vec<Vec<u8>>) -> (u32, SessionError) {
-    let mut victim = Victim::new();
-    for round in 0..1_000_000 {
-        let frames = frames(&mut victim, round);
-        if let Err(error) = victim.take(&frames) {
-            return (round, error);
-        }
-        let stats = victim.mux.stats();
-        assert!(stats.streams <= 1003, "{stats:?}");
-        assert!(victim.mux.refused.len() <= 2048 && victim.mux.news.controls.len() <= 32);
-        assert!(victim.mux.backlog.len() <= 1024);
-    }
-    panic!("a flood without an end")
-}
-
-#[test]
-fn floods_are_cut() {
-    let limits = Limits::default();
-    let cancels =
-        |rounds: u32| (limits.cancel_burst..=2 * limits.cancel_burst + 1100).contains(&rounds);
-    let next = |round: u32| 3 + 2 * round;
-
-    let pings = |_: &mut Victim, _| vec![frame(Kind::Ping, 0, 0, &[0; 8])];
-    assert!(matches!(flood(pings), (..=30, SessionError::Flood)));
-
-    let answered = |victim: &mut Victim, _| {
-        transmit(&mut victim.mux, victim.now);
-        vec![frame(Kind::Ping, 0, 0, &[0; 8])]
-    };
-    assert!(matches!(flood(answered), (..=30, SessionError::Flood)));
-
-    // Rapid reset, and its disguises.
-    let (rounds, error) =
-        flood(|_, round| vec![open(next(round), 0, b""), word(Kind::Reset, next(round), 1)]);
-    assert!(
-        cancels(rounds) && error == SessionError::Flood,
-        "{rounds} {error}"
-    );
-    let (rounds, error) = flood(|_, round| {
-        vec![
-            open(next(round), FIN, b""),
-            word(Kind::Stop, next(round), 8),
-        ]
-    });
-    assert!(
-        cancels(rounds) && error == SessionError::Flood,
-        "{rounds} {error}"
-    );
-    let (rounds, error) =
-        flood(|_, round| vec![open(next(round), 0, b""), head(next(round), &answer())]);
-    assert!(
-        cancels(rounds) && error == SessionError::Flood,
-        "{rounds} {error}"
-    );
-    // As many calls as it likes, none of which is taken: refused, then cut.
-    let (rounds, error) = flood(|_, round| vec![open(next(round), 0, b"")]);
-    assert!(
-        cancels(rounds) && error == SessionError::Flood,
-        "{rounds} {error}"
-    );
-    let (rounds, error) = flood(|_, round| vec![frame(Kind::Open, 0, next(round), &[0])]);
-    assert!(
-        cancels(rounds) && error == SessionError::Flood,
-        "{rounds} {error}"
-    );
-
-    let notice = |_: &mut Victim, _| vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")];
-    assert!(matches!(flood(notice), (32, SessionError::Flood)));
-    let (rounds, error) = flood(|victim, _| {
-        events(&mut victim.mux);
-        vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")]
-    });
-    assert!(rounds < 300 && error == SessionError::Flood);
-    let (rounds, error) = flood(|_, _| vec![frame(Kind::Goaway, 0, 0, &[0; 12])]);
-    assert!(rounds < 300 && error == SessionError::Flood);
-
-    // Frames without effect: crumbs of credit, stops of what is stopped, resets of what is gone.
-    let (rounds, error) = flood(|_, _| vec![word(Kind::Window, 2, 1)]);
-    assert!(rounds < 2000 && error == SessionError::Flood);
-    let (rounds, error) = flood(|_, _| vec![word(Kind::Stop, 2, 1)]);
-    assert!(rounds < 2000 && error == SessionError::Flood);
-    let (rounds, error) = flood(|_, _| vec![word(Kind::Reset, 2, 1)]);
-    assert!(rounds < 2000 && error == SessionError::Flood);
-}
-
-#[test]
-fn a_peer_that_never_reads_makes_nothing_grow() {
-    // Everything that waits to be sent is a number per stream, or bounded.
-    let mut victim = Victim::new();
-    for round in 0..999 {
-        victim.take(&[open(3 + 2 * round, FIN, b"body")]).unwrap();
-        let (id, _) = victim.mux.accept().unwrap();
-        victim.mux.send_head(id, &answer()).unwrap();
-        while victim
-            .mux
-            .write(id, &mut Bytes::from(vec![0; 50_000]))
-            .unwrap()
-            > 0
-        {}
-    }
-    let stats = victim.mux.stats();
-    assert!(
-        stats.queued <= 999 * (Limits::default().send_queue + 100),
-        "{stats:?}"
-    );
-    let batch = transmit(&mut victim.mux, victim.now);
-    assert!(
-        batch.len() <= 1001 * (WINDOW + 20 * 1024),
-        "no more than the credit goes out"
-    );
-}
-
-#[test]
-fn late_frames_are_borne_with_for_one_round_trip_and_no_further_than_the_credit() {
-    let mut victim = Victim::new();
-    victim.mux.reset(StreamId(1), ResetCode::Cancelled);
-    victim.mux.release_send(StreamId(1));
-    victim.mux.release_recv(StreamId(1));
-    transmit(&mut victim.mux, victim.now);
-    assert!(victim.mux.streams.find(StreamId(1)).is_none());
-    // The peer cannot know yet.
-    victim
-        .take(&[frame(Kind::Data, 0, 1, &vec![0; WINDOW - 10])])
-        .unwrap();
-    victim
-        .take(&[
-            word(Kind::Window, 1, 5),
-            word(Kind::Stop, 1, 1),
-            word(Kind::Reset, 1, 1),
-        ])
-        .unwrap();
-    victim.take(&[frame(Kind::Data, FIN, 1, &[0; 5])]).unwrap();
-    assert_eq!(victim.mux.stats().buffered, 0);
-    // Neither the answer to the ping that went before the RESET changes that, ...
-    let pong = |number: u64| frame(Kind::Pong, 0, 0, &number.to_be_bytes());
-    victim.take(&[pong(1)]).unwrap();
-    victim.take(&[frame(Kind::Data, 0, 1, b"x")]).unwrap();
-    // ... but the answer to one that went after it does: now the peer knows.
-    victim.now += Duration::from_secs(5);
-    victim.mux.handle_timeout(victim.now).unwrap();
-    let ping = said(&transmit(&mut victim.mux, victim.now));
-    assert!(matches!(ping.as_slice(), [(Kind::Ping, 0, _)]), "{ping:?}");
-    victim.take(&[pong(2)]).unwrap();
-    let late = victim.take(&[frame(Kind::Data, 0, 1, b"x")]);
-    assert_eq!(
-        late,
-        Err(Violation::AfterEnd(Kind::Data, StreamId(1)).into())
-    );
-}
-
-#[test]
-fn data_beyond_the_credit_of_a_forgotten_stream_is_not_borne_with() {
-    let mut victim = Victim::new();
-    victim.mux.release_send(StreamId(1));
-    victim.mux.release_recv(StreamId(1));
-    transmit(&mut victim.mux, victim.now);
-    victim
-        .take(&[frame(Kind::Data, 0, 1, &vec![0; WINDOW])])
-        .unwrap();
-    let beyond = victim.take(&[frame(Kind::Data, 0, 1, b"x")]);
-    assert_eq!(
-        beyond,
-        Err(Violation::AfterEnd(Kind::Data, StreamId(1)).into())
-    );
-}
-
-#[test]
-fn a_stopped_stream_takes_no_more_than_its_window_and_holds_nothing() {
-    let mut victim = Victim::new();
-    victim.mux.stop(StreamId(1), ResetCode::NotNeeded);
-    for _ in 0..WINDOW / 1024 {
-        victim.take(&[frame(Kind::Data, 0, 1, &[0; 1024])]).unwrap();
-        assert_eq!(victim.mux.stats().buffered, 0);
-    }
-    let said = said(&transmit(&mut victim.mux, victim.now));
-    assert_eq!(
-        said,
-        [(Kind::Stop, 1, ResetCode::NotNeeded.number())],
-        "no credit for nothing"
-    );
-    let beyond = victim.take(&[frame(Kind::Data, 0, 1, b"x")]);
-    assert_eq!(beyond, Err(SessionError::FlowControl(StreamId(1))));
-}
-
-#[test]
-fn small_payloads_do_not_hold_the_message_that_they_came_in() {
-    let mut victim = Victim::new();
-    let message: Bytes = [
-        frame(Kind::Data, 0, 1, b"few bytes"),
-        frame(Kind::Data, 0, 2, &vec![7; 100_000]),
-    ]
-    .concat()
-    .into();
-    let range = message.as_ptr_range();
-    victim.mux.handle_message(message, victim.now).unwrap();
-    let mut within = |id| match victim.mux.read(StreamId(id), victim.now) {
-        Ok(Some(Item::Data(data))) => range.contains(&data.as_ptr()),
-        other => panic!("{other:?}"),
-    };
-    assert!(!within(1), "copied out");
-    assert!(within(2), "not copied");
 }
 
 #[test]

@@ -1,0 +1,209 @@
+//! Floods, and what is borne with: frames that come late, and no more of them than can.
+
+use super::hostile::{Victim, WINDOW, frame, head, open, said, word};
+use super::*;
+use crate::frame::FIN;
+
+/// Repeats what `frames` gives until the session ends; says why and after how many.
+fn flood(mut frames: impl FnMut(&mut Victim, u32) -> Vec<Vec<u8>>) -> (u32, SessionError) {
+    let mut victim = Victim::new();
+    for round in 0..1_000_000 {
+        let frames = frames(&mut victim, round);
+        if let Err(error) = victim.take(&frames) {
+            return (round, error);
+        }
+        let stats = victim.mux.stats();
+        assert!(stats.streams <= 1003, "{stats:?}");
+        assert!(victim.mux.refused.len() <= 2048 && victim.mux.news.controls.len() <= 32);
+        assert!(victim.mux.backlog.len() <= 1024);
+    }
+    panic!("a flood without an end")
+}
+
+#[test]
+fn floods_are_cut() {
+    let limits = Limits::default();
+    let cancels =
+        |rounds: u32| (limits.cancel_burst..=2 * limits.cancel_burst + 1100).contains(&rounds);
+    let next = |round: u32| 3 + 2 * round;
+
+    let pings = |_: &mut Victim, _| vec![frame(Kind::Ping, 0, 0, &[0; 8])];
+    assert!(matches!(flood(pings), (..=30, SessionError::Flood)));
+
+    let answered = |victim: &mut Victim, _| {
+        transmit(&mut victim.mux, victim.now);
+        vec![frame(Kind::Ping, 0, 0, &[0; 8])]
+    };
+    assert!(matches!(flood(answered), (..=30, SessionError::Flood)));
+
+    // Rapid reset, and its disguises.
+    let (rounds, error) =
+        flood(|_, round| vec![open(next(round), 0, b""), word(Kind::Reset, next(round), 1)]);
+    assert!(
+        cancels(rounds) && error == SessionError::Flood,
+        "{rounds} {error}"
+    );
+    let (rounds, error) = flood(|_, round| {
+        vec![
+            open(next(round), FIN, b""),
+            word(Kind::Stop, next(round), 8),
+        ]
+    });
+    assert!(
+        cancels(rounds) && error == SessionError::Flood,
+        "{rounds} {error}"
+    );
+    let (rounds, error) =
+        flood(|_, round| vec![open(next(round), 0, b""), head(next(round), &answer())]);
+    assert!(
+        cancels(rounds) && error == SessionError::Flood,
+        "{rounds} {error}"
+    );
+    // As many calls as it likes, none of which is taken: refused, then cut.
+    let (rounds, error) = flood(|_, round| vec![open(next(round), 0, b"")]);
+    assert!(
+        cancels(rounds) && error == SessionError::Flood,
+        "{rounds} {error}"
+    );
+    let (rounds, error) = flood(|_, round| vec![frame(Kind::Open, 0, next(round), &[0])]);
+    assert!(
+        cancels(rounds) && error == SessionError::Flood,
+        "{rounds} {error}"
+    );
+
+    let notice = |_: &mut Victim, _| vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")];
+    assert!(matches!(flood(notice), (32, SessionError::Flood)));
+    let (rounds, error) = flood(|victim, _| {
+        events(&mut victim.mux);
+        vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")]
+    });
+    assert!(rounds < 300 && error == SessionError::Flood);
+    let (rounds, error) = flood(|_, _| vec![frame(Kind::Goaway, 0, 0, &[0; 12])]);
+    assert!(rounds < 300 && error == SessionError::Flood);
+
+    // Frames without effect: crumbs of credit, stops of what is stopped, resets of what is gone.
+    let (rounds, error) = flood(|_, _| vec![word(Kind::Window, 2, 1)]);
+    assert!(rounds < 2000 && error == SessionError::Flood);
+    let (rounds, error) = flood(|_, _| vec![word(Kind::Stop, 2, 1)]);
+    assert!(rounds < 2000 && error == SessionError::Flood);
+    let (rounds, error) = flood(|_, _| vec![word(Kind::Reset, 2, 1)]);
+    assert!(rounds < 2000 && error == SessionError::Flood);
+}
+
+#[test]
+fn a_peer_that_never_reads_makes_nothing_grow() {
+    // Everything that waits to be sent is a number per stream, or bounded.
+    let mut victim = Victim::new();
+    for round in 0..999 {
+        victim.take(&[open(3 + 2 * round, FIN, b"body")]).unwrap();
+        let (id, _) = victim.mux.accept().unwrap();
+        victim.mux.send_head(id, &answer()).unwrap();
+        while victim
+            .mux
+            .write(id, &mut Bytes::from(vec![0; 50_000]))
+            .unwrap()
+            > 0
+        {}
+    }
+    let stats = victim.mux.stats();
+    assert!(
+        stats.queued <= 999 * (Limits::default().send_queue + 100),
+        "{stats:?}"
+    );
+    let batch = transmit(&mut victim.mux, victim.now);
+    assert!(
+        batch.len() <= 1001 * (WINDOW + 20 * 1024),
+        "no more than the credit goes out"
+    );
+}
+
+#[test]
+fn late_frames_are_borne_with_for_one_round_trip_and_no_further_than_the_credit() {
+    let mut victim = Victim::new();
+    victim.mux.reset(StreamId(1), ResetCode::Cancelled);
+    victim.mux.release_send(StreamId(1));
+    victim.mux.release_recv(StreamId(1));
+    transmit(&mut victim.mux, victim.now);
+    assert!(victim.mux.streams.find(StreamId(1)).is_none());
+    // The peer cannot know yet.
+    victim
+        .take(&[frame(Kind::Data, 0, 1, &vec![0; WINDOW - 10])])
+        .unwrap();
+    victim
+        .take(&[
+            word(Kind::Window, 1, 5),
+            word(Kind::Stop, 1, 1),
+            word(Kind::Reset, 1, 1),
+        ])
+        .unwrap();
+    victim.take(&[frame(Kind::Data, FIN, 1, &[0; 5])]).unwrap();
+    assert_eq!(victim.mux.stats().buffered, 0);
+    // Neither the answer to the ping that went before the RESET changes that, ...
+    let pong = |number: u64| frame(Kind::Pong, 0, 0, &number.to_be_bytes());
+    victim.take(&[pong(1)]).unwrap();
+    victim.take(&[frame(Kind::Data, 0, 1, b"x")]).unwrap();
+    // ... but the answer to one that went after it does: now the peer knows.
+    victim.now += Duration::from_secs(5);
+    victim.mux.handle_timeout(victim.now).unwrap();
+    let ping = said(&transmit(&mut victim.mux, victim.now));
+    assert!(matches!(ping.as_slice(), [(Kind::Ping, 0, _)]), "{ping:?}");
+    victim.take(&[pong(2)]).unwrap();
+    let late = victim.take(&[frame(Kind::Data, 0, 1, b"x")]);
+    assert_eq!(
+        late,
+        Err(Violation::AfterEnd(Kind::Data, StreamId(1)).into())
+    );
+}
+
+#[test]
+fn data_beyond_the_credit_of_a_forgotten_stream_is_not_borne_with() {
+    let mut victim = Victim::new();
+    victim.mux.release_send(StreamId(1));
+    victim.mux.release_recv(StreamId(1));
+    transmit(&mut victim.mux, victim.now);
+    victim
+        .take(&[frame(Kind::Data, 0, 1, &vec![0; WINDOW])])
+        .unwrap();
+    let beyond = victim.take(&[frame(Kind::Data, 0, 1, b"x")]);
+    assert_eq!(
+        beyond,
+        Err(Violation::AfterEnd(Kind::Data, StreamId(1)).into())
+    );
+}
+
+#[test]
+fn a_stopped_stream_takes_no_more_than_its_window_and_holds_nothing() {
+    let mut victim = Victim::new();
+    victim.mux.stop(StreamId(1), ResetCode::NotNeeded);
+    for _ in 0..WINDOW / 1024 {
+        victim.take(&[frame(Kind::Data, 0, 1, &[0; 1024])]).unwrap();
+        assert_eq!(victim.mux.stats().buffered, 0);
+    }
+    let said = said(&transmit(&mut victim.mux, victim.now));
+    assert_eq!(
+        said,
+        [(Kind::Stop, 1, ResetCode::NotNeeded.number())],
+        "no credit for nothing"
+    );
+    let beyond = victim.take(&[frame(Kind::Data, 0, 1, b"x")]);
+    assert_eq!(beyond, Err(SessionError::FlowControl(StreamId(1))));
+}
+
+#[test]
+fn small_payloads_do_not_hold_the_message_that_they_came_in() {
+    let mut victim = Victim::new();
+    let message: Bytes = [
+        frame(Kind::Data, 0, 1, b"few bytes"),
+        frame(Kind::Data, 0, 2, &vec![7; 100_000]),
+    ]
+    .concat()
+    .into();
+    let range = message.as_ptr_range();
+    victim.mux.handle_message(message, victim.now).unwrap();
+    let mut within = |id| match victim.mux.read(StreamId(id), victim.now) {
+        Ok(Some(Item::Data(data))) => range.contains(&data.as_ptr()),
+        other => panic!("{other:?}"),
+    };
+    assert!(!within(1), "copied out");
+    assert!(within(2), "not copied");
+}
