@@ -15,6 +15,9 @@
 //! - `drain` ends the node without breaking calls; `app` wires everything together; [`cli`] is
 //!   the command line.
 
+// These pages are for people who read the code: private rooms are worth a link too.
+#![allow(rustdoc::private_intra_doc_links)]
+
 mod admin;
 mod app;
 pub mod cli;
