@@ -1,5 +1,8 @@
 //! The edge from end to end, in this process: real HTTP on one side, a real session on the other.
 
+mod bodies;
 mod calls;
+mod failures;
 mod hostile;
+mod record;
 mod rig;

@@ -1,0 +1,162 @@
+//! What is cut, and what is not.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+const PACE: Pace = Pace {
+    head: Duration::from_secs(10),
+    keep_alive: Duration::from_secs(60),
+    stall: Duration::from_secs(30),
+};
+
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+fn opening() -> Vec<u8> {
+    [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        &frame(SETTINGS, 0, b""),
+    ]
+    .concat()
+}
+
+fn guard() -> (
+    tokio::io::DuplexStream,
+    FrameGuard<tokio::io::DuplexStream>,
+    Instant,
+) {
+    let (caller, server) = tokio::io::duplex(1 << 20);
+    (caller, FrameGuard::new(server, PACE), Instant::now())
+}
+
+/// Reads until nothing more comes at once, or an error.
+async fn read(guard: &mut FrameGuard<tokio::io::DuplexStream>) -> io::Result<Vec<u8>> {
+    let (mut all, mut buffer) = (Vec::new(), [0; 700]);
+    loop {
+        let moment = Duration::from_millis(1);
+        match tokio::time::timeout(moment, guard.read(&mut buffer)).await {
+            Ok(Ok(length)) => all.extend_from_slice(&buffer[..length]),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Ok(all),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_pass_unchanged() {
+    let (mut caller, mut guard, _) = guard();
+    let frames = [
+        opening(),
+        frame(HEADERS, 0, b"abc"),
+        frame(CONTINUATION, END_HEADERS, b"def"),
+        frame(DATA, 0, &[7; 3000]),
+        frame(DATA, END_STREAM, b""),
+        frame(HEADERS, END_HEADERS | END_STREAM, b"x").repeat(50),
+        frame(PING, 0, &[0; 8]),
+    ];
+    caller.write_all(&frames.concat()).await.unwrap();
+    assert_eq!(read(&mut guard).await.unwrap(), frames.concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_requests_reaches_h2_a_few_at_a_time() {
+    let (mut caller, mut guard, _) = guard();
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, b"x");
+    caller
+        .write_all(&[opening(), request.repeat(10)].concat())
+        .await
+        .unwrap();
+    let mut buffer = vec![0; 1 << 16];
+    let first = guard.read(&mut buffer).await.unwrap();
+    assert_eq!(
+        first,
+        opening().len() + usize::from(HEADS_PER_TURN) * request.len()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn floods_are_cut_whatever_they_are_made_of() {
+    let reset = [
+        frame(HEADERS, END_HEADERS, b"x"),
+        frame(RST_STREAM, 0, &[0; 4]),
+    ]
+    .concat();
+    let floods = [
+        frame(PING, 0, &[0; 8]),
+        frame(SETTINGS, 0, b""),
+        frame(DATA, 0, b""),
+        frame(CONTINUATION, 0, b""),
+        frame(200, 0, b""),
+        reset,
+    ];
+    for flood in floods {
+        let (mut caller, mut guard, _) = guard();
+        caller
+            .write_all(&[opening(), flood.repeat(2500)].concat())
+            .await
+            .unwrap();
+        let error = read(&mut guard).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{flood:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_beside_honest_work_are_no_flood() {
+    let (mut caller, mut guard, _) = guard();
+    caller.write_all(&opening()).await.unwrap();
+    for _ in 0..5000 {
+        let frames = [frame(PING, 0, &[0; 8]), frame(DATA, 0, &[0; 1024])].concat();
+        caller.write_all(&frames).await.unwrap();
+        read(&mut guard).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_is_not_cut_though_every_silence_falls_into_a_frame() {
+    let (mut caller, mut guard, _) = guard();
+    let upload = [opening(), frame(DATA, 0, &[0; 100]).repeat(100)].concat();
+    for piece in upload.chunks(109) {
+        caller.write_all(piece).await.unwrap();
+        read(&mut guard).await.unwrap();
+        tokio::time::sleep(PACE.head / 2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_begun_and_not_ended_runs_into_a_timer() {
+    let begun = [
+        (b"PRI * HTTP/2.0".to_vec(), PACE.head),
+        ([opening(), frame(HEADERS, 0, b"abc")].concat(), PACE.head),
+        (
+            [opening(), frame(DATA, 0, b"abc")[..10].to_vec()].concat(),
+            PACE.stall,
+        ),
+        (
+            [opening(), frame(PING, 0, b"abc")[..5].to_vec()].concat(),
+            PACE.stall,
+        ),
+    ];
+    for (bytes, span) in begun {
+        let (mut caller, mut guard, start) = guard();
+        caller.write_all(&bytes).await.unwrap();
+        let mut buffer = [0; 512];
+        assert_ne!(guard.read(&mut buffer).await.unwrap(), 0);
+        let error = guard.read(&mut buffer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), span);
+    }
+    let (mut caller, mut guard, _) = guard();
+    caller.write_all(&opening()).await.unwrap();
+    let mut buffer = [0; 512];
+    assert_ne!(guard.read(&mut buffer).await.unwrap(), 0);
+    let wait = tokio::time::timeout(Duration::from_secs(3600), guard.read(&mut buffer));
+    assert!(
+        wait.await.is_err(),
+        "between frames the caller may be silent"
+    );
+}

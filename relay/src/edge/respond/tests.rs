@@ -1,0 +1,139 @@
+//! What callers read.
+
+use super::*;
+
+const CALL: CallId = CallId([0xAB; 16]);
+
+fn header<'a>(response: &'a Response<()>, name: &str) -> Option<&'a str> {
+    response
+        .headers()
+        .get(name)
+        .map(|value| value.to_str().unwrap())
+}
+
+#[test]
+fn a_problem_says_what_happened_where_and_what_to_do() {
+    let problem = Problem::new(ErrorCode::EndpointOffline, "wait for \"vcenter\"");
+    let (response, body) = problem.answer("relay.example.com", CALL, &Method::GET);
+    assert_eq!(response.status(), 503);
+    assert_eq!(
+        header(&response, "content-type"),
+        Some("application/problem+json")
+    );
+    assert_eq!(
+        header(&response, "culvert-call"),
+        Some("abababababababababababababababab")
+    );
+    assert_eq!(header(&response, "retry-after"), Some("5"));
+    assert_eq!(
+        header(&response, "proxy-status"),
+        Some("culvert-relay; error=destination_unavailable; details=\"endpoint-offline\"")
+    );
+    assert_eq!(
+        body,
+        "{\"type\":\"https://relay.example.com/.culvert/errors#endpoint-offline\",\
+         \"title\":\"The endpoint's agent is not connected\",\"status\":503,\
+         \"detail\":\"wait for \\\"vcenter\\\"\",\"call\":\"abababababababababababababababab\",\
+         \"layer\":\"relay\"}"
+    );
+}
+
+#[test]
+fn every_code_has_its_status_and_a_body_that_is_json() {
+    for code in ErrorCode::ALL {
+        let problem = Problem {
+            rule: Some("a\u{1}b".into()),
+            ..Problem::new(*code, "x\\y")
+        };
+        let (response, body) = problem.answer("d", CALL, &Method::POST);
+        assert_eq!(response.status().as_u16(), code.status());
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["type"], format!("https://d/.culvert/errors#{code}"));
+        assert_eq!(body["status"], code.status());
+        assert_eq!(body["detail"], "x\\y");
+        assert_eq!(body["rule"], "a\u{1}b");
+        let status = header(&response, "proxy-status").unwrap();
+        assert!(status.ends_with(&format!("details=\"{code}\"")), "{status}");
+        assert!(!status.contains("internal"), "{status}");
+    }
+}
+
+#[test]
+fn an_answer_to_head_has_no_body_and_says_its_length() {
+    let problem = Problem::bad_request("x");
+    let (_, body) = problem.answer("d", CALL, &Method::GET);
+    let (response, none) = problem.answer("d", CALL, &Method::HEAD);
+    assert_eq!(none, "");
+    assert_eq!(
+        header(&response, "content-length"),
+        Some(&*body.len().to_string())
+    );
+}
+
+#[test]
+fn a_missing_and_a_bad_credential_are_challenged() {
+    let (response, _) =
+        Problem::unauthenticated("send a token", None).answer("d", CALL, &Method::GET);
+    assert_eq!(
+        header(&response, "www-authenticate"),
+        Some("Bearer realm=\"culvert\"")
+    );
+    let (response, _) = Problem::unauthenticated("the token expired", Some("invalid_token"))
+        .answer("d", CALL, &Method::GET);
+    assert_eq!(
+        header(&response, "www-authenticate"),
+        Some(
+            "Bearer realm=\"culvert\", error=\"invalid_token\", \
+             error_description=\"the token expired\""
+        )
+    );
+    let (response, _) = Problem::forbidden("x").answer("d", CALL, &Method::GET);
+    let challenge = header(&response, "www-authenticate").unwrap();
+    assert!(challenge.ends_with("error=\"insufficient_scope\""));
+}
+
+#[test]
+fn the_answer_to_who_has_not_proven_anything_is_small() {
+    // The least that asks for an endpoint: 10 times that is what it may get. Each comes in a
+    // TLS record: header, content type, tag.
+    const RECORD: usize = 5 + 1 + 16;
+    let request = "GET / HTTP/1.1\r\nHost: vc--acme.relay.example.com\r\n\r\n";
+    let problem = crate::edge::authenticate::no_credential();
+    let (response, body) = problem.answer("relay.example.com", CALL, &Method::GET);
+    let fields = response.headers().iter();
+    let head: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    // Status line, Date, Content-Length.
+    let head = head + 27 + 37 + 21;
+    assert!(
+        head + body.len() + RECORD <= 10 * (request.len() + RECORD),
+        "{head} + {}",
+        body.len()
+    );
+}
+
+#[test]
+fn a_refused_soap_call_gets_a_fault_with_the_same_text() {
+    let refusal = Refusal {
+        code: ErrorCode::PolicyDenied,
+        detail: "ask <admin> & co\r\n".into(),
+        rule: Some("no-destroy".into()),
+        soap: true,
+    };
+    let (response, body) = Problem::from(refusal).answer("d", CALL, &Method::POST);
+    assert_eq!(response.status(), 500);
+    assert_eq!(
+        header(&response, "content-type"),
+        Some("text/xml; charset=utf-8")
+    );
+    assert_eq!(
+        header(&response, "proxy-status"),
+        Some("culvert-agent; error=http_request_denied; details=\"policy-denied\"")
+    );
+    let body = std::str::from_utf8(&body).unwrap();
+    let text = "<faultstring>The policy of the data centre denied the call: ask &lt;admin&gt; \
+                &amp; co (rule no-destroy) [policy-denied, call ab";
+    assert!(body.contains(text), "{body}");
+    assert!(body.contains("xsi:type=\"NoPermission\""));
+}

@@ -1,0 +1,312 @@
+//! Calls that get no answer from their upstream, and callers that go.
+
+use culvert_proto::code::{ErrorCode, GoawayCode, ResetCode};
+use culvert_proto::head::{BodyLength, Head, Refusal};
+use culvert_proto::mux::StreamError;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::rig::*;
+use crate::listener::Alpn;
+
+#[tokio::test]
+async fn a_refusal_of_the_agent_says_what_and_why() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let refusal = |soap| Refusal {
+        code: ErrorCode::PolicyDenied,
+        detail: "ask for the scope vcenter.write".into(),
+        rule: Some("read-only".into()),
+        soap,
+    };
+    for soap in [false, true] {
+        let agent_side = async {
+            let (_, mut stream) = agent.accept().await;
+            stream
+                .send
+                .send_head(&Head::Refusal(refusal(soap)))
+                .await
+                .unwrap();
+            stream.send.finish().unwrap();
+        };
+        let (reply, ()) = tokio::join!(rig.exchange(Rig::get("/", &rig.bearer())), agent_side);
+        if soap {
+            assert_eq!(reply.status, 500);
+            let text = show(&reply.body);
+            assert!(
+                text.contains("ask for the scope vcenter.write (rule read-only)"),
+                "{text}"
+            );
+        } else {
+            assert_eq!((reply.status, &*reply.code()), (403, "policy-denied"));
+            assert_eq!(reply.detail(), "ask for the scope vcenter.write");
+            let problem: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+            assert_eq!(
+                (&problem["rule"], &problem["layer"]),
+                (&json!("read-only"), &json!("agent"))
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_agent_is_gone_is_offline() {
+    let rig = Rig::new();
+    let agent = rig.agent("vc").await;
+    rig.directory
+        .withdraw(&tenant("acme"), &"vc".parse().unwrap(), agent.id);
+    let reply = rig.exchange(Rig::get("/", &rig.bearer())).await;
+    assert_eq!((reply.status, &*reply.code()), (503, "endpoint-offline"));
+    assert_eq!(reply.header("retry-after"), "5");
+}
+
+#[tokio::test]
+async fn a_session_lost_before_the_answer_is_told_and_a_write_not_sent_twice() {
+    let rig = Rig::new();
+    let (mut first, mut second) = (rig.agent("vc").await, rig.agent("vc").await);
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{}Content-Length: 1\r\n\r\nx",
+        rig.bearer()
+    );
+    let agent_side = async {
+        let (hit, other) = tokio::select! {
+            call = first.calls.accept() => (call.map(|_| &first.session), &mut second),
+            call = second.calls.accept() => (call.map(|_| &second.session), &mut first),
+        };
+        hit.unwrap().close(GoawayCode::Internal, "test");
+        other
+    };
+    let (reply, other) = tokio::join!(rig.exchange(request), agent_side);
+    assert_eq!((reply.status, &*reply.code()), (502, "session-lost"));
+    assert!(other.is_untouched().await);
+}
+
+#[tokio::test]
+async fn a_read_whose_session_is_lost_goes_to_another_one_once() {
+    let rig = Rig::new();
+    let (mut first, mut second) = (rig.agent("vc").await, rig.agent("vc").await);
+    let agent_side = async {
+        let (hit, other) = tokio::select! {
+            call = first.calls.accept() => (call.map(|_| &first.session), &mut second),
+            call = second.calls.accept() => (call.map(|_| &second.session), &mut first),
+        };
+        hit.unwrap().close(GoawayCode::Internal, "test");
+        let (head, mut stream) = other.accept().await;
+        answer(&mut stream, 200, &[], b"again").await;
+        head.call.to_string()
+    };
+    let (reply, call) = tokio::join!(rig.exchange(Rig::get("/", &rig.bearer())), agent_side);
+    assert_eq!((reply.status, show(&reply.body)), (200, "again"));
+    assert_eq!(reply.header("culvert-call"), call);
+}
+
+#[tokio::test]
+async fn a_read_whose_only_session_is_lost_is_told_so() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let agent_side = async {
+        let _call = agent.accept().await;
+        agent.session.close(GoawayCode::Internal, "test");
+    };
+    let (reply, ()) = tokio::join!(rig.exchange(Rig::get("/", &rig.bearer())), agent_side);
+    assert_eq!((reply.status, &*reply.code()), (502, "session-lost"));
+}
+
+#[tokio::test]
+async fn a_call_that_the_agent_never_looked_at_is_sent_again_whatever_its_method() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{}Content-Length: 1\r\n\r\nx",
+        rig.bearer()
+    );
+    let agent_side = async {
+        let (_, mut stream) = agent.accept().await;
+        stream.send.reset(ResetCode::Refused);
+        let (_, mut stream) = agent.accept().await;
+        assert_eq!(read_body(&mut stream).await, "x");
+        answer(&mut stream, 200, &[], b"ok").await;
+    };
+    let (reply, ()) = tokio::join!(rig.exchange(&request), agent_side);
+    assert_eq!(reply.status, 200);
+    let agent_side = async {
+        for _ in 0..3 {
+            let (_, mut stream) = agent.accept().await;
+            stream.send.reset(ResetCode::Refused);
+        }
+    };
+    let (reply, ()) = tokio::join!(rig.exchange(&request), agent_side);
+    assert_eq!((reply.status, &*reply.code()), (503, "overloaded"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_with_its_hands_full_is_waited_for_and_then_reported() {
+    let rig = Rig::new();
+    let mut agent = rig.agent_that_takes("vc", 1).await;
+    let mut busy = rig.connect(Alpn::Http1);
+    busy.write_all(Rig::get("/1", &rig.bearer()).as_bytes())
+        .await
+        .unwrap();
+    let (_, mut first) = agent.accept().await;
+    let reply = rig.exchange(Rig::get("/2", &rig.bearer())).await;
+    assert_eq!((reply.status, &*reply.code()), (503, "overloaded"));
+    assert_eq!(reply.header("retry-after"), "1");
+
+    let mut third = rig.connect(Alpn::Http1);
+    third
+        .write_all(Rig::get("/3", &rig.bearer()).as_bytes())
+        .await
+        .unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    answer(&mut first, 204, &[], b"").await;
+    read_body(&mut first).await;
+    drop(first);
+    let (head, mut stream) = agent.accept().await;
+    assert_eq!(head.target, "/3");
+    answer(&mut stream, 204, &[], b"").await;
+    assert_eq!(Reply::read_to_end(&mut third).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_before_the_answer_is_a_typed_failure() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let cases = [
+        (ResetCode::Timeout, 504, "upstream-timeout"),
+        (ResetCode::Truncated, 502, "upstream-protocol"),
+        (ResetCode::Protocol, 502, "upstream-protocol"),
+        (ResetCode::Withdrawn, 403, "policy-denied"),
+        (ResetCode::Internal, 502, "session-lost"),
+    ];
+    for (reset, status, code) in cases {
+        let agent_side = async {
+            let (_, mut stream) = agent.accept().await;
+            stream.send.reset(reset);
+        };
+        let (reply, ()) = tokio::join!(rig.exchange(Rig::get("/", &rig.bearer())), agent_side);
+        assert_eq!((reply.status, &*reply.code()), (status, code));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_becomes_a_502() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let cases = [
+        vec![response(101, &[], BodyLength::Empty)],
+        vec![response(103, &[], BodyLength::Empty)],
+        vec![response(
+            200,
+            &[("content-length", "5")],
+            BodyLength::Exact(6),
+        )],
+        vec![response(
+            200,
+            &[("content-length", "5")],
+            BodyLength::Unknown,
+        )],
+        vec![response(
+            200,
+            &[("content-length", "x")],
+            BodyLength::Exact(6),
+        )],
+        vec![],
+    ];
+    for heads in cases {
+        let agent_side = async {
+            let (_, mut stream) = agent.accept().await;
+            for head in &heads {
+                stream.send.send_head(head).await.unwrap();
+            }
+            stream.send.finish().unwrap();
+            // Held until the relay has seen all of it.
+            let _ = stream.recv.item().await;
+            stream.send.stopped().await;
+        };
+        let request = Rig::get("/", &rig.bearer());
+        tokio::select! {
+            reply = rig.exchange(request) => {
+                assert_eq!((reply.status, &*reply.code()), (502, "upstream-protocol"), "{heads:?}");
+            }
+            () = async { agent_side.await; std::future::pending().await } => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn interim_answers_do_not_reach_the_caller() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let Head::Response(interim) = response(103, &[], BodyLength::Empty) else {
+        unreachable!()
+    };
+    let agent_side = async {
+        let (_, mut stream) = agent.accept().await;
+        for _ in 0..10 {
+            stream
+                .send
+                .send_head(&Head::Interim(interim.clone()))
+                .await
+                .unwrap();
+        }
+        answer(&mut stream, 200, &[], b"at last").await;
+    };
+    let (reply, ()) = tokio::join!(rig.exchange(Rig::get("/", &rig.bearer())), agent_side);
+    assert_eq!((reply.status, show(&reply.body)), (200, "at last"));
+}
+
+#[tokio::test]
+async fn when_the_caller_goes_the_agent_learns_it_at_once() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    // While it waits, while it sends, while it receives.
+    for phase in ["wait", "send", "receive"] {
+        let mut caller = rig.connect(Alpn::Http1);
+        let length = if phase == "send" {
+            "Content-Length: 100\r\n"
+        } else {
+            ""
+        };
+        let request = format!(
+            "PUT / HTTP/1.1\r\nHost: {HOST}\r\n{}{length}\r\n",
+            rig.bearer()
+        );
+        caller.write_all(request.as_bytes()).await.unwrap();
+        let (_, mut stream) = agent.accept().await;
+        if phase == "receive" {
+            stream
+                .send
+                .send_head(&response(200, &[], BodyLength::Unknown))
+                .await
+                .unwrap();
+            let mut head = [0; 15];
+            caller.read_exact(&mut head).await.unwrap();
+        }
+        drop(caller);
+        let gone = tokio::time::timeout(SOON, stream.send.stopped())
+            .await
+            .expect(phase);
+        assert!(
+            matches!(gone, StreamError::Reset(_) | StreamError::Stopped(_)),
+            "{phase}: {gone}"
+        );
+    }
+    // One stream of an HTTP/2 connection.
+    let mut sender = rig.http2().await;
+    let sent = tokio::spawn(sender.send_request(rig.request("GET", "/", "")));
+    let (_, mut stream) = agent.accept().await;
+    sent.abort();
+    let gone = tokio::time::timeout(SOON, stream.send.stopped())
+        .await
+        .unwrap();
+    assert!(
+        matches!(gone, StreamError::Reset(_) | StreamError::Stopped(_)),
+        "{gone}"
+    );
+    assert!(sender.ready().await.is_ok(), "the connection goes on");
+    let text = rig.metrics.render().unwrap();
+    assert!(
+        !text.contains("outcome=\"caller-gone\",code=\"\"} 0"),
+        "{text}"
+    );
+}
