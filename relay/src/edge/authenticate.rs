@@ -14,6 +14,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use culvert_identity::Verifier;
 use culvert_identity::verify::{MAX_TOKEN, VerifiedToken};
+use culvert_proto::code::ErrorCode;
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
@@ -92,7 +93,12 @@ pub(crate) async fn authenticate(
         }
         Err(error) => {
             let reason = error.public_reason();
-            Err(Problem::unauthenticated(reason, Some("invalid_token")).with_log(error.to_string()))
+            let problem = if error.is_unavailable() {
+                Problem::new(ErrorCode::Overloaded, reason)
+            } else {
+                Problem::unauthenticated(reason, Some("invalid_token"))
+            };
+            Err(problem.with_log(error.to_string()))
         }
     }
 }
@@ -170,10 +176,7 @@ mod tests {
             })
             .collect();
         token(&headers).map(Cow::into_owned).map_err(|problem| {
-            assert_eq!(
-                problem.code,
-                culvert_proto::code::ErrorCode::Unauthenticated
-            );
+            assert_eq!(problem.code, ErrorCode::Unauthenticated);
             let error = problem.challenge.unwrap().contains("error=");
             (problem.detail.into_owned(), error)
         })

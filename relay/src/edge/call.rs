@@ -48,8 +48,8 @@ impl Edge {
         match self.call(&connection, request, &mut record).await {
             Ok(answer) => answer.finish(record),
             Err(problem) => {
-                let (response, body) =
-                    problem.answer(self.routes.domain(), record.call, &record.method);
+                let method = record.method.as_ref().unwrap_or(&Method::GET);
+                let (response, body) = problem.answer(self.routes.domain(), record.call, method);
                 let mut response = response.map(|()| body);
                 let headers = response.headers_mut();
                 let last = problem.status() == StatusCode::UNAUTHORIZED && connection.on_refused();
@@ -72,6 +72,7 @@ impl Edge {
         record: &mut CallRecord,
     ) -> Result<Answer, Problem> {
         if let Some(violation) = connection.traffic.refused() {
+            record.method = None;
             return Err(Problem::bad_request(violation.to_string()));
         }
         let authority = check(&request)?;
@@ -107,6 +108,7 @@ impl Edge {
             ));
         }
 
+        let to_head = parts.method == Method::HEAD;
         let upload = Upload::new(body, self.limits.stall.0, record.progress.clone());
         let length = upload.length();
         let head = CallHead {
@@ -137,8 +139,8 @@ impl Edge {
         })?;
 
         let mut head = forwarded.head;
-        let length = visible_length(&record.method, &head);
-        if record.method != Method::HEAD {
+        let length = visible_length(to_head, &head);
+        if !to_head {
             // Where there is a body, its own length counts; elsewhere the field promises one.
             head.headers.remove(CONTENT_LENGTH);
         }

@@ -15,13 +15,16 @@ mod tests;
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::pace::{Deadline, Pace};
+use super::traffic::Traffic;
 
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`
 const PREFACE: usize = 24;
@@ -33,8 +36,10 @@ const HEADS_PER_TURN: u8 = 2;
 
 /// What the peer may spend at once.
 const BUDGET: u64 = 2000;
-/// What it gets back for each second, and for how many bytes that it takes or sends as data.
+/// What it gets back for each second, for each call that is over, and for how many bytes that it
+/// takes or sends as data.
 const PER_SECOND: u64 = 20;
+const PER_CALL: u64 = 5;
 const BYTES_PER_TOKEN: u64 = 512;
 
 /// The kinds of frames that matter here (RFC 9113, 6).
@@ -45,12 +50,15 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// What a peer's frames cost. A full budget pays for 1000 pings or 180 requests that are reset.
+/// What a peer's frames cost. A full budget pays for 1000 pings or 330 calls that are reset; a
+/// call that is answered earns more than its frames cost.
 fn price(kind: u8, flags: u8, length: u32) -> u64 {
     match kind {
         DATA if length > 0 || flags & END_STREAM != 0 => 0,
+        SETTINGS if flags & ACK != 0 => 1,
         RST_STREAM | SETTINGS => 10,
         PING => 2,
         _ => 1,
@@ -63,6 +71,8 @@ struct Budget {
     tokens: u64,
     /// Bytes of work that are not yet worth a token.
     bytes: u64,
+    /// Calls that were over when the budget was last filled, and when that was.
+    calls: usize,
     filled: Instant,
 }
 
@@ -71,6 +81,7 @@ impl Budget {
         Self {
             tokens: BUDGET,
             bytes: 0,
+            calls: 0,
             filled: now,
         }
     }
@@ -81,12 +92,16 @@ impl Budget {
         self.bytes %= BYTES_PER_TOKEN;
     }
 
-    /// Whether the peer can pay.
-    fn spend(&mut self, price: u64) -> bool {
+    /// Whether the peer can pay. `ended` says how many calls of the connection are over.
+    fn spend(&mut self, price: u64, ended: impl FnOnce() -> usize) -> bool {
         if self.tokens < price {
-            let seconds = self.filled.elapsed().as_secs();
-            self.filled = Instant::now();
-            self.tokens = BUDGET.min(self.tokens + seconds.saturating_mul(PER_SECOND));
+            let (now, ended) = (Instant::now(), ended());
+            let seconds = now.duration_since(self.filled).as_secs();
+            let calls = ended.wrapping_sub(self.calls) as u64;
+            self.filled += Duration::from_secs(seconds);
+            self.calls = ended;
+            let earned = seconds.saturating_mul(PER_SECOND) + calls.saturating_mul(PER_CALL);
+            self.tokens = BUDGET.min(self.tokens.saturating_add(earned));
         }
         match self.tokens.checked_sub(price) {
             Some(left) => self.tokens = left,
@@ -123,6 +138,7 @@ struct Flood;
 #[derive(Debug)]
 pub(crate) struct FrameGuard<IO> {
     io: IO,
+    traffic: Arc<Traffic>,
     place: Place,
     header: [u8; FRAME_HEADER],
     /// The first frame has come.
@@ -141,12 +157,13 @@ pub(crate) struct FrameGuard<IO> {
 }
 
 impl<IO> FrameGuard<IO> {
-    pub(crate) fn new(io: IO, pace: Pace) -> Self {
+    pub(crate) fn new(io: IO, traffic: Arc<Traffic>, pace: Pace) -> Self {
         let now = Instant::now();
         let mut deadline = Deadline::default();
         deadline.set(now + pace.head);
         Self {
             io,
+            traffic,
             place: Place::Preface { left: PREFACE },
             header: [0; FRAME_HEADER],
             begun: false,
@@ -203,7 +220,10 @@ impl<IO> FrameGuard<IO> {
     fn on_header(&mut self) -> Result<(), Flood> {
         let [high, mid, low, kind, flags, ..] = self.header;
         let length = u32::from_be_bytes([0, high, mid, low]);
-        if !self.budget.spend(price(kind, flags, length)) {
+        if !self
+            .budget
+            .spend(price(kind, flags, length), || self.traffic.ended())
+        {
             return Err(Flood);
         }
         if kind == DATA {

@@ -30,7 +30,8 @@ pub(crate) struct Progress {
 #[derive(Debug)]
 pub(crate) struct CallRecord {
     pub(crate) call: CallId,
-    pub(crate) method: Method,
+    /// The method; of a request that the guard refused, nobody knows it.
+    pub(crate) method: Option<Method>,
     pub(crate) endpoint: Option<Endpoint>,
     /// The caller, once proven.
     pub(crate) caller: Option<Arc<VerifiedToken>>,
@@ -64,7 +65,7 @@ impl CallRecord {
         metrics.call_started();
         Self {
             call: CallId(fastrand::u128(..).to_ne_bytes()),
-            method,
+            method: Some(method),
             endpoint: None,
             caller: None,
             target: Bytes::new(),
@@ -125,11 +126,11 @@ impl CallRecord {
             Ending::Open => (None, None, None, "caller-gone"),
             Ending::Answering(status) => (Some(*status), None, None, "caller-gone"),
             Ending::Answered(status) => (Some(*status), None, None, "answered"),
-            Ending::CutShort(status, why) => (Some(*status), None, Some(why), "cut-short"),
+            Ending::CutShort(status, why) => (Some(*status), None, Some(why.as_str()), "cut-short"),
             Ending::Refused(problem) => (
                 Some(problem.status()),
                 Some(problem),
-                problem.log.as_ref(),
+                Some(problem.log.as_deref().unwrap_or(&problem.detail)),
                 "refused",
             ),
         };
@@ -141,12 +142,12 @@ impl CallRecord {
             endpoint,
             caller,
             mode = Mode::Http.as_str(),
-            method = self.method.as_str(),
+            method = self.method.as_ref().map(Method::as_str),
             path,
             status = status.map(|status| status.as_u16()),
             code = problem.map(|problem| problem.code.as_str()),
             layer = problem.map(|problem| problem.layer.as_str()),
-            why = why.map(String::as_str),
+            why,
             received,
             sent,
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),

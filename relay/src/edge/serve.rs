@@ -162,7 +162,7 @@ impl Edge {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let pace = self.servers.pace;
-        let guard = FrameGuard::new(io, pace);
+        let guard = FrameGuard::new(io, connection.traffic.clone(), pace);
         let service = service_fn(|request| {
             let progress = Arc::new(Progress::default());
             connection.traffic.on_begin();

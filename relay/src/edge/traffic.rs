@@ -34,6 +34,12 @@ impl Traffic {
         self.begun.load(Ordering::Relaxed)
     }
 
+    /// How many of them are over.
+    pub(crate) fn ended(&self) -> usize {
+        self.begun()
+            .wrapping_sub(self.calls.load(Ordering::Acquire))
+    }
+
     /// A call is over: answered to the last byte, or broken off.
     pub(crate) fn on_end(&self) {
         self.calls.fetch_sub(1, Ordering::Release);

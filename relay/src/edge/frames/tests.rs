@@ -1,7 +1,5 @@
 //! What is cut, and what is not.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -31,7 +29,12 @@ fn guard() -> (
     Instant,
 ) {
     let (caller, server) = tokio::io::duplex(1 << 20);
-    (caller, FrameGuard::new(server, PACE), Instant::now())
+    let traffic = Arc::new(Traffic::default());
+    (
+        caller,
+        FrameGuard::new(server, traffic, PACE),
+        Instant::now(),
+    )
 }
 
 /// Reads until nothing more comes at once, or an error.
@@ -113,6 +116,31 @@ async fn pings_beside_honest_work_are_no_flood() {
         let frames = [frame(PING, 0, &[0; 8]), frame(DATA, 0, &[0; 1024])].concat();
         caller.write_all(&frames).await.unwrap();
         read(&mut guard).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_answered_pay_for_their_frames_and_calls_that_are_reset_do_not() {
+    let call = frame(HEADERS, END_HEADERS | END_STREAM, b"x");
+    let answered = [call.clone(), frame(8, 0, &[0; 4]).repeat(2)].concat();
+    let reset = [call, frame(RST_STREAM, 0, &[0; 4])].concat();
+    for (frames, cut) in [(answered, false), (reset, true)] {
+        let (mut caller, mut guard, _) = guard();
+        caller.write_all(&opening()).await.unwrap();
+        let mut calls = 0;
+        let error = loop {
+            caller.write_all(&frames).await.unwrap();
+            if let Err(error) = read(&mut guard).await {
+                break Some(error);
+            }
+            guard.traffic.on_begin();
+            guard.traffic.on_end();
+            calls += 1;
+            if calls == 2000 {
+                break None;
+            }
+        };
+        assert_eq!(error.is_some(), cut, "after {calls} calls");
     }
 }
 

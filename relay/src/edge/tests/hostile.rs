@@ -165,6 +165,23 @@ async fn http_2_requests_are_held_to_the_same_rules() {
 }
 
 #[tokio::test]
+async fn many_small_calls_on_one_http_2_connection_are_no_flood() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    tokio::spawn(async move {
+        while let Some((_, mut stream)) = agent.calls.accept().await {
+            answer(&mut stream, 204, &[], b"").await;
+        }
+    });
+    let mut sender = rig.http2().await;
+    let request = rig.request("GET", "/", "");
+    for _ in 0..3000 {
+        let response = sender.send_request(request.clone()).await.unwrap();
+        assert_eq!(response.status(), 204);
+    }
+}
+
+#[tokio::test]
 async fn nobody_guesses_tokens_in_peace() {
     let rig = Rig::new();
     let mut caller = rig.connect(Alpn::Http1);

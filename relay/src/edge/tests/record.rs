@@ -103,6 +103,9 @@ async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
         assert_eq!(lines[0]["status"], status);
         assert_eq!(lines[0]["code"], code);
     }
+    let line = of(refused.header("culvert-call"))[0];
+    assert_eq!(line["method"], json!(null));
+    assert!(line["why"].as_str().unwrap().contains("more than one Host"));
     let line = of(answered.header("culvert-call"))[0];
     assert_eq!(line["tenant"], "acme");
     assert_eq!(line["endpoint"], "vc");
