@@ -95,12 +95,30 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 /// The dotted key whose entry covers `offset`, or the innermost table around it.
 ///
 /// The spans come from the same TOML reader that reads the configuration; this only looks for
-/// the narrowest one. A text that is not TOML at all has no keys.
+/// the narrowest one. A text that is not TOML (a repeated key, say) is looked at line by line.
 fn key_at(text: &str, offset: usize) -> Option<String> {
-    let document = toml_edit::Document::parse(text).ok()?;
+    let Ok(document) = toml_edit::Document::parse(text) else {
+        return key_of_line(text, offset);
+    };
     let mut path = String::new();
     descend(document.as_table(), offset, &mut path);
     (!path.is_empty()).then_some(path)
+}
+
+/// The key that begins the line of `offset`, behind the name of the last table header above it.
+fn key_of_line(text: &str, offset: usize) -> Option<String> {
+    let offset = text.floor_char_boundary(offset);
+    let start = text[..offset].rfind('\n').map_or(0, |end| end + 1);
+    let (key, _) = text[start..].lines().next()?.split_once('=')?;
+    let table = text[..start]
+        .lines()
+        .rev()
+        .find_map(|line| line.trim().strip_prefix('[')?.split(']').next())
+        .map(|name| name.trim_matches(['[', ' ']));
+    Some(match table {
+        Some(table) => format!("{table}.{}", key.trim()),
+        None => key.trim().to_owned(),
+    })
 }
 
 /// Where the value of a dotted key stands.

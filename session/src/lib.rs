@@ -47,6 +47,8 @@ pub mod tls;
 pub mod upgrade;
 pub mod websocket;
 
+/// What streams give and how they fail: the words of the core, for rooms that do not know it.
+pub use culvert_proto::mux::{ControlError, Item, OpenError, StreamError};
 pub use error::SessionError;
 pub use session::{Controls, Incoming, Session, SessionEvent};
 pub use stream::{RecvStream, SendStream, Stream};

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_proto::code::ErrorCode;
-use culvert_proto::mux::StreamError;
+use culvert_session::StreamError;
 use culvert_session::body::RecvBodyError;
 use rustls::{AlertDescription, CertificateError};
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::head::{BodyLength, CallHead, Head, ResponseHead};
-use culvert_proto::mux::{Item, OpenError, StreamError};
 use culvert_proto::names::TenantName;
 use culvert_session::body::{SendBodyError, send_body};
 use culvert_session::stream::{RecvStream, Stream};
+use culvert_session::{Item, OpenError, StreamError};
 use http::Method;
 use tokio::time::{Instant, sleep};
 
