@@ -345,3 +345,6 @@ pub fn decode_goaway(mut from: Bytes) -> Result<Goaway, Malformed> {
         reason,
     })
 }
+
+#[cfg(test)]
+mod tests;

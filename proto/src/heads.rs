@@ -384,3 +384,6 @@ fn take_proof(value: &Bytes) -> Result<(PrincipalKind, Proof), Malformed> {
         _ => malformed("an unknown proof"),
     }
 }
+
+#[cfg(test)]
+mod tests;
