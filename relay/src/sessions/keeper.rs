@@ -12,9 +12,8 @@ use culvert_identity::VerifiedToken;
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::{Control, Offer};
 use culvert_proto::limits::MAX_REASON;
-use culvert_proto::mux;
 use culvert_session::{Controls, Session, SessionError, SessionEvent};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::registrations::Registrations;
 use super::{Agents, Record};
@@ -32,6 +31,9 @@ const CLOSE_AFTER: Duration = Duration::from_secs(30);
 /// Longest time that a token is good for here, whatever it says: a year.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// How often a session that drains is looked at, to end it once its calls are done.
+const LAST_CALLS_TICK: Duration = Duration::from_millis(50);
+
 /// Control messages that an agent may send at once, and how often one more. An agent in order
 /// sends a few in the life of a token; each may cost the check of a signature.
 const CONTROL_BURST: u32 = 32;
@@ -47,6 +49,8 @@ pub(crate) struct Keeper {
     expiry: Instant,
     registrations: Registrations,
     allowance: Allowance,
+    /// The agent drains: the session ends with its last call.
+    leaving: bool,
 }
 
 impl Keeper {
@@ -69,6 +73,7 @@ impl Keeper {
             expiry,
             registrations,
             allowance,
+            leaving: false,
         }
     }
 
@@ -85,22 +90,7 @@ impl Keeper {
                 "an agent is connected"
             );
             self.record.state().hello = Some(hello);
-            loop {
-                tokio::select! {
-                    event = controls.recv() => match event {
-                        Some(event) => self.on_event(event).await,
-                        None => break,
-                    },
-                    () = sleep_until(self.next_step()) => {
-                        if self.registrations.is_suspended() {
-                            let reason = "the token expired and was not renewed";
-                            self.session.close(GoawayCode::TokenExpired, reason);
-                            break;
-                        }
-                        self.on_expiry();
-                    }
-                }
-            }
+            self.listen(&mut controls).await;
         }
         let error = self.session.closed().await;
         self.agents.metrics.sessions.on_end(goaway(&error));
@@ -110,6 +100,31 @@ impl Keeper {
             endpoints = self.registrations.bound().len(),
             "the agent's session ended: {error}"
         );
+    }
+
+    /// Reacts to the agent and to time, until either ends the session.
+    async fn listen(&mut self, controls: &mut Controls) {
+        loop {
+            tokio::select! {
+                event = controls.recv() => match event {
+                    Some(event) => self.on_event(event).await,
+                    None => return,
+                },
+                () = sleep_until(self.next_step()) => {
+                    if self.registrations.is_suspended() {
+                        let reason = "the token expired and was not renewed";
+                        self.session.close(GoawayCode::TokenExpired, reason);
+                        return;
+                    }
+                    self.on_expiry();
+                }
+                () = every_call_done(&self.session), if self.leaving => {
+                    // Only this side knows when the last answer was read to its end.
+                    self.session.close(GoawayCode::Drain, "every call is done");
+                    return;
+                }
+            }
+        }
     }
 
     async fn on_event(&mut self, event: SessionEvent) {
@@ -133,11 +148,11 @@ impl Keeper {
                 self.session
                     .close(GoawayCode::Protocol, "REGISTERED is what relays send");
             }
-            SessionEvent::Draining { code, .. } => tracing::info!(
-                session = %self.record.id,
-                %code,
-                "the agent takes no new calls here"
-            ),
+            SessionEvent::Draining { code, .. } => {
+                let session = self.record.id;
+                tracing::info!(%session, %code, "the agent takes no new calls here");
+                self.leaving = true;
+            }
         }
     }
 
@@ -266,19 +281,20 @@ fn expiry(token: &VerifiedToken, now: SystemTime) -> Instant {
     Instant::now() + void.duration_since(now).unwrap_or_default().min(FAR)
 }
 
+/// Completes when no stream is left, and everything that came on them has been read.
+async fn every_call_done(session: &Session) {
+    while session.stats().streams > 0 {
+        sleep(LAST_CALLS_TICK).await;
+    }
+}
+
 /// The code that ended a session, if one did.
 fn goaway(error: &SessionError) -> Option<GoawayCode> {
-    let SessionError::Protocol(error) = error else {
-        return matches!(error, SessionError::WebSocket(_)).then_some(GoawayCode::Protocol);
-    };
-    Some(match error {
-        mux::SessionError::Protocol(_) => GoawayCode::Protocol,
-        mux::SessionError::FlowControl(_) => GoawayCode::FlowControl,
-        mux::SessionError::Flood => GoawayCode::Flood,
-        mux::SessionError::Version { .. } => GoawayCode::Version,
-        mux::SessionError::Timeout(_) => GoawayCode::Timeout,
-        mux::SessionError::Closed { code, .. } | mux::SessionError::Local(code) => *code,
-    })
+    match error {
+        SessionError::Protocol(error) => Some(error.code()),
+        SessionError::WebSocket(_) => Some(GoawayCode::Protocol),
+        SessionError::Disconnected | SessionError::Io(_) | SessionError::Aborted => None,
+    }
 }
 
 /// How many control messages an agent may still send.

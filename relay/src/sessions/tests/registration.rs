@@ -1,10 +1,15 @@
 //! What a session may register, and for how long.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use culvert_proto::code::GoawayCode;
 use culvert_proto::control::Control;
+use culvert_proto::mux::Item;
+use culvert_session::Session;
 use serde_json::json;
 
-use super::rig::{Rig, good, soon};
+use super::rig::{Rig, call, good, soon};
 
 #[tokio::test]
 async fn endpoints_are_registered_within_the_tokens_patterns_and_refused_one_by_one() {
@@ -79,16 +84,43 @@ async fn an_endpoint_is_offline_once_its_last_session_ended() {
     soon(rig.becomes("vcenter", "offline")).await;
 }
 
-#[tokio::test]
-async fn an_agent_that_drains_gets_no_further_calls() {
+/// The relay's end of the only session there is.
+fn relay_side(rig: &Rig) -> Session {
+    rig.node.agents.records()[0].session.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_drains_gets_no_further_calls_and_ends_with_its_last_one() {
     let rig = Rig::new();
-    let agent = rig.agent(good(), &["vcenter"]).await;
-    agent.session.drain(std::time::Duration::ZERO);
+    let mut agent = rig.agent(good(), &["vcenter"]).await;
+    let mut call = relay_side(&rig).open(&call(), Bytes::new(), true).unwrap();
+    let (_, mut served) = agent.incoming.accept().await.unwrap();
+    agent.session.drain(Duration::ZERO);
     soon(rig.becomes("vcenter", "offline")).await;
-    assert!(agent.session.is_open());
-    let other = rig.agent(good(), &["vcenter"]).await;
+
+    served
+        .send
+        .write_bytes(Bytes::from_static(b"the last word"))
+        .await
+        .unwrap();
+    served.send.finish().unwrap();
+    drop(served);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(agent.session.is_open(), "the answer was not read yet");
+    assert!(matches!(call.recv.item().await, Ok(Item::Data(data)) if data == "the last word"));
+    assert!(matches!(call.recv.item().await, Ok(Item::Finished)));
+    drop(call);
+    soon(agent.session.closed()).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_drains_leaves_the_endpoint_to_its_other_session() {
+    let rig = Rig::new();
+    let leaving = rig.agent(good(), &["vcenter"]).await;
+    let _staying = rig.agent(good(), &["vcenter"]).await;
+    leaving.session.drain(Duration::ZERO);
+    soon(leaving.session.closed()).await;
     assert_eq!(rig.lookup("acme", "vcenter"), "session");
-    drop(other);
 }
 
 #[tokio::test]

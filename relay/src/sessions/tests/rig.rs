@@ -9,10 +9,11 @@ use bytes::Bytes;
 use culvert_config::relay::RelayLimits;
 use culvert_proto::code::GoawayCode;
 use culvert_proto::control::{Control, Hello, Offer, Registration};
-use culvert_proto::head::{CallId, Mode};
+use culvert_proto::head::{BodyLength, CallHead, CallId, Mode};
 use culvert_proto::mux;
 use culvert_proto::names::{EndpointName, TenantName};
-use culvert_session::{Controls, Session, SessionError, SessionEvent, WebSocketIo};
+use culvert_proto::principal::{Principal, PrincipalKind, Proof};
+use culvert_session::{Controls, Incoming, Session, SessionError, SessionEvent, WebSocketIo};
 use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -99,10 +100,12 @@ impl Rig {
             hello: hello(),
             limits: Default::default(),
         };
-        let (session, _, controls) = Session::spawn(WebSocketIo::dialer(io, Vec::new()), config);
+        let (session, incoming, controls) =
+            Session::spawn(WebSocketIo::dialer(io, Vec::new()), config);
         session.ready().await.unwrap();
         Agent {
             session,
+            incoming,
             controls,
             requests: 0,
         }
@@ -150,9 +153,33 @@ pub(crate) fn hello() -> Hello {
     }
 }
 
+/// A call as the edge would send it.
+pub(crate) fn call() -> CallHead {
+    CallHead {
+        call: CallId([7; 16]),
+        endpoint: EndpointName::new("vcenter").unwrap(),
+        mode: Mode::Http,
+        method: http::Method::GET,
+        target: Bytes::from_static(b"/api"),
+        headers: http::HeaderMap::new(),
+        body: BodyLength::Empty,
+        authority: Bytes::from_static(b"vcenter--acme.relay.test"),
+        source: None,
+        caller: Principal {
+            tenant: TenantName::new("acme").unwrap(),
+            subject: "director-7".into(),
+            scopes: vec!["culvert:call".into()],
+            kind: PrincipalKind::Caller,
+            expires: 4_000_000_000,
+            proof: Proof::Jwt,
+        },
+    }
+}
+
 /// The agent's end of a session.
 pub(crate) struct Agent {
     pub(crate) session: Session,
+    pub(crate) incoming: Incoming,
     pub(crate) controls: Controls,
     requests: u32,
 }
