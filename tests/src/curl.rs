@@ -259,16 +259,22 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for the answer's head; body and end are still to come.
+    /// Waits for the answer's head; body and end are still to come. If there is no head, the
+    /// answer tells why curl ended.
     pub fn head(&mut self) -> Answer {
         let (version, status, headers) = read_head(&mut self.output);
+        let (exit, errors) = if status == 0 {
+            self.end()
+        } else {
+            (None, String::new())
+        };
         Answer {
-            exit: None,
+            exit,
             version,
             status,
             headers,
             body: Vec::new(),
-            errors: String::new(),
+            errors,
         }
     }
 
@@ -303,13 +309,10 @@ impl Running {
 
     /// Waits for the end; the answer has the exit code and the rest of the body.
     pub fn finish(mut self) -> Answer {
+        let mut body = Vec::new();
         drop(self.stdin.take());
-        let (mut body, mut errors) = (Vec::new(), String::new());
         self.output.read_to_end(&mut body).expect("readable");
-        if let Some(mut stderr) = self.child.stderr.take() {
-            stderr.read_to_string(&mut errors).expect("readable");
-        }
-        let exit = self.child.wait().expect("it is our child").code();
+        let (exit, errors) = self.end();
         Answer {
             exit,
             version: String::new(),
@@ -318,6 +321,15 @@ impl Running {
             body,
             errors,
         }
+    }
+
+    /// Waits for curl's exit code and complaints.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let mut errors = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_string(&mut errors).expect("readable");
+        }
+        (self.child.wait().expect("it is our child").code(), errors)
     }
 
     /// Ends it at once, as when a user loses patience.

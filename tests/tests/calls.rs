@@ -136,16 +136,17 @@ fn the_rule_is_told_to_callers_only_if_the_policy_says_so() {
 fn what_no_rule_allows_is_denied() {
     let upstream = Upstream::plain();
     let policy = r#"
-        version = 1
-        [[rule]]
-        id = "read"
-        action = "allow"
-        endpoint = ["vcenter"]
-        method = ["GET"]
-        path = ["/api/vcenter/**"]
-        caller = ["caller-acme"]
-        scope = ["culvert:call"]
-    "#;
+version = 1
+
+[[rule]]
+id = "read"
+action = "allow"
+endpoint = ["vcenter"]
+method = ["GET"]
+path = ["/api/vcenter/**"]
+caller = ["caller-acme"]
+scope = ["culvert:call"]
+"#;
     let stack = Stack::options()
         .endpoint("vcenter", &upstream.url())
         .policy(policy)
