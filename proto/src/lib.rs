@@ -8,6 +8,12 @@
 //! - [`mux`]: one session's streams, credit and schedule. [`mux::Mux`] says how it is driven.
 //! - [`code`], [`limits`], [`names`], [`principal`]: the words that the other rooms share.
 //!
+//! A driver owns the connection and a `Mux`. In each turn it hands over what came
+//! (`handle_message`) and the time (`handle_timeout`), tells its users what happened
+//! (`poll_event`), sends one batch (`poll_transmit`) and sleeps until `poll_timeout`, input, or
+//! a command of a handle (`open`, `accept`, `read`, `write`, `finish`, ...) that leaves something
+//! to send. The tests drive two of them with a virtual clock over a line that delays.
+//!
 //! Nothing here waits, allocates without a bound, or panics on input. Heads are types of the
 //! `http` crate (`docs/adr/0001-heads-are-http-types.md`).
 

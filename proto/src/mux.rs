@@ -168,6 +168,7 @@ impl Mux {
         hello.features &= FEATURES;
         hello.initial_window = hello.initial_window.clamp(MIN_WINDOW, MAX_WINDOW);
         limits.send_queue = limits.send_queue.max(1);
+        limits.max_window = limits.max_window.min(MAX_WINDOW);
         limits.batch = limits.batch.max(4 * 1024);
         limits.max_message = limits.max_message.max(2 * MAX_CALL_HEAD);
         let mut greeting = BytesMut::new();

@@ -97,6 +97,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_number() {
+        let documentation = include_str!("../../docs/protocol.md");
+        for (index, name) in NAMES.iter().enumerate() {
+            let entry = format!("{} `{name}`", index + 1);
+            assert!(documentation.contains(&entry), "{entry}");
+        }
+    }
+
+    #[test]
     fn numbers_never_change() {
         // Peers of other builds know these numbers: names are appended, never moved.
         for (number, name) in [(1, "accept"), (17, "authorization"), (27, "content-type")] {

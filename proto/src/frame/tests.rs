@@ -65,6 +65,16 @@ fn numbers_of_kinds_never_change() {
 }
 
 #[test]
+fn the_documentation_has_every_kind() {
+    let documentation = include_str!("../../../docs/protocol.md");
+    for kind in Kind::ALL {
+        let stream = if kind.is_stream() { "id" } else { "0" };
+        let row = format!("| {:#04x} | {kind} | {stream} |", *kind as u8);
+        assert!(documentation.contains(&row), "{row}");
+    }
+}
+
+#[test]
 fn frames_follow_each_other_without_a_gap() {
     let message = [
         one(Kind::Data, 0, 1, b"a"),

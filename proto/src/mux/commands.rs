@@ -339,15 +339,19 @@ impl Mux {
     /// Forgets a stream whose handles are both gone, as soon as it is over; at once if the
     /// session is.
     fn let_go(&mut self, id: StreamId) {
-        match self.streams.find(id) {
-            Some(stream) if stream.send.released && stream.recv.released => {}
+        let on_wire = match self.streams.find(id) {
+            Some(stream) if stream.send.released && stream.recv.released => stream.send.on_wire,
             _ => return,
-        }
+        };
         if self.ended.is_some() {
             self.streams.forget(id);
-        } else {
-            self.streams.settle(id);
+            return;
         }
+        if !on_wire {
+            // The peer has not heard of it, and need not.
+            self.reset(id, ResetCode::Cancelled);
+        }
+        self.streams.settle(id);
     }
 
     /// Puts a stream that can send into the schedule. `newcomer`: nothing waited on it before.

@@ -54,8 +54,8 @@ impl Room {
 
 impl Mux {
     /// Appends a batch of whole frames: at most [`Limits::batch`](super::Limits::batch) bytes,
-    /// or a single large head and little before it (at most 101 KiB). `true` if it appended
-    /// anything.
+    /// but always room for one large head or control message (at most 104 KiB, or half of
+    /// `batch` and 64 KiB). `true` if it appended anything.
     pub fn poll_transmit(&mut self, batch: &mut BytesMut, now: Instant) -> bool {
         let start = batch.len();
         if let Some(greeting) = self.greeting.take() {

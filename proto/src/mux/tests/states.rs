@@ -185,6 +185,26 @@ fn a_stream_is_forgotten_from_every_state_once_nobody_holds_it() {
 }
 
 #[test]
+fn a_call_that_nobody_waits_for_any_more_is_not_sent() {
+    let mut pair = Pair::new(Duration::ZERO);
+    pair.settle();
+    let body = Bytes::from_static(b"whole");
+    let id = pair.acceptor.open(&call_head(), body, true).unwrap();
+    pair.acceptor.release_send(id);
+    assert_eq!(
+        pair.acceptor.stats().streams,
+        1,
+        "the answer may still be wanted"
+    );
+    pair.acceptor.release_recv(id);
+    assert!(transmit(&mut pair.acceptor, pair.now).is_empty());
+    assert_eq!(
+        (pair.acceptor.stats().streams, pair.acceptor.stream_count()),
+        (0, 0)
+    );
+}
+
+#[test]
 fn heads_out_of_order_are_a_defect_of_ours_and_reset_the_stream() {
     let mut pair = Pair::new(Duration::ZERO);
     let id = pair.open();
