@@ -102,8 +102,8 @@ pub enum SessionError {
     #[error("the peer sent beyond its credit on the stream {0}")]
     FlowControl(StreamId),
     /// The peer floods.
-    #[error("the peer floods")]
-    Flood,
+    #[error("the peer floods: {0}")]
+    Flood(#[from] Flood),
     /// The peer speaks other versions only.
     #[error("no version in common: the peer speaks {min} to {max}")]
     Version {
@@ -128,19 +128,13 @@ pub enum SessionError {
     Local(GoawayCode),
 }
 
-impl From<Flood> for SessionError {
-    fn from(_: Flood) -> Self {
-        Self::Flood
-    }
-}
-
 impl SessionError {
     /// What the peer is told in GOAWAY; for a session that the peer ended, what it told us.
     pub fn code(&self) -> GoawayCode {
         match self {
             Self::Protocol(_) => GoawayCode::Protocol,
             Self::FlowControl(_) => GoawayCode::FlowControl,
-            Self::Flood => GoawayCode::Flood,
+            Self::Flood(_) => GoawayCode::Flood,
             Self::Version { .. } => GoawayCode::Version,
             Self::Timeout(_) => GoawayCode::Timeout,
             Self::Closed { code, .. } | Self::Local(code) => *code,

@@ -1,6 +1,7 @@
 //! Floods, and what is borne with: frames that come late, and no more of them than can.
 
 use super::hostile::{Victim, WINDOW, frame, head, open, said, word};
+use super::pair::Pair;
 use super::*;
 use crate::frame::FIN;
 
@@ -28,19 +29,19 @@ fn floods_are_cut() {
     let next = |round: u32| 3 + 2 * round;
 
     let pings = |_: &mut Victim, _| vec![frame(Kind::Ping, 0, 0, &[0; 8])];
-    assert!(matches!(flood(pings), (..=30, SessionError::Flood)));
+    assert!(matches!(flood(pings), (..=30, SessionError::Flood(Flood::Pings))));
 
     let answered = |victim: &mut Victim, _| {
         transmit(&mut victim.mux, victim.now);
         vec![frame(Kind::Ping, 0, 0, &[0; 8])]
     };
-    assert!(matches!(flood(answered), (..=30, SessionError::Flood)));
+    assert!(matches!(flood(answered), (..=30, SessionError::Flood(Flood::Pings))));
 
     // Rapid reset, and its disguises.
     let (rounds, error) =
         flood(|_, round| vec![open(next(round), 0, b""), word(Kind::Reset, next(round), 1)]);
     assert!(
-        cancels(rounds) && error == SessionError::Flood,
+        cancels(rounds) && error == Flood::Cancels.into(),
         "{rounds} {error}"
     );
     let (rounds, error) = flood(|_, round| {
@@ -50,44 +51,44 @@ fn floods_are_cut() {
         ]
     });
     assert!(
-        cancels(rounds) && error == SessionError::Flood,
+        cancels(rounds) && error == Flood::Cancels.into(),
         "{rounds} {error}"
     );
     let (rounds, error) =
         flood(|_, round| vec![open(next(round), 0, b""), head(next(round), &answer())]);
     assert!(
-        cancels(rounds) && error == SessionError::Flood,
+        cancels(rounds) && error == Flood::Cancels.into(),
         "{rounds} {error}"
     );
     // As many calls as it likes, none of which is taken: refused, then cut.
     let (rounds, error) = flood(|_, round| vec![open(next(round), 0, b"")]);
     assert!(
-        cancels(rounds) && error == SessionError::Flood,
+        cancels(rounds) && error == Flood::Cancels.into(),
         "{rounds} {error}"
     );
     let (rounds, error) = flood(|_, round| vec![frame(Kind::Open, 0, next(round), &[0])]);
     assert!(
-        cancels(rounds) && error == SessionError::Flood,
+        cancels(rounds) && error == Flood::Cancels.into(),
         "{rounds} {error}"
     );
 
     let notice = |_: &mut Victim, _| vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")];
-    assert!(matches!(flood(notice), (32, SessionError::Flood)));
+    assert!(matches!(flood(notice), (32, SessionError::Flood(Flood::Control))));
     let (rounds, error) = flood(|victim, _| {
         events(&mut victim.mux);
         vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")]
     });
-    assert!(rounds < 300 && error == SessionError::Flood);
+    assert!(rounds < 300 && error == Flood::Control.into());
     let (rounds, error) = flood(|_, _| vec![frame(Kind::Goaway, 0, 0, &[0; 12])]);
-    assert!(rounds < 300 && error == SessionError::Flood);
+    assert!(rounds < 300 && error == Flood::Control.into());
 
     // Frames without effect: crumbs of credit, stops of what is stopped, resets of what is gone.
     let (rounds, error) = flood(|_, _| vec![word(Kind::Window, 2, 1)]);
-    assert!(rounds < 2000 && error == SessionError::Flood);
+    assert!(rounds < 2000 && error == Flood::Idle.into());
     let (rounds, error) = flood(|_, _| vec![word(Kind::Stop, 2, 1)]);
-    assert!(rounds < 2000 && error == SessionError::Flood);
+    assert!(rounds < 2000 && error == Flood::Idle.into());
     let (rounds, error) = flood(|_, _| vec![word(Kind::Reset, 2, 1)]);
-    assert!(rounds < 2000 && error == SessionError::Flood);
+    assert!(rounds < 2000 && error == Flood::Idle.into());
 }
 
 #[test]
@@ -206,4 +207,53 @@ fn small_payloads_do_not_hold_the_message_that_they_came_in() {
     };
     assert!(!within(1), "copied out");
     assert!(within(2), "not copied");
+}
+
+#[test]
+fn stopping_every_answer_at_once_is_a_flood_like_any_other() {
+    let (rounds, error) = flood(|victim, round| {
+        while let Some((id, _)) = victim.mux.accept() {
+            victim.mux.release_send(id);
+            victim.mux.release_recv(id);
+        }
+        transmit(&mut victim.mux, victim.now);
+        let id = 3 + 2 * round;
+        vec![open(id, FIN, b""), word(Kind::Stop, id, 8)]
+    });
+    let burst = Limits::default().cancel_burst;
+    assert!(
+        (burst..burst + 10).contains(&rounds) && error == Flood::Cancels.into(),
+        "{rounds}"
+    );
+}
+
+#[test]
+fn no_traffic_that_keeps_to_the_protocol_is_a_flood() {
+    let mut pair = Pair::new(Duration::from_millis(1));
+    // Credit for every frame of a long transfer ...
+    let id = pair.open();
+    for _ in 0..3000 {
+        pair.dialer
+            .write(id, &mut Bytes::from(vec![0; 16 * 1024]))
+            .unwrap();
+        pair.settle();
+        while let Ok(Some(_)) = pair.acceptor.read(id, pair.now) {}
+    }
+    pair.settle();
+    // ... and calls that end in every way that has a frame, slowly enough.
+    for _ in 0..2000 {
+        let id = pair.open();
+        pair.acceptor.finish(id).unwrap();
+        pair.settle();
+        pair.acceptor.stop(id, ResetCode::NotNeeded);
+        pair.send();
+        pair.acceptor.reset(id, ResetCode::Cancelled);
+        pair.advance(Duration::from_millis(10));
+        for mux in [&mut pair.dialer, &mut pair.acceptor] {
+            mux.release_send(id);
+            mux.release_recv(id);
+        }
+    }
+    pair.settle();
+    assert_eq!(pair.dialer.stats().streams, 1);
 }

@@ -344,3 +344,42 @@ fn close_says_goodbye_once_and_the_peer_knows_why() {
     assert!(matches!(last, Some(Event::Closed(error)) if error == told));
     assert!(transmit(&mut pair.acceptor, pair.now).is_empty());
 }
+
+#[test]
+fn a_writer_that_waits_is_told_that_the_session_is_over() {
+    let mut pair = Pair::new(NONE);
+    let id = pair.open();
+    while pair
+        .acceptor
+        .write(id, &mut Bytes::from(vec![0; 100_000]))
+        .unwrap()
+        > 0
+    {}
+    pair.acceptor.close(GoawayCode::Drain, "");
+    let told = |event: &Event| matches!(event, Event::Writable(writer) if *writer == id);
+    assert!(events(&mut pair.acceptor).iter().any(told));
+    let lost = pair.acceptor.write(id, &mut Bytes::from_static(b"x"));
+    assert_eq!(lost, Err(StreamError::SessionLost));
+}
+
+#[test]
+fn a_ping_waits_for_the_answer_to_the_one_before() {
+    let now = start();
+    let mut mux = Mux::new(config(Side::Dialer), now);
+    let greeting = transmit(&mut Mux::new(config(Side::Acceptor), now), now);
+    mux.handle_message(greeting, now).unwrap();
+    assert_eq!(frames(&transmit(&mut mux, now)), [Kind::Hello, Kind::Ping]);
+    let mut later = now;
+    for _ in 0..2 {
+        later += Duration::from_secs(5);
+        mux.handle_timeout(later).unwrap();
+        assert!(transmit(&mut mux, later).is_empty());
+    }
+    let mut pong = BytesMut::new();
+    put_frame(&mut pong, Kind::Pong, 0, 0, &1u64.to_be_bytes());
+    mux.handle_message(pong.freeze(), later).unwrap();
+    assert_eq!(mux.rtt(), Some(Duration::from_secs(10)));
+    later += Duration::from_secs(5);
+    mux.handle_timeout(later).unwrap();
+    assert_eq!(frames(&transmit(&mut mux, later)), [Kind::Ping]);
+}
