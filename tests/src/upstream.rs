@@ -210,11 +210,13 @@ impl Connection {
     /// Sends `bytes` again and again until the peer has taken none for `patience`, or `limit`
     /// bytes are sent. Says how many were.
     pub fn send_until_stuck(&mut self, bytes: &[u8], patience: Duration, limit: u64) -> u64 {
+        let socket = &self.tls.sock;
+        // When rustls cannot write it tries to read: both must give up.
+        let set = socket.set_write_timeout(Some(patience));
+        let set = set.and_then(|()| socket.set_read_timeout(Some(patience)));
         let mut sent = 0;
-        if self.tls.sock.set_write_timeout(Some(patience)).is_ok() {
-            while sent < limit && self.send(bytes).is_ok() {
-                sent += bytes.len() as u64;
-            }
+        while set.is_ok() && sent < limit && self.send(bytes).is_ok() {
+            sent += bytes.len() as u64;
         }
         sent
     }

@@ -16,7 +16,7 @@ use culvert_tests::{Nginx, Stack, Upstream};
 const GIB: u64 = 1 << 30;
 
 /// What neither program may ever hold, whatever passes through it.
-const MEMORY: u64 = 200 << 20;
+const MEMORY: u64 = 96 << 20;
 
 #[track_caller]
 fn assert_little_memory(stack: &Stack) {
