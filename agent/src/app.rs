@@ -8,6 +8,7 @@ use culvert_config::agent::{OAuth, TokenServer as ConfiguredServer};
 use culvert_config::{AgentConfig, ConfigError};
 use culvert_identity::{ClientAuth, ClientCredentials, TokenServer, TokenSource};
 use culvert_proto::control::Hello;
+use culvert_proto::growth::GrowthBudget;
 use culvert_proto::limits::Limits;
 use culvert_proto::mux;
 use culvert_session::dial::{DialTarget, TargetError};
@@ -203,6 +204,7 @@ fn session_config(config: &AgentConfig) -> Result<mux::Config, RunError> {
         limits: Limits {
             // Calls that came and wait for a task of theirs: as many as there may be.
             backlog: config.limits.streams_per_session as usize,
+            growth: GrowthBudget::new(config.limits.receive_buffer.0),
             ..Limits::default()
         },
     })

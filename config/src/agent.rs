@@ -11,7 +11,7 @@ use url::Url;
 use crate::document::Document;
 use crate::endpoint::{Endpoint, WrittenEndpoint};
 use crate::error::ConfigError;
-use crate::units::Span;
+use crate::units::{Size, Span};
 
 /// A checked `agent.toml`.
 #[derive(Debug, Clone, Serialize)]
@@ -102,6 +102,8 @@ pub struct AgentLimits {
     pub drain: Span,
     /// Longest wait between two attempts to reach the relay.
     pub reconnect: Span,
+    /// Bytes by which the receive windows of all sessions together may grow on long lines.
+    pub receive_buffer: Size,
 }
 
 impl Default for AgentLimits {
@@ -110,6 +112,7 @@ impl Default for AgentLimits {
             streams_per_session: 4_096,
             drain: Span::secs(30),
             reconnect: Span::secs(15),
+            receive_buffer: Size(256 << 20),
         }
     }
 }

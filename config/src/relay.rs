@@ -121,7 +121,7 @@ pub struct RelayLimits {
     /// How long an endpoint that went away is answered with `endpoint-offline` and not with
     /// `unknown-endpoint`.
     pub offline_memory: Span,
-    /// Most bytes that all sessions together may hold for slow readers.
+    /// Bytes by which the receive windows of all sessions together may grow on long lines.
     pub receive_buffer: Size,
 }
 

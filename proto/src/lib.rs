@@ -6,6 +6,7 @@
 //!   encoding.
 //! - [`control`]: greeting, registration, token renewal, notices; [`controls`] is their encoding.
 //! - [`mux`]: one session's streams, credit and schedule. [`mux::Mux`] says how it is driven.
+//! - [`growth`]: the memory that windows of all sessions share.
 //! - [`code`], [`limits`], [`names`], [`principal`]: the words that the other rooms share.
 //!
 //! A driver owns the connection and a `Mux`. In each turn it hands over what came
@@ -21,6 +22,7 @@ pub mod code;
 pub mod control;
 pub mod controls;
 pub mod frame;
+pub mod growth;
 pub mod head;
 mod headers;
 pub mod heads;

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::growth::GrowthBudget;
+
 /// Longest target of a call, in bytes (`threats.md`, "Policy and path").
 pub const MAX_TARGET: usize = 16 * 1024;
 
@@ -76,7 +78,7 @@ pub const FRAME: usize = 16 * 1024;
 /// What one session may hold and do. A plain struct: take the default and change fields.
 ///
 /// Values out of range are brought into it by [`Mux::new`](crate::mux::Mux::new).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// Streams that this side opens at most, whatever the peer allows.
     pub max_opened: u32,
@@ -85,8 +87,9 @@ pub struct Limits {
     /// Largest receive window of one stream, in bytes. Windows start at what HELLO says and double
     /// while the peer fills them within two round trips and the reader keeps up.
     pub max_window: u32,
-    /// Bytes by which the windows of all streams together may grow; 0: windows keep their size.
-    pub window_growth: u32,
+    /// The memory by which windows may grow, shared with other sessions. An empty one: windows
+    /// keep their size.
+    pub growth: GrowthBudget,
     /// Calls that wait to be accepted; further ones are refused.
     pub backlog: usize,
     /// Heads of the calls that wait to be accepted, together, in bytes of the wire.
@@ -116,8 +119,7 @@ impl Default for Limits {
             send_queue: 256 * 1024,
             // A gigabit at 150 ms has 19 MB under way.
             max_window: 32 * 1024 * 1024,
-            // Windows keep their size until growth has a budget of the whole process.
-            window_growth: 0,
+            growth: GrowthBudget::default(),
             backlog: 1024,
             backlog_bytes: 4 * 1024 * 1024,
             batch: 64 * 1024,

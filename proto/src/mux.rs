@@ -102,6 +102,8 @@ pub struct Mux {
     peer: Option<Hello>,
     greeting_ends: Instant,
     streams: Streams,
+    /// When windows are looked over; a ping's timer comes by.
+    rebalance_at: Instant,
     schedule: Schedule,
     liveness: Liveness,
     /// Calls that wait to be accepted; some may have been reset meanwhile.
@@ -177,7 +179,8 @@ impl Mux {
             greeting: Some(greeting.freeze()),
             peer: None,
             greeting_ends: now + limits.hello_timeout,
-            streams: Streams::new(side),
+            streams: Streams::new(side, limits.growth.clone()),
+            rebalance_at: now + limits.ping_interval,
             schedule: Schedule::default(),
             liveness: Liveness::new(&limits, now),
             backlog: VecDeque::new(),
@@ -211,6 +214,10 @@ impl Mux {
         let silence = if self.peer.is_none() {
             (now >= self.greeting_ends).then_some(Silence::Hello(self.limits.hello_timeout))
         } else {
+            if now >= self.rebalance_at {
+                self.rebalance_at = now + self.limits.ping_interval;
+                self.streams.rebalance();
+            }
             self.liveness
                 .on_timeout(now)
                 .then(|| Silence::Dead(self.liveness.dead_after()))

@@ -22,6 +22,7 @@ use culvert_config::relay::RelayLimits;
 use culvert_identity::{TokenError, VerifiedToken, Verifier};
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::Hello;
+use culvert_proto::growth::GrowthBudget;
 use culvert_proto::mux;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_session::{Session, WebSocketIo};
@@ -62,6 +63,9 @@ pub struct Agents {
     metrics: Arc<Metrics>,
     /// How long a connection may take from 101 to the upgrade, and to greet.
     patience: Duration,
+    /// What windows of all sessions may grow by.
+    growth: GrowthBudget,
+    streams_per_session: u32,
     seats: Arc<Semaphore>,
     next: AtomicU64,
     refusing: AtomicBool,
@@ -130,6 +134,8 @@ impl Agents {
             directory,
             metrics,
             patience: limits.open.0,
+            growth: GrowthBudget::new(limits.receive_buffer.0),
+            streams_per_session: limits.streams_per_session,
             seats: Arc::new(Semaphore::new(limits.sessions as usize)),
             next: AtomicU64::new(1),
             refusing: AtomicBool::new(false),
@@ -235,6 +241,8 @@ impl Agents {
             },
             limits: culvert_proto::limits::Limits {
                 hello_timeout: self.patience,
+                max_opened: self.streams_per_session,
+                growth: self.growth.clone(),
                 ..Default::default()
             },
         }

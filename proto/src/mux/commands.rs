@@ -176,7 +176,6 @@ impl Mux {
     /// What came before the session was lost can still be read.
     pub fn read(&mut self, id: StreamId, now: Instant) -> Result<Option<Item>, StreamError> {
         let rtt = self.liveness.least_rtt();
-        let most = self.limits.window_growth.saturating_sub(self.streams.grown);
         let lost = self.ended.is_some();
         let recv = &mut self.streams.find_mut(id).ok_or(StreamError::Unknown)?.recv;
         match recv.state {
@@ -199,14 +198,17 @@ impl Mux {
             }
         };
         recv.window.read(length);
+        let shrunk = recv.window.shrink();
         let (mut growth, mut due) = (0, false);
         if recv.wants_credit() && !lost {
-            let most = most.min(self.limits.max_window.saturating_sub(recv.window.size()));
+            let most = self.limits.max_window.saturating_sub(recv.window.size());
             growth = recv.window.growth(length, now, rtt, most);
-            recv.window.grow(growth);
-            due = recv.window.is_due();
+            due = growth > 0 || recv.window.is_due();
         }
-        self.streams.on_read(length, growth);
+        self.streams.on_read(length, shrunk);
+        if growth > 0 {
+            self.streams.grow(id, growth);
+        }
         if due {
             self.streams.list_due(id);
         }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::frame::StreamId;
+use crate::growth::{GrowthBudget, Share};
 use crate::mux::Side;
 use crate::mux::budget::Late;
 use crate::mux::stream::Stream;
@@ -58,12 +59,12 @@ pub(super) struct Streams {
     /// Streams that have news.
     pub(super) news: VecDeque<StreamId>,
     pub(super) late: Late,
-    /// Bytes of windows beyond their initial size.
-    pub(super) grown: u32,
+    /// Bytes of windows beyond their initial size, out of the budget of the process.
+    pub(super) growth: Share,
 }
 
 impl Streams {
-    pub(super) fn new(side: Side) -> Self {
+    pub(super) fn new(side: Side, growth: GrowthBudget) -> Self {
         Self {
             side,
             map: Map::default(),
@@ -78,7 +79,7 @@ impl Streams {
             due: VecDeque::new(),
             news: VecDeque::new(),
             late: Late::new(),
-            grown: 0,
+            growth: Share::new(growth),
         }
     }
 
@@ -206,11 +207,37 @@ impl Streams {
         }
     }
 
-    /// Bytes were read, and the stream's window grew.
-    pub(super) fn on_read(&mut self, bytes: usize, growth: u32) {
+    /// Bytes were read, and the stream's window shrank.
+    pub(super) fn on_read(&mut self, bytes: usize, shrunk: u32) {
         self.buffered -= bytes;
-        self.grown += growth;
-        self.granted += u64::from(growth);
+        self.granted -= u64::from(shrunk);
+        self.growth.give_back(shrunk);
+    }
+
+    /// Makes a window larger by as much of `wanted` as the budget has.
+    pub(super) fn grow(&mut self, id: StreamId, wanted: u32) {
+        let Some(stream) = self.map.get_mut(&id) else {
+            return;
+        };
+        let taken = self.growth.take(wanted);
+        stream.recv.window.grow(taken);
+        self.granted += u64::from(taken);
+    }
+
+    /// Every few seconds: windows that nobody used, and those of a session that holds more than
+    /// its part of a short budget, are to shrink as their bytes are read.
+    pub(super) fn rebalance(&mut self) {
+        let mut excess = self.growth.excess();
+        for stream in self.map.values_mut() {
+            let initial = stream.recv.initial;
+            let window = &mut stream.recv.window;
+            let grown = u64::from(window.size() - initial);
+            let unused = !window.was_read();
+            if grown > 0 && (unused || excess > 0) {
+                window.shrink_by(if unused { grown } else { grown.div_ceil(2) } as u32);
+                excess = excess.saturating_sub(grown.div_ceil(2));
+            }
+        }
     }
 
     /// After every change that may end a stream: takes it off its opener's count once it is over
@@ -253,7 +280,7 @@ impl Streams {
         }
         let window = &stream.recv.window;
         self.granted -= u64::from(window.size());
-        self.grown -= window.size() - stream.recv.initial;
+        self.growth.give_back(window.size() - stream.recv.initial);
         self.late.on_forgotten(stream.late_credit());
         if self.map.is_empty() && self.map.capacity() > SHRINK_ABOVE {
             self.map = Map::default();

@@ -51,6 +51,10 @@ pub(super) struct RecvWindow {
     credit: u32,
     buffered: u32,
     owed: u32,
+    /// What the window is to lose as bytes of it are read.
+    excess: u32,
+    /// Whether anything was read since [`was_read`](Self::was_read) last asked.
+    used: bool,
     turn: Turnover,
 }
 
@@ -74,6 +78,8 @@ impl RecvWindow {
             credit: size,
             buffered: 0,
             owed: 0,
+            excess: 0,
+            used: true,
             turn: Turnover::default(),
         }
     }
@@ -154,6 +160,7 @@ impl RecvWindow {
         rtt: Option<Duration>,
         most: u32,
     ) -> u32 {
+        self.used = true;
         let since = *self.turn.since.get_or_insert(now);
         self.turn.read = self.turn.read.saturating_add(bytes as u32);
         if self.turn.read < self.size {
@@ -165,7 +172,7 @@ impl RecvWindow {
         };
         let fast = rtt.is_some_and(|rtt| now.saturating_duration_since(since) < 2 * rtt);
         let keeps_up = self.buffered <= self.size / 2;
-        if fast && keeps_up {
+        if fast && keeps_up && self.excess == 0 {
             self.size.min(most)
         } else {
             0
@@ -177,6 +184,26 @@ impl RecvWindow {
         self.size += by;
         self.owed += by;
         self.check();
+    }
+
+    /// Makes the window smaller, as far as bytes are read: credit that the peer has stays its own.
+    pub(super) fn shrink_by(&mut self, by: u32) {
+        self.excess = by.min(self.size);
+    }
+
+    /// After a read: by how much the window has become smaller.
+    pub(super) fn shrink(&mut self) -> u32 {
+        let cut = self.excess.min(self.owed);
+        self.excess -= cut;
+        self.owed -= cut;
+        self.size -= cut;
+        self.check();
+        cut
+    }
+
+    /// Whether anything was read since this was last asked.
+    pub(super) fn was_read(&mut self) -> bool {
+        std::mem::take(&mut self.used)
     }
 }
 
@@ -248,5 +275,27 @@ mod tests {
         assert_eq!(turn(0, 2 * rtt, Some(rtt)), 0, "slow enough");
         assert_eq!(turn(501, rtt, Some(rtt)), 0, "the reader does not keep up");
         assert_eq!(turn(0, rtt, None), 0, "no round trip measured");
+    }
+
+    #[test]
+    fn a_window_shrinks_only_by_what_was_read_and_credit_is_never_taken_back() {
+        let mut window = RecvWindow::new(1000);
+        window.grow(1000);
+        window.grant();
+        window.receive(600).unwrap();
+        window.shrink_by(1000);
+        assert_eq!(window.shrink(), 0, "all of it is granted or waits");
+        window.read(600);
+        assert_eq!(
+            (window.shrink(), window.size(), window.owed()),
+            (600, 1400, 0)
+        );
+        assert_eq!(window.credit(), 1400, "what the peer has, it keeps");
+        window.receive(1400).unwrap();
+        window.read(1400);
+        assert_eq!(
+            (window.shrink(), window.size(), window.grant()),
+            (400, 1000, 1000)
+        );
     }
 }

@@ -3,6 +3,7 @@
 use super::pair::{Pair, bytes_of, drain};
 use super::*;
 use crate::frame::{self, Frame};
+use crate::growth::GrowthBudget;
 use crate::limits::{FRAME, MAX_HEADER_LIST};
 use crate::mux::stream::Stream;
 
@@ -150,6 +151,32 @@ fn credit_resets_and_pings_go_before_data() {
 }
 
 #[test]
+fn the_end_of_a_stream_goes_before_the_one_that_takes_its_place() {
+    let mut few = config(Side::Dialer);
+    few.hello.max_streams = 600;
+    let mut small = config(Side::Acceptor);
+    small.limits.batch = 4 * 1024;
+    let mut pair = Pair::with(few, small, Duration::ZERO);
+    let open = |pair: &mut Pair| {
+        pair.acceptor
+            .open(&call_head(), Bytes::new(), true)
+            .unwrap()
+    };
+    let first: Vec<StreamId> = (0..600).map(|_| open(&mut pair)).collect();
+    pair.settle();
+    for id in first {
+        pair.acceptor.reset(id, ResetCode::Cancelled);
+    }
+    // More RESETs than a batch holds, and more new calls than there may be beside the old ones.
+    for _ in 0..600 {
+        open(&mut pair);
+    }
+    pair.settle();
+    assert_eq!(pair.dialer.stats().refused, 0);
+    assert_eq!(pair.dialer.stream_count(), 600);
+}
+
+#[test]
 fn a_head_larger_than_a_batch_is_sent_whole_and_soon() {
     let mut config_ = config(Side::Acceptor);
     config_.limits.batch = 8 * 1024;
@@ -248,7 +275,7 @@ fn a_window_is_worth_nearly_its_whole_size_every_round_trip() {
 #[test]
 fn a_window_that_may_grow_fills_a_long_line() {
     let mut growing = config(Side::Acceptor);
-    growing.limits.window_growth = 8 * 1024 * 1024;
+    growing.limits.growth = GrowthBudget::new(8 * 1024 * 1024);
     let (delay, time) = (Duration::from_millis(75), Duration::from_secs(3));
     let fixed = moved(delay, time, config(Side::Acceptor));
     let grown = moved(delay, time, growing);
@@ -258,7 +285,7 @@ fn a_window_that_may_grow_fills_a_long_line() {
 #[test]
 fn grown_windows_give_back_their_budget_when_their_streams_end() {
     let mut growing = config(Side::Acceptor);
-    growing.limits.window_growth = 1024 * 1024;
+    growing.limits.growth = GrowthBudget::new(1024 * 1024);
     let mut pair = Pair::with(config(Side::Dialer), growing, Duration::from_millis(75));
     pair.advance(Duration::from_secs(1));
     for _ in 0..3 {
@@ -277,7 +304,10 @@ fn grown_windows_give_back_their_budget_when_their_streams_end() {
         }
         pair.settle();
         assert_eq!(
-            (pair.acceptor.stats().granted, pair.acceptor.streams.grown),
+            (
+                pair.acceptor.stats().granted,
+                pair.acceptor.streams.growth.held()
+            ),
             (0, 0)
         );
     }
