@@ -44,7 +44,7 @@ impl Binaries {
                 Some(profile) => profile,
             };
             let built = Command::new(cargo)
-                .args(["build", "--quiet", "--profile", profile])
+                .args(["build", "--profile", profile])
                 .args(["--bin", "culvert-relay", "--bin", "culvert-agent"])
                 .current_dir(Path::new(&package).join(".."))
                 .stdin(Stdio::null())

@@ -136,7 +136,7 @@ async fn tour(
     stage.watching(guide.write_headers()).await?;
     let surprises = stage.watching(guide.show()).await?;
     if !options.once {
-        tour::print_commands(setup, screen);
+        tour::print_commands(setup, &binaries.agent, screen);
     }
     if !surprises.is_empty() {
         let list = surprises.join("\n  ");

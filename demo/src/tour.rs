@@ -1,5 +1,6 @@
 //! The tour: what the demo calls, what it expects, and what it tells about it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use reqwest::header::CONTENT_LENGTH;
@@ -382,8 +383,10 @@ async fn until(limit: Duration, late: &str, mut holds: impl AsyncFnMut() -> bool
         .await
         .map_err(|_| Failure::new(text()))
 }
-/// Prints the calls of the tour as commands for another shell.
-pub fn print_commands(setup: &Setup, screen: Screen) {
+
+/// Prints the calls of the tour as commands for another shell; and the command that explains,
+/// with the program `agent`, why one of them was denied.
+pub fn print_commands(setup: &Setup, agent: &Path, screen: Screen) {
     let curl = |words: &str, tenant: &str, path: &str, caller: &str| {
         let url = setup.url(tenant, path);
         let host = url
@@ -407,4 +410,12 @@ pub fn print_commands(setup: &Setup, screen: Screen) {
     curl("", TENANT, INVENTORY, OTHER_CALLER);
     curl("", TENANT, INVENTORY, "");
     curl(" -o /dev/null", TENANT, IMAGE, CALLER);
+    screen.title("Ask the agent why it denies the second");
+    screen.line(&format!(
+        "{} policy explain --config agent.toml \\",
+        agent.display()
+    ));
+    screen.line(&format!(
+        "     --endpoint vcenter --caller {CALLER} --method POST --path '{STOP}'"
+    ));
 }
