@@ -1,5 +1,6 @@
 //! The multiplexer core of one session.
 
+mod backlog;
 mod budget;
 mod commands;
 mod error;
@@ -27,6 +28,7 @@ pub use self::event::{Event, Item, Stats};
 pub use crate::frame::StreamId;
 pub use crate::limits::Limits;
 
+use self::backlog::Backlog;
 use self::budget::Budget;
 use self::liveness::Liveness;
 use self::schedule::Schedule;
@@ -106,9 +108,7 @@ pub struct Mux {
     rebalance_at: Instant,
     schedule: Schedule,
     liveness: Liveness,
-    /// Calls that wait to be accepted; some may have been reset meanwhile.
-    backlog: VecDeque<StreamId>,
-    backlog_bytes: usize,
+    backlog: Backlog,
     /// Calls that were refused and whose RESET is to be sent.
     refused: VecDeque<Refused>,
     /// Encoded control messages that wait to be sent.
@@ -183,8 +183,7 @@ impl Mux {
             rebalance_at: now + limits.ping_interval,
             schedule: Schedule::default(),
             liveness: Liveness::new(&limits, now),
-            backlog: VecDeque::new(),
-            backlog_bytes: 0,
+            backlog: Backlog::default(),
             refused: VecDeque::new(),
             controls: VecDeque::new(),
             drain_due: None,
@@ -356,8 +355,7 @@ impl Mux {
         self.drain_due = None;
         self.controls = VecDeque::new();
         self.refused = VecDeque::new();
-        self.backlog = VecDeque::new();
-        self.backlog_bytes = 0;
+        self.backlog = Backlog::default();
         self.schedule = Schedule::default();
         self.streams.due = VecDeque::new();
         for id in self.streams.ids() {

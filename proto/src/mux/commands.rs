@@ -59,12 +59,12 @@ impl Mux {
     /// The next call of the peer, after [`Event::Incoming`](super::Event::Incoming). There may be
     /// more than one.
     pub fn accept(&mut self) -> Option<(StreamId, CallHead)> {
-        while let Some(id) = self.backlog.pop_front() {
+        while let Some(id) = self.backlog.pop() {
             // A call that was cancelled meanwhile is forgotten already.
             if let Some(stream) = self.streams.find_mut(id)
                 && let Some((head, length)) = stream.call.take()
             {
-                self.backlog_bytes -= length;
+                self.backlog.on_taken(length);
                 self.counts.accepted += 1;
                 return Some((id, *head));
             }

@@ -200,8 +200,12 @@ impl Mux {
             stream.recv.queue.push_back(Received::Data(payload));
         }
         self.streams.insert(id, stream);
-        self.backlog.push_back(id);
-        self.backlog_bytes += head_length;
+        let waits = |id| {
+            self.streams
+                .find(id)
+                .is_some_and(|stream| stream.call.is_some())
+        };
+        self.backlog.push(id, head_length, waits);
         self.news.incoming = true;
         Ok(())
     }
@@ -336,7 +340,7 @@ impl Mux {
         stream.stop_due = None;
         if let Some((_, length)) = stream.call.take() {
             // Nobody has taken the call: nobody needs to know.
-            self.backlog_bytes -= length;
+            self.backlog.on_taken(length);
             self.streams.forget(id);
             return;
         }
@@ -393,7 +397,7 @@ impl Mux {
     fn admit(&self, head: Bytes) -> Result<CallHead, ResetCode> {
         let full = self.streams.theirs_open >= self.hello.max_streams
             || self.backlog.len() >= self.limits.backlog
-            || self.backlog_bytes + head.len() > self.limits.backlog_bytes;
+            || self.backlog.bytes() + head.len() > self.limits.backlog_bytes;
         if full || self.draining {
             return Err(ResetCode::Refused);
         }
@@ -429,7 +433,7 @@ impl Mux {
         stream.recv.window.read(bytes);
         if let Some((_, length)) = stream.call.take() {
             // Nobody has taken the call: nobody will let go of it.
-            self.backlog_bytes -= length;
+            self.backlog.on_taken(length);
             (stream.send.released, stream.recv.released) = (true, true);
         } else {
             stream.news.reset = Some(ResetCode::Protocol);

@@ -16,7 +16,7 @@ fn flood(mut frames: impl FnMut(&mut Victim, u32) -> Vec<Vec<u8>>) -> (u32, Sess
         let stats = victim.mux.stats();
         assert!(stats.streams <= 1003, "{stats:?}");
         assert!(victim.mux.refused.len() <= 2048 && victim.mux.news.controls.len() <= 32);
-        assert!(victim.mux.backlog.len() <= 1024);
+        assert!(victim.mux.backlog.len() <= 1024 && victim.mux.backlog.numbers() <= 2 * 1024 + 64);
     }
     panic!("a flood without an end")
 }
@@ -29,13 +29,19 @@ fn floods_are_cut() {
     let next = |round: u32| 3 + 2 * round;
 
     let pings = |_: &mut Victim, _| vec![frame(Kind::Ping, 0, 0, &[0; 8])];
-    assert!(matches!(flood(pings), (..=30, SessionError::Flood(Flood::Pings))));
+    assert!(matches!(
+        flood(pings),
+        (..=30, SessionError::Flood(Flood::Pings))
+    ));
 
     let answered = |victim: &mut Victim, _| {
         transmit(&mut victim.mux, victim.now);
         vec![frame(Kind::Ping, 0, 0, &[0; 8])]
     };
-    assert!(matches!(flood(answered), (..=30, SessionError::Flood(Flood::Pings))));
+    assert!(matches!(
+        flood(answered),
+        (..=30, SessionError::Flood(Flood::Pings))
+    ));
 
     // Rapid reset, and its disguises.
     let (rounds, error) =
@@ -73,7 +79,10 @@ fn floods_are_cut() {
     );
 
     let notice = |_: &mut Victim, _| vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")];
-    assert!(matches!(flood(notice), (32, SessionError::Flood(Flood::Control))));
+    assert!(matches!(
+        flood(notice),
+        (32, SessionError::Flood(Flood::Control))
+    ));
     let (rounds, error) = flood(|victim, _| {
         events(&mut victim.mux);
         vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")]
@@ -256,4 +265,26 @@ fn no_traffic_that_keeps_to_the_protocol_is_a_flood() {
     }
     pair.settle();
     assert_eq!(pair.dialer.stats().streams, 1);
+}
+
+#[test]
+fn nothing_is_borne_with_on_a_stream_that_the_peer_itself_has_ended() {
+    let endings: [fn() -> Vec<u8>; 2] = [
+        || word(Kind::Reset, 1, 1),
+        || frame(Kind::Finish, 0, 1, b""),
+    ];
+    for ending in endings {
+        let mut victim = Victim::new();
+        victim.take(&[ending()]).unwrap();
+        victim.mux.finish(StreamId(1)).ok();
+        victim.mux.release_send(StreamId(1));
+        victim.mux.release_recv(StreamId(1));
+        transmit(&mut victim.mux, victim.now);
+        assert!(victim.mux.streams.find(StreamId(1)).is_none());
+        let data = victim.take(&[frame(Kind::Data, 0, 1, b"x")]);
+        assert_eq!(
+            data,
+            Err(Violation::AfterEnd(Kind::Data, StreamId(1)).into())
+        );
+    }
 }

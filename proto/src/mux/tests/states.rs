@@ -342,5 +342,35 @@ fn a_call_that_is_cancelled_before_it_was_accepted_is_never_seen() {
     assert_eq!(pair.dialer.accept().unwrap().0, next);
     assert!(pair.dialer.accept().is_none());
     assert_eq!(pair.dialer.stats().buffered, 0);
-    assert_eq!(pair.dialer.backlog_bytes, 0);
+    assert_eq!(pair.dialer.backlog.bytes(), 0);
+}
+
+#[test]
+fn streams_that_a_goaway_does_not_accept_may_go_elsewhere_at_once() {
+    let now = start();
+    let mut mux = greeted(Side::Dialer, now);
+    let ids: Vec<StreamId> = (0..3)
+        .map(|_| mux.open(&call_head(), Bytes::new(), true).unwrap())
+        .collect();
+    transmit(&mut mux, now);
+    for id in &ids {
+        assert!(matches!(mux.read(*id, now), Ok(None)));
+    }
+    let mut goaway = BytesMut::new();
+    let payload = [1u32, ids[0].0, 0].map(u32::to_be_bytes).concat();
+    put_frame(&mut goaway, Kind::Goaway, 0, 0, &payload);
+    mux.handle_message(goaway.freeze(), now).unwrap();
+    let refused = |mux: &mut Mux, id| match mux.read(id, now) {
+        Ok(None) => false,
+        Err(StreamError::Reset(ResetCode::Refused)) => true,
+        other => panic!("{other:?}"),
+    };
+    let outcomes: Vec<bool> = ids.iter().map(|id| refused(&mut mux, *id)).collect();
+    assert_eq!(outcomes, [false, true, true]);
+    let told = |event: &Event| matches!(event, Event::Reset(_, ResetCode::Refused));
+    assert_eq!(
+        events(&mut mux).iter().filter(|event| told(event)).count(),
+        2
+    );
+    assert_eq!(mux.stream_count(), 1);
 }
