@@ -14,9 +14,10 @@ proptest! {
     #[test]
     fn a_conversation_keeps_every_promise(
         delay in prop_oneof![Just(0u64), 1..200u64],
+        growth in prop_oneof![Just(0u64), 1..4_000_000u64],
         steps in prop::collection::vec(step(), 1..150),
     ) {
-        let mut world = World::new(delay);
+        let mut world = World::new(delay, growth);
         for step in &steps {
             world.step(step);
         }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::pair::Pair;
 use super::*;
 use crate::frame;
+use crate::growth::GrowthBudget;
 use crate::head::Refusal;
 use crate::mux::stream::RecvState;
 
@@ -94,6 +95,7 @@ impl Handle {
 pub(super) struct World {
     pair: Pair,
     handles: Vec<Handle>,
+    budget: GrowthBudget,
 }
 
 /// Byte `at` of what `side` sends on a stream.
@@ -113,10 +115,18 @@ fn other(side: Side) -> Side {
 }
 
 impl World {
-    pub(super) fn new(delay: u64) -> Self {
+    /// `growth`: bytes by which windows of both sides together may grow.
+    pub(super) fn new(delay: u64, growth: u64) -> Self {
+        let budget = GrowthBudget::new(growth);
+        let [dialer, acceptor] = [Side::Dialer, Side::Acceptor].map(|side| {
+            let mut config = config(side);
+            config.limits.growth = budget.clone();
+            config
+        });
         Self {
-            pair: Pair::new(Duration::from_millis(delay)),
+            pair: Pair::with(dialer, acceptor, Duration::from_millis(delay)),
             handles: Vec::new(),
+            budget,
         }
     }
 
@@ -320,6 +330,7 @@ impl World {
                 (queued, buffered, granted)
             );
         }
+        assert!(self.budget.used() <= self.budget.total());
         self.check_credit(Side::Dialer, Side::Acceptor);
         self.check_credit(Side::Acceptor, Side::Dialer);
     }
@@ -461,7 +472,7 @@ impl World {
                 (0, 0, 0),
                 "{stats:?}"
             );
-            assert_eq!(stats.granted, 0);
+            assert_eq!((stats.granted, self.budget.used()), (0, 0));
             assert_eq!(self.pair.end(side).stream_count(), 0);
         }
     }
