@@ -1,6 +1,6 @@
 //! A real local API: nginx with TLS, of a configuration and a folder of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use culvert_demo::certs::Authority;
@@ -38,23 +38,31 @@ impl Nginx {
         }
         let port = port::free();
         std::fs::write(path.join("nginx.conf"), configuration(port)).expect("nginx.conf");
-        let mut command = Command::new("nginx");
-        command
-            .arg("-p")
-            .arg(path)
-            .arg("-c")
-            .arg(path.join("nginx.conf"))
-            .args(["-e", "stderr"]);
-        let mut process = Process::start("nginx", path, &mut command);
-        until("nginx listens", || {
-            process.assert_running();
-            port::answers(port)
-        });
-        Self {
-            process,
+        let mut nginx = Self {
+            process: launch(path),
             port,
             folder,
-        }
+        };
+        nginx.await_listening();
+        nginx
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again, at the same address.
+    pub fn restart(&mut self) {
+        self.process = launch(self.folder.path());
+        self.await_listening();
+    }
+
+    fn await_listening(&mut self) {
+        until("nginx listens", || {
+            self.process.assert_running();
+            port::answers(self.port)
+        });
     }
 
     /// Its address.
@@ -71,11 +79,13 @@ impl Nginx {
     pub fn access_log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default()
     }
+}
 
-    /// Ends it.
-    pub fn stop(mut self) {
-        self.process.kill();
-    }
+fn launch(folder: &Path) -> Process {
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(folder).args(["-e", "stderr"]);
+    command.arg("-c").arg(folder.join("nginx.conf"));
+    Process::start("nginx", folder, &mut command)
 }
 
 /// One process, which ends when it is killed and leaves nobody behind.
