@@ -27,172 +27,132 @@ fn fill(request: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Ambiguous or malformed heads (RFC 9112): what each names is the only thing wrong with it.
-const HEADS: &[(&str, &str)] = &[
+/// Header lines that are ambiguous or malformed (RFC 9112), in an otherwise good request.
+const LINES: &[(&str, &str)] = &[
     (
         "length and chunked",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
     ),
     (
         "chunked and length",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
     ),
     (
-        "two transfer codings",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "chunked twice",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
     ),
     (
-        "chunked and identity",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        "chunked, identity",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
     ),
-    (
-        "gzip, chunked",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "chunked, gzip",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "xchunked",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "chunked twice in one",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "empty transfer coding",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nTransfer-Encoding:\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "chunked in HTTP/1.0",
-        "POST / HTTP/1.0\r\nHOST\r\nAUTH\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "two lengths",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    ),
-    (
-        "the same length twice",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
-    ),
-    (
-        "a list of lengths",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length: 5, 5\r\n\r\nhello",
-    ),
-    (
-        "a signed length",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length: +5\r\n\r\nhello",
-    ),
-    (
-        "a negative length",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length: -5\r\n\r\nhello",
-    ),
-    (
-        "a hexadecimal length",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length: 0x5\r\n\r\nhello",
-    ),
-    (
-        "an empty length",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length:\r\n\r\n",
-    ),
+    ("gzip, chunked", "Transfer-Encoding: gzip, chunked"),
+    ("chunked, gzip", "Transfer-Encoding: chunked, gzip"),
+    ("chunked, chunked", "Transfer-Encoding: chunked, chunked"),
+    ("xchunked", "Transfer-Encoding: xchunked"),
+    ("quoted chunked", "Transfer-Encoding: \"chunked\""),
+    ("no coding", "Transfer-Encoding:"),
+    ("two lengths", "Content-Length: 5\r\nContent-Length: 6"),
+    ("a length twice", "Content-Length: 5\r\nContent-Length: 5"),
+    ("a list of lengths", "Content-Length: 5, 5"),
+    ("a signed length", "Content-Length: +5"),
+    ("a negative length", "Content-Length: -5"),
+    ("a hexadecimal length", "Content-Length: 0x5"),
+    ("a fraction", "Content-Length: 5.0"),
+    ("no length", "Content-Length:"),
     (
         "an overflowing length",
-        "POST / HTTP/1.1\r\nHOST\r\nAUTH\r\nContent-Length: 18446744073709551621\r\n\r\nhello",
+        "Content-Length: 18446744073709551621",
     ),
-    ("no Host", "GET / HTTP/1.1\r\nAUTH\r\n\r\n"),
-    (
-        "two Hosts",
-        "GET / HTTP/1.1\r\nHOST\r\nHOST\r\nAUTH\r\n\r\n",
-    ),
-    (
-        "two different Hosts",
-        "GET / HTTP/1.1\r\nHOST\r\nHost: nothing--acme.localhost\r\nAUTH\r\n\r\n",
-    ),
-    ("an empty Host", "GET / HTTP/1.1\r\nHost:\r\nAUTH\r\n\r\n"),
-    (
-        "a Host with userinfo",
-        "GET / HTTP/1.1\r\nHost: a@vcenter--acme.localhost\r\nAUTH\r\n\r\n",
-    ),
-    (
-        "a Host with a path",
-        "GET / HTTP/1.1\r\nHost: vcenter--acme.localhost/x\r\nAUTH\r\n\r\n",
-    ),
+    ("a second Host", "HOST"),
+    ("another Host", "Host: nothing--acme.localhost"),
+    ("space before the colon", "X-A : b"),
+    ("an empty name", ": b"),
+    ("a name with a space", "X A: b"),
+    ("a line without a colon", "nonsense"),
+    ("a folded line", "X-A: b\r\n c"),
+    ("a bare CR in a value", "X-A: b\rc"),
+    ("a NUL in a value", "X-A: b\0c"),
+];
+
+/// First lines that no caller of an endpoint has reason to send.
+const FIRST_LINES: &[(&str, &str)] = &[
     (
         "absolute-form",
-        "GET https://vcenter--acme.localhost/ HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
+        "GET https://vcenter--acme.localhost/ HTTP/1.1",
     ),
     (
-        "absolute-form of another scheme",
-        "GET ftp://vcenter--acme.localhost/ HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
+        "another scheme",
+        "GET ftp://vcenter--acme.localhost/ HTTP/1.1",
     ),
-    (
-        "authority-form",
-        "GET vcenter--acme.localhost:443 HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
-    ),
-    (
-        "asterisk-form",
-        "OPTIONS * HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
-    ),
-    (
-        "a relative target",
-        "GET api/vm HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
-    ),
-    ("a fragment", "GET /#x HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n"),
-    ("TRACE", "TRACE / HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n"),
-    (
-        "a lower-case method",
-        "get / HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
-    ),
-    ("no version", "GET /\r\nHOST\r\nAUTH\r\n\r\n"),
-    ("HTTP/2.0 in text", "GET / HTTP/2.0\r\nHOST\r\nAUTH\r\n\r\n"),
-    ("HTTP/1.2", "GET / HTTP/1.2\r\nHOST\r\nAUTH\r\n\r\n"),
-    (
-        "space before the colon",
-        "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\nX-A : b\r\n\r\n",
-    ),
-    (
-        "an empty name",
-        "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\n: b\r\n\r\n",
-    ),
-    (
-        "a name with a space",
-        "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\nX A: b\r\n\r\n",
-    ),
-    (
-        "a line without a colon",
-        "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\nnonsense\r\n\r\n",
-    ),
-    (
-        "a folded line",
-        "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\nX-A: b\r\n c\r\n\r\n",
-    ),
-    (
-        "a bare CR in a value",
-        "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\nX-A: b\rc\r\n\r\n",
-    ),
-    (
-        "a NUL in a value",
-        "GET / HTTP/1.1\r\nHOST\r\nAUTH\r\nX-A: b\0c\r\n\r\n",
-    ),
-    (
-        "a space in the target",
-        "GET /a b HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
-    ),
-    (
-        "a control in the target",
-        "GET /a\x01b HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n",
-    ),
-    ("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    ("authority-form", "GET vcenter--acme.localhost:443 HTTP/1.1"),
+    ("asterisk-form", "OPTIONS * HTTP/1.1"),
+    ("a relative target", "GET api/vm HTTP/1.1"),
+    ("a fragment", "GET /#x HTTP/1.1"),
+    ("a space in the target", "GET /a b HTTP/1.1"),
+    ("a control in the target", "GET /a\x01b HTTP/1.1"),
+    ("TRACE", "TRACE / HTTP/1.1"),
+    ("a lower-case method", "get / HTTP/1.1"),
+    ("no version", "GET /"),
+    ("HTTP/2.0 in text", "GET / HTTP/2.0"),
+    ("HTTP/1.2", "GET / HTTP/1.2"),
 ];
+
+/// What is said in place of the one good Host line.
+const HOSTS: &[(&str, &str)] = &[
+    ("no Host", ""),
+    ("an empty Host", "Host:\r\n"),
+    (
+        "a Host with userinfo",
+        "Host: a@vcenter--acme.localhost\r\n",
+    ),
+    ("a Host with a path", "Host: vcenter--acme.localhost/x\r\n"),
+    ("a Host with a space", "Host: vcenter--acme .localhost\r\n"),
+    (
+        "a list of Hosts",
+        "Host: vcenter--acme.localhost, a.localhost\r\n",
+    ),
+];
+
+/// Requests with one thing wrong each, and its name.
+fn malformed() -> Vec<(&'static str, String)> {
+    let mut all = vec![
+        (
+            "chunked in HTTP/1.0",
+            "POST / HTTP/1.0\r\nHOST\r\nAUTH\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+        ),
+        (
+            "the preface of HTTP/2",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(),
+        ),
+    ];
+    // Five bytes follow: a whole chunked body, and a whole body of that length.
+    let body = "0\r\n\r\n";
+    all.extend(LINES.iter().map(|(what, lines)| {
+        (
+            *what,
+            format!("POST / HTTP/1.1\r\nHOST\r\nAUTH\r\n{lines}\r\n\r\n{body}"),
+        )
+    }));
+    all.extend(
+        FIRST_LINES
+            .iter()
+            .map(|(what, line)| (*what, format!("{line}\r\nHOST\r\nAUTH\r\n\r\n"))),
+    );
+    all.extend(
+        HOSTS
+            .iter()
+            .map(|(what, host)| (*what, format!("GET / HTTP/1.1\r\n{host}AUTH\r\n\r\n"))),
+    );
+    all
+}
 
 #[test]
 fn a_malformed_head_is_refused_and_nothing_reaches_the_upstream() {
     let upstream = Upstream::plain();
     let stack = Stack::start(&upstream.url());
     let mut wrong = Vec::new();
-    for (what, request) in HEADS {
+    let requests = malformed();
+    for (what, request) in &requests {
         let received = send(&stack, &fill(request));
         let text = received.text();
         let status = text.split(' ').nth(1).unwrap_or("no answer").to_owned();
@@ -212,7 +172,7 @@ fn a_malformed_head_is_refused_and_nothing_reaches_the_upstream() {
         wrong.is_empty(),
         "{} of {}:\n{}",
         wrong.len(),
-        HEADS.len(),
+        requests.len(),
         wrong.join("\n")
     );
     let reached: Vec<_> = upstream.requests();
@@ -255,7 +215,7 @@ fn nothing_is_smuggled_behind_a_refused_request() {
     let upstream = Upstream::plain();
     let stack = Stack::start(&upstream.url());
     let smuggled = "GET /smuggled HTTP/1.1\r\nHOST\r\nAUTH\r\n\r\n";
-    for (_, request) in HEADS {
+    for (_, request) in malformed() {
         send(&stack, &fill(&format!("{request}{smuggled}")));
     }
     let reached = upstream.requests();
