@@ -2,10 +2,10 @@
 //! error, never a clean end that looks like a whole answer.
 
 use std::sync::Mutex;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use culvert_demo::certs::Authority;
-use culvert_tests::curl::Http;
+use culvert_tests::curl::{Http, Running};
 use culvert_tests::upstream::Then;
 use culvert_tests::wait::{LONG, eventually, until};
 use culvert_tests::{Nginx, Stack, Upstream, port};
@@ -329,9 +329,10 @@ fn a_frozen_agent_is_noticed() {
     stack.agent.signal(Signal::CONT);
 }
 
-/// An upstream that answers half, and the rest when told; so that a call is surely in flight.
-fn halting_upstream() -> (Upstream, mpsc::Sender<()>) {
-    let (go, told) = mpsc::channel::<()>();
+/// A call that is surely in flight: its caller has half of the answer. The upstream sends the
+/// other half when told.
+fn call_in_flight(http: Http) -> (Stack, Running, Sender<()>) {
+    let (go, told) = mpsc::channel();
     let told = Mutex::new(told);
     let upstream = Upstream::start(move |_, connection| {
         connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")?;
@@ -341,25 +342,30 @@ fn halting_upstream() -> (Upstream, mpsc::Sender<()>) {
         }
         Ok(Then::KeepAlive)
     });
-    (upstream, go)
+    let stack = Stack::start(&upstream.url());
+    let mut call = stack.call("/").http(http).start();
+    assert_eq!(call.head().status, 200);
+    assert_eq!(call.body(5), b"first");
+    (stack, call, go)
+}
+
+/// Lets the upstream send the other half, which must arrive.
+fn assert_finishes(call: Running, go: &Sender<()>) {
+    go.send(()).unwrap();
+    let end = call.finish();
+    assert_eq!((end.exit, end.text().as_str()), (Some(0), " half"), "{end}");
 }
 
 #[test]
 fn a_terminated_relay_finishes_the_calls_in_flight_and_exits_with_0() {
     for http in Http::BOTH {
-        let (upstream, go) = halting_upstream();
-        let mut stack = Stack::start(&upstream.url());
-        let mut call = stack.call("/").http(http).start();
-        assert_eq!(call.head().status, 200);
-        assert_eq!(call.body(5), b"first");
+        let (mut stack, call, go) = call_in_flight(http);
         stack.relay.terminate();
         until("the relay is no longer ready", || {
             stack.admin("/readyz").status != 200
         });
         assert_eq!(stack.relay.ended(), None, "a call is in flight");
-        go.send(()).unwrap();
-        let end = call.finish();
-        assert_eq!((end.exit, end.text().as_str()), (Some(0), " half"), "{end}");
+        assert_finishes(call, &go);
         assert_eq!(stack.relay.wait().code(), Some(0));
         stack.agent.assert_running();
     }
@@ -368,20 +374,14 @@ fn a_terminated_relay_finishes_the_calls_in_flight_and_exits_with_0() {
 #[test]
 fn a_terminated_agent_finishes_the_calls_in_flight_and_exits_with_0() {
     for http in Http::BOTH {
-        let (upstream, go) = halting_upstream();
-        let mut stack = Stack::start(&upstream.url());
-        let mut call = stack.call("/").http(http).start();
-        assert_eq!(call.head().status, 200);
-        assert_eq!(call.body(5), b"first");
+        let (mut stack, call, go) = call_in_flight(http);
         stack.agent.terminate();
         eventually("new calls are turned away", || {
             let answer = stack.call("/forbidden/probe").ok();
             (answer.code() == "endpoint-offline").then_some(())
         });
         assert_eq!(stack.agent.ended(), None, "a call is in flight");
-        go.send(()).unwrap();
-        let end = call.finish();
-        assert_eq!((end.exit, end.text().as_str()), (Some(0), " half"), "{end}");
+        assert_finishes(call, &go);
         assert_eq!(stack.agent.wait().code(), Some(0));
         stack.relay.assert_running();
     }
