@@ -2,9 +2,8 @@
 //!
 //! [`stack`] brings up a complete installation on loopback, each part its own process, with a
 //! [`link`] in user space between agent and relay; [`load`] calls through it; [`process`] reads
-//! what the processes used. The scenarios are in [`startline`], [`line`],
-//! [`beside`] and [`trouble`]; `benches/README.md` says what
-//! each measures and why.
+//! what the processes used. The scenarios are in [`startline`], [`mod@line`], [`beside`] and
+//! [`trouble`]; `benches/README.md` says what each measures and why.
 
 pub mod beside;
 pub mod line;
