@@ -9,11 +9,16 @@ use crate::stack::Stack;
 /// Streams that read, beside the one that does not.
 const READERS: usize = 99;
 
+/// How long the link holds before it is cut: an agent whose sessions break at once dials ever
+/// more slowly, as it should.
+const HOLDS: Duration = Duration::from_secs(4);
+
 /// Cuts the link `cuts` times; each time, how long until a call works again.
 pub async fn cut(stack: &Stack, cuts: usize, out: &mut impl Write) -> Result<(), Failure> {
     let [link, _] = stack.links.as_ref().ok_or("there is no link to cut")?;
     let mut times = Vec::new();
     for _ in 0..cuts {
+        tokio::time::sleep(HOLDS).await;
         call(&stack.culvert).await?;
         link.cut();
         let start = Instant::now();
