@@ -26,8 +26,7 @@ impl Layer {
 
 macro_rules! call_errors {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $word:literal, $status:literal, $title:literal;)*) => {
-        /// Why a call got no answer from its upstream: the table of `contract.md`,
-        /// "What a refused or failed call gets".
+        /// Why a call got no answer from its upstream; `docs/operations.md` says where to look.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode {

@@ -35,7 +35,7 @@ impl fmt::Debug for CallId {
     }
 }
 
-/// How a call is carried (`contract.md`, "Call modes").
+/// How a call is carried (`docs/security.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Host mode: the relay ends the caller's TLS; the policy sees the whole call.

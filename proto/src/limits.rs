@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::growth::GrowthBudget;
 
-/// Longest target of a call, in bytes (`threats.md`, "Policy and path").
+/// Longest target of a call, in bytes.
 pub const MAX_TARGET: usize = 16 * 1024;
 
 /// Longest authority of a call: a DNS name, a colon, a port.

@@ -1,4 +1,4 @@
-//! Names that tenants and endpoints may carry (`contract.md`, "Addresses").
+//! Names that tenants and endpoints may carry: both fit into one label of a host name.
 
 use std::borrow::Borrow;
 use std::fmt;
