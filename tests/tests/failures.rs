@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use culvert_demo::certs::Authority;
 use culvert_tests::curl::{Http, Running};
+use culvert_tests::pattern::{BLOCK, Check, Source};
 use culvert_tests::upstream::Then;
 use culvert_tests::wait::{LONG, eventually, until};
 use culvert_tests::{Nginx, Stack, Upstream, port};
@@ -384,6 +385,46 @@ fn a_terminated_agent_finishes_the_calls_in_flight_and_exits_with_0() {
         assert_finishes(call, &go);
         assert_eq!(stack.agent.wait().code(), Some(0));
         stack.relay.assert_running();
+    }
+}
+
+/// The upstream is done long before its caller is: what is still on the way arrives.
+#[test]
+fn a_program_that_is_terminated_delivers_what_a_slow_caller_has_not_read_yet() {
+    const LENGTH: usize = 64 << 20;
+    type Terminate = fn(&Stack);
+    let terminate: [Terminate; 2] = [
+        |stack| stack.agent.terminate(),
+        |stack| stack.relay.terminate(),
+    ];
+    for terminate in terminate {
+        for http in Http::BOTH {
+            let upstream = Upstream::start(|_, connection| {
+                connection.send(format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"
+                ))?;
+                let (mut source, mut block) = (Source::default(), [0; BLOCK]);
+                for _ in 0..LENGTH / BLOCK {
+                    source.fill(&mut block);
+                    connection.send(block)?;
+                }
+                Ok(Then::KeepAlive)
+            });
+            let stack = Stack::start(&upstream.url());
+            let mut call = stack.call("/").http(http).start();
+            assert_eq!(call.head().status, 200);
+            // Nothing of the body is read before the program knows that it is to end.
+            terminate(&stack);
+            eventually("new calls are turned away", || {
+                let probe = stack.call("/forbidden/probe").run();
+                (probe.code() != "policy-denied").then_some(())
+            });
+            let mut check = Check::default();
+            call.each(|piece| check.take(piece));
+            let end = call.finish();
+            let whole = (Some(0), Ok(LENGTH as u64));
+            assert_eq!((end.exit, check.result()), whole, "{http:?}: {end}");
+        }
     }
 }
 
