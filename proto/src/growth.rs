@@ -1,9 +1,10 @@
 //! The memory by which receive windows may grow: one budget for all sessions of a process.
 //!
 //! A window starts small, whatever the line. What lets one grow to a long line's size is memory
-//! that all sessions share: nobody may take more than half of it while there is plenty, and
-//! nobody more than an equal part once there is not. So one tenant's bulk never keeps the
-//! windows of another's small.
+//! that all sessions share: while less than half of it is taken, one session may hold half of it;
+//! after that nobody takes more than an equal part among those that hold any (one alone, all of
+//! it), and who holds more gives back. So one session's bulk does not keep another's windows
+//! small for long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -92,8 +93,8 @@ impl Share {
         taken as u32
     }
 
-    pub(crate) fn give_back(&mut self, bytes: u32) {
-        let bytes = u64::from(bytes).min(self.held);
+    pub(crate) fn give_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.held);
         if bytes == 0 {
             return;
         }
@@ -117,12 +118,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut held = self.held;
-        while held > 0 {
-            let part = u32::try_from(held).unwrap_or(u32::MAX);
-            self.give_back(part);
-            held -= u64::from(part);
-        }
+        self.give_back(self.held);
     }
 }
 
@@ -131,11 +127,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_session_alone_gets_half_at_once_and_the_rest_never() {
+    fn one_session_alone_gets_all_of_the_budget_and_its_end_gives_all_back() {
         let budget = GrowthBudget::new(1000);
         let mut share = Share::new(budget.clone());
         assert_eq!(share.take(400), 400);
-        // Less than half is taken: up to all that an equal part of one allows.
+        // An equal part among one is all of it.
         assert_eq!(share.take(5000), 600);
         assert_eq!(share.take(1), 0);
         assert_eq!(budget.used(), 1000);

@@ -211,7 +211,7 @@ impl Streams {
     pub(super) fn on_read(&mut self, bytes: usize, shrunk: u32) {
         self.buffered -= bytes;
         self.granted -= u64::from(shrunk);
-        self.growth.give_back(shrunk);
+        self.growth.give_back(shrunk.into());
     }
 
     /// Makes a window larger by as much of `wanted` as the budget has.
@@ -280,7 +280,8 @@ impl Streams {
         }
         let window = &stream.recv.window;
         self.granted -= u64::from(window.size());
-        self.growth.give_back(window.size() - stream.recv.initial);
+        self.growth
+            .give_back(u64::from(window.size() - stream.recv.initial));
         self.late.on_forgotten(stream.late_credit());
         if self.map.is_empty() && self.map.capacity() > SHRINK_ABOVE {
             self.map = Map::default();
