@@ -7,6 +7,7 @@
 //! - [`control`]: greeting, registration, token renewal, notices; [`controls`] is their encoding.
 //! - [`mux`]: one session's streams, credit and schedule. [`mux::Mux`] says how it is driven.
 //! - [`growth`]: the memory that windows of all sessions share.
+//! - [`websocket`]: the framing of the messages that carry all this.
 //! - [`code`], [`limits`], [`names`], [`principal`]: the words that the other rooms share.
 //!
 //! A driver owns the connection and a `Mux`. In each turn it hands over what came
@@ -31,6 +32,7 @@ pub mod mux;
 mod name_table;
 pub mod names;
 pub mod principal;
+pub mod websocket;
 mod wire;
 
 pub use wire::{Malformed, Unencodable};

@@ -30,15 +30,15 @@
 //! **Memory** of a session, beside its streams' windows and send queues (which the core bounds):
 //! while busy one batch (32 KiB), the messages of one turn (128 KiB), and one message being
 //! received ([`websocket::MAX_MESSAGE`] at most, 32 KiB from a peer of ours). An idle session
-//! keeps none of these; what stays are the buffers of TLS and WebSocket: measured 30 KiB in all
-//! before the first bulk transfer, about 100 KiB after it, since tungstenite's buffers never
-//! shrink.
+//! keeps none of these, whatever it carried before. `docs/memory.md` has the sums.
 
 pub mod backoff;
 pub mod body;
 pub mod dial;
 mod driver;
 mod error;
+#[cfg(all(test, feature = "interleavings"))]
+mod interleavings;
 pub mod session;
 mod shared;
 pub mod socket;

@@ -49,14 +49,27 @@ impl Session {
     /// Takes a connection whose WebSocket handshake is done and spawns the task that drives it.
     ///
     /// Must be called within a tokio runtime with timers.
-    pub fn spawn<IO>(io: WebSocketIo<IO>, mut config: mux::Config) -> (Self, Incoming, Controls)
+    pub fn spawn<IO>(io: WebSocketIo<IO>, config: mux::Config) -> (Self, Incoming, Controls)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (session, incoming, controls, driver) = Self::start(io, config);
+        tokio::spawn(driver.run());
+        (session, incoming, controls)
+    }
+
+    /// The handles of a session whose driver is yet to be run.
+    pub(crate) fn start<IO>(
+        io: WebSocketIo<IO>,
+        mut config: mux::Config,
+    ) -> (Self, Incoming, Controls, Driver<IO>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
     {
         config.limits.batch = config.limits.batch.min(MAX_BATCH);
         let mux = Mux::new(config, tokio::time::Instant::now().into_std());
         let shared = Arc::new(Shared::new(mux));
-        tokio::spawn(Driver::new(shared.clone(), io).run());
+        let driver = Driver::new(shared.clone(), io);
         let handle = Arc::new(Handle(shared));
         let session = Self {
             handle: handle.clone(),
@@ -67,6 +80,7 @@ impl Session {
                 handle: handle.clone(),
             },
             Controls { handle },
+            driver,
         )
     }
 

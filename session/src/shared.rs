@@ -2,17 +2,26 @@
 //! for it, under one lock that is held for moments and never across an await.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
+#[cfg(feature = "interleavings")]
+use shuttle::sync::{Mutex, MutexGuard};
+#[cfg(not(feature = "interleavings"))]
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
 use culvert_proto::code::{GoawayCode, ResetCode};
 use culvert_proto::control::Hello;
 use culvert_proto::head::CallHead;
 use culvert_proto::mux::{Event, Mux, StreamError, StreamId};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::error::SessionError;
 use crate::session::SessionEvent;
+use crate::websocket::WebSocketIo;
 
 /// Control messages that wait for [`Controls`](crate::session::Controls); one more ends the
 /// session. A peer that keeps to the protocol has a handful under way.
@@ -42,9 +51,9 @@ pub(crate) struct Core {
     control_queue: VecDeque<SessionEvent>,
     driver: Option<Waker>,
     /// The driver sleeps and nothing but us would wake it for new work.
-    pub(crate) driver_idle: bool,
+    driver_idle: bool,
     /// Asks the driver to end the session.
-    pub(crate) closing: Option<SessionError>,
+    closing: Option<SessionError>,
     /// The session is over.
     ended: Option<SessionError>,
     /// Collected under the lock, woken after it.
@@ -67,6 +76,17 @@ struct Waiting {
 struct Waiter {
     waker: Option<Waker>,
     dropped: bool,
+}
+
+/// What came of the driver's turn.
+pub(crate) struct Turn {
+    /// Why the session is over, if it is.
+    pub(crate) end: Option<SessionError>,
+    /// When the core wants the next turn at the latest.
+    pub(crate) deadline: Option<Instant>,
+    /// The core has nothing more to send, and the socket would take it: whoever brings work
+    /// wakes the driver.
+    pub(crate) idle: bool,
 }
 
 impl Shared {
@@ -108,6 +128,50 @@ impl Shared {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The driver's turn, as far as it is under the lock: the core takes `inbox`, its timer
+    /// fires, it fills the socket's batch, if there is anything to send (`None`: the socket does
+    /// not take more yet). `wakes`, empty, gets whom to wake.
+    pub(crate) fn turn<IO: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        cx: &Context<'_>,
+        now: Instant,
+        inbox: &mut Vec<Bytes>,
+        socket: Option<&mut WebSocketIo<IO>>,
+        wakes: &mut Vec<Waker>,
+    ) -> Turn {
+        let mut core = self.lock();
+        park(&mut core.driver, cx);
+        let mut result = Ok(());
+        for message in inbox.drain(..) {
+            result = result.and_then(|()| core.mux.handle_message(message, now));
+        }
+        let deadline = core.mux.poll_timeout();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            result = result.and_then(|()| core.mux.handle_timeout(now));
+        }
+        let writable = socket.is_some();
+        if let Some(socket) = socket
+            && result.is_ok()
+            && core.mux.has_transmit()
+        {
+            core.mux.poll_transmit(socket.batch(), now);
+        }
+        // After the batch, since what left made room for writers.
+        core.dispatch(&self.state);
+        let end = result
+            .err()
+            .map(SessionError::from)
+            .or_else(|| core.closing.clone());
+        // While the socket is full or more is to be sent, the driver runs again unasked.
+        core.driver_idle = writable && !core.mux.has_transmit();
+        std::mem::swap(&mut core.wakes, wakes);
+        Turn {
+            end,
+            deadline: core.mux.poll_timeout(),
+            idle: core.driver_idle,
+        }
+    }
+
     /// Tells every handle that the session is over. The first reason stays.
     pub(crate) fn end(&self, error: SessionError) {
         self.with(|core| {
@@ -126,24 +190,14 @@ impl Core {
         self.ended.is_some()
     }
 
-    /// Registers the driver's task.
-    pub(crate) fn set_driver(&mut self, cx: &Context<'_>) {
-        park(&mut self.driver, cx);
-    }
-
     /// Wakes the driver whether or not it has anything to send.
-    pub(crate) fn wake_driver(&mut self) {
+    fn wake_driver(&mut self) {
         self.driver_idle = false;
         self.wakes.extend(self.driver.clone());
     }
 
-    /// Gives the wakers collected so far, in exchange for an empty list.
-    pub(crate) fn take_wakes(&mut self, empty: &mut Vec<Waker>) {
-        std::mem::swap(&mut self.wakes, empty);
-    }
-
     /// Turns the core's events into wake-ups.
-    pub(crate) fn dispatch(&mut self, state: &watch::Sender<State>) {
+    fn dispatch(&mut self, state: &watch::Sender<State>) {
         while let Some(event) = self.mux.poll_event() {
             match event {
                 Event::Ready => {
