@@ -1,43 +1,121 @@
 //! The memory by which receive windows may grow: one budget for all sessions of a process.
 //!
 //! A window starts small, whatever the line. What lets one grow to a long line's size is memory
-//! that all sessions share: while less than half of it is taken, one session may hold half of it;
-//! after that nobody takes more than an equal part among those that hold any (one alone, all of
-//! it), and who holds more gives back. So one session's bulk does not keep another's windows
-//! small for long.
+//! that all tenants share, and within a tenant all of its sessions, by the same rule: while less
+//! than half of it is taken, one may hold half of it; after that nobody takes more than an equal
+//! part among those that claim any (one alone, all of it), and when it is short who holds more
+//! gives back. So neither one session's bulk nor a hundred sessions of one tenant keep the
+//! windows of others small for long.
+//!
+//! A session *claims* memory while it holds some, and after it asked for some in vain until it no
+//! longer asks: that is how a newcomer makes those shrink who hold everything.
+//!
+//! What was granted to a peer cannot be taken back: a window shrinks as bytes of it are read, or
+//! when its stream ends. A stream that lies idle after it has grown keeps what it has until then.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A budget in bytes. Clones are the same budget.
-#[derive(Debug, Clone, Default)]
-pub struct GrowthBudget(Arc<Shared>);
+/// A budget in bytes, and the tenant on whose part of it a session draws. Clones, and those
+/// [of other tenants](Self::of_tenant), are the same budget.
+#[derive(Debug, Clone)]
+pub struct GrowthBudget {
+    shared: Arc<Shared>,
+    tenant: Arc<str>,
+}
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     total: u64,
-    used: AtomicU64,
-    /// Sessions that hold some of it.
-    holders: AtomicUsize,
+    /// Taken when a window grows, when one that has grown shrinks or ends, and once per session
+    /// and ping: never per frame.
+    ledger: Mutex<Ledger>,
+}
+
+/// Who holds what. It has an entry for each tenant with a session that claims any, and no others.
+#[derive(Debug, Default)]
+struct Ledger {
+    used: u64,
+    tenants: HashMap<Arc<str>, Account>,
+}
+
+/// What the sessions of a tenant hold.
+#[derive(Debug, Default, Clone, Copy)]
+struct Account {
+    used: u64,
+    /// Sessions that claim any.
+    claims: u64,
+}
+
+/// Most that one of `claims` may hold of `total`, of which `used` is taken.
+fn part(total: u64, used: u64, claims: u64) -> u64 {
+    let equal = total / claims.max(1);
+    if used <= total / 2 {
+        equal.max(total / 2)
+    } else {
+        equal
+    }
+}
+
+/// Whether so much is taken that who holds more than an equal part gives back.
+fn is_short(total: u64, used: u64) -> bool {
+    used > total / 4 * 3
+}
+
+impl Default for GrowthBudget {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 impl GrowthBudget {
     /// A budget of `total` bytes; 0: windows keep their first size.
     pub fn new(total: u64) -> Self {
-        Self(Arc::new(Shared {
-            total,
-            ..Shared::default()
-        }))
+        Self {
+            shared: Arc::new(Shared {
+                total,
+                ledger: Mutex::default(),
+            }),
+            tenant: Arc::from(""),
+        }
+    }
+
+    /// The same budget, for sessions of this tenant.
+    pub fn of_tenant(&self, tenant: &str) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            tenant: Arc::from(tenant),
+        }
     }
 
     /// All of it, in bytes.
     pub fn total(&self) -> u64 {
-        self.0.total
+        self.shared.total
     }
 
     /// What is taken at the moment, in bytes; never more than [`total`](Self::total).
     pub fn used(&self) -> u64 {
-        self.0.used.load(Ordering::Relaxed)
+        self.ledger().used
+    }
+
+    /// Tenants that have sessions with a claim.
+    #[cfg(test)]
+    fn tenants(&self) -> usize {
+        self.ledger().tenants.len()
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.shared
+            .ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ledger {
+    /// Most that the tenant may hold now.
+    fn tenant_part(&self, total: u64) -> u64 {
+        part(total, self.used, self.tenants.len() as u64)
     }
 }
 
@@ -46,11 +124,20 @@ impl GrowthBudget {
 pub(crate) struct Share {
     budget: GrowthBudget,
     held: u64,
+    /// It counts in its tenant's account.
+    claims: bool,
+    /// It asked since [`rebalance`](Self::rebalance).
+    asked: bool,
 }
 
 impl Share {
     pub(crate) fn new(budget: GrowthBudget) -> Self {
-        Self { budget, held: 0 }
+        Self {
+            budget,
+            held: 0,
+            claims: false,
+            asked: false,
+        }
     }
 
     #[cfg(test)]
@@ -58,125 +145,97 @@ impl Share {
         self.held
     }
 
-    /// Most that this session may hold now.
-    fn limit(&self) -> u64 {
-        let Shared {
-            total,
-            used,
-            holders,
-        } = &*self.budget.0;
-        let others = holders.load(Ordering::Relaxed) - usize::from(self.held > 0);
-        let equal = total / (others as u64 + 1);
-        if used.load(Ordering::Relaxed) <= total / 2 {
-            equal.max(total / 2)
-        } else {
-            equal
-        }
-    }
-
     /// Takes up to `wanted` bytes and says how many.
     pub(crate) fn take(&mut self, wanted: u32) -> u32 {
-        let shared = &*self.budget.0;
-        let wanted = u64::from(wanted).min(self.limit().saturating_sub(self.held));
-        let mut taken = 0;
-        let _ = shared
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                taken = wanted.min(shared.total - used);
-                (taken > 0).then_some(used + taken)
-            });
-        if taken > 0 && self.held == 0 {
-            shared.holders.fetch_add(1, Ordering::Relaxed);
+        let total = self.budget.total();
+        if wanted == 0 || total == 0 {
+            return 0;
         }
+        self.asked = true;
+        let mut ledger = self.budget.ledger();
+        let ledger = &mut *ledger;
+        let first = !std::mem::replace(&mut self.claims, true);
+        if !ledger.tenants.contains_key(&self.budget.tenant) {
+            ledger
+                .tenants
+                .insert(self.budget.tenant.clone(), Account::default());
+        }
+        let of_tenant = ledger.tenant_part(total);
+        let Some(account) = ledger.tenants.get_mut(&self.budget.tenant) else {
+            return 0;
+        };
+        account.claims += u64::from(first);
+        let of_session = part(of_tenant, account.used, account.claims);
+        let taken = u64::from(wanted)
+            .min(total - ledger.used)
+            .min(of_tenant.saturating_sub(account.used))
+            .min(of_session.saturating_sub(self.held));
+        account.used += taken;
+        ledger.used += taken;
         self.held += taken;
         // At most `wanted`, which came as a `u32`.
         taken as u32
     }
 
+    /// Gives back up to `bytes`.
     pub(crate) fn give_back(&mut self, bytes: u64) {
         let bytes = bytes.min(self.held);
         if bytes == 0 {
             return;
         }
         self.held -= bytes;
-        self.budget.0.used.fetch_sub(bytes, Ordering::Relaxed);
-        if self.held == 0 {
-            self.budget.0.holders.fetch_sub(1, Ordering::Relaxed);
+        let mut ledger = self.budget.ledger();
+        ledger.used -= bytes;
+        if let Some(account) = ledger.tenants.get_mut(&self.budget.tenant) {
+            account.used -= bytes;
         }
     }
 
-    /// By how much this session should shrink: what it holds beyond an equal part while more
-    /// than three quarters of the budget are taken.
-    pub(crate) fn excess(&self) -> u64 {
-        let Shared { total, used, .. } = &*self.budget.0;
-        if used.load(Ordering::Relaxed) <= total / 4 * 3 {
+    /// Once per session and ping: gives up a claim that is used no more, and says by how much
+    /// this session should shrink, because the budget is short and it holds more than its part.
+    pub(crate) fn rebalance(&mut self) -> u64 {
+        let asked = std::mem::take(&mut self.asked);
+        if self.held == 0 {
+            if !asked {
+                self.give_up();
+            }
             return 0;
         }
-        self.held.saturating_sub(self.limit())
+        let total = self.budget.total();
+        let ledger = self.budget.ledger();
+        let Some(account) = ledger.tenants.get(&self.budget.tenant) else {
+            return 0;
+        };
+        let of_tenant = ledger.tenant_part(total);
+        if is_short(total, ledger.used) && is_short(of_tenant, account.used) {
+            self.held
+                .saturating_sub(part(of_tenant, account.used, account.claims))
+        } else {
+            0
+        }
+    }
+
+    /// Claims nothing any more.
+    fn give_up(&mut self) {
+        if !std::mem::take(&mut self.claims) {
+            return;
+        }
+        let mut ledger = self.budget.ledger();
+        if let Some(account) = ledger.tenants.get_mut(&self.budget.tenant) {
+            account.claims -= 1;
+            if account.claims == 0 {
+                ledger.tenants.remove(&self.budget.tenant);
+            }
+        }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         self.give_back(self.held);
+        self.give_up();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_session_alone_gets_all_of_the_budget_and_its_end_gives_all_back() {
-        let budget = GrowthBudget::new(1000);
-        let mut share = Share::new(budget.clone());
-        assert_eq!(share.take(400), 400);
-        // An equal part among one is all of it.
-        assert_eq!(share.take(5000), 600);
-        assert_eq!(share.take(1), 0);
-        assert_eq!(budget.used(), 1000);
-        drop(share);
-        assert_eq!(budget.used(), 0);
-    }
-
-    #[test]
-    fn what_is_taken_is_never_more_than_the_budget() {
-        let budget = GrowthBudget::new(1000);
-        let mut shares: Vec<_> = (0..7).map(|_| Share::new(budget.clone())).collect();
-        for round in 1..50 {
-            for share in &mut shares {
-                share.take(round * 7);
-                assert!(budget.used() <= 1000);
-            }
-        }
-    }
-
-    #[test]
-    fn a_late_session_gets_its_part_once_the_first_has_shrunk() {
-        let budget = GrowthBudget::new(1000);
-        let mut first = Share::new(budget.clone());
-        first.take(1000);
-        let mut second = Share::new(budget.clone());
-        assert_eq!(second.take(500), 0, "nothing is left");
-        assert_eq!(
-            first.excess(),
-            0,
-            "nobody else holds any, so all is its part"
-        );
-        first.give_back(100);
-        assert_eq!(second.take(500), 100);
-        assert_eq!(first.excess(), 400, "beyond the half that is its part now");
-        first.give_back(400);
-        assert_eq!(second.take(500), 400);
-        assert_eq!((first.held(), second.held()), (500, 500));
-        assert_eq!((first.excess(), second.excess()), (0, 0));
-    }
-
-    #[test]
-    fn nothing_can_be_taken_of_nothing() {
-        let mut share = Share::new(GrowthBudget::default());
-        assert_eq!(share.take(u32::MAX), 0);
-        share.give_back(5);
-        assert_eq!(share.held(), 0);
-    }
-}
+mod tests;

@@ -219,14 +219,14 @@ impl Agents {
             }
         };
         let (session, incoming, controls) =
-            Session::spawn(WebSocketIo::acceptor(io), self.session_config());
+            Session::spawn(WebSocketIo::acceptor(io), self.session_config(&token));
         // Calls come from callers, never from agents: streams that an agent opens are refused.
         drop(incoming);
         let keeper = Keeper::new(self, session, token, peer);
         keeper.run(controls).await;
     }
 
-    fn session_config(&self) -> mux::Config {
+    fn session_config(&self, token: &VerifiedToken) -> mux::Config {
         mux::Config {
             side: mux::Side::Acceptor,
             hello: Hello {
@@ -242,7 +242,7 @@ impl Agents {
             limits: culvert_proto::limits::Limits {
                 hello_timeout: self.patience,
                 max_opened: self.streams_per_session,
-                growth: self.growth.clone(),
+                growth: self.growth.of_tenant(token.principal.tenant.as_str()),
                 ..Default::default()
             },
         }

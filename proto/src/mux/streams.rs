@@ -227,7 +227,7 @@ impl Streams {
     /// Every few seconds: windows that nobody used, and those of a session that holds more than
     /// its part of a short budget, are to shrink as their bytes are read.
     pub(super) fn rebalance(&mut self) {
-        let mut excess = self.growth.excess();
+        let mut excess = self.growth.rebalance();
         for stream in self.map.values_mut() {
             let initial = stream.recv.initial;
             let window = &mut stream.recv.window;

@@ -1,6 +1,7 @@
 //! Tests of the core: two ends on a virtual clock, and single ends fed by hand.
 
 mod floods;
+mod growth;
 mod hostile;
 mod pair;
 mod properties;
