@@ -205,6 +205,7 @@ fn session_config(config: &AgentConfig) -> Result<mux::Config, RunError> {
             // Calls that came and wait for a task of theirs: as many as there may be.
             backlog: config.limits.streams_per_session as usize,
             growth: GrowthBudget::new(config.limits.receive_buffer.0),
+            waiting: GrowthBudget::new(config.limits.waiting_buffer.0),
             ..Limits::default()
         },
     })

@@ -104,6 +104,9 @@ pub struct AgentLimits {
     pub reconnect: Span,
     /// Bytes by which the receive windows of all sessions together may grow on long lines.
     pub receive_buffer: Size,
+    /// Bytes that may wait to be sent or read in all sessions together; beyond it, a stream has
+    /// 16 KiB each way.
+    pub waiting_buffer: Size,
 }
 
 impl Default for AgentLimits {
@@ -113,6 +116,7 @@ impl Default for AgentLimits {
             drain: Span::secs(30),
             reconnect: Span::secs(15),
             receive_buffer: Size(256 << 20),
+            waiting_buffer: Size(256 << 20),
         }
     }
 }

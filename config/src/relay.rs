@@ -102,6 +102,8 @@ pub struct RelayLimits {
     pub connections: u32,
     /// Most agent sessions at once.
     pub sessions: u32,
+    /// Most calls at once, of all callers together.
+    pub calls: u32,
     /// Most calls at once on one session.
     pub streams_per_session: u32,
     /// Most calls at once on one HTTP/2 connection.
@@ -123,6 +125,9 @@ pub struct RelayLimits {
     pub offline_memory: Span,
     /// Bytes by which the receive windows of all sessions together may grow on long lines.
     pub receive_buffer: Size,
+    /// Bytes that may wait to be sent or read in all sessions together; beyond it, a stream has
+    /// 16 KiB each way.
+    pub waiting_buffer: Size,
 }
 
 impl Default for RelayLimits {
@@ -130,6 +135,7 @@ impl Default for RelayLimits {
         Self {
             connections: 16_000,
             sessions: 5_000,
+            calls: 32_768,
             streams_per_session: 4_096,
             streams_per_connection: 200,
             tls_handshake: Span::secs(10),
@@ -140,6 +146,7 @@ impl Default for RelayLimits {
             drain: Span::secs(30),
             offline_memory: Span::secs(3600),
             receive_buffer: Size(1 << 30),
+            waiting_buffer: Size(1 << 30),
         }
     }
 }
@@ -287,6 +294,7 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
     let counts = [
         ("connections", limits.connections),
         ("sessions", limits.sessions),
+        ("calls", limits.calls),
         ("streams_per_session", limits.streams_per_session),
         ("streams_per_connection", limits.streams_per_connection),
     ];

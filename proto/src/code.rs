@@ -159,6 +159,8 @@ wire_codes! {
         Withdrawn = 7, "withdrawn";
         /// Nothing more is wanted, without prejudice: the answer is complete (STOP only).
         NotNeeded = 8, "not-needed";
+        /// The sender has no memory left for what the receiver sends and nobody reads.
+        Overloaded = 9, "overloaded";
     }
 }
 

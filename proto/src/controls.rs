@@ -8,7 +8,7 @@ use crate::frame::Kind;
 use crate::heads::{mode_from, mode_number};
 use crate::limits::{
     MAX_AUTHORITY, MAX_CONNECT_NAMES, MAX_CONTROL, MAX_OFFERS, MAX_PEER_NAME, MAX_REASON,
-    MAX_SOFTWARE, MAX_TOKEN,
+    MAX_REGISTERED_NAMES, MAX_SOFTWARE, MAX_TOKEN,
 };
 use crate::wire::{
     Fields, Malformed, Unencodable, array, malformed, name, pass_over, plain, put_field, put_text,
@@ -111,6 +111,9 @@ pub fn encode_control(control: &Control, out: &mut BytesMut) -> Result<Kind, Une
             if offers.len() > MAX_OFFERS {
                 return Err(Unencodable("too many offers"));
             }
+            if names_of(offers) > MAX_REGISTERED_NAMES {
+                return Err(Unencodable("too many names to connect to"));
+            }
             put_field(out, tag::REQUEST, &request.to_be_bytes());
             for offer in offers {
                 put_field(out, tag::ENTRY, &encode_offer(offer)?);
@@ -164,6 +167,9 @@ pub fn decode_control(kind: Kind, from: Bytes) -> Result<Control, Malformed> {
     match kind {
         Kind::Register => {
             let (request, offers) = take_entries(from, take_offer)?;
+            if names_of(&offers) > MAX_REGISTERED_NAMES {
+                return malformed("too many names to connect to");
+            }
             Ok(Control::Register { request, offers })
         }
         Kind::Registered => {
@@ -194,6 +200,11 @@ fn take_entries<T>(
         request.ok_or(Malformed("a request without a number"))?,
         entries,
     ))
+}
+
+/// Names to connect to, of all offers together.
+fn names_of(offers: &[Offer]) -> usize {
+    offers.iter().map(|offer| offer.connect.len()).sum()
 }
 
 fn encode_offer(offer: &Offer) -> Result<BytesMut, Unencodable> {

@@ -140,7 +140,7 @@ impl Share {
         }
     }
 
-    #[cfg(test)]
+    /// What the session holds, in bytes.
     pub(crate) fn held(&self) -> u64 {
         self.held
     }

@@ -62,6 +62,9 @@ pub const MAX_OFFERS: usize = 256;
 /// Most CONNECT names in one offer.
 pub const MAX_CONNECT_NAMES: usize = 64;
 
+/// Most CONNECT names in one REGISTER: a short name takes far more memory than bytes of the wire.
+pub const MAX_REGISTERED_NAMES: usize = 1024;
+
 /// Longest payload of a control frame (HELLO, REGISTER, REGISTERED, AUTH, NOTICE, GOAWAY).
 pub const MAX_CONTROL: usize = 64 * 1024;
 
@@ -74,6 +77,10 @@ pub const MAX_WINDOW: u32 = 1 << 30;
 
 /// Longest DATA payload that this side sends: what one stream puts before the next one's turn.
 pub const FRAME: usize = 16 * 1024;
+
+/// Bytes that may wait on a stream, each way, however short memory is: one frame, so that every
+/// stream moves on.
+pub const FLOOR: usize = FRAME;
 
 /// What one session may hold and do. A plain struct: take the default and change fields.
 ///
@@ -90,6 +97,10 @@ pub struct Limits {
     /// The memory by which windows may grow, shared with other sessions. An empty one: windows
     /// keep their size.
     pub growth: GrowthBudget,
+    /// The memory that bytes may take while they wait to be sent or read, shared with other
+    /// sessions. When it is used up, every stream still has 16 KiB each way: writers wait for
+    /// more, and a stream that receives more is broken off.
+    pub waiting: GrowthBudget,
     /// Calls that wait to be accepted; further ones are refused.
     pub backlog: usize,
     /// Heads of the calls that wait to be accepted, together, in bytes of the wire.
@@ -120,11 +131,12 @@ impl Default for Limits {
             // A gigabit at 150 ms has 19 MB under way.
             max_window: 32 * 1024 * 1024,
             growth: GrowthBudget::default(),
+            waiting: GrowthBudget::new(u64::MAX),
             backlog: 1024,
             backlog_bytes: 4 * 1024 * 1024,
             batch: 64 * 1024,
-            max_message: 1024 * 1024,
-            control_queue: 32,
+            max_message: 512 * 1024,
+            control_queue: 16,
             // A load balancer that dies takes every caller at once.
             cancel_burst: 2048,
             cancel_rate: 500,

@@ -179,7 +179,7 @@ impl Mux {
             greeting: Some(greeting.freeze()),
             peer: None,
             greeting_ends: now + limits.hello_timeout,
-            streams: Streams::new(side, limits.growth.clone()),
+            streams: Streams::new(side, limits.growth.clone(), limits.waiting.clone()),
             rebalance_at: now + limits.ping_interval,
             schedule: Schedule::default(),
             liveness: Liveness::new(&limits, now),

@@ -42,6 +42,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_config::relay::{RelayLimits, Route};
 use culvert_identity::Verifier;
+use tokio::sync::Semaphore;
 
 pub use self::respond::Problem;
 use crate::directory::Directory;
@@ -63,6 +64,8 @@ pub struct Edge {
     agents: Arc<Agents>,
     metrics: Arc<Metrics>,
     limits: RelayLimits,
+    /// One for each call that may be in progress.
+    seats: Arc<Semaphore>,
     servers: serve::Servers,
     errors: Bytes,
 }
@@ -102,6 +105,7 @@ impl Edge {
             agents,
             metrics,
             limits: limits.clone(),
+            seats: Arc::new(Semaphore::new(limits.calls as usize)),
             servers: serve::Servers::new(pace, limits.streams_per_connection),
             errors: errors::page(domain),
         }

@@ -65,6 +65,8 @@ pub struct Agents {
     patience: Duration,
     /// What windows of all sessions may grow by.
     growth: GrowthBudget,
+    /// What may wait in all sessions.
+    waiting: GrowthBudget,
     streams_per_session: u32,
     seats: Arc<Semaphore>,
     next: AtomicU64,
@@ -135,6 +137,7 @@ impl Agents {
             metrics,
             patience: limits.open.0,
             growth: GrowthBudget::new(limits.receive_buffer.0),
+            waiting: GrowthBudget::new(limits.waiting_buffer.0),
             streams_per_session: limits.streams_per_session,
             seats: Arc::new(Semaphore::new(limits.sessions as usize)),
             next: AtomicU64::new(1),
@@ -243,6 +246,7 @@ impl Agents {
                 hello_timeout: self.patience,
                 max_opened: self.streams_per_session,
                 growth: self.growth.of_tenant(token.principal.tenant.as_str()),
+                waiting: self.waiting.of_tenant(token.principal.tenant.as_str()),
                 ..Default::default()
             },
         }

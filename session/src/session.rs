@@ -200,7 +200,7 @@ pub enum SessionEvent {
     },
 }
 
-/// The control messages of the peer. At most 32 wait; a peer that sends more ends the session.
+/// The control messages of the peer. At most 16 wait; a peer that sends more ends the session.
 /// Dropped: they are thrown away.
 pub struct Controls {
     handle: Arc<Handle>,

@@ -25,7 +25,7 @@ use crate::websocket::WebSocketIo;
 
 /// Control messages that wait for [`Controls`](crate::session::Controls); one more ends the
 /// session. A peer that keeps to the protocol has a handful under way.
-const MAX_CONTROLS: usize = 32;
+const MAX_CONTROLS: usize = 16;
 
 /// The life of a session as its handles see it.
 #[derive(Debug, Clone)]

@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use crate::error::SessionError;
 
 /// Largest message that is taken, in bytes; a larger one ends the session before it is buffered.
-/// Far above what a peer of ours sends at once (a batch), so that batches may grow.
-pub const MAX_MESSAGE: usize = 1024 * 1024;
+/// Far above what a peer of ours sends at once (a batch, or one large head), so that both may
+/// grow.
+pub const MAX_MESSAGE: usize = 512 * 1024;
 
 /// Bytes that are read while it is not known how long the next frame is: several small messages.
 const READ_AHEAD: usize = 4 * 1024;

@@ -233,6 +233,11 @@ fn messages_beyond_the_limits_are_not_encoded() {
         |offer| offer.connect = vec!["a:1".into(); MAX_CONNECT_NAMES + 1]
     )));
     assert!(refused(&with(|offer| offer.connect = vec!["a b".into()])));
+    let mut named = offer("vc");
+    named.connect = vec!["a:1".into(); MAX_CONNECT_NAMES];
+    let offers = MAX_REGISTERED_NAMES / MAX_CONNECT_NAMES;
+    assert!(!refused(&register(vec![named.clone(); offers])));
+    assert!(refused(&register(vec![named; offers + 1])));
     let mut large = offer("vc");
     large.connect = vec!["a".repeat(MAX_AUTHORITY); MAX_CONNECT_NAMES];
     assert!(

@@ -13,7 +13,7 @@ use crate::control::Control;
 use crate::controls::{Goaway, encode_control};
 use crate::head::{CallHead, Head};
 use crate::heads::{encode_call, encode_head};
-use crate::limits::MAX_REASON;
+use crate::limits::{FLOOR, MAX_REASON};
 use crate::wire::plain;
 
 impl Mux {
@@ -92,7 +92,8 @@ impl Mux {
         Ok(())
     }
 
-    /// Takes as much of `data` as there is room for in the stream's queue, without copying it
+    /// Takes as much of `data` as there is room for in the stream's queue, and memory in
+    /// [`Limits::waiting`](super::Limits::waiting), without copying it
     /// (small pieces are gathered). 0 for data that is not empty:
     /// [`Event::Writable`](super::Event::Writable) follows.
     ///
@@ -108,7 +109,12 @@ impl Mux {
         if stream.send.order.on_data().is_err() {
             return Err(self.misused(id));
         }
-        let taken = data.len().min(most.saturating_sub(stream.send.queued));
+        let queued = stream.send.queued;
+        let mut taken = data.len().min(most.saturating_sub(queued));
+        if !self.streams.has_memory(taken) {
+            taken = taken.min(FLOOR.saturating_sub(queued));
+        }
+        let stream = self.writable(id)?;
         if taken == 0 {
             stream.send.blocked = true;
             return Ok(0);
@@ -189,6 +195,10 @@ impl Mux {
             Some(Received::Data(data)) => {
                 let length = data.len();
                 (Item::Data(data), length)
+            }
+            Some(Received::Gathered(data)) => {
+                let length = data.len();
+                (Item::Data(data.freeze()), length)
             }
             None if recv.ended => return Ok(Some(Item::Finished)),
             None if lost => return Err(StreamError::SessionLost),

@@ -17,7 +17,7 @@ use crate::controls::{decode_control, decode_goaway, decode_hello, decode_versio
 use crate::frame::{self, CLOSE, FIN, Frame, Kind};
 use crate::head::CallHead;
 use crate::heads::{decode_call, decode_head};
-use crate::limits::{MAX_CALL_HEAD, MAX_CONTROL, MAX_HEAD, MAX_WINDOW, MIN_WINDOW};
+use crate::limits::{FLOOR, MAX_CALL_HEAD, MAX_CONTROL, MAX_HEAD, MAX_WINDOW, MIN_WINDOW};
 use crate::wire::{Malformed, array, malformed, take_bytes, take_length};
 
 /// Payloads below this size, or below a quarter of their message, are copied out of it, so that
@@ -82,15 +82,15 @@ impl Mux {
             Kind::Register | Kind::Registered | Kind::Auth | Kind::Notice => {
                 self.on_control(kind, frame.payload, now)
             }
-            Kind::Open => self.on_open(id, compact(frame.payload, whole), fin, now),
+            Kind::Open => self.on_open(id, frame.payload, whole, fin, now),
             Kind::Head => self.on_head(id, compact(frame.payload, whole), fin, now),
             Kind::Data if frame.payload.is_empty() && !fin => Err(Violation::EmptyData(id).into()),
-            Kind::Data => self.on_data(id, compact(frame.payload, whole), fin, now),
+            Kind::Data => self.on_data(id, frame.payload, whole, fin, now),
             Kind::Finish => {
                 if !frame.payload.is_empty() {
                     return Err(wrong(kind, Malformed("a payload where there is none")));
                 }
-                self.on_data(id, Bytes::new(), true, now)
+                self.on_data(id, Bytes::new(), whole, true, now)
             }
             Kind::Reset => {
                 self.on_reset(id, ResetCode::from_number(word(kind, &frame.payload)?), now)
@@ -168,6 +168,7 @@ impl Mux {
         &mut self,
         id: StreamId,
         mut payload: Bytes,
+        whole: usize,
         fin: bool,
         now: Instant,
     ) -> Result<(), SessionError> {
@@ -176,6 +177,7 @@ impl Mux {
         }
         self.streams.highest = id.0;
         let head = split_head(&mut payload).map_err(|what| wrong(Kind::Open, what))?;
+        let head = compact(head, whole);
         let head_length = head.len();
         let send_window = self.peer.as_ref().map_or(0, |peer| peer.initial_window);
         let mut stream = Stream::new(false, send_window, self.hello.initial_window);
@@ -186,7 +188,7 @@ impl Mux {
             .receive(body)
             .or(Err(SessionError::FlowControl(id)))?;
         stream.recv.ended = fin;
-        let call = match self.admit(head) {
+        let call = match self.admit(head, body) {
             Ok(call) => call,
             Err(code) => {
                 let credit = if fin { 0 } else { stream.recv.window.credit() };
@@ -197,7 +199,8 @@ impl Mux {
         if body > 0 {
             // Cannot fail: data may begin a direction.
             let _ = stream.recv.order.on_data();
-            stream.recv.queue.push_back(Received::Data(payload));
+            let small = is_small(payload.len(), whole);
+            stream.recv.push_data(payload, small);
         }
         self.streams.insert(id, stream);
         let waits = |id| {
@@ -242,6 +245,7 @@ impl Mux {
         &mut self,
         id: StreamId,
         data: Bytes,
+        whole: usize,
         fin: bool,
         now: Instant,
     ) -> Result<(), SessionError> {
@@ -259,7 +263,15 @@ impl Mux {
                 if stream.recv.order.on_data().is_err() {
                     return self.broken(id, length, now);
                 }
-                stream.recv.queue.push_back(Received::Data(data));
+                // The window counts these bytes already, the session does not.
+                let beyond = stream.recv.window.buffered() > FLOOR;
+                if beyond && !self.streams.has_memory(length) {
+                    self.break_off(id, length, ResetCode::Overloaded);
+                    return Ok(());
+                }
+                if let Some(stream) = self.streams.find_mut(id) {
+                    stream.recv.push_data(data, is_small(length, whole));
+                }
                 self.on_received(id, length, fin);
             }
             _ => self.on_received(id, 0, fin),
@@ -393,12 +405,13 @@ impl Mux {
         Ok(self.streams.find_mut(id))
     }
 
-    /// Whether a call is taken, or why not.
-    fn admit(&self, head: Bytes) -> Result<CallHead, ResetCode> {
+    /// Whether a call is taken, or why not; so much of its `body` came with it.
+    fn admit(&mut self, head: Bytes, body: usize) -> Result<CallHead, ResetCode> {
         let full = self.streams.theirs_open >= self.hello.max_streams
             || self.backlog.len() >= self.limits.backlog
             || self.backlog.bytes() + head.len() > self.limits.backlog_bytes;
-        if full || self.draining {
+        let crowded = body > FLOOR && !self.streams.has_memory(body);
+        if full || crowded || self.draining {
             return Err(ResetCode::Refused);
         }
         decode_call(head).or(Err(ResetCode::Protocol))
@@ -427,8 +440,15 @@ impl Mux {
     /// our side is told as if the peer had done so. `bytes` are thrown away.
     fn broken(&mut self, id: StreamId, bytes: usize, now: Instant) -> Result<(), SessionError> {
         self.count_cancel(id, now)?;
+        self.break_off(id, bytes, ResetCode::Protocol);
+        Ok(())
+    }
+
+    /// Resets a stream, and tells our side as if the peer had done so. `bytes`, which its window
+    /// counts already, are thrown away.
+    fn break_off(&mut self, id: StreamId, bytes: usize, code: ResetCode) {
         let Some(stream) = self.streams.find_mut(id) else {
-            return Ok(());
+            return;
         };
         stream.recv.window.read(bytes);
         if let Some((_, length)) = stream.call.take() {
@@ -436,11 +456,10 @@ impl Mux {
             self.backlog.on_taken(length);
             (stream.send.released, stream.recv.released) = (true, true);
         } else {
-            stream.news.reset = Some(ResetCode::Protocol);
+            stream.news.reset = Some(code);
             self.streams.list_news(id);
         }
-        self.reset(id, ResetCode::Protocol);
-        Ok(())
+        self.reset(id, code);
     }
 
     /// A stream of the peer's that ends before its time costs it something, or opening and
@@ -478,9 +497,13 @@ fn number(kind: Kind, payload: &Bytes) -> Result<u64, SessionError> {
         .map_err(|what| wrong(kind, what))
 }
 
+/// Whether a payload is to be copied out of its message of `whole` bytes.
+fn is_small(payload: usize, whole: usize) -> bool {
+    payload < COPY_BELOW || payload < whole / 4
+}
+
 fn compact(payload: Bytes, whole: usize) -> Bytes {
-    let small = payload.len() < COPY_BELOW || payload.len() < whole / 4;
-    if small {
+    if is_small(payload.len(), whole) {
         Bytes::copy_from_slice(&payload)
     } else {
         payload

@@ -172,7 +172,10 @@ impl Sending {
 #[derive(Debug)]
 pub(super) enum Received {
     Head(Box<Head>, usize),
+    /// A large piece, a slice of its message.
     Data(Bytes),
+    /// Small pieces, copied together: each for itself would take a multiple of its size.
+    Gathered(BytesMut),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,6 +223,22 @@ impl Receiving {
     /// Whether what comes is of no use to anybody.
     pub(super) fn discards(&self) -> bool {
         self.released || self.state != RecvState::Open
+    }
+
+    /// Queues data. A piece that is `small` beside its message is copied out of it.
+    pub(super) fn push_data(&mut self, data: Bytes, small: bool) {
+        if !small {
+            return self.queue.push_back(Received::Data(data));
+        }
+        match self.queue.back_mut() {
+            Some(Received::Gathered(tail)) if tail.len() + data.len() <= FRAME => {
+                tail.extend_from_slice(&data);
+            }
+            _ => {
+                let gathered = Received::Gathered(BytesMut::from(&*data));
+                self.queue.push_back(gathered);
+            }
+        }
     }
 
     /// Drops what waits to be read; says how much it was.

@@ -61,10 +61,18 @@ pub(super) struct Streams {
     pub(super) late: Late,
     /// Bytes of windows beyond their initial size, out of the budget of the process.
     pub(super) growth: Share,
+    /// Covers what waits to be sent and read, beyond [`FREE`], out of the memory of the process.
+    waiting: Share,
 }
 
+/// Bytes that may wait on a session without being covered: small calls leave the budget alone.
+const FREE: usize = 64 * 1024;
+
+/// Bytes by which cover is taken.
+const COVER: u64 = 64 * 1024;
+
 impl Streams {
-    pub(super) fn new(side: Side, growth: GrowthBudget) -> Self {
+    pub(super) fn new(side: Side, growth: GrowthBudget, waiting: GrowthBudget) -> Self {
         Self {
             side,
             map: Map::default(),
@@ -80,6 +88,7 @@ impl Streams {
             news: VecDeque::new(),
             late: Late::new(),
             growth: Share::new(growth),
+            waiting: Share::new(waiting),
         }
     }
 
@@ -197,6 +206,7 @@ impl Streams {
     pub(super) fn clear_send(&mut self, id: StreamId) {
         if let Some(stream) = self.map.get_mut(&id) {
             self.queued -= stream.send.clear();
+            self.spare_memory();
         }
     }
 
@@ -204,12 +214,35 @@ impl Streams {
     pub(super) fn clear_recv(&mut self, id: StreamId) {
         if let Some(stream) = self.map.get_mut(&id) {
             self.buffered -= stream.recv.clear();
+            self.spare_memory();
+        }
+    }
+
+    /// Whether the process has memory for `more` bytes to wait on this session.
+    pub(super) fn has_memory(&mut self, more: usize) -> bool {
+        let held = (self.queued + self.buffered + more).saturating_sub(FREE) as u64;
+        let missing = held.saturating_sub(self.waiting.held());
+        if missing == 0 {
+            return true;
+        }
+        let wanted = u32::try_from(missing.next_multiple_of(COVER)).unwrap_or(u32::MAX);
+        u64::from(self.waiting.take(wanted)) >= missing
+    }
+
+    /// Gives memory back once much less of it is needed: all of it when little waits.
+    pub(super) fn spare_memory(&mut self) {
+        let (held, cover) = (self.queued + self.buffered, self.waiting.held());
+        if held < FREE / 2 {
+            self.waiting.give_back(cover);
+        } else if cover >= 4 * COVER && (held as u64) < cover / 4 {
+            self.waiting.give_back(cover / 2);
         }
     }
 
     /// Bytes were read, and the stream's window shrank.
     pub(super) fn on_read(&mut self, bytes: usize, shrunk: u32) {
         self.buffered -= bytes;
+        self.spare_memory();
         self.granted -= u64::from(shrunk);
         self.growth.give_back(shrunk.into());
     }
@@ -227,6 +260,10 @@ impl Streams {
     /// Every few seconds: windows that nobody used, and those of a session that holds more than
     /// its part of a short budget, are to shrink as their bytes are read.
     pub(super) fn rebalance(&mut self) {
+        let held = (self.queued + self.buffered).saturating_sub(FREE) as u64;
+        self.waiting
+            .give_back(self.waiting.held().saturating_sub(held));
+        self.waiting.rebalance();
         let mut excess = self.growth.rebalance();
         for stream in self.map.values_mut() {
             let initial = stream.recv.initial;

@@ -3,6 +3,7 @@
 mod floods;
 mod growth;
 mod hostile;
+mod memory;
 mod pair;
 mod properties;
 mod schedule;

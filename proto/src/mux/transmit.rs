@@ -87,6 +87,7 @@ impl Mux {
                 );
             }
         }
+        self.streams.spare_memory();
         self.counts.sent += (batch.len() - start) as u64;
         batch.len() > start
     }

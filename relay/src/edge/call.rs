@@ -6,11 +6,13 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use culvert_identity::verify::VerifiedToken;
 use culvert_policy::canonical::{CanonicalTarget, PathOptions};
+use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, Mode};
 use culvert_session::body::RecvBody;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::answer::AnswerBody;
@@ -65,6 +67,16 @@ impl Edge {
         }
     }
 
+    /// A place for a call, if there is one.
+    fn seat(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.seats.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(
+                ErrorCode::Overloaded,
+                "this relay node has as many calls in progress as it may; try again",
+            )
+        })
+    }
+
     async fn call(
         &self,
         connection: &Arc<Connection>,
@@ -96,6 +108,7 @@ impl Edge {
             return Err(unknown_endpoint());
         };
         record.endpoint = endpoint;
+        record.seat = Some(self.seat()?);
         let own = tenant == caller.principal.tenant;
         if own && !caller.may_call_endpoint(&name) {
             return Err(Problem::forbidden(
@@ -290,7 +303,7 @@ fn size(headers: &HeaderMap) -> usize {
 
 fn crowded() -> Problem {
     Problem::new(
-        culvert_proto::code::ErrorCode::Overloaded,
+        ErrorCode::Overloaded,
         "the calls in flight on this connection have too many header fields; try again",
     )
 }

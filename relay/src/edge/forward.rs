@@ -262,6 +262,11 @@ fn lost(error: StreamError) -> Problem {
             ErrorCode::PolicyDenied,
             "the permission was withdrawn while the call was in flight",
         ),
+        StreamError::Reset(ResetCode::Overloaded) => Problem::new(
+            ErrorCode::Overloaded,
+            "there was no memory for what waited to be read; whether the local API has seen the \
+             call is not known",
+        ),
         StreamError::Reset(_) => Problem::of_agent(
             ErrorCode::SessionLost,
             "the agent broke the call off; whether the local API has seen it is not known",

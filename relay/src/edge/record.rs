@@ -7,6 +7,7 @@ use bytes::Bytes;
 use culvert_identity::verify::VerifiedToken;
 use culvert_proto::head::{CallId, Mode};
 use http::{Method, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -38,6 +39,8 @@ pub(crate) struct CallRecord {
     /// The canonical target, once known.
     pub(crate) target: Bytes,
     pub(crate) progress: Arc<Progress>,
+    /// Its place among the calls that may be in progress.
+    pub(crate) seat: Option<OwnedSemaphorePermit>,
     ending: Ending,
     metrics: Arc<Metrics>,
     connection: Arc<Connection>,
@@ -70,6 +73,7 @@ impl CallRecord {
             caller: None,
             target: Bytes::new(),
             progress,
+            seat: None,
             ending: Ending::Open,
             metrics,
             connection,

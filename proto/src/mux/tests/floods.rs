@@ -81,7 +81,7 @@ fn floods_are_cut() {
     let notice = |_: &mut Victim, _| vec![frame(Kind::Notice, 0, 0, b"\x02\x01x")];
     assert!(matches!(
         flood(notice),
-        (32, SessionError::Flood(Flood::Control))
+        (16, SessionError::Flood(Flood::Control))
     ));
     let (rounds, error) = flood(|victim, _| {
         events(&mut victim.mux);

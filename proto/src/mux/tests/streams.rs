@@ -244,7 +244,7 @@ fn a_drain_refuses_new_streams_finishes_old_ones_and_says_when_to_come_back() {
     assert_eq!(drain(&mut pair.acceptor, old, pair.now).0.len(), 2);
 }
 
-const QUEUE: usize = 32;
+const QUEUE: usize = 16;
 
 #[test]
 fn control_messages_arrive_in_order_and_the_queue_is_bounded() {

@@ -1,5 +1,6 @@
 //! Calls that get no answer from their upstream, and callers that go.
 
+use culvert_config::relay::RelayLimits;
 use culvert_proto::code::{ErrorCode, GoawayCode, ResetCode};
 use culvert_proto::head::{BodyLength, Head, Refusal};
 use culvert_proto::mux::StreamError;
@@ -168,6 +169,35 @@ async fn an_agent_with_its_hands_full_is_waited_for_and_then_reported() {
 }
 
 #[tokio::test]
+async fn a_node_takes_no_more_calls_than_it_may() {
+    let limits = RelayLimits {
+        calls: 1,
+        ..RelayLimits::default()
+    };
+    let rig = Rig::with_limits(limits);
+    let mut agent = rig.agent("vc").await;
+    let mut busy = rig.connect(Alpn::Http1);
+    busy.write_all(Rig::get("/1", &rig.bearer()).as_bytes())
+        .await
+        .unwrap();
+    let (_, mut first) = agent.accept().await;
+    let reply = rig.exchange(Rig::get("/2", &rig.bearer())).await;
+    assert_eq!((reply.status, &*reply.code()), (503, "overloaded"));
+    assert_eq!(reply.header("retry-after"), "1");
+
+    answer(&mut first, 204, &[], b"").await;
+    read_body(&mut first).await;
+    drop(first);
+    assert_eq!(Reply::read_to_end(&mut busy).await.status, 204);
+    let agent_side = async {
+        let (_, mut stream) = agent.accept().await;
+        answer(&mut stream, 204, &[], b"").await;
+    };
+    let (reply, ()) = tokio::join!(rig.exchange(Rig::get("/3", &rig.bearer())), agent_side);
+    assert_eq!(reply.status, 204, "its place is free again");
+}
+
+#[tokio::test]
 async fn a_stream_that_breaks_before_the_answer_is_a_typed_failure() {
     let rig = Rig::new();
     let mut agent = rig.agent("vc").await;
@@ -176,6 +206,7 @@ async fn a_stream_that_breaks_before_the_answer_is_a_typed_failure() {
         (ResetCode::Truncated, 502, "upstream-protocol"),
         (ResetCode::Protocol, 502, "upstream-protocol"),
         (ResetCode::Withdrawn, 403, "policy-denied"),
+        (ResetCode::Overloaded, 503, "overloaded"),
         (ResetCode::Internal, 502, "session-lost"),
     ];
     for (reset, status, code) in cases {
