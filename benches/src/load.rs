@@ -123,17 +123,24 @@ pub async fn upload(
     let chunks = (bytes / chunk.len() as u64) as usize;
     let frames = std::iter::repeat_n(chunk, chunks).map(|chunk| Ok(Frame::data(chunk)));
     let body = Body::new(StreamBody::new(stream::iter(frames)));
-    let request = Request::put(path.clone()).body(body)?;
-    let counted = answer(send, target, request)
-        .await?
-        .collect()
-        .await?
-        .to_bytes();
+    let counted = put(send, target, path, body).await?;
     if counted == bytes.to_string().as_bytes() {
         Ok(())
     } else {
         Err(format!("{bytes} bytes were sent, {counted:?} arrived").into())
     }
+}
+
+/// Sends a body to `path`; gives the answer's.
+pub async fn put(
+    send: &mut SendRequest<Body>,
+    target: &Target,
+    path: &Uri,
+    body: Body,
+) -> Result<Bytes, Failure> {
+    let request = Request::put(path.clone()).body(body)?;
+    let answer = answer(send, target, request).await?;
+    Ok(answer.collect().await?.to_bytes())
 }
 
 /// Starts to download `path` and leaves the body to whoever gets it.
@@ -145,28 +152,6 @@ pub async fn start_download(
     let request = Request::get(path).body(Body::new(Empty::new()))?;
     let body = answer(&mut send, target, request).await?;
     Ok((send, body))
-}
-
-/// Downloads `path` again and again for `time`, at most `pace` bytes per second.
-pub async fn download_paced(
-    target: &Target,
-    path: &str,
-    pace: u64,
-    time: Duration,
-) -> Result<u64, Failure> {
-    let start = Instant::now();
-    let mut bytes: u64 = 0;
-    loop {
-        let (_connection, mut body) = start_download(target, path).await?;
-        while let Some(frame) = body.frame().await {
-            bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
-            if start.elapsed() >= time {
-                return Ok(bytes);
-            }
-            let due = start + Duration::from_secs_f64(bytes as f64 / pace as f64);
-            tokio::time::sleep_until(due.into()).await;
-        }
-    }
 }
 
 /// Sends a request and takes an answer, whose status must be 200.

@@ -1,15 +1,24 @@
-//! What a process has used so far, from `/proc`.
+//! What a process has used so far, and what it holds, from `/proc`.
 
 use std::fs;
 use std::time::Duration;
 
-/// CPU time and memory of some processes together.
+/// CPU time of some processes together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// User and system time.
     pub cpu: Duration,
-    /// Resident memory, in bytes.
+}
+
+/// Memory of some processes together, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    /// Pages in memory, the program's own among them.
     pub resident: u64,
+    /// The same, pages that processes share divided among them.
+    pub proportional: u64,
+    /// Pages that no file backs: heap and stacks.
+    pub anonymous: u64,
 }
 
 /// Adds up what `pids` have used. A process that is gone counts as nothing.
@@ -17,7 +26,6 @@ pub fn usage(pids: &[u32]) -> Usage {
     let mut sum = Usage::default();
     for pid in pids {
         sum.cpu += cpu(*pid).unwrap_or_default();
-        sum.resident += resident(*pid).unwrap_or_default();
     }
     sum
 }
@@ -32,9 +40,21 @@ fn cpu(pid: u32) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 10))
 }
 
-fn resident(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+/// Adds up what `pids` hold; `None` if one of them cannot be looked at.
+pub fn memory(pids: &[u32]) -> Option<Memory> {
+    let mut sum = Memory::default();
+    for pid in pids {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        sum.resident += kibibytes(&rollup, "Rss:")?;
+        sum.proportional += kibibytes(&rollup, "Pss:")?;
+        sum.anonymous += kibibytes(&rollup, "Anonymous:")?;
+    }
+    Some(sum)
+}
+
+/// The value of a line `KEY N kB`, in bytes.
+fn kibibytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(key))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
@@ -45,4 +65,18 @@ pub fn children(pid: u32) -> Vec<u32> {
         .split_whitespace()
         .filter_map(|child| child.parse().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_sees_its_own_memory_and_none_of_one_that_is_gone() {
+        let memory = memory(&[std::process::id()]).unwrap();
+        assert!(memory.anonymous > 0);
+        assert!(memory.resident >= memory.anonymous);
+        assert!(super::memory(&[u32::MAX]).is_none());
+        assert_eq!(kibibytes("Rss:   12 kB\nPss: 3 kB\n", "Pss:"), Some(3072));
+    }
 }

@@ -1,4 +1,5 @@
-//! A token issuer for the bench: one key, made at start, and the one token that the agent gets.
+//! A token issuer for the bench: one key, made at start, and the one token that its endpoint
+//! gives.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -48,13 +49,13 @@ impl Keys {
         .to_string()
     }
 
-    /// A token of the tenant `bench`, good for a day.
-    pub fn sign(&self, subject: &str, scope: &str) -> Result<String, Failure> {
+    /// A token of a tenant, good for a day.
+    pub fn sign(&self, tenant: &str, subject: &str, scope: &str) -> Result<String, Failure> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let claims = json!({
             "iss": ISSUER, "aud": "culvert", "sub": subject, "iat": now, "exp": now + 86_400,
             "jti": subject, "client_id": subject,
-            "tenant": "bench", "scope": scope, "culvert_endpoints": ["*"],
+            "tenant": tenant, "scope": scope, "culvert_endpoints": ["*"],
         });
         let mut header = Header::new(Algorithm::ES256);
         header.typ = Some("at+jwt".into());
@@ -64,10 +65,10 @@ impl Keys {
     }
 }
 
-/// A token endpoint on a free loopback port that answers every POST with `token`.
-pub async fn serve(token: String) -> Result<u16, Failure> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let port = listener.local_addr()?.port();
+/// A token endpoint that answers every POST with `token`.
+pub fn serve(listener: std::net::TcpListener, token: String) -> Result<(), Failure> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
     let answer = json!({ "access_token": token, "token_type": "Bearer", "expires_in": 86_400 });
     let answer = Bytes::from(answer.to_string());
     tokio::spawn(async move {
@@ -85,5 +86,5 @@ pub async fn serve(token: String) -> Result<u16, Failure> {
             );
         }
     });
-    Ok(port)
+    Ok(())
 }

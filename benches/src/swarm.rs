@@ -1,0 +1,262 @@
+//! Thousands of agents in this process, each with a session of its own with a real relay, and
+//! callers of theirs.
+//!
+//! Agent `i` belongs to tenant `t(i mod tenants)` and offers one endpoint, `e(i)`. It has no
+//! upstream but answers itself: see [`serve`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use culvert_proto::control::{Control, Hello, Offer, Registration};
+use culvert_proto::head::{BodyLength, CallHead, Head, Mode, ResponseHead};
+use culvert_proto::limits::Limits;
+use culvert_proto::mux::{self, Item};
+use culvert_proto::names::EndpointName;
+use culvert_session::dial::{DialTarget, dial};
+use culvert_session::tls::{ServerTrust, TlsMin, client_tls};
+use culvert_session::{Controls, Incoming, Session, SessionEvent, Stream};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use crate::load::Failure;
+use crate::stack::Stack;
+
+/// Dials at once.
+const DIALS: usize = 32;
+
+/// A call that is never answered.
+pub const HOLD: &str = "/hold";
+
+/// A call whose body is taken and counted (PUT), or whose answer has as many bytes as the query
+/// says (GET).
+pub const BULK: &str = "/bulk";
+
+/// The agents.
+#[derive(Debug)]
+pub struct Swarm {
+    sessions: Vec<Session>,
+    tenants: usize,
+    held: Arc<AtomicUsize>,
+}
+
+impl Swarm {
+    /// Connects and registers `count` agents of `tenants` tenants.
+    pub async fn join(stack: &Stack, count: usize, tenants: usize) -> Result<Self, Failure> {
+        let tls = client_tls(&ServerTrust::Ca(vec![stack.ca.clone()]), TlsMin::V13)?;
+        let url = format!("wss://localhost:{}", stack.culvert.address.port());
+        let target = DialTarget::new(&url, tls)?;
+        let held = Arc::new(AtomicUsize::new(0));
+        let mut sessions = Vec::with_capacity(count);
+        let mut dials = JoinSet::new();
+        for number in 0..count {
+            if dials.len() == DIALS
+                && let Some(session) = dials.join_next().await
+            {
+                sessions.push(session??);
+            }
+            let tenant = tenant(number, tenants);
+            let name = format!("agent-{number}");
+            let token = stack.keys.sign(&tenant, &name, "culvert:register")?;
+            dials.spawn(agent(target.clone(), token, number, held.clone()));
+        }
+        while let Some(session) = dials.join_next().await {
+            sessions.push(session??);
+        }
+        Ok(Self {
+            sessions,
+            tenants,
+            held,
+        })
+    }
+
+    /// How many sessions are still open.
+    pub fn open(&self) -> usize {
+        self.sessions.iter().filter(|one| one.is_open()).count()
+    }
+
+    /// How many calls are held by the agents now.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// A caller who may call every agent.
+    pub async fn caller(&self, stack: &Stack) -> Result<Caller, Failure> {
+        let tokens = (0..self.tenants).map(|number| {
+            let tenant = tenant(number, self.tenants);
+            let token = stack.keys.sign(&tenant, "caller", "culvert:call")?;
+            Ok(HeaderValue::try_from(format!("Bearer {token}"))?)
+        });
+        let tokens = tokens.collect::<Result<_, Failure>>()?;
+        Caller::connect(stack, tokens).await
+    }
+}
+
+fn tenant(number: usize, tenants: usize) -> String {
+    format!("t{}", number % tenants)
+}
+
+/// One agent: gives its session once its endpoint is registered.
+async fn agent(
+    target: DialTarget,
+    token: String,
+    number: usize,
+    held: Arc<AtomicUsize>,
+) -> Result<Session, Failure> {
+    let io = dial(&target, &token, "culvert-bench").await?;
+    let config = mux::Config {
+        side: mux::Side::Dialer,
+        hello: Hello {
+            min_version: mux::VERSION,
+            max_version: mux::VERSION,
+            features: 0,
+            name: format!("agent-{number}"),
+            instance: (number as u128).to_be_bytes(),
+            software: "culvert-bench".to_owned(),
+            max_streams: 4096,
+            initial_window: 256 << 10,
+        },
+        limits: Limits {
+            backlog: 4096,
+            ..Limits::default()
+        },
+    };
+    let (session, incoming, mut controls) = Session::spawn(io, config);
+    session.ready().await?;
+    session.send_control(&Control::Register {
+        request: 1,
+        offers: vec![Offer {
+            endpoint: EndpointName::new(&format!("e{number}"))?,
+            modes: vec![Mode::Http],
+            connect: Vec::new(),
+        }],
+    })?;
+    registered(&mut controls).await?;
+    tokio::spawn(async move { while controls.recv().await.is_some() {} });
+    tokio::spawn(accept(incoming, held));
+    Ok(session)
+}
+
+async fn registered(controls: &mut Controls) -> Result<(), Failure> {
+    loop {
+        match controls.recv().await {
+            Some(SessionEvent::Control(Control::Registered { results, .. })) => {
+                return match &results[..] {
+                    [Registration { refused: None, .. }] => Ok(()),
+                    other => Err(format!("not registered: {other:?}").into()),
+                };
+            }
+            Some(_) => {}
+            None => return Err("the session ended before the registration".into()),
+        }
+    }
+}
+
+async fn accept(mut incoming: Incoming, held: Arc<AtomicUsize>) {
+    while let Some((head, stream)) = incoming.accept().await {
+        let held = held.clone();
+        // A call that fails is the caller's to report.
+        tokio::spawn(async move { serve(head, stream, &held).await });
+    }
+}
+
+/// Answers [`BULK`], holds [`HOLD`], and says "ok" to everything else.
+async fn serve(head: CallHead, mut stream: Stream, held: &AtomicUsize) -> Result<(), Failure> {
+    let target = std::str::from_utf8(&head.target)?;
+    let bytes = match target.split_once('?') {
+        _ if target == HOLD => {
+            held.fetch_add(1, Ordering::Relaxed);
+            stream.send.stopped().await;
+            held.fetch_sub(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        Some((BULK, bytes)) => bytes.parse()?,
+        _ => {
+            if head.method == Method::PUT {
+                while !matches!(stream.recv.item().await?, Item::Finished) {}
+            }
+            2
+        }
+    };
+    let answer = Head::Response(ResponseHead {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: BodyLength::Exact(bytes),
+    });
+    stream.send.send_head(&answer).await?;
+    let mut left = bytes;
+    while left > 0 {
+        let length = left.min(16 << 10);
+        let chunk = Bytes::from_static(&[0; 16 << 10]).slice(..length as usize);
+        stream.send.write_bytes(chunk).await?;
+        left -= length;
+    }
+    stream.send.finish()?;
+    Ok(())
+}
+
+/// One HTTP/2 connection of a caller.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    send: SendRequest<Full<Bytes>>,
+    /// A token for each tenant.
+    tokens: Vec<HeaderValue>,
+}
+
+impl Caller {
+    async fn connect(stack: &Stack, tokens: Vec<HeaderValue>) -> Result<Self, Failure> {
+        let mut tls = (*stack.culvert.tls).clone();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let tcp = TcpStream::connect(stack.culvert.address).await?;
+        tcp.set_nodelay(true)?;
+        let tls = TlsConnector::from(Arc::new(tls))
+            .connect(ServerName::try_from("localhost")?, tcp)
+            .await?;
+        let (send, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .handshake(TokioIo::new(tls))
+            .await?;
+        tokio::spawn(connection);
+        Ok(Self { send, tokens })
+    }
+
+    /// Calls agent `number`; its answer must be 200. Gives the length of the answer's body.
+    pub async fn call(
+        &mut self,
+        number: usize,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<u64, Failure> {
+        let tenant = number % self.tokens.len();
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://e{number}--t{tenant}.localhost{path}"))
+            .header("culvert-authorization", &self.tokens[tenant])
+            .body(Full::new(body))?;
+        self.send.ready().await?;
+        let response = self.send.send_request(request).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut bytes = 0;
+        let mut first = Bytes::new();
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                bytes += data.len() as u64;
+                first = data;
+            }
+        }
+        if status == StatusCode::OK {
+            Ok(bytes)
+        } else {
+            Err(format!("{status}: {}", String::from_utf8_lossy(&first)).into())
+        }
+    }
+}
