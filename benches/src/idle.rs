@@ -48,65 +48,105 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// How long the held calls may take to arrive at the agents.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Opens the sessions, uses them, holds calls on them, and writes what the relay has resident
-/// after each step, in all and per session or call.
+/// Measures sessions, then streams on a fresh relay, whose allocator has nothing to give that
+/// the sessions left; writes what the relay has after each step, in all and per one more.
 pub async fn run(programs: &Path, options: &Options, out: &mut impl Write) -> Result<(), Failure> {
     raise_file_limit();
-    let settings = Settings {
-        // One more for the stack's own agent, and some for what is being replaced.
-        sessions: Some(options.sessions + 16),
-        ..Settings::default()
-    };
-    let stack = Stack::start(programs, &settings).await?;
-    let relay = stack.pids(&["relay"]);
-    let memory = || process::memory(&relay).ok_or("the relay's memory cannot be read");
     writeln!(
         out,
         "{:<44} {:>10} {:>10} {:>10}   {:>9} {:>9}",
         "the relay's memory, KiB", "resident", "Pss", "anonymous", "resident", "anonymous"
     )?;
-    let empty = memory()?;
-    write_row(out, "without agents of the swarm", empty, empty, 1)?;
+    sessions(programs, options, out).await?;
+    if options.streams > 0 {
+        writeln!(out)?;
+        streams(programs, options, out).await?;
+    }
+    Ok(())
+}
 
-    let swarm = Swarm::join(&stack, options.sessions, options.tenants).await?;
+/// A stack whose relay takes `sessions`, one more for the stack's own agent, and some for what
+/// is being replaced.
+async fn start(programs: &Path, sessions: usize) -> Result<Stack, Failure> {
+    let settings = Settings {
+        sessions: Some(sessions + 16),
+        ..Settings::default()
+    };
+    Stack::start(programs, &settings).await
+}
+
+/// What the relay holds now.
+fn memory(stack: &Stack) -> Result<Memory, Failure> {
+    process::memory(&stack.pids(&["relay"])).ok_or("the relay's memory cannot be read".into())
+}
+
+/// Idle sessions: new, used, gone.
+async fn sessions(programs: &Path, options: &Options, out: &mut impl Write) -> Result<(), Failure> {
+    let count = options.sessions;
+    let stack = start(programs, count).await?;
+    let empty = memory(&stack)?;
+    write_row(out, "a relay with one agent", empty, empty, 1)?;
+
+    let swarm = Swarm::join(&stack, count, options.tenants).await?;
     sleep(SETTLE).await;
-    let row = format!("{} sessions, no call yet, per session", options.sessions);
-    write_row(out, &row, memory()?, empty, options.sessions)?;
+    let row = format!("{count} sessions, no call yet, per session");
+    write_row(out, &row, memory(&stack)?, empty, count)?;
 
     burst(&stack, &swarm, options).await?;
     sleep(SETTLE).await;
-    let used = memory()?;
     let row = format!("{} MiB each way later, per session", options.bulk >> 20);
-    write_row(out, &row, used, empty, options.sessions)?;
+    write_row(out, &row, memory(&stack)?, empty, count)?;
+    all_open(&swarm, count)?;
 
-    if options.streams > 0 {
-        let before = used;
-        let callers = hold(&stack, &swarm, options).await?;
-        sleep(SETTLE).await;
-        let row = format!("{} held calls more, per call", options.streams);
-        write_row(out, &row, memory()?, before, options.streams)?;
-        drop(callers);
-        let deadline = Instant::now() + PATIENCE;
-        while swarm.held() > 0 && Instant::now() < deadline {
-            sleep(Duration::from_millis(100)).await;
-        }
-        sleep(SETTLE).await;
-        let row = "the held calls gone, per session";
-        write_row(out, row, memory()?, empty, options.sessions)?;
-    }
-    let open = swarm.open();
-    if open != options.sessions {
-        return Err(format!("only {open} of {} sessions are left", options.sessions).into());
-    }
     drop(swarm);
+    sleep(SETTLE).await;
+    let row = "all sessions gone, per former session";
+    write_row(out, row, memory(&stack)?, empty, count)
+}
+
+/// Calls that wait for their answer.
+async fn streams(programs: &Path, options: &Options, out: &mut impl Write) -> Result<(), Failure> {
+    let count = options.streams;
+    let sessions = count.div_ceil(STREAMS_PER_SESSION);
+    let stack = start(programs, sessions).await?;
+    let swarm = Swarm::join(&stack, sessions, options.tenants).await?;
+    let mut callers = Vec::new();
+    for _ in 0..count.div_ceil(STREAMS_PER_CONNECTION) {
+        let mut caller = swarm.caller(&stack).await?;
+        caller.call(0, Method::GET, "/", Bytes::new()).await?;
+        callers.push(caller);
+    }
+    sleep(SETTLE).await;
+    let before = memory(&stack)?;
+    let row = format!(
+        "{sessions} sessions, {} connections of callers",
+        callers.len()
+    );
+    write_row(out, &row, before, before, 1)?;
+
+    let calls = hold(&swarm, &callers, count).await?;
+    sleep(SETTLE).await;
+    let row = format!("{count} held calls, per call");
+    write_row(out, &row, memory(&stack)?, before, count)?;
+    all_open(&swarm, sessions)?;
+
+    drop(calls);
     sleep(SETTLE).await;
     write_row(
         out,
-        "all sessions gone, per former session",
-        memory()?,
-        empty,
-        options.sessions,
+        "the held calls gone, per call",
+        memory(&stack)?,
+        before,
+        count,
     )
+}
+
+/// A session that was lost meanwhile would make the others look small.
+fn all_open(swarm: &Swarm, sessions: usize) -> Result<(), Failure> {
+    match swarm.open() {
+        open if open == sessions => Ok(()),
+        open => Err(format!("only {open} of {sessions} sessions are left").into()),
+    }
 }
 
 /// One row: what the relay has, and its growth since `before`, divided by `count`.
@@ -176,24 +216,20 @@ async fn use_sessions(
     }
 }
 
-/// Makes calls that no agent answers, and waits until all have arrived. They last as long as
-/// what this gives.
-async fn hold(stack: &Stack, swarm: &Swarm, options: &Options) -> Result<JoinSet<()>, Failure> {
+/// Makes `count` calls that no agent answers, and waits until all have arrived. They last as
+/// long as what this gives.
+async fn hold(swarm: &Swarm, callers: &[Caller], count: usize) -> Result<JoinSet<()>, Failure> {
     let mut calls = JoinSet::new();
-    let mut caller = swarm.caller(stack).await?;
-    for number in 0..options.streams {
-        if number % STREAMS_PER_CONNECTION == 0 && number > 0 {
-            caller = swarm.caller(stack).await?;
-        }
-        let session = number / STREAMS_PER_SESSION % options.sessions;
-        let mut caller = caller.clone();
+    for number in 0..count {
+        let mut caller = callers[number / STREAMS_PER_CONNECTION].clone();
         calls.spawn(async move {
-            // An answer would be a failure, which the count of the held calls shows.
+            let session = number / STREAMS_PER_SESSION;
+            // An answer would be a failure, which the number of held calls shows.
             let _ = caller.call(session, Method::GET, HOLD, Bytes::new()).await;
         });
     }
     let deadline = Instant::now() + PATIENCE;
-    while swarm.held() < options.streams {
+    while swarm.held() < count {
         if Instant::now() > deadline {
             return Err(format!("only {} calls are held", swarm.held()).into());
         }

@@ -83,8 +83,8 @@ async fn pause(
             return Err(format!("no call works {PATIENCE:?} after the link broke: {error}").into());
         }
         let words = error.to_string();
-        // The id of a call is no part of why it failed.
-        let reason = words.split(",\"call\"").next().unwrap_or_default();
+        // A problem's type and title say it; the rest differs from call to call.
+        let reason = words.split(",\"status\"").next().unwrap_or_default();
         *failures.entry(reason.to_owned()).or_default() += 1;
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
