@@ -32,6 +32,7 @@ pub mod mux;
 mod name_table;
 pub mod names;
 pub mod principal;
+pub mod priority;
 pub mod websocket;
 mod wire;
 

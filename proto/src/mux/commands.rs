@@ -14,6 +14,7 @@ use crate::controls::{Goaway, encode_control};
 use crate::head::{CallHead, Head};
 use crate::heads::{encode_call, encode_head};
 use crate::limits::{FLOOR, MAX_REASON};
+use crate::priority::Priority;
 use crate::wire::plain;
 
 impl Mux {
@@ -52,7 +53,7 @@ impl Mux {
         }
         self.streams.insert(id, stream);
         self.counts.opened += 1;
-        self.schedule(id, true);
+        self.schedule(id);
         Ok(id)
     }
 
@@ -84,11 +85,10 @@ impl Mux {
         if stream.send.order.on_head(head).is_err() {
             return Err(self.misused(id));
         }
-        let newcomer = stream.send.queue.is_empty();
         let length = encoded.len();
         stream.send.push(Chunk::Head(encoded.freeze()), length);
         self.streams.queued += length;
-        self.schedule(id, newcomer);
+        self.schedule(id);
         Ok(())
     }
 
@@ -119,11 +119,18 @@ impl Mux {
             stream.send.blocked = true;
             return Ok(0);
         }
-        let newcomer = stream.send.queue.is_empty();
         stream.send.push_data(data.split_to(taken));
         self.streams.queued += taken;
-        self.schedule(id, newcomer);
+        self.schedule(id);
         Ok(taken)
+    }
+
+    /// Sets how urgent what we send on a stream is; `None`, as at first: the stream earns its
+    /// class by what it sends. It counts from the stream's next turn on.
+    pub fn set_priority(&mut self, id: StreamId, priority: Option<Priority>) {
+        if let Some(stream) = self.streams.find_mut(id) {
+            stream.send.turn.set(priority);
+        }
     }
 
     /// Ends our half in good order, behind what is queued. Doing so again changes nothing.
@@ -136,7 +143,7 @@ impl Mux {
             Err(StreamError::Finished) => return Ok(()),
             Err(error) => return Err(error),
         }
-        self.schedule(id, true);
+        self.schedule(id);
         Ok(())
     }
 
@@ -366,12 +373,12 @@ impl Mux {
         self.streams.settle(id);
     }
 
-    /// Puts a stream that can send into the schedule. `newcomer`: nothing waited on it before.
-    pub(super) fn schedule(&mut self, id: StreamId, newcomer: bool) {
+    /// Puts a stream that can send into the schedule.
+    pub(super) fn schedule(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.find_mut(id)
             && stream.send.has_work()
         {
-            self.schedule.wake(id, &mut stream.send.turn, newcomer);
+            self.schedule.wake(id, &mut stream.send.turn);
         }
     }
 }

@@ -376,7 +376,7 @@ impl Mux {
         self.streams.list_news(id);
         self.streams.clear_send(id);
         self.streams.wake_writer(id);
-        self.schedule(id, true);
+        self.schedule(id);
         Ok(())
     }
 
@@ -390,7 +390,7 @@ impl Mux {
                 .window
                 .grant(credit)
                 .or(Err(Violation::Credit(id, credit)))?;
-            self.schedule(id, false);
+            self.schedule(id);
         }
         Ok(())
     }

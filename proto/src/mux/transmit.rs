@@ -193,7 +193,7 @@ impl Mux {
             };
             let send = &mut stream.send;
             if !send.has_work() {
-                self.schedule.on_empty(&mut send.turn);
+                self.schedule.on_idle(&mut send.turn, send.queue.is_empty());
                 continue;
             }
             if !self.schedule.is_turn(&mut send.turn) {
@@ -208,11 +208,16 @@ impl Mux {
             put_next(batch, send, id, room.left(batch));
             self.schedule
                 .on_sent(&mut send.turn, batch.len() - before.0);
+            if send.has_work() {
+                self.schedule.on_more(&mut send.turn);
+            } else {
+                self.schedule.on_idle(&mut send.turn, send.queue.is_empty());
+            }
             self.streams.queued -= before.1 - send.queued;
             self.streams.late.on_frame_sent();
             self.after_frame(id);
         }
-        self.schedule.shrink();
+        self.schedule.on_all_idle();
     }
 
     /// Wakes a writer once half of the queue is free, says what could not be said before OPEN,

@@ -1,11 +1,11 @@
 //! Who is served when, and how batches are filled.
 
-use super::pair::{Pair, bytes_of, drain};
+use super::pair::{Pair, drain};
 use super::*;
 use crate::frame::{self, Frame};
-use crate::growth::GrowthBudget;
 use crate::limits::{FRAME, MAX_HEADER_LIST};
 use crate::mux::stream::Stream;
+use crate::priority::Priority;
 
 fn frames(batch: Bytes) -> Vec<Frame> {
     let mut batch = batch;
@@ -73,6 +73,45 @@ fn a_small_call_goes_before_bulk_that_has_been_sending() {
         .unwrap();
     let first = &frames(batch(&mut pair.acceptor, pair.now))[0];
     assert_eq!((first.kind, first.stream), (Kind::Open, small.0));
+}
+
+#[test]
+fn a_class_that_is_set_decides_who_gets_how_much() {
+    let mut pair = Pair::new(Duration::ZERO);
+    let (bulk, normal) = (pair.open(), pair.open());
+    for (id, priority) in [(bulk, Priority::Bulk), (normal, Priority::Normal)] {
+        pair.acceptor.set_priority(id, Some(priority));
+        pair.acceptor.write(id, &mut kilobytes(200)).unwrap();
+    }
+    let mut sent = std::collections::HashMap::new();
+    for _ in 0..3 {
+        for frame in frames(batch(&mut pair.acceptor, pair.now)) {
+            *sent.entry(frame.stream).or_insert(0) += frame.payload.len();
+        }
+    }
+    let (bulk, normal) = (sent[&bulk.0], sent[&normal.0]);
+    assert!(2 * bulk <= normal + FRAME, "{bulk} beside {normal}");
+    assert!(3 * bulk >= normal - FRAME, "{bulk} beside {normal}");
+}
+
+#[test]
+fn an_open_leaves_in_its_order_whatever_class_is_set() {
+    let mut pair = Pair::new(Duration::ZERO);
+    let classes = [Priority::Bulk, Priority::Interactive, Priority::Normal];
+    let ids: Vec<u32> = (0..30)
+        .map(|n| {
+            let mux = &mut pair.acceptor;
+            let id = mux.open(&call_head(), kilobytes(40), true).unwrap();
+            mux.set_priority(id, Some(classes[n % 3]));
+            id.0
+        })
+        .collect();
+    let sent = frames(transmit(&mut pair.acceptor, pair.now));
+    let opens = sent
+        .iter()
+        .filter(|frame| frame.kind == Kind::Open)
+        .map(|frame| frame.stream);
+    assert_eq!(opens.collect::<Vec<_>>(), ids);
 }
 
 #[test]
@@ -238,79 +277,6 @@ fn the_end_travels_with_the_last_bytes() {
         sent.iter().map(|frame| frame.kind).collect::<Vec<_>>(),
         [Kind::Finish]
     );
-}
-
-/// What one stream moves from dialer to acceptor in `time`, read as it comes.
-fn moved(delay: Duration, time: Duration, acceptor: Config) -> usize {
-    let mut pair = Pair::with(config(Side::Dialer), acceptor, delay);
-    pair.advance(Duration::from_secs(1));
-    let id = pair.open();
-    let (end, mut moved) = (pair.now + time, 0);
-    while pair.now < end {
-        while pair.dialer.write(id, &mut kilobytes(256)).unwrap() > 0 {
-            while pair.send() {}
-        }
-        pair.advance(Duration::from_millis(1));
-        let (items, _) = drain(&mut pair.acceptor, id, pair.now);
-        moved += bytes_of(&items).len();
-        events(&mut pair.dialer);
-        events(&mut pair.acceptor);
-    }
-    moved
-}
-
-#[test]
-fn a_window_is_worth_nearly_its_whole_size_every_round_trip() {
-    let (delay, time) = (Duration::from_millis(75), Duration::from_secs(6));
-    let moved = moved(delay, time, config(Side::Acceptor));
-    let windows = moved as f64 / (256.0 * 1024.0);
-    let trips = time.as_secs_f64() / (2.0 * delay.as_secs_f64());
-    assert!(
-        windows > 0.9 * (trips - 2.0),
-        "{windows} windows in {trips} round trips"
-    );
-    assert!(windows <= trips + 1.0, "and never more");
-}
-
-#[test]
-fn a_window_that_may_grow_fills_a_long_line() {
-    let mut growing = config(Side::Acceptor);
-    growing.limits.growth = GrowthBudget::new(8 * 1024 * 1024);
-    let (delay, time) = (Duration::from_millis(75), Duration::from_secs(3));
-    let fixed = moved(delay, time, config(Side::Acceptor));
-    let grown = moved(delay, time, growing);
-    assert!(grown > 5 * fixed, "{grown} against {fixed}");
-}
-
-#[test]
-fn grown_windows_give_back_their_budget_when_their_streams_end() {
-    let mut growing = config(Side::Acceptor);
-    growing.limits.growth = GrowthBudget::new(1024 * 1024);
-    let mut pair = Pair::with(config(Side::Dialer), growing, Duration::from_millis(75));
-    pair.advance(Duration::from_secs(1));
-    for _ in 0..3 {
-        let id = pair.open();
-        for _ in 0..2000 {
-            pair.dialer.write(id, &mut kilobytes(256)).unwrap();
-            while pair.send() {}
-            pair.advance(Duration::from_millis(1));
-            drain(&mut pair.acceptor, id, pair.now);
-        }
-        let granted = pair.acceptor.stats().granted;
-        assert_eq!(granted, 256 * 1024 + 1024 * 1024, "the budget is a bound");
-        for mux in [&mut pair.dialer, &mut pair.acceptor] {
-            mux.release_send(id);
-            mux.release_recv(id);
-        }
-        pair.settle();
-        assert_eq!(
-            (
-                pair.acceptor.stats().granted,
-                pair.acceptor.streams.growth.held()
-            ),
-            (0, 0)
-        );
-    }
 }
 
 #[test]
