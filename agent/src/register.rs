@@ -18,6 +18,7 @@ pub(crate) fn offers(endpoints: &[Endpoint]) -> Vec<Offer> {
         endpoint: endpoint.name.clone(),
         modes: vec![Mode::Http],
         connect: Vec::new(),
+        priority: endpoint.priority,
     };
     endpoints.iter().map(offer).collect()
 }
@@ -131,6 +132,7 @@ mod tests {
             endpoint: EndpointName::new(name).unwrap(),
             modes: vec![Mode::Http],
             connect: Vec::new(),
+            priority: None,
         }
     }
 

@@ -203,6 +203,7 @@ pub(crate) fn endpoint(upstream: &str, trust: Trust) -> Endpoint {
             head: Span::secs(60),
             idle: Span::secs(60),
         },
+        priority: None,
         max_streams: 100,
         allow_semicolon: false,
         allow_encoded_slash: false,

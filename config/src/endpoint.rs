@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use culvert_proto::names::EndpointName;
+use culvert_proto::priority::{Priority, UnknownPriority};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use url::Url;
@@ -27,6 +28,9 @@ pub struct Endpoint {
     pub timeouts: Timeouts,
     /// Most calls at once.
     pub max_streams: u32,
+    /// How urgent its calls are among those of a session; `None`: each earns its class.
+    #[serde(serialize_with = "priority_word")]
+    pub priority: Option<Priority>,
     /// Whether `;` may occur in paths (it is refused otherwise).
     pub allow_semicolon: bool,
     /// Whether `%2F` may occur in paths, where it never matches as `/`.
@@ -43,6 +47,13 @@ pub enum Trust {
     Ca(PathBuf),
     /// The SHA-256 of the certificate itself is one of these; names and dates do not matter.
     Pins(#[serde(serialize_with = "hex_pins")] Vec<[u8; 32]>),
+}
+
+fn priority_word<S: serde::Serializer>(
+    priority: &Option<Priority>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    priority.map(Priority::as_str).serialize(serializer)
 }
 
 fn hex_pins<S: serde::Serializer>(pins: &[[u8; 32]], serializer: S) -> Result<S::Ok, S::Error> {
@@ -102,6 +113,7 @@ pub(crate) struct WrittenEndpoint {
     #[serde(default)]
     timeouts: Timeouts,
     max_streams: Option<Spanned<u32>>,
+    priority: Option<Spanned<String>>,
     #[serde(default)]
     allow_semicolon: bool,
     #[serde(default)]
@@ -128,6 +140,18 @@ pub(crate) fn check(
         Some(max) if *max.get_ref() > 0 => *max.get_ref(),
         Some(max) => return Err(document.error(max.span(), "found 0; expected at least 1")),
     };
+    let priority = match &written.priority {
+        None => None,
+        Some(word) => match word.get_ref().parse() {
+            Ok(priority) => Some(priority),
+            Err(UnknownPriority) => {
+                let found = word.get_ref();
+                return Err(
+                    document.error(word.span(), format!("found {found:?}; {UnknownPriority}"))
+                );
+            }
+        },
+    };
     Ok(Endpoint {
         name: crate::check::name(document, &written.name)?,
         upstream: check_upstream(document, &written.upstream)?,
@@ -135,6 +159,7 @@ pub(crate) fn check(
         host: written.host,
         timeouts: written.timeouts.clone(),
         max_streams,
+        priority,
         allow_semicolon: written.allow_semicolon,
         allow_encoded_slash: written.allow_encoded_slash,
     })

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::code::ErrorCode;
 use crate::head::Mode;
 use crate::names::EndpointName;
+use crate::priority::Priority;
 
 /// The first frame that each side sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Offer {
     pub modes: Vec<Mode>,
     /// `NAME:PORT`s that callers may CONNECT to.
     pub connect: Vec<String>,
+    /// How urgent its calls are among those of the session; `None`: each stream earns its class.
+    pub priority: Option<Priority>,
 }
 
 /// The relay's word on one offer.

@@ -10,6 +10,7 @@ use crate::limits::{
     MAX_AUTHORITY, MAX_CONNECT_NAMES, MAX_CONTROL, MAX_OFFERS, MAX_PEER_NAME, MAX_REASON,
     MAX_REGISTERED_NAMES, MAX_SOFTWARE, MAX_TOKEN,
 };
+use crate::priority::Priority;
 use crate::wire::{
     Fields, Malformed, Unencodable, array, malformed, name, pass_over, plain, put_field, put_text,
     text,
@@ -31,6 +32,8 @@ mod tag {
     pub(super) const ENDPOINT: u8 = 0x01;
     pub(super) const MODES: u8 = 0x02;
     pub(super) const CONNECT: u8 = 0x03;
+    /// A receiver that does not know it serves the endpoint all the same.
+    pub(super) const PRIORITY: u8 = 0x81;
     pub(super) const REFUSED: u8 = 0x02;
     // AUTH.
     pub(super) const TOKEN: u8 = 0x01;
@@ -233,6 +236,9 @@ fn encode_offer(offer: &Offer) -> Result<BytesMut, Unencodable> {
         }
         put_field(&mut entry, tag::CONNECT, name.as_bytes());
     }
+    if let Some(priority) = offer.priority {
+        put_field(&mut entry, tag::PRIORITY, &[priority.number()]);
+    }
     Ok(entry)
 }
 
@@ -241,7 +247,7 @@ fn is_connect_name(name: &[u8]) -> bool {
 }
 
 fn take_offer(from: Bytes) -> Result<Offer, Malformed> {
-    let (mut endpoint, mut modes, mut connect) = (None, Vec::new(), Vec::new());
+    let (mut endpoint, mut modes, mut connect, mut priority) = (None, Vec::new(), Vec::new(), None);
     let mut fields = Fields::with_repeated(from, &[tag::CONNECT]);
     while let Some((tag, value)) = fields.take()? {
         match tag {
@@ -258,6 +264,11 @@ fn take_offer(from: Bytes) -> Result<Offer, Malformed> {
                 )?);
             }
             tag::CONNECT => return malformed("too many names to connect to, or one that is none"),
+            // A class of a later version is none: its streams earn theirs.
+            tag::PRIORITY => {
+                let [number] = array(&value, "a priority has one byte")?;
+                priority = Priority::from_number(number);
+            }
             _ => pass_over(tag)?,
         }
     }
@@ -266,6 +277,7 @@ fn take_offer(from: Bytes) -> Result<Offer, Malformed> {
         endpoint,
         modes,
         connect,
+        priority,
     })
 }
 

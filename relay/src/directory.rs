@@ -13,6 +13,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use culvert_proto::names::{EndpointName, TenantName};
+use culvert_proto::priority::Priority;
 use culvert_session::Session;
 use tokio::time::Instant;
 
@@ -35,8 +36,8 @@ impl fmt::Display for SessionId {
 /// What the directory knows of an endpoint.
 #[derive(Debug)]
 pub enum Lookup<S = Session> {
-    /// This session serves it.
-    Session(S),
+    /// This session serves it, and its calls are that urgent on it; `None`: each earns its class.
+    Session(S, Option<Priority>),
     /// It was registered before, and has no session now that takes calls.
     Offline,
     /// There is no such endpoint, as far as anybody remembers.
@@ -82,9 +83,17 @@ struct Tenant<S> {
 }
 
 struct Endpoint<S> {
-    sessions: Vec<(SessionId, S)>,
+    sessions: Vec<Served<S>>,
     /// When the last session went, if there is none.
     since: Instant,
+}
+
+/// A session that serves an endpoint.
+struct Served<S> {
+    id: SessionId,
+    session: S,
+    /// How urgent its calls are on that session.
+    priority: Option<Priority>,
 }
 
 /// An endpoint in [`Directory::list`].
@@ -128,18 +137,20 @@ impl<S: Target> Directory<S> {
             return Lookup::Unknown;
         }
         match choose(&found.sessions) {
-            Some(session) => Lookup::Session(session.clone()),
+            Some(served) => Lookup::Session(served.session.clone(), served.priority),
             None => Lookup::Offline,
         }
     }
 
-    /// Binds an endpoint to a session, beside those that serve it already.
+    /// Binds an endpoint to a session, beside those that serve it already; or sets how urgent its
+    /// calls are there from now on.
     pub(crate) fn register(
         &self,
         tenant: &TenantName,
         endpoint: &EndpointName,
         id: SessionId,
         session: &S,
+        priority: Option<Priority>,
     ) {
         let mut guard = self.write();
         let tenants = &mut *guard;
@@ -169,8 +180,13 @@ impl<S: Target> Directory<S> {
                     .sessions
             }
         };
-        if sessions.iter().all(|(known, _)| *known != id) {
-            sessions.push((id, session.clone()));
+        match sessions.iter_mut().find(|known| known.id == id) {
+            Some(known) => known.priority = priority,
+            None => sessions.push(Served {
+                id,
+                session: session.clone(),
+                priority,
+            }),
         }
     }
 
@@ -209,7 +225,7 @@ impl<S: Target> Directory<S> {
                 let calls = found
                     .sessions
                     .iter()
-                    .map(|(_, session)| session.load())
+                    .map(|served| served.session.load())
                     .sum();
                 let (tenant, endpoint) = (name.clone(), endpoint.clone());
                 list.push(Listed {
@@ -235,7 +251,7 @@ impl<S: Target> Directory<S> {
 }
 
 /// Two at random, the one with less to do. Where one of them takes no calls, any that does.
-fn choose<S: Target>(sessions: &[(SessionId, S)]) -> Option<&S> {
+fn choose<S: Target>(sessions: &[Served<S>]) -> Option<&Served<S>> {
     let count = sessions.len();
     if count == 0 {
         return None;
@@ -243,15 +259,14 @@ fn choose<S: Target>(sessions: &[(SessionId, S)]) -> Option<&S> {
     let first = fastrand::usize(..count);
     // Another one: as far from the first as chance will have it, but not all the way around.
     let second = (first + fastrand::usize(1..count.max(2))) % count;
-    let (one, other) = (&sessions[first].1, &sessions[second].1);
-    match (one.is_closing(), other.is_closing()) {
-        (false, false) if other.load() < one.load() => Some(other),
+    let (one, other) = (&sessions[first], &sessions[second]);
+    match (one.session.is_closing(), other.session.is_closing()) {
+        (false, false) if other.session.load() < one.session.load() => Some(other),
         (false, _) => Some(one),
         (true, false) => Some(other),
         (true, true) => {
             let mut rest = sessions[first..].iter().chain(&sessions[..first]);
-            rest.find(|(_, session)| !session.is_closing())
-                .map(|(_, session)| session)
+            rest.find(|served| !served.session.is_closing())
         }
     }
 }
@@ -271,7 +286,7 @@ impl<S> Tenants<S> {
             return;
         };
         let before = entry.sessions.len();
-        entry.sessions.retain(|(known, _)| *known != id);
+        entry.sessions.retain(|known| known.id != id);
         if !entry.sessions.is_empty() || before == 0 {
             return;
         }

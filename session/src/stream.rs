@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use culvert_proto::code::ResetCode;
 use culvert_proto::head::Head;
 use culvert_proto::mux::{Item, StreamError, StreamId};
+use culvert_proto::priority::Priority;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::poll_proceed;
 
@@ -76,6 +77,13 @@ impl SendStream {
             }
             core.mux.send_head(self.id, head)
         })
+    }
+
+    /// Sets how urgent what is sent here is against the session's other streams; `None`, as at
+    /// first: the stream earns its class by what it sends.
+    pub fn set_priority(&mut self, priority: Option<Priority>) {
+        self.handle
+            .with(|core| core.mux.set_priority(self.id, priority));
     }
 
     /// Takes as much of `data` as the stream has room for, at least one byte; waits while there

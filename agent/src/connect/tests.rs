@@ -49,6 +49,7 @@ fn offer(name: &str) -> Offer {
         endpoint,
         modes: vec![Mode::Http],
         connect: vec![],
+        priority: None,
     }
 }
 

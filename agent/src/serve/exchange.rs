@@ -103,6 +103,7 @@ impl Exchange<'_> {
         let suspect = |bad: BadHead| self.bad_head(bad);
         let endpoint = self.serving.endpoints.get(&call.endpoint);
         let endpoint = endpoint.ok_or(BadHead::Endpoint).map_err(suspect)?;
+        send.set_priority(endpoint.priority);
         call.check(&message.headers).map_err(suspect)?;
         let target = call.canonical(endpoint.paths).map_err(suspect)?;
         let _slot = endpoint.slots.try_acquire().map_err(|_| overloaded())?;

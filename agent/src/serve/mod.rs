@@ -20,6 +20,7 @@ use std::sync::Arc;
 use culvert_config::endpoint::Endpoint;
 use culvert_policy::PathOptions;
 use culvert_proto::names::EndpointName;
+use culvert_proto::priority::Priority;
 use culvert_session::Incoming;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
@@ -41,6 +42,8 @@ pub(crate) struct Serving {
 struct ServedEndpoint {
     upstream: Upstream,
     paths: PathOptions,
+    /// How urgent its answers are; `None`: each earns its class.
+    priority: Option<Priority>,
     /// One for each call that may be in progress.
     slots: Semaphore,
 }
@@ -107,6 +110,7 @@ impl ServedEndpoint {
                 allow_semicolon: endpoint.allow_semicolon,
                 allow_encoded_slash: endpoint.allow_encoded_slash,
             },
+            priority: endpoint.priority,
             slots: Semaphore::new(endpoint.max_streams as usize),
         }
     }

@@ -29,6 +29,7 @@ fn offer(name: &str) -> Offer {
         endpoint: name.parse().unwrap(),
         modes: vec![Mode::Http, Mode::Tcp],
         connect: vec!["vc.local:443".into(), "vc:22".into()],
+        priority: None,
     }
 }
 
@@ -43,6 +44,19 @@ fn controls() -> Vec<(Control, Kind, &'static [u8])> {
             b"\x01\x04\x00\x00\x00\x07\
               \x02\x1d\x01\x02vc\x02\x02\x00\x03\x03\x0cvc.local:443\x03\x05vc:22\
               \x02\x1e\x01\x03nsx\x02\x02\x00\x03\x03\x0cvc.local:443\x03\x05vc:22",
+        ),
+        (
+            Control::Register {
+                request: 7,
+                offers: vec![Offer {
+                    priority: Some(Priority::Bulk),
+                    ..offer("vc")
+                }],
+            },
+            Kind::Register,
+            b"\x01\x04\x00\x00\x00\x07\
+              \x02\x20\x01\x02vc\x02\x02\x00\x03\x03\x0cvc.local:443\x03\x05vc:22\
+              \x81\x01\x02",
         ),
         (
             Control::Register {
@@ -196,6 +210,8 @@ fn damaged_control_messages_are_refused() {
             entry(b"\x02\x0b\x01\x02vc\x02\x05\x00\x01\x02\x03\x00"),
         ),
         (Kind::Register, entry(b"\x02\x06\x01\x02vc\x03\x00")),
+        (Kind::Register, entry(b"\x02\x06\x01\x02vc\x81\x00")),
+        (Kind::Register, entry(b"\x02\x08\x01\x02vc\x81\x02\x00\x00")),
         (Kind::Register, entry(b"\x02\x08\x01\x02vc\x03\x02a ")),
         (
             Kind::Register,
@@ -215,6 +231,17 @@ fn damaged_control_messages_are_refused() {
             "{kind} {payload:?}"
         );
     }
+}
+
+#[test]
+fn a_priority_of_a_later_version_is_none() {
+    let bytes = b"\x01\x04\x00\x00\x00\x07\x02\x07\x01\x02vc\x81\x01\x03";
+    let Ok(Control::Register { offers, .. }) =
+        decode_control(Kind::Register, Bytes::from_static(bytes))
+    else {
+        panic!()
+    };
+    assert_eq!(offers[0].priority, None);
 }
 
 #[test]

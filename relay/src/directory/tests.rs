@@ -51,7 +51,7 @@ fn endpoint(name: &str) -> EndpointName {
 /// What tests say about directories.
 impl Directory<Fake> {
     fn add(&self, of: &str, name: &str, id: u64, session: &Fake) {
-        self.register(&tenant(of), &endpoint(name), SessionId(id), session);
+        self.register(&tenant(of), &endpoint(name), SessionId(id), session, None);
     }
 
     fn remove(&self, of: &str, name: &str, id: u64) {
@@ -89,7 +89,7 @@ fn an_endpoint_that_nobody_registered_is_unknown() {
     assert!(matches!(directory.find("acme", "nsx"), Lookup::Unknown));
     assert!(matches!(
         directory.find("acme", "vcenter"),
-        Lookup::Session(_)
+        Lookup::Session(..)
     ));
 }
 
@@ -105,13 +105,13 @@ fn another_tenants_endpoint_is_like_one_that_does_not_exist() {
     directory.add("globex", "vcenter", 2, &theirs);
     for _ in 0..100 {
         assert!(
-            matches!(directory.find("acme", "vcenter"), Lookup::Session(found) if found.is(&ours))
+            matches!(directory.find("acme", "vcenter"), Lookup::Session(found, _) if found.is(&ours))
         );
     }
     directory.remove("acme", "vcenter", 2);
     assert!(matches!(
         directory.find("globex", "vcenter"),
-        Lookup::Session(_)
+        Lookup::Session(..)
     ));
     directory.remove("globex", "vcenter", 2);
     assert!(matches!(
@@ -120,7 +120,7 @@ fn another_tenants_endpoint_is_like_one_that_does_not_exist() {
     ));
     assert!(matches!(
         directory.find("acme", "vcenter"),
-        Lookup::Session(_)
+        Lookup::Session(..)
     ));
 }
 
@@ -153,7 +153,7 @@ async fn an_endpoint_that_comes_back_is_remembered_from_when_it_last_left() {
     directory.forget_old();
     assert!(matches!(
         directory.find("acme", "vcenter"),
-        Lookup::Session(_)
+        Lookup::Session(..)
     ));
     directory.remove("acme", "vcenter", 2);
     tokio::time::advance(MEMORY / 2).await;
@@ -221,7 +221,7 @@ fn the_session_with_fewer_calls_is_chosen_of_two() {
     directory.add("acme", "vcenter", 2, &idle);
     for _ in 0..100 {
         assert!(
-            matches!(directory.find("acme", "vcenter"), Lookup::Session(found) if found.is(&idle))
+            matches!(directory.find("acme", "vcenter"), Lookup::Session(found, _) if found.is(&idle))
         );
     }
 }
@@ -235,7 +235,7 @@ fn the_busiest_of_many_sessions_gets_nothing_and_the_others_share() {
     }
     let mut chosen = [0; 3];
     for _ in 0..1000 {
-        let Lookup::Session(found) = directory.find("acme", "vcenter") else {
+        let Lookup::Session(found, _) = directory.find("acme", "vcenter") else {
             panic!("no session")
         };
         chosen[sessions
@@ -259,7 +259,7 @@ fn sessions_that_drain_or_ended_get_no_calls() {
     }
     for _ in 0..100 {
         let found = directory.find("acme", "vcenter");
-        assert!(matches!(found, Lookup::Session(found) if found.is(&sessions[0])));
+        assert!(matches!(found, Lookup::Session(found, _) if found.is(&sessions[0])));
     }
     sessions[0].close();
     assert!(matches!(directory.find("acme", "vcenter"), Lookup::Offline));

@@ -122,13 +122,18 @@ async fn open(
             Lookup::Unknown => return Err(unknown_endpoint()),
             Lookup::Offline if tries == 0 => return Err(offline()),
             Lookup::Offline => OpenError::Closed,
-            Lookup::Session(session) => match session.open(head, first.data.clone(), first.end) {
-                Ok(stream) => return Ok(stream),
-                Err(OpenError::HeadTooLarge) => {
-                    return Err(Problem::bad_request("the request's head is too long"));
+            Lookup::Session(session, priority) => {
+                match session.open(head, first.data.clone(), first.end) {
+                    Ok(mut stream) => {
+                        stream.send.set_priority(priority);
+                        return Ok(stream);
+                    }
+                    Err(OpenError::HeadTooLarge) => {
+                        return Err(Problem::bad_request("the request's head is too long"));
+                    }
+                    Err(error) => error,
                 }
-                Err(error) => error,
-            },
+            }
         };
         tries += 1;
         if tries < TRIES {

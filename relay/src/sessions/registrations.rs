@@ -7,10 +7,14 @@ use culvert_identity::VerifiedToken;
 use culvert_proto::control::{Offer, Registration};
 use culvert_proto::limits::MAX_OFFERS;
 use culvert_proto::names::{EndpointName, MAX_NAME};
+use culvert_proto::priority::Priority;
 
 use super::Record;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
+
+/// An endpoint and how urgent its calls are.
+type Wanted = (EndpointName, Option<Priority>);
 
 /// The endpoints of one session. Dropped, all are withdrawn.
 pub(crate) struct Registrations {
@@ -18,7 +22,7 @@ pub(crate) struct Registrations {
     metrics: Arc<Metrics>,
     record: Arc<Record>,
     /// What the agent offered last and its token allowed.
-    wanted: Vec<EndpointName>,
+    wanted: Vec<Wanted>,
     /// What the directory has.
     bound: Vec<EndpointName>,
     suspended: bool,
@@ -45,7 +49,10 @@ impl Registrations {
         let mut seen = HashSet::new();
         let mut results = Vec::with_capacity(offers.len());
         self.wanted.clear();
-        for Offer { endpoint, .. } in offers {
+        for Offer {
+            endpoint, priority, ..
+        } in offers
+        {
             let refused = if !seen.insert(endpoint) {
                 Some("it is offered twice")
             } else if seen.len() > MAX_OFFERS {
@@ -54,7 +61,7 @@ impl Registrations {
                 refusal(endpoint, token)
             };
             if refused.is_none() {
-                self.wanted.push(endpoint.clone());
+                self.wanted.push((endpoint.clone(), *priority));
             }
             let refused = refused.map(str::to_owned);
             results.push(Registration {
@@ -72,11 +79,11 @@ impl Registrations {
         let (keep, lost): (Vec<_>, Vec<_>) = self
             .wanted
             .drain(..)
-            .partition(|endpoint| refusal(endpoint, token).is_none());
+            .partition(|(endpoint, _)| refusal(endpoint, token).is_none());
         self.wanted = keep;
         self.suspended = false;
         self.bind();
-        lost
+        lost.into_iter().map(|(endpoint, _)| endpoint).collect()
     }
 
     /// Takes no calls until the token is renewed.
@@ -96,18 +103,22 @@ impl Registrations {
 
     /// Makes the directory hold exactly what is wanted, or nothing while suspended.
     fn bind(&mut self) {
-        let endpoints = if self.suspended {
+        let wanted = if self.suspended {
             Vec::new()
         } else {
             self.wanted.clone()
         };
+        let endpoints: Vec<_> = wanted
+            .iter()
+            .map(|(endpoint, _)| endpoint.clone())
+            .collect();
         let (tenant, id) = (&self.record.tenant, self.record.id);
         for endpoint in self.bound.iter().filter(|bound| !endpoints.contains(bound)) {
             self.directory.withdraw(tenant, endpoint, id);
         }
-        for endpoint in &endpoints {
+        for (endpoint, priority) in &wanted {
             self.directory
-                .register(tenant, endpoint, id, &self.record.session);
+                .register(tenant, endpoint, id, &self.record.session, *priority);
         }
         self.bound = endpoints;
         self.record.state().endpoints.clone_from(&self.bound);

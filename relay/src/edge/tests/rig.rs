@@ -147,7 +147,7 @@ impl Rig {
         session.ready().await.unwrap();
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (tenant, name) = (tenant("acme"), EndpointName::new(endpoint).unwrap());
-        self.directory.register(&tenant, &name, id, &relay);
+        self.directory.register(&tenant, &name, id, &relay, None);
         drop((relay_controls, controls));
         FakeAgent {
             session,

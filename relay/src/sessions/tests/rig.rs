@@ -126,7 +126,7 @@ impl Rig {
             EndpointName::new(endpoint).unwrap(),
         );
         match self.node.directory.lookup(&tenant, &endpoint) {
-            Lookup::Session(_) => "session",
+            Lookup::Session(..) => "session",
             Lookup::Offline => "offline",
             Lookup::Unknown => "unknown",
         }
@@ -193,6 +193,7 @@ impl Agent {
                 endpoint: EndpointName::new(endpoint).unwrap(),
                 modes: vec![Mode::Http],
                 connect: Vec::new(),
+                priority: None,
             })
             .collect();
         self.requests += 1;
