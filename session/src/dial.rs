@@ -291,7 +291,6 @@ pub async fn dial(
 ) -> Result<WebSocketIo<DialIo>, DialError> {
     let host = || target.host.clone();
     let tcp = reach(target).await?;
-    socket::tune(&tcp);
 
     let connector = TlsConnector::from(target.tls.clone());
     let shake = connector.connect(target.server_name.clone(), ReadAhead::new(tcp));
@@ -320,7 +319,7 @@ pub async fn dial(
     })
 }
 
-/// A byte stream to the target: name resolution and TCP.
+/// A byte stream to the target: name resolution, TCP, and a tunnel's socket options.
 async fn reach(target: &DialTarget) -> Result<TcpStream, DialError> {
     let host = || target.host.clone();
     let lookup = tokio::net::lookup_host((target.host.as_str(), target.port));
@@ -331,13 +330,15 @@ async fn reach(target: &DialTarget) -> Result<TcpStream, DialError> {
             source,
         })?
         .collect();
-    within(target, DialPhase::Tcp, connect(addresses))
+    let tcp = within(target, DialPhase::Tcp, connect(addresses))
         .await?
         .map_err(|source| DialError::Tcp {
             host: host(),
             port: target.port,
             source,
-        })
+        })?;
+    socket::tune(&tcp);
+    Ok(tcp)
 }
 
 async fn within<T>(
@@ -441,6 +442,20 @@ mod tests {
         let given = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.2:1"]);
         let turns = parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "[::3]:1"]);
         assert_eq!(alternate(given), turns);
+    }
+
+    #[tokio::test]
+    async fn a_tunnels_socket_queues_little_in_the_kernel() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("wss://{}", listener.local_addr().unwrap());
+        let tcp = reach(&DialTarget::new(&url, tls()).unwrap()).await.unwrap();
+        let socket = socket2::SockRef::from(&tcp);
+        assert!(socket.tcp_nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_notsent_lowat().unwrap(),
+            socket::NOT_SENT_LOW_WATER
+        );
     }
 
     #[tokio::test]

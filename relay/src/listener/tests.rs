@@ -1,5 +1,7 @@
 //! The listener over loopback sockets.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use culvert_config::relay::RelayTls;
 use culvert_session::tls::{ServerTrust, TlsMin, client_tls, provider};
 use rcgen::{CertificateParams, KeyPair};
@@ -21,6 +23,8 @@ struct Rig {
     metrics: Arc<Metrics>,
     ending: Ending,
     served: mpsc::Receiver<(Alpn, Peer)>,
+    /// Whether the last connection's socket keeps queues where the scheduler sees them.
+    tuned: Arc<AtomicBool>,
     running: JoinHandle<()>,
 }
 
@@ -48,8 +52,11 @@ impl Rig {
             Listener::bind("127.0.0.1:0".parse().unwrap(), terms, metrics.clone()).unwrap();
         let address = listener.address().unwrap();
         let (tell, served) = mpsc::channel(100);
+        let tuned = Arc::new(AtomicBool::new(false));
+        let seen = tuned.clone();
         let running = tokio::spawn(listener.run(ending.clone(), move |connection, alpn, peer| {
             let tell = tell.clone();
+            seen.store(is_tuned(&connection), Ordering::Relaxed);
             async move {
                 tell.send((alpn, peer)).await.unwrap();
                 let (mut read, mut write) = tokio::io::split(connection);
@@ -62,6 +69,7 @@ impl Rig {
             metrics,
             ending,
             served,
+            tuned,
             running,
         }
     }
@@ -93,6 +101,23 @@ impl Rig {
             .unwrap()
             .contains(&format!("culvert_relay_{line}\n"))
     }
+}
+
+fn is_tuned(connection: &Connection) -> bool {
+    let socket = socket2::SockRef::from(&connection.get_ref().0.io().tcp);
+    #[cfg(target_os = "linux")]
+    let low = socket.tcp_notsent_lowat().unwrap() == socket::NOT_SENT_LOW_WATER;
+    #[cfg(not(target_os = "linux"))]
+    let low = true;
+    low && socket.tcp_nodelay().unwrap()
+}
+
+#[tokio::test]
+async fn a_socket_that_may_become_a_session_queues_little_in_the_kernel() {
+    let mut rig = Rig::new(10).await;
+    let _io = rig.tls(rig.client(&[b"http/1.1"])).await.unwrap();
+    rig.served.recv().await.unwrap();
+    assert!(rig.tuned.load(Ordering::Relaxed));
 }
 
 #[tokio::test]

@@ -6,8 +6,11 @@ use bytes::Bytes;
 use culvert_proto::code::GoawayCode;
 use culvert_proto::control::Control;
 use culvert_proto::mux::Item;
+use culvert_proto::priority::Priority;
 use culvert_session::Session;
 use serde_json::json;
+
+use crate::directory::Lookup;
 
 use super::rig::{Rig, call, good, soon};
 
@@ -65,6 +68,26 @@ async fn a_registration_replaces_the_one_before() {
     assert_eq!(rig.node.directory.served(), 2);
     agent.register(&[]).await;
     assert_eq!(rig.node.directory.served(), 0);
+}
+
+#[tokio::test]
+async fn calls_are_as_urgent_as_the_agent_offered_last() {
+    let rig = Rig::new();
+    let mut agent = rig.agent(good(), &["vcenter"]).await;
+    let urgent = || match rig
+        .node
+        .directory
+        .lookup(&"acme".parse().unwrap(), &"vcenter".parse().unwrap())
+    {
+        Lookup::Session(_, priority) => priority,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(urgent(), None);
+    for priority in [Some(Priority::Bulk), Some(Priority::Interactive), None] {
+        agent.priority = priority;
+        agent.register(&["vcenter"]).await;
+        assert_eq!(urgent(), priority);
+    }
 }
 
 #[tokio::test]

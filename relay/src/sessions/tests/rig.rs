@@ -13,6 +13,7 @@ use culvert_proto::head::{BodyLength, CallHead, CallId, Mode};
 use culvert_proto::mux;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::principal::{Principal, PrincipalKind, Proof};
+use culvert_proto::priority::Priority;
 use culvert_session::{Controls, Incoming, Session, SessionError, SessionEvent, WebSocketIo};
 use http_body_util::Full;
 use hyper::server::conn::http1;
@@ -108,6 +109,7 @@ impl Rig {
             incoming,
             controls,
             requests: 0,
+            priority: None,
         }
     }
 
@@ -182,6 +184,8 @@ pub(crate) struct Agent {
     pub(crate) incoming: Incoming,
     pub(crate) controls: Controls,
     requests: u32,
+    /// What it offers its endpoints with.
+    pub(crate) priority: Option<Priority>,
 }
 
 impl Agent {
@@ -193,7 +197,7 @@ impl Agent {
                 endpoint: EndpointName::new(endpoint).unwrap(),
                 modes: vec![Mode::Http],
                 connect: Vec::new(),
-                priority: None,
+                priority: self.priority,
             })
             .collect();
         self.requests += 1;
