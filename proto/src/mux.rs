@@ -6,6 +6,8 @@ mod commands;
 mod error;
 mod event;
 mod liveness;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 mod order;
 mod receive;
 mod schedule;
@@ -91,8 +93,8 @@ pub struct Config {
 ///   reason; after a `write` that took nothing, once half of the stream's queue is free or the
 ///   stream fails. Nothing needs polling.
 /// - What a stream buffers never exceeds the credit that it was granted, and what it queues never
-///   exceeds [`Limits::send_queue`] and its heads. Everything else that a peer can make grow has
-///   a number in [`crate::limits`].
+///   exceeds [`Limits::send_queue`], its heads and what `open` was given. Everything else that a
+///   peer can make grow has a number in [`crate::limits`].
 /// - Any input ends in a typed outcome, never in a panic. An error of a session is final: every
 ///   stream fails, one GOAWAY that says why is left to send, and further input is ignored.
 #[derive(Debug)]

@@ -114,7 +114,7 @@ impl Late {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mux::tests::start;
+    use crate::mux::model::start;
 
     #[test]
     fn a_budget_allows_its_burst_and_then_its_rate() {

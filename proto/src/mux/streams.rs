@@ -122,13 +122,13 @@ impl Streams {
     }
 
     /// What [`next_id`](Self::next_id) will give.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "model"))]
     pub(super) fn next_id_is(&self) -> StreamId {
         StreamId(self.next as u32)
     }
 
     /// Starts at another id, as if those before were used.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "model"))]
     pub(super) fn skip_to(&mut self, id: u32) {
         self.next = id.into();
     }
@@ -159,7 +159,7 @@ impl Streams {
         self.map.keys().copied().collect()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "model"))]
     pub(super) fn iter(&self) -> impl Iterator<Item = (StreamId, &Stream)> {
         self.map.iter().map(|(id, stream)| (*id, stream))
     }

@@ -107,7 +107,7 @@ impl RecvWindow {
     }
 
     /// What was read and is not granted again yet.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "model"))]
     pub(super) fn owed(&self) -> u32 {
         self.owed
     }
@@ -210,7 +210,7 @@ impl RecvWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mux::tests::start;
+    use crate::mux::model::start;
 
     #[test]
     fn credit_is_granted_in_eighths_while_bytes_wait() {

@@ -4,20 +4,19 @@
 
 use proptest::prelude::*;
 
-use super::pair::Pair;
-use super::world::{World, step};
 use super::*;
-use crate::frame::{self, FIN};
-use crate::limits::FRAME;
+use crate::mux::model::inputs::{Said, feed};
+use crate::mux::model::step::{Setup, Step};
+use crate::mux::model::world::World;
+use crate::mux::model::{controls, frames, heads, operations, seeds};
 
 proptest! {
     #[test]
     fn a_conversation_keeps_every_promise(
-        delay in prop_oneof![Just(0u64), 1..200u64],
-        growth in prop_oneof![Just(0u64), 1..4_000_000u64],
+        setup in any::<[u8; 9]>().prop_map(Setup::of),
         steps in prop::collection::vec(step(), 1..150),
     ) {
-        let mut world = World::new(delay, growth);
+        let mut world = World::new(setup);
         for step in &steps {
             world.step(step);
         }
@@ -25,14 +24,33 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_a_session_panic(
-        messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..400), 1..8),
-        greeted_first in any::<bool>(),
+    fn no_bytes_make_a_session_panic(data in prop::collection::vec(any::<u8>(), 0..2000)) {
+        frames(&data);
+    }
+
+    #[test]
+    fn what_can_be_read_has_one_spelling(data in prop::collection::vec(any::<u8>(), 0..60)) {
+        heads(&data);
+        controls(&data);
+    }
+
+    /// What a fuzzer does first to its seeds.
+    #[test]
+    fn damage_to_what_is_well_formed_makes_nothing_panic(
+        seed in any::<prop::sample::Index>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
     ) {
-        let now = start();
-        let mut mux =
-            if greeted_first { greeted(Side::Dialer, now) } else { Mux::new(config(Side::Dialer), now) };
-        feed(&mut mux, messages.into_iter().map(Bytes::from), now);
+        let seeds = seeds();
+        let (target, _, mut data) = seeds[seed.index(seeds.len())].clone();
+        for (at, byte) in damage {
+            let at = at.index(data.len());
+            data[at] = byte;
+        }
+        if cut.index(4) == 0 {
+            data.truncate(cut.index(data.len()) + 1);
+        }
+        target_of(target)(&data);
     }
 
     #[test]
@@ -41,29 +59,35 @@ proptest! {
         let mut mux = greeted(Side::Dialer, now);
         let id = mux.open(&call_head(), Bytes::from_static(b"body"), false).unwrap();
         transmit(&mut mux, now);
-        let messages = frames.iter().map(|(kind, flags, stream, payload)| {
+        let mut said = Said { greeted: true, ..Said::default() };
+        for (kind, flags, stream, payload) in &frames {
             let mut message = BytesMut::new();
             put_frame(&mut message, *kind, flags & kind.flags(), *stream, payload);
-            message.freeze()
-        });
-        feed(&mut mux, messages, now);
+            feed(&mut mux, message.freeze(), stream % 2 == 0, now, &mut said);
+        }
         let _ = mux.read(id, now);
     }
+}
 
-    #[test]
-    fn no_damage_to_a_conversation_makes_a_session_panic(
-        at in any::<prop::sample::Index>(),
-        byte in any::<u8>(),
-        cut in any::<prop::sample::Index>(),
-    ) {
-        let conversation = conversation();
-        let now = start();
-        let mut mux = Mux::new(config(Side::Dialer), now);
-        let mut whole = BytesMut::from(&conversation[..]);
-        let at = at.index(whole.len());
-        whole[at] = byte;
-        whole.truncate(cut.index(whole.len()) + 1);
-        feed(&mut mux, [whole.freeze()].into_iter(), now);
+fn step() -> impl Strategy<Value = Step> {
+    any::<(u8, u16, u16)>().prop_map(|(what, pick, size)| Step::of(what, pick, size))
+}
+
+/// The check of each fuzz target by its name.
+fn target_of(name: &str) -> fn(&[u8]) {
+    match name {
+        "frames" => frames,
+        "heads" => heads,
+        "controls" => controls,
+        "operations" => operations,
+        name => panic!("there is no target {name}"),
+    }
+}
+
+#[test]
+fn every_seed_of_the_fuzz_targets_passes() {
+    for (target, _, data) in seeds() {
+        target_of(target)(&data);
     }
 }
 
@@ -94,60 +118,4 @@ fn encoded(put: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
     let mut out = BytesMut::new();
     put(&mut out);
     out.to_vec()
-}
-
-/// Everything that an acceptor says in a short conversation, in one message.
-fn conversation() -> Bytes {
-    let mut pair = Pair::new(Duration::ZERO);
-    let now = pair.now;
-    let mut all = BytesMut::from(&transmit(&mut Mux::new(config(Side::Acceptor), now), now)[..]);
-    let notice = Control::Notice {
-        code: None,
-        text: "hello".into(),
-    };
-    pair.acceptor.send_control(&notice).unwrap();
-    let body = Bytes::from(vec![7; 3 * FRAME]);
-    let id = pair.acceptor.open(&call_head(), body, true).unwrap();
-    pair.acceptor.stop(id, ResetCode::NotNeeded);
-    let gone = pair
-        .acceptor
-        .open(&call_head(), Bytes::new(), false)
-        .unwrap();
-    all.extend_from_slice(&transmit(&mut pair.acceptor, now));
-    pair.acceptor.reset(gone, ResetCode::Cancelled);
-    pair.acceptor.drain(Duration::from_secs(1));
-    all.extend_from_slice(&transmit(&mut pair.acceptor, now));
-    pair.acceptor.close(GoawayCode::Drain, "good night");
-    all.extend_from_slice(&transmit(&mut pair.acceptor, now));
-    all.freeze()
-}
-
-/// Feeds messages until the session is over, and checks that it stays bounded and ends clean.
-fn feed(mux: &mut Mux, messages: impl Iterator<Item = Bytes>, now: Instant) {
-    for message in messages {
-        let before = mux.ended.is_some();
-        let result = mux.handle_message(message, now);
-        assert!(!before || result.is_err(), "an error is final");
-        let stats = mux.stats();
-        assert!(stats.buffered as u64 <= stats.granted);
-        while let Some((id, _)) = mux.accept() {
-            while let Ok(Some(item)) = mux.read(id, now) {
-                if matches!(item, Item::Finished) {
-                    break;
-                }
-            }
-        }
-        events(mux);
-        let batch = transmit(mux, now);
-        let mut batch = batch;
-        while let Some(frame) = frame::next(&mut batch).unwrap() {
-            assert!(
-                frame.flags & !FIN == 0,
-                "what we send is always well formed"
-            );
-        }
-    }
-    if mux.ended.is_some() {
-        assert!(mux.is_closed(), "one farewell, and nothing more");
-    }
 }
