@@ -118,6 +118,8 @@ pub struct Mux {
     /// A drain of ours to be announced.
     drain_due: Option<Goaway>,
     draining: bool,
+    /// The last stream of the peer's that our GOAWAY accepts. A later one may not accept more.
+    accepted_last: Option<u32>,
     /// The last stream that the peer's GOAWAY accepts.
     peer_goaway: Option<u32>,
     /// A frame larger than what was left of the last batch: it goes first in the next.
@@ -190,6 +192,7 @@ impl Mux {
             controls: VecDeque::new(),
             drain_due: None,
             draining: false,
+            accepted_last: None,
             peer_goaway: None,
             postponed: false,
             news: SessionNews::default(),
@@ -341,7 +344,7 @@ impl Mux {
     }
 
     fn say_farewell(&mut self, code: GoawayCode, reason: String) {
-        let last = self.streams.highest;
+        let last = self.accepted_last.unwrap_or(self.streams.highest);
         self.farewell = Some(Goaway {
             code,
             last,
@@ -367,8 +370,10 @@ impl Mux {
             if let Some(stream) = self.streams.find_mut(id) {
                 stream.reset_due = None;
                 stream.stop_due = None;
-                // A call that nobody took has no handles that could let go of it.
-                if stream.call.take().is_some() {
+                // A call that nobody took has no handles that could let go of it; others have let
+                // go, and only the peer was waited for.
+                let released = stream.send.released && stream.recv.released;
+                if stream.call.take().is_some() || released {
                     self.streams.forget(id);
                 }
             }

@@ -316,8 +316,12 @@ impl Mux {
         self.streams.buffered += length;
         if fin && let Some(stream) = self.streams.find_mut(id) {
             stream.recv.ended = true;
-            // There is nothing left to stop.
+            // There is nothing left to stop, and nothing to reset if our end was sent: the peer
+            // counts the stream no more and may open another one.
             stream.stop_due = None;
+            if stream.send.fin_sent {
+                stream.reset_due = None;
+            }
         }
         if length > 0 || fin {
             self.streams.wake_reader(id);
@@ -333,11 +337,17 @@ impl Mux {
         code: ResetCode,
         now: Instant,
     ) -> Result<(), SessionError> {
-        if let Some(stream) = self.known(Kind::Reset, id)?
-            && !stream.is_over()
-        {
+        let Some(stream) = self.known(Kind::Reset, id)? else {
+            return Ok(());
+        };
+        if !stream.is_over() {
             self.count_cancel(id, now)?;
             self.on_aborted(id, code);
+        } else if stream.reset_due.take().is_some() {
+            // Both sides reset it at once. The peer counts it no more and may open another one,
+            // so we must not count it until our RESET, which it does not need, is sent.
+            stream.reset_here = false;
+            self.streams.settle(id);
         }
         Ok(())
     }

@@ -161,6 +161,7 @@ impl Mux {
         if let Some(mut goaway) = self.drain_due.take() {
             // Known only now: what was accepted until this frame.
             goaway.last = self.streams.highest;
+            self.accepted_last = Some(goaway.last);
             let mut payload = BytesMut::new();
             encode_goaway(&goaway, &mut payload);
             put_frame(batch, Kind::Goaway, 0, 0, &payload);

@@ -205,6 +205,68 @@ fn a_call_that_nobody_waits_for_any_more_is_not_sent() {
 }
 
 #[test]
+fn the_end_of_a_session_forgets_what_only_waited_for_the_peer() {
+    let mut pair = Pair::new(Duration::ZERO);
+    let id = pair.open();
+    pair.acceptor.finish(id).unwrap();
+    pair.acceptor.release_send(id);
+    pair.acceptor.release_recv(id);
+    let stats = pair.acceptor.stats();
+    assert_eq!(stats.streams, 1, "the peer has not ended its half");
+    pair.acceptor.close(GoawayCode::Drain, "enough");
+    let stats = pair.acceptor.stats();
+    assert_eq!((stats.streams, stats.granted), (0, 0), "it never will");
+}
+
+#[test]
+fn a_farewell_behind_a_drain_accepts_no_more_than_the_drain_did() {
+    let mut pair = Pair::new(Duration::from_millis(10));
+    // On its way when the other side drains: refused, though its id has been seen.
+    let late = pair
+        .acceptor
+        .open(&call_head(), Bytes::new(), true)
+        .unwrap();
+    pair.dialer.drain(Duration::ZERO);
+    pair.settle();
+    assert!(matches!(
+        pair.acceptor.read(late, pair.now),
+        Err(StreamError::Reset(ResetCode::Refused))
+    ));
+    pair.dialer
+        .close(GoawayCode::Replaced, "another one is there");
+    // Panics if the peer takes it for a broken rule.
+    pair.settle();
+    let events = events(&mut pair.acceptor);
+    let replaced = |event: &Event| matches!(event, Event::Closed(error) if error.code() == GoawayCode::Replaced);
+    assert!(events.iter().any(replaced), "{events:?}");
+}
+
+#[test]
+fn a_stream_that_both_sides_end_at_once_makes_room_for_the_next() {
+    let mut small = config(Side::Dialer);
+    small.hello.max_streams = 1;
+    let ends: [fn(&mut Mux, StreamId); 2] = [
+        |acceptor, id| acceptor.reset(id, ResetCode::Cancelled),
+        |acceptor, id| acceptor.finish(id).unwrap(),
+    ];
+    for end in ends {
+        let mut pair = Pair::with(small.clone(), config(Side::Acceptor), Duration::ZERO);
+        let id = pair.open();
+        pair.dialer.finish(id).unwrap();
+        pair.settle();
+        // The dialer's socket is full: its RESET waits while the acceptor's end arrives.
+        pair.line(Side::Acceptor).stuck = true;
+        pair.dialer.reset(id, ResetCode::Cancelled);
+        end(&mut pair.acceptor, id);
+        pair.settle();
+        let next = pair.acceptor.open(&call_head(), Bytes::new(), true);
+        pair.settle();
+        let accepted = pair.dialer.accept().expect("it is not refused");
+        assert_eq!(accepted.0, next.unwrap());
+    }
+}
+
+#[test]
 fn heads_out_of_order_are_a_defect_of_ours_and_reset_the_stream() {
     let mut pair = Pair::new(Duration::ZERO);
     let id = pair.open();
