@@ -9,6 +9,7 @@ mod properties;
 mod schedule;
 mod states;
 mod streams;
+mod walks;
 
 use http::{HeaderMap, StatusCode};
 
