@@ -124,7 +124,7 @@ fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::header::HOST;
+    use http::header::{HOST, SEC_WEBSOCKET_EXTENSIONS};
 
     use super::*;
 
@@ -169,6 +169,18 @@ mod tests {
         assert_eq!(response.headers()[SEC_WEBSOCKET_PROTOCOL], "culvert.v1");
         assert_eq!(response.headers()[UPGRADE], "websocket");
         assert_eq!(response.headers()[CONNECTION], "Upgrade");
+    }
+
+    #[test]
+    fn an_offer_of_compression_is_not_taken() {
+        let mut request = request();
+        let offer = HeaderValue::from_static("permessage-deflate; client_max_window_bits");
+        request
+            .headers_mut()
+            .insert(SEC_WEBSOCKET_EXTENSIONS, offer);
+        let response = Handshake::check(&request, PEER).unwrap().response();
+        assert_eq!(response.status(), 101);
+        assert!(!response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS));
     }
 
     #[test]

@@ -81,12 +81,151 @@ async fn what_is_no_session_message_ends_the_session_with_a_word_and_a_close() {
     }
 }
 
+/// A frame as a dialer sends it, masked with zeros: its first byte, the length as it stands in
+/// the frame, the payload.
+fn frame(first: u8, length: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first, 0x80 | length[0]];
+    frame.extend(&length[1..]);
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// A frame of few bytes.
+fn short(first: u8, payload: &[u8]) -> Vec<u8> {
+    frame(first, &[payload.len() as u8], payload)
+}
+
+/// Frames that no peer of ours sends.
+fn hostile_frames() -> Vec<(&'static str, Vec<u8>)> {
+    let long = frame(0x02, &[127, 0, 0, 0, 0, 0, 1, 0, 0], &[0; 0x1_0000]);
+    let more = frame(0x00, &[127, 0, 0, 0, 0, 0, 1, 0, 0], &[0; 0x1_0000]);
+    vec![
+        ("not masked", vec![0x82, 0x01, 0x00]),
+        ("a text message", short(0x81, b"hello")),
+        ("compressed", short(0xc2, b"x")),
+        ("a second reserved bit", short(0xa2, b"x")),
+        ("a third reserved bit", short(0x92, b"x")),
+        ("an unknown opcode", short(0x83, b"x")),
+        ("an unknown control opcode", short(0x8b, b"x")),
+        ("a continuation of nothing", short(0x80, b"x")),
+        (
+            "a message within another",
+            [short(0x02, b"x"), short(0x82, b"x")].concat(),
+        ),
+        ("a ping in fragments", short(0x09, b"x")),
+        (
+            "a ping of 126 bytes",
+            frame(0x89, &[126, 0, 126], &[0; 126]),
+        ),
+        ("a close with half a code", short(0x88, b"x")),
+        (
+            "a message of 1 MiB and one byte, announced",
+            frame(0x82, &[127, 0, 0, 0, 0, 0, 0x10, 0, 1], b""),
+        ),
+        (
+            "a message of a terabyte, announced",
+            frame(0x82, &[127, 0, 0, 1, 0, 0, 0, 0, 0], b""),
+        ),
+        (
+            "a length that no message has",
+            frame(
+                0x82,
+                &[127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+                b"",
+            ),
+        ),
+        (
+            "fragments that are too long together",
+            [long, vec![more; 16].concat()].concat(),
+        ),
+    ]
+}
+
 #[tokio::test(start_paused = true)]
-async fn frames_of_a_dialer_must_be_masked() {
-    let (end, mut io) = raw();
-    io.write_all(&[0x82, 0x01, 0x00]).await.unwrap();
+async fn what_is_no_websocket_of_ours_ends_the_session_and_the_connection() {
+    for (what, bytes) in hostile_frames() {
+        let (end, io) = raw();
+        let (mut receiving, mut sending) = tokio::io::split(io);
+        let sending = tokio::spawn(async move {
+            // Of a message that is too long the session takes no more than the beginning.
+            let _ = sending.write_all(&bytes).await;
+            sending
+        });
+        let error = soon(end.session.closed()).await;
+        assert!(
+            matches!(error, SessionError::WebSocket(_)),
+            "{what}: {error}"
+        );
+        let mut rest = Vec::new();
+        soon(receiving.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!(end.session.stats().buffered, 0, "{what}");
+        sending.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_of_an_acceptor_must_not_be_masked() {
+    let (near, mut io) = connection();
+    let end = End::over(WebSocketIo::dialer(near, vec![]), config(Side::Dialer));
+    io.write_all(&short(0x82, b"x")).await.unwrap();
     let error = soon(end.session.closed()).await;
     assert!(matches!(error, SessionError::WebSocket(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_in_crumbs_is_cut_off_at_the_latest_when_it_is_too_long() {
+    let (end, mut io) = raw();
+    let crumbs = short(0x00, b"x").repeat(1024);
+    let fragments = async {
+        io.write_all(&short(0x02, b"x")).await.unwrap();
+        let mut sent = 0;
+        while io.write_all(&crumbs).await.is_ok() {
+            sent += 1024;
+            assert!(sent <= MAX_MESSAGE + 64 * 1024, "the flood goes on");
+        }
+    };
+    let (error, ()) = soon(async { tokio::join!(end.session.closed(), fragments) }).await;
+    assert!(matches!(error, SessionError::WebSocket(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_byte_by_byte_is_no_sign_of_life() {
+    let (end, mut io) = raw();
+    let trickle = async {
+        let half = frame(0x82, &[127, 0, 0, 0, 0, 0, 0x10, 0, 0], b"");
+        io.write_all(&half).await.unwrap();
+        while io.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let (error, ()) = soon(async { tokio::join!(end.session.closed(), trickle) }).await;
+    assert!(
+        matches!(error, SessionError::Protocol(mux::SessionError::Timeout(_))),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_and_pongs_beyond_the_budget_are_a_flood_also_if_the_answers_are_read() {
+    for first in [0x89, 0x8a] {
+        let (end, io) = raw();
+        let (mut receiving, mut sending) = tokio::io::split(io);
+        let reading = tokio::spawn(async move {
+            let mut rest = Vec::new();
+            receiving.read_to_end(&mut rest).await
+        });
+        let mut sent = 0;
+        while end.session.is_open() {
+            sending.write_all(&short(first, b"x")).await.unwrap();
+            sent += 1;
+            assert!(sent < 20_000, "the flood goes on");
+            tokio::task::yield_now().await;
+        }
+        let error = soon(end.session.closed()).await;
+        assert!(matches!(error, SessionError::WebSocket(_)), "{error}");
+        soon(reading).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
