@@ -247,13 +247,13 @@ fn is_connect_name(name: &[u8]) -> bool {
 }
 
 fn take_offer(from: Bytes) -> Result<Offer, Malformed> {
-    let (mut endpoint, mut modes, mut connect, mut priority) = (None, Vec::new(), Vec::new(), None);
+    let (mut endpoint, mut modes, mut connect, mut priority) = (None, None, Vec::new(), None);
     let mut fields = Fields::with_repeated(from, &[tag::CONNECT]);
     while let Some((tag, value)) = fields.take()? {
         match tag {
             tag::ENDPOINT => endpoint = Some(name(&value)?),
             tag::MODES if value.len() <= 4 => {
-                modes = value.chunks(1).map(mode_from).collect::<Result<_, _>>()?;
+                modes = Some(value.chunks(1).map(mode_from).collect::<Result<_, _>>()?);
             }
             tag::MODES => return malformed("an offer with too many modes"),
             tag::CONNECT if connect.len() < MAX_CONNECT_NAMES && is_connect_name(&value) => {
@@ -275,7 +275,7 @@ fn take_offer(from: Bytes) -> Result<Offer, Malformed> {
     let endpoint = endpoint.ok_or(Malformed("an offer without an endpoint"))?;
     Ok(Offer {
         endpoint,
-        modes,
+        modes: modes.ok_or(Malformed("an offer without modes"))?,
         connect,
         priority,
     })

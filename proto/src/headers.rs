@@ -61,6 +61,9 @@ pub(crate) fn put_headers(
 
 /// Reads all headers of a field.
 pub(crate) fn take_headers(mut from: Bytes) -> Result<HeaderMap, Malformed> {
+    if from.is_empty() {
+        return malformed("a list of headers without any, which is left out");
+    }
     // Most headers take more: a peer cannot make us reserve much more than it sent.
     let mut headers = HeaderMap::with_capacity((from.len() / 24).min(MAX_HEADERS));
     let mut list = 0;

@@ -320,3 +320,11 @@ proptest! {
         let _ = decode_goaway(Bytes::from(bytes));
     }
 }
+
+#[test]
+fn an_offer_says_its_modes_even_if_it_has_none() {
+    let without = Bytes::from_static(b"\x01\x04\x00\x00\x00\x07\x02\x04\x01\x02vc");
+    assert!(decode_control(Kind::Register, without).is_err());
+    let none = Bytes::from_static(b"\x01\x04\x00\x00\x00\x07\x02\x06\x01\x02vc\x02\x00");
+    assert!(decode_control(Kind::Register, none).is_ok());
+}

@@ -470,3 +470,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_list_of_headers_that_is_empty_has_one_spelling_and_is_left_out() {
+    let trailers = Head::Trailers(HeaderMap::new());
+    let mut out = BytesMut::new();
+    encode_head(&trailers, &mut out).unwrap();
+    assert_eq!(out, b"\x04"[..]);
+    assert!(decode_head(Bytes::from_static(b"\x04")).is_ok());
+    assert!(decode_head(Bytes::from_static(b"\x04\x11\x00")).is_err());
+}

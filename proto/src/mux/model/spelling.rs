@@ -8,6 +8,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::code::ErrorCode;
+use crate::control::Control;
 use crate::controls::{
     decode_control, decode_goaway, decode_hello, encode_control, encode_goaway, encode_hello,
 };
@@ -62,6 +63,10 @@ pub(super) fn one_spelling_of_control(kind: Kind, data: Bytes) {
             let Ok(control) = decode_control(kind, data.clone()) else {
                 return;
             };
+            if matches!(&control, Control::Registered { results, .. } if results.len() > 32) {
+                // Reasons share the room that there is: they may come back shorter.
+                return;
+            }
             match encode_control(&control, &mut again) {
                 Ok(again) => assert_eq!(again, kind),
                 // Larger than a control message is, which the multiplexer looks at first.
