@@ -163,6 +163,7 @@ async fn fill(waiting: GrowthBudget) -> (Session, Stats) {
         endpoint: "api".parse().unwrap(),
         modes: vec![Mode::Http],
         connect: vec!["a:1".into(); 64],
+        priority: None,
     };
     let register = Control::Register {
         request: 1,
@@ -180,7 +181,10 @@ async fn fill(waiting: GrowthBudget) -> (Session, Stats) {
         tokio::task::yield_now().await;
     }
     if !session.is_open() {
-        panic!("what ends a session holds nothing: {}", session.closed().await);
+        panic!(
+            "what ends a session holds nothing: {}",
+            session.closed().await
+        );
     }
     let stats = session.stats();
     // Handles hold next to nothing: what waits for them is the session's.

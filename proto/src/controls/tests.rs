@@ -235,7 +235,7 @@ fn damaged_control_messages_are_refused() {
 
 #[test]
 fn a_priority_of_a_later_version_is_none() {
-    let bytes = b"\x01\x04\x00\x00\x00\x07\x02\x07\x01\x02vc\x81\x01\x03";
+    let bytes = b"\x01\x04\x00\x00\x00\x07\x02\x0a\x01\x02vc\x02\x01\x00\x81\x01\x03";
     let Ok(Control::Register { offers, .. }) =
         decode_control(Kind::Register, Bytes::from_static(bytes))
     else {

@@ -256,6 +256,7 @@ fn put_control(kind: Kind, out: &mut BytesMut) {
                 endpoint: "vcenter".parse().expect("a name"),
                 modes: vec![Mode::Http, Mode::Tcp],
                 connect: vec!["vc.local:443".into()],
+                priority: Some(crate::priority::Priority::Bulk),
             }],
         },
         Kind::Registered => Control::Registered {

@@ -15,10 +15,17 @@ use crate::controls::{
 use crate::frame::Kind;
 use crate::heads::{decode_call, decode_head, encode_call, encode_head};
 use crate::name_table::number_of;
+use crate::priority::Priority;
 use crate::wire::{Fields, put_field, put_length, take_bytes, take_length};
 
 /// The tag of headers, in every head.
 const HEADERS: u8 = 0x11;
+
+/// The tag of an offer's priority.
+const PRIORITY: u8 = 0x81;
+
+/// Tags from here on are passed over by receivers that do not know them.
+const SKIPPED: u8 = 0x80;
 
 pub(super) fn one_spelling_of_head(call: bool, data: Bytes) {
     let mut again = BytesMut::new();
@@ -72,11 +79,15 @@ pub(super) fn one_spelling_of_control(kind: Kind, data: Bytes) {
                 // Larger than a control message is, which the multiplexer looks at first.
                 Err(_) => return assert!(data.len() > crate::limits::MAX_CONTROL),
             }
-            let entries = matches!(kind, Kind::Register | Kind::Registered);
             plain_spelling(data, |out, tag, value| match (kind, tag) {
-                (_, 0x02) if entries => put_field(out, tag, &plain_spelling(value, put_field_as)),
+                (Kind::Register, 0x02) => {
+                    put_field(out, tag, &plain_spelling(value, put_offer_field));
+                }
+                (Kind::Registered, 0x02) => {
+                    put_field(out, tag, &plain_spelling(value, put_field_as));
+                }
                 (Kind::Notice, 0x01) if unknown_code(&value) => {}
-                _ => put_field(out, tag, &value),
+                _ => put_field_as(out, tag, value),
             })
         }
     };
@@ -88,7 +99,7 @@ fn unknown_code(value: &[u8]) -> bool {
     number.is_ok_and(|number| ErrorCode::from_number(number).is_none())
 }
 
-/// The fields of a payload that every receiver knows, each as `put` spells it.
+/// The fields of a payload, each as `put` spells it, if at all.
 fn plain_spelling(data: Bytes, mut put: impl FnMut(&mut BytesMut, u8, Bytes)) -> BytesMut {
     let mut out = BytesMut::new();
     let mut last = 0;
@@ -102,22 +113,29 @@ fn plain_spelling(data: Bytes, mut put: impl FnMut(&mut BytesMut, u8, Bytes)) ->
         rest.advance(1);
         let length = take_length(&mut rest).expect("it was read");
         rest.advance(length);
-        if tag < 0x80 {
-            put(&mut out, tag, value);
-        }
+        put(&mut out, tag, value);
     }
     out
 }
 
 fn put_field_as(out: &mut BytesMut, tag: u8, value: Bytes) {
-    put_field(out, tag, &value);
+    if tag < SKIPPED {
+        put_field(out, tag, &value);
+    }
+}
+
+fn put_offer_field(out: &mut BytesMut, tag: u8, value: Bytes) {
+    let known = tag == PRIORITY && Priority::from_number(value[0]).is_some();
+    if known || tag < SKIPPED {
+        put_field(out, tag, &value);
+    }
 }
 
 fn put_head_field(out: &mut BytesMut, tag: u8, value: Bytes) {
     if tag == HEADERS {
         put_field(out, tag, &plain_headers(value));
     } else {
-        put_field(out, tag, &value);
+        put_field_as(out, tag, value);
     }
 }
 
