@@ -193,7 +193,7 @@ async fn a_message_in_crumbs_is_cut_off_at_the_latest_when_it_is_too_long() {
 async fn a_message_that_comes_byte_by_byte_is_no_sign_of_life() {
     let (end, mut io) = raw();
     let trickle = async {
-        let half = frame(0x82, &[127, 0, 0, 0, 0, 0, 0x10, 0, 0], b"");
+        let half = frame(0x82, &[127, 0, 0, 0, 0, 0, 0x04, 0, 0], b"");
         io.write_all(&half).await.unwrap();
         while io.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;

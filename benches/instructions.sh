@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Counts instructions with valgrind and compares them with instructions.toml (`check`, the
+# default), or writes that file (`record`).
+#
+# Built on top of what the tests have built, with our own crates optimised in full and without
+# debug assertions: the dependencies need not be compiled once more, and it takes seconds.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ! command -v valgrind >/dev/null; then
+    as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends valgrind
+fi
+
+full=()
+for crate in culvert-proto culvert-session culvert-bench; do
+    for setting in opt-level=3 codegen-units=1 debug-assertions=false overflow-checks=false; do
+        full+=(--config "profile.dev.package.$crate.$setting")
+    done
+done
+cargo run --locked --quiet "${full[@]}" -p culvert-bench --example instructions -- "${1:-check}"
