@@ -121,6 +121,7 @@ async fn agent(
             software: "culvert-bench".to_owned(),
             max_streams: 4096,
             initial_window: 256 << 10,
+            lane: None,
         },
         limits: Limits {
             backlog: 4096,

@@ -189,5 +189,7 @@ wire_codes! {
         Revoked = 10, "revoked";
         /// Stream ids are used up; open a replacement session.
         Exhausted = 11, "exhausted";
+        /// The connection cannot be a lane of the session that it names.
+        NotJoined = 12, "not-joined";
     }
 }

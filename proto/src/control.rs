@@ -26,6 +26,21 @@ pub struct Hello {
     pub max_streams: u32,
     /// Receive window of a new stream, in bytes.
     pub initial_window: u32,
+    /// Of a dialer: which connection this is of a session that may have several. Counts only
+    /// where both sides name the feature [`LANES`](crate::mux::LANES).
+    pub lane: Option<Lane>,
+}
+
+/// Id of a session that may have several connections: random, chosen by its dialer.
+pub type LaneId = [u8; 16];
+
+/// Which connection of a session a dialer's greeting begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// The first one: it is the session, which others may join under this id.
+    First(LaneId),
+    /// A further one, of the session whose first connection named this id.
+    Joins(LaneId),
 }
 
 /// One endpoint that an agent offers.

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::code::{ErrorCode, GoawayCode};
-use crate::control::{Control, Hello, Offer, Registration};
+use crate::control::{Control, Hello, Lane, Offer, Registration};
 use crate::frame::Kind;
 use crate::heads::{mode_from, mode_number};
 use crate::limits::{
@@ -25,6 +25,7 @@ mod tag {
     pub(super) const SOFTWARE: u8 = 0x05;
     pub(super) const MAX_STREAMS: u8 = 0x06;
     pub(super) const WINDOW: u8 = 0x07;
+    pub(super) const LANE: u8 = 0x08;
     // REGISTER, REGISTERED.
     pub(super) const REQUEST: u8 = 0x01;
     pub(super) const ENTRY: u8 = 0x02;
@@ -56,6 +57,24 @@ pub fn encode_hello(hello: &Hello, out: &mut BytesMut) {
     put_text(out, tag::SOFTWARE, &hello.software, MAX_SOFTWARE);
     put_field(out, tag::MAX_STREAMS, &hello.max_streams.to_be_bytes());
     put_field(out, tag::WINDOW, &hello.initial_window.to_be_bytes());
+    if let Some(lane) = hello.lane {
+        let (place, id) = match lane {
+            Lane::First(id) => (0, id),
+            Lane::Joins(id) => (1, id),
+        };
+        let mut value = [place; 17];
+        value[1..].copy_from_slice(&id);
+        put_field(out, tag::LANE, &value);
+    }
+}
+
+fn lane_from(value: &Bytes) -> Result<Lane, Malformed> {
+    let [place, id @ ..] = array::<17>(value, "a lane has 17 bytes")?;
+    match place {
+        0 => Ok(Lane::First(id)),
+        1 => Ok(Lane::Joins(id)),
+        _ => malformed("a lane that is neither the first nor one that joins"),
+    }
 }
 
 /// Reads the lowest and highest version of a HELLO, whatever version it is of.
@@ -79,7 +98,7 @@ pub fn decode_versions(from: Bytes) -> Result<(u16, u16), Malformed> {
 pub fn decode_hello(from: Bytes) -> Result<Hello, Malformed> {
     let (min_version, max_version) = decode_versions(from.clone())?;
     let (mut features, mut name, mut instance, mut software) = (0, None, None, String::new());
-    let (mut max_streams, mut window) = (None, None);
+    let (mut max_streams, mut window, mut lane) = (None, None, None);
     let mut fields = Fields::new(from);
     while let Some((tag, value)) = fields.take()? {
         match tag {
@@ -89,6 +108,7 @@ pub fn decode_hello(from: Bytes) -> Result<Hello, Malformed> {
             tag::SOFTWARE => software = text(&value, MAX_SOFTWARE, "a software is plain text")?,
             tag::MAX_STREAMS => max_streams = Some(u32_of(&value)?),
             tag::WINDOW => window = Some(u32_of(&value)?),
+            tag::LANE => lane = Some(lane_from(&value)?),
             _ => {}
         }
     }
@@ -102,6 +122,7 @@ pub fn decode_hello(from: Bytes) -> Result<Hello, Malformed> {
         software,
         max_streams: max_streams.ok_or(MISSING)?,
         initial_window: window.ok_or(MISSING)?,
+        lane,
     })
 }
 

@@ -56,6 +56,9 @@ pub const MAX_PEER_NAME: usize = 255;
 /// Longest software version in HELLO, in bytes.
 pub const MAX_SOFTWARE: usize = 64;
 
+/// Most connections of one session, the first one included.
+pub const MAX_LANES: u8 = 8;
+
 /// Most offers in one REGISTER.
 pub const MAX_OFFERS: usize = 256;
 

@@ -45,8 +45,11 @@ use crate::limits::{MAX_CALL_HEAD, MAX_WINDOW, MIN_WINDOW};
 /// The protocol version that this crate speaks.
 pub const VERSION: u16 = 1;
 
-/// The optional features that this crate knows: none yet.
-pub const FEATURES: u64 = 0;
+/// The optional feature of sessions over several connections, each a lane.
+pub const LANES: u64 = 0x1;
+
+/// The optional features that this crate knows.
+pub const FEATURES: u64 = LANES;
 
 /// Which end of the connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,7 +66,8 @@ pub struct Config {
     /// Which end this is.
     pub side: Side,
     /// Our greeting. It says what we allow the peer: `max_streams`, `initial_window` (brought
-    /// into the range of [`crate::limits`]). Versions and features are set by the core.
+    /// into the range of [`crate::limits`]). Versions are set by the core, and features that it
+    /// does not know are taken out.
     pub hello: Hello,
     /// What the session may hold and do.
     pub limits: Limits,

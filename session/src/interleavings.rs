@@ -160,6 +160,7 @@ fn start(io: WebSocketIo<End>, side: Side) -> (Handles, JoinHandle<()>) {
             software: String::new(),
             max_streams: 100,
             initial_window: 256 * 1024,
+            lane: None,
         },
         limits: Limits {
             // Two full queues make more than one batch.

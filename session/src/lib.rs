@@ -16,6 +16,8 @@
 //!   connection that HTTP has upgraded. [`Session::spawn`] takes either.
 //! - [`Session`] opens streams, [`Incoming`] accepts them, [`Controls`] hears what the peer says
 //!   about the session itself. [`Session::closed`] says why it ended.
+//! - [`Session::join`] makes a further connection a lane of a session: a stream lives on one lane,
+//!   and a lane is everything above but the session's name.
 //! - A [`Stream`] carries one call: heads and `Bytes` without copying, or plain
 //!   `AsyncRead + AsyncWrite`. [`body`] makes HTTP bodies of streams and sends bodies on them.
 //!
@@ -39,6 +41,7 @@ mod driver;
 mod error;
 #[cfg(all(test, feature = "interleavings"))]
 mod interleavings;
+mod lanes;
 pub mod session;
 mod shared;
 pub mod socket;
@@ -50,6 +53,7 @@ pub mod websocket;
 /// What streams give and how they fail: the words of the core, for rooms that do not know it.
 pub use culvert_proto::mux::{ControlError, Item, OpenError, StreamError};
 pub use error::SessionError;
+pub use lanes::JoinError;
 pub use session::{Controls, Incoming, Session, SessionEvent};
 pub use stream::{RecvStream, SendStream, Stream};
 pub use websocket::WebSocketIo;

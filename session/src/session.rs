@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,19 +16,24 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::driver::{Driver, MAX_BATCH};
 use crate::error::SessionError;
+use crate::lanes::{self, JoinError, Lanes};
 use crate::shared::{Shared, State};
 use crate::stream::Stream;
 use crate::websocket::WebSocketIo;
 
-/// A claim on a running session. The session ends when the last one of all its handles, streams
+/// A claim on a running connection. It ends when the last one of all its handles, streams
 /// included, is dropped.
-pub(crate) struct Handle(Arc<Shared>);
+pub(crate) struct Handle {
+    shared: Arc<Shared>,
+    /// Halves of streams that have moved much.
+    pub(crate) bulk: AtomicUsize,
+}
 
 impl Deref for Handle {
     type Target = Shared;
 
     fn deref(&self) -> &Shared {
-        &self.0
+        &self.shared
     }
 }
 
@@ -37,12 +43,15 @@ impl Drop for Handle {
     }
 }
 
-/// One session: an authenticated, multiplexed conversation with a peer over one connection.
+/// One session: an authenticated, multiplexed conversation with a peer, over one connection and
+/// those that [joined](Self::join) it.
 ///
 /// Cheap to clone; all clones speak of the same session.
 #[derive(Clone)]
 pub struct Session {
+    /// The first connection. What is not said of streams is said of it.
     handle: Arc<Handle>,
+    lanes: Arc<Lanes>,
 }
 
 impl Session {
@@ -70,9 +79,13 @@ impl Session {
         let mux = Mux::new(config, tokio::time::Instant::now().into_std());
         let shared = Arc::new(Shared::new(mux));
         let driver = Driver::new(shared.clone(), io);
-        let handle = Arc::new(Handle(shared));
+        let handle = Arc::new(Handle {
+            shared,
+            bulk: AtomicUsize::new(0),
+        });
         let session = Self {
             handle: handle.clone(),
+            lanes: Arc::default(),
         };
         (
             session,
@@ -97,19 +110,35 @@ impl Session {
         }
     }
 
+    /// The optional features that both sides have; none before the greeting.
+    pub fn features(&self) -> u64 {
+        self.handle.lock().mux.features()
+    }
+
+    /// Makes another connection, on which both sides have greeted, a lane of this session: new
+    /// streams of this side go where there is the least to do, and [`drain`](Self::drain),
+    /// [`close`](Self::close) and the end of this session are the lane's too. The lane leaves by
+    /// itself when it ends. `most`: how many connections the session may have, this one included.
+    ///
+    /// Calls that the peer opens on the lane come to the lane's own [`Incoming`]. A stream on the
+    /// lane keeps the lane from being dropped, not this session.
+    ///
+    /// # Errors
+    /// The lane is as it was.
+    pub fn join(&self, lane: &Self, most: usize) -> Result<(), JoinError> {
+        self.lanes.join(&self.handle, &lane.handle, most)
+    }
+
+    /// How many connections the session has.
+    pub fn lanes(&self) -> usize {
+        1 + self.lanes.len()
+    }
+
     /// Opens a stream for a call: its head and the first bytes of its body leave together.
     ///
     /// With `end` the body is complete. Never waits: what exceeds the peer's credit is queued.
     pub fn open(&self, head: &CallHead, body: Bytes, end: bool) -> Result<Stream, OpenError> {
-        let id = self.handle.with(|core| {
-            if core.has_ended() {
-                return Err(OpenError::Closed);
-            }
-            let id = core.mux.open(head, body, end)?;
-            core.add_stream(id);
-            Ok(id)
-        })?;
-        Ok(Stream::new(self.handle.clone(), id))
+        self.lanes.open(&self.handle, head, body, end)
     }
 
     /// Sends a control message, in order and without loss while the session lives.
@@ -120,24 +149,17 @@ impl Session {
     /// Begins a graceful end: the peer opens no more streams here, those that exist go on.
     /// `retry_after` is the time after which the peer may come back.
     pub fn drain(&self, retry_after: Duration) {
-        self.handle.with(|core| core.mux.drain(retry_after));
+        self.lanes.drain(&self.handle, retry_after);
     }
 
     /// Ends the session now, with every stream on it. The peer is told `code` and `reason`.
     pub fn close(&self, code: GoawayCode, reason: &str) {
-        self.handle.with(|core| core.close(code, reason));
+        self.lanes.close(&self.handle, code, reason);
     }
 
     /// Waits until the session has ended; says why.
     pub async fn closed(&self) -> SessionError {
-        let mut state = self.handle.state.subscribe();
-        let state = state
-            .wait_for(|state| matches!(state, State::Ended(_)))
-            .await;
-        match state.as_deref() {
-            Ok(State::Ended(error)) => error.clone(),
-            Ok(_) | Err(_) => SessionError::Aborted,
-        }
+        lanes::ended(&mut self.handle.state.subscribe()).await
     }
 
     /// Whether the session has not ended.
@@ -150,19 +172,19 @@ impl Session {
         self.handle.lock().mux.is_draining()
     }
 
-    /// The round trip time to the peer, once measured.
+    /// The round trip time to the peer on the first connection, once measured.
     pub fn rtt(&self) -> Option<Duration> {
         self.handle.lock().mux.rtt()
     }
 
     /// What the session holds and has moved.
     pub fn stats(&self) -> Stats {
-        self.handle.lock().mux.stats()
+        self.lanes.stats(&self.handle)
     }
 
     /// Streams that exist.
     pub fn stream_count(&self) -> usize {
-        self.handle.lock().mux.stream_count()
+        self.lanes.stream_count(&self.handle)
     }
 }
 

@@ -18,6 +18,7 @@ use culvert_proto::priority::Priority;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::poll_proceed;
 
+use crate::lanes::Moved;
 use crate::session::Handle;
 
 /// Most bytes that one `poll_write` copies: a frame's worth.
@@ -41,10 +42,12 @@ impl Stream {
             send: SendStream {
                 handle: handle.clone(),
                 id,
+                moved: Moved::default(),
             },
             recv: RecvStream {
                 handle,
                 id,
+                moved: Moved::default(),
                 rest: Bytes::new(),
             },
         }
@@ -66,6 +69,7 @@ impl Stream {
 pub struct SendStream {
     handle: Arc<Handle>,
     id: StreamId,
+    moved: Moved,
 }
 
 impl SendStream {
@@ -106,8 +110,9 @@ impl SendStream {
                 taken => Poll::Ready(taken),
             }
         });
-        if taken.is_ready() {
+        if let Poll::Ready(result) = &taken {
             turn.made_progress();
+            self.moved.add(&self.handle, *result.as_ref().unwrap_or(&0));
         }
         taken
     }
@@ -152,6 +157,7 @@ impl SendStream {
 
 impl Drop for SendStream {
     fn drop(&mut self) {
+        self.moved.end(&self.handle);
         self.handle.with(|core| {
             core.mux.release_send(self.id);
             core.drop_half(self.id);
@@ -164,6 +170,7 @@ impl Drop for SendStream {
 pub struct RecvStream {
     handle: Arc<Handle>,
     id: StreamId,
+    moved: Moved,
     /// What an `AsyncRead` has not taken of the last data.
     rest: Bytes,
 }
@@ -192,8 +199,11 @@ impl RecvStream {
             }
             Err(error) => Poll::Ready(Err(error)),
         });
-        if item.is_ready() {
+        if let Poll::Ready(result) = &item {
             turn.made_progress();
+            if let Ok(Item::Data(data)) = result {
+                self.moved.add(&self.handle, data.len());
+            }
         }
         item
     }
@@ -206,6 +216,7 @@ impl RecvStream {
 
 impl Drop for RecvStream {
     fn drop(&mut self) {
+        self.moved.end(&self.handle);
         self.handle.with(|core| {
             core.mux.release_recv(self.id);
             core.drop_half(self.id);

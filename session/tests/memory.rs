@@ -36,6 +36,7 @@ fn hello(side: Side) -> Hello {
         software: String::new(),
         max_streams: STREAMS + 1000,
         initial_window: WINDOW,
+        lane: None,
     }
 }
 

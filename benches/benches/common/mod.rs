@@ -89,6 +89,7 @@ pub fn config(side: Side) -> Config {
             software: "bench".into(),
             max_streams: 100_000,
             initial_window: 256 * 1024,
+            lane: None,
         },
         limits: Limits::default(),
     }

@@ -15,6 +15,7 @@ fn hello() -> Hello {
         software: "culvert/1".into(),
         max_streams: 1024,
         initial_window: 0x4_0000,
+        lane: None,
     }
 }
 
@@ -138,10 +139,43 @@ fn a_greeting_comes_back_as_it_was_and_has_these_bytes() {
 }
 
 #[test]
+fn a_greeting_says_which_lane_it_is_in_these_bytes() {
+    for (lane, field) in [
+        (
+            Lane::First(*b"fedcba9876543210"),
+            b"\x08\x11\x00fedcba9876543210",
+        ),
+        (
+            Lane::Joins(*b"fedcba9876543210"),
+            b"\x08\x11\x01fedcba9876543210",
+        ),
+    ] {
+        let of = |lane| {
+            let mut out = BytesMut::new();
+            encode_hello(&Hello { lane, ..hello() }, &mut out);
+            out.freeze()
+        };
+        let (with, without) = (of(Some(lane)), of(None));
+        assert_eq!(with, [&without[..], &field[..]].concat());
+        assert_eq!(decode_hello(with).unwrap().lane, Some(lane));
+    }
+}
+
+#[test]
+fn a_lane_that_is_none_is_refused() {
+    for wrong in [&b""[..], &[0; 16], &[0; 18], &[2; 17], &[0xff; 17]] {
+        let mut out = BytesMut::new();
+        encode_hello(&hello(), &mut out);
+        put_field(&mut out, 0x08, wrong);
+        assert!(decode_hello(out.freeze()).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
 fn a_greeting_of_a_later_version_can_be_read_as_far_as_it_concerns_us() {
     let mut out = BytesMut::new();
     encode_hello(&hello(), &mut out);
-    put_field(&mut out, 0x08, b"something new");
+    put_field(&mut out, 0x09, b"something new");
     assert_eq!(decode_hello(out.freeze()), Ok(hello()));
     // Only the versions are the same for ever.
     assert_eq!(

@@ -63,6 +63,7 @@ pub(super) fn hello(name: &str) -> Hello {
         software: "test".into(),
         max_streams: 1000,
         initial_window: 256 * 1024,
+        lane: None,
     }
 }
 

@@ -6,6 +6,7 @@ mod bodies;
 mod dialing;
 mod ends;
 mod hostile;
+mod lanes;
 mod relay;
 mod streams;
 mod support;

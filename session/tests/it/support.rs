@@ -55,6 +55,7 @@ pub fn config_with(side: Side, limits: Limits) -> mux::Config {
         software: "culvert-test/0".into(),
         max_streams: 1024,
         initial_window: WINDOW as u32,
+        lane: None,
     };
     mux::Config {
         side,

@@ -231,6 +231,7 @@ fn config(side: Side, max_streams: u32) -> Config {
         software: "test".into(),
         max_streams,
         initial_window: 256 * 1024,
+        lane: None,
     };
     Config {
         side,
