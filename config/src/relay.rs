@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use culvert_proto::limits::MAX_LANES;
 use culvert_proto::names::{EndpointName, TenantName};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -100,12 +101,14 @@ pub enum Directory {
 pub struct RelayLimits {
     /// Most public connections at once, callers and agents together.
     pub connections: u32,
-    /// Most agent sessions at once.
+    /// Most agent sessions at once, further connections of sessions included.
     pub sessions: u32,
     /// Most calls at once, of all callers together.
     pub calls: u32,
-    /// Most calls at once on one session.
+    /// Most calls at once on one connection of a session.
     pub streams_per_session: u32,
+    /// Most connections of one session, each of which counts as a session; 1: no further ones.
+    pub lanes_per_session: u32,
     /// Most calls at once on one HTTP/2 connection.
     pub streams_per_connection: u32,
     /// TCP accepted to TLS established.
@@ -137,6 +140,7 @@ impl Default for RelayLimits {
             sessions: 5_000,
             calls: 32_768,
             streams_per_session: 4_096,
+            lanes_per_session: u32::from(MAX_LANES),
             streams_per_connection: 200,
             tls_handshake: Span::secs(10),
             request_head: Span::secs(10),
@@ -298,6 +302,18 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
         ("streams_per_session", limits.streams_per_session),
         ("streams_per_connection", limits.streams_per_connection),
     ];
+    if !(1..=u32::from(MAX_LANES)).contains(&limits.lanes_per_session) {
+        return Err(ConfigError {
+            key: Some("limits.lanes_per_session".into()),
+            ..ConfigError::file(
+                &document.file,
+                format!(
+                    "found {}; expected 1 to {MAX_LANES} connections",
+                    limits.lanes_per_session
+                ),
+            )
+        });
+    }
     let spans = [
         ("tls_handshake", limits.tls_handshake),
         ("request_head", limits.request_head),

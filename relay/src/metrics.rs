@@ -28,6 +28,7 @@ pub struct Metrics {
     registry: Registry,
     pub(crate) connections: Connections,
     pub(crate) sessions: Sessions,
+    pub(crate) lanes: Lanes,
     calls: Calls,
 }
 
@@ -108,6 +109,7 @@ impl Metrics {
         Self {
             connections: Connections::new(&mut registry),
             sessions: Sessions::new(&mut registry),
+            lanes: Lanes::new(&mut registry),
             calls: Calls::new(&mut registry),
             registry,
         }
@@ -276,6 +278,54 @@ impl Sessions {
     pub(crate) fn on_end(&self, code: Option<GoawayCode>) {
         let reason = code.map_or("disconnected", GoawayCode::as_str);
         self.ended.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}
+
+/// Further connections of sessions.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    open: Gauge,
+    taken: Counter,
+    pub(crate) refused: Counter,
+}
+
+/// Held while a lane is open.
+#[derive(Debug)]
+pub(crate) struct OpenLane<'a>(&'a Gauge);
+
+impl Drop for OpenLane<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Lanes {
+    fn new(registry: &mut Registry) -> Self {
+        let joins = Family::<OutcomeLabel, Counter>::default();
+        let join = |outcome| joins.get_or_create_owned(&OutcomeLabel { outcome });
+        let new = Self {
+            open: Gauge::default(),
+            taken: join("joined"),
+            refused: join("refused"),
+        };
+        registry.register(
+            "lanes",
+            "Connections of sessions beyond each one's first",
+            new.open.clone(),
+        );
+        registry.register(
+            "lane_joins",
+            "Connections that asked to join a session",
+            joins,
+        );
+        new
+    }
+
+    /// A lane joined a session; it is open until what this gives is dropped.
+    pub(crate) fn joined(&self) -> OpenLane<'_> {
+        self.taken.inc();
+        self.open.inc();
+        OpenLane(&self.open)
     }
 }
 

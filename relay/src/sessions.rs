@@ -2,12 +2,14 @@
 //!
 //! 1. [`handshake`] judges the request on [`PATH`]: a WebSocket handshake of ours, over TLS 1.3.
 //! 2. [`Agents::upgrade`] checks the token, finds room, and answers 101, or says why not.
-//! 3. [`keeper`] looks after the session until it ends: registration, renewal, expiry.
+//! 3. [`keeper`] looks after the session until it ends: registration, renewal, expiry. A further
+//!    connection of a session that there is joins it instead ([`lanes`]).
 //!
-//! A session costs one task here and one in its driver; there are never more than the limit.
+//! A connection costs one task here and one in its driver; there are never more than the limit.
 
 mod handshake;
 mod keeper;
+mod lanes;
 mod registrations;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -35,6 +37,7 @@ use tokio::time::{Instant, timeout};
 
 use self::handshake::Handshake;
 use self::keeper::Keeper;
+use self::lanes::Joinable;
 use crate::directory::{Directory, SessionId};
 use crate::edge::Problem;
 use crate::listener::Peer;
@@ -72,6 +75,7 @@ pub struct Agents {
     next: AtomicU64,
     refusing: AtomicBool,
     live: Mutex<BTreeMap<SessionId, Arc<Record>>>,
+    joinable: Joinable,
 }
 
 /// How the node introduces itself.
@@ -143,6 +147,7 @@ impl Agents {
             next: AtomicU64::new(1),
             refusing: AtomicBool::new(false),
             live: Mutex::new(BTreeMap::new()),
+            joinable: Joinable::new(limits.lanes_per_session),
         })
     }
 
@@ -235,12 +240,13 @@ impl Agents {
             hello: Hello {
                 min_version: mux::VERSION,
                 max_version: mux::VERSION,
-                features: 0,
+                features: self.joinable.features(),
                 name: self.node.name.clone(),
                 instance: self.node.instance,
                 software: SOFTWARE.to_owned(),
                 max_streams: 0,
                 initial_window: WINDOW,
+                lane: None,
             },
             limits: culvert_proto::limits::Limits {
                 hello_timeout: self.patience,
@@ -311,7 +317,6 @@ impl Agents {
         });
         self.live().insert(id, record.clone());
         self.metrics.sessions.open.inc();
-        self.metrics.sessions.opened.inc();
         if self.refusing.load(Ordering::Acquire) {
             // It was admitted just before the node began to drain.
             session.drain(SPREAD);

@@ -83,6 +83,8 @@ pub(crate) struct SessionStatus {
     pub(crate) rtt_ms: Option<f64>,
     /// Calls in flight.
     pub(crate) calls: usize,
+    /// Connections, the first one included.
+    pub(crate) lanes: usize,
     /// Whether it takes no further calls.
     pub(crate) draining: bool,
     /// Endpoints that are registered.
@@ -175,6 +177,7 @@ fn session(record: &Record) -> SessionStatus {
         age_s: record.since.elapsed().as_secs(),
         rtt_ms: record.session.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
         calls: record.session.stream_count(),
+        lanes: record.session.lanes(),
         draining: record.session.is_draining(),
         endpoints: state.endpoints.iter().map(ToString::to_string).collect(),
         token_expires: state.token_expires,
@@ -213,6 +216,9 @@ impl fmt::Display for Status {
             );
             if let Some(rtt) = session.rtt_ms {
                 write!(line, ", {rtt:.1} ms")?;
+            }
+            if session.lanes > 1 {
+                write!(line, ", {} lanes", session.lanes)?;
             }
             if session.draining {
                 line.push_str(", draining");

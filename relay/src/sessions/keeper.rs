@@ -15,6 +15,7 @@ use culvert_proto::limits::MAX_REASON;
 use culvert_session::{Controls, Session, SessionError, SessionEvent};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::lanes::{self, Key, Place};
 use super::registrations::Registrations;
 use super::{Agents, Record};
 use crate::issuers::LEEWAY;
@@ -49,6 +50,8 @@ pub(crate) struct Keeper {
     expiry: Instant,
     registrations: Registrations,
     allowance: Allowance,
+    /// Under which further connections may join the session.
+    key: Option<Key>,
     /// The agent drains: the session ends with its last call.
     leaving: bool,
 }
@@ -73,13 +76,22 @@ impl Keeper {
             expiry,
             registrations,
             allowance,
+            key: None,
             leaving: false,
         }
     }
 
     /// Keeps the session until it ends.
     pub(crate) async fn run(mut self, mut controls: Controls) {
-        if let Ok(hello) = self.session.ready().await {
+        let hello = self.session.ready().await;
+        if let Ok(hello) = &hello {
+            match Place::of(&self.record, hello) {
+                Place::Lane(key) => return self.run_as_lane(&key, &mut controls).await,
+                Place::Session(key) => self.key = key,
+            }
+        }
+        self.agents.metrics.sessions.opened.inc();
+        if let Ok(hello) = hello {
             tracing::info!(
                 session = %self.record.id,
                 tenant = %self.record.tenant,
@@ -90,6 +102,9 @@ impl Keeper {
                 "an agent is connected"
             );
             self.record.state().hello = Some(hello);
+            if let Some(key) = &self.key {
+                self.agents.joinable.offer(key, &self.record);
+            }
             self.listen(&mut controls).await;
         }
         let error = self.session.closed().await;
@@ -100,6 +115,31 @@ impl Keeper {
             endpoints = self.registrations.bound().len(),
             "the agent's session ended: {error}"
         );
+    }
+
+    /// The connection is one more of another session: it has no registrations and no token of its
+    /// own to keep, only a place there, or none.
+    async fn run_as_lane(self, key: &Key, controls: &mut Controls) {
+        let (agents, lane, peer) = (self.agents.clone(), self.session.clone(), self.record.peer);
+        let joined = agents.joinable.join(key, &lane);
+        // Only now, so that a node that drains or closes finds it in one place or the other.
+        drop(self);
+        let counts = &agents.metrics.lanes;
+        match joined {
+            Ok(session) => {
+                let peer = peer.address;
+                tracing::info!(%session, %peer, "a further connection has joined the session");
+                let _open = counts.joined();
+                let error = lanes::keep(session, &lane, controls).await;
+                tracing::info!(%session, %peer, "a further connection has ended: {error}");
+            }
+            Err(reason) => {
+                tracing::info!(peer = %peer.address, "a connection joins no session: {reason}");
+                counts.refused.inc();
+                lane.close(GoawayCode::NotJoined, reason);
+                lane.closed().await;
+            }
+        }
     }
 
     /// Reacts to the agent and to time, until either ends the session.
@@ -271,6 +311,9 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            self.agents.joinable.withdraw(key, self.record.id);
+        }
         self.agents.leave(self.record.id);
     }
 }
@@ -282,7 +325,7 @@ fn expiry(token: &VerifiedToken, now: SystemTime) -> Instant {
 }
 
 /// Completes when no stream is left, and everything that came on them has been read.
-async fn every_call_done(session: &Session) {
+pub(super) async fn every_call_done(session: &Session) {
     while session.stats().streams > 0 {
         sleep(LAST_CALLS_TICK).await;
     }

@@ -1,6 +1,7 @@
 //! Agents that open sessions over a real HTTP/1.1 server in this process.
 
 mod expiry;
+mod lanes;
 mod registration;
 pub(crate) mod rig;
 mod upgrade;

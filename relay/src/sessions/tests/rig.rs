@@ -94,23 +94,15 @@ impl Rig {
 
     /// Opens a session with this token.
     pub(crate) async fn open(&self, token: &str) -> Agent {
+        let agent = self.open_with(token, hello()).await;
+        agent.session.ready().await.unwrap();
+        agent
+    }
+
+    /// Opens a session with this token and greeting.
+    pub(crate) async fn open_with(&self, token: &str, hello: Hello) -> Agent {
         let (head, io) = self.ask(token).await;
-        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        let config = mux::Config {
-            side: mux::Side::Dialer,
-            hello: hello(),
-            limits: Default::default(),
-        };
-        let (session, incoming, controls) =
-            Session::spawn(WebSocketIo::dialer(io, Vec::new()), config);
-        session.ready().await.unwrap();
-        Agent {
-            session,
-            incoming,
-            controls,
-            requests: 0,
-            priority: None,
-        }
+        Agent::over(&head, io, hello).await
     }
 
     /// Opens a session with a good token, changed by these claims, and registers.
@@ -152,6 +144,7 @@ pub(crate) fn hello() -> Hello {
         software: "test".into(),
         max_streams: 100,
         initial_window: 256 * 1024,
+        lane: None,
     }
 }
 
@@ -189,6 +182,27 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// Greets on a connection that the relay answered with `head`.
+    pub(crate) async fn over(head: &str, io: DuplexStream, hello: Hello) -> Self {
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let config = mux::Config {
+            side: mux::Side::Dialer,
+            hello,
+            limits: Default::default(),
+        };
+        let (session, incoming, controls) =
+            Session::spawn(WebSocketIo::dialer(io, Vec::new()), config);
+        // One that is refused may be so together with the relay's greeting.
+        let _ = session.ready().await;
+        Self {
+            session,
+            incoming,
+            controls,
+            requests: 0,
+            priority: None,
+        }
+    }
+
     /// Registers in place of what was registered before; gives the relay's answer.
     pub(crate) async fn register(&mut self, endpoints: &[&str]) -> Vec<Registration> {
         let offers = endpoints
