@@ -93,6 +93,7 @@ impl App {
             tokens: tokens.watch(),
             renew: Box::new(move || tokens.renew()),
             mux: session_config(&self.config)?,
+            lanes: self.config.relay.lanes,
             offers: register::offers(&self.config.endpoints),
             serving: self.serving.clone(),
             reconnect: self.config.limits.reconnect.0,
@@ -105,6 +106,7 @@ impl App {
         tracing::info!(
             relay = %self.config.relay.url,
             sessions = self.config.relay.sessions,
+            lanes = self.config.relay.lanes,
             endpoints = self.config.endpoints.len(),
             "{SOFTWARE} runs"
         );
@@ -200,6 +202,7 @@ fn session_config(config: &AgentConfig) -> Result<mux::Config, RunError> {
             software: SOFTWARE.to_owned(),
             max_streams: config.limits.streams_per_session,
             initial_window: 256 * 1024,
+            lane: None,
         },
         limits: Limits {
             // Calls that came and wait for a task of theirs: as many as there may be.

@@ -1,5 +1,7 @@
 //! Keeping sessions with the relay: one loop per session, for as long as the agent runs.
 
+mod lanes;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::lanes::Lanes;
 use crate::drain::{LINGER, emptied};
 use crate::register::{ANSWER_TIMEOUT, Registrations};
 use crate::serve::Serving;
@@ -46,6 +49,8 @@ pub(crate) struct Link {
     /// Asks for another token: the relay refused this one.
     pub(crate) renew: Box<dyn Fn() + Send + Sync>,
     pub(crate) mux: mux::Config,
+    /// Connections of each session.
+    pub(crate) lanes: u8,
     pub(crate) offers: Vec<Offer>,
     pub(crate) serving: Arc<Serving>,
     /// Longest wait between two attempts.
@@ -264,16 +269,18 @@ async fn begin<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (session, incoming, controls) = Session::spawn(io, link.mux.clone());
+    let (config, lane_id) = lanes::first(link);
+    let (session, incoming, controls) = Session::spawn(io, config);
     let hello = timeout(GREETING_TIMEOUT, session.ready())
         .await
         .map_err(|_| Lost::Greeting)??;
     let (registered, on_registered) = oneshot::channel();
     let (lost, on_lost) = oneshot::channel();
     let replaced = CancellationToken::new();
+    let node: Arc<str> = hello.name.escape_debug().to_string().into();
     let keeper = Keeper {
         link: link.clone(),
-        node: hello.name.escape_debug().to_string().into(),
+        node: node.clone(),
         session: session.clone(),
         token,
         replaced: replaced.clone(),
@@ -287,11 +294,23 @@ where
             session.close(GoawayCode::Drain, "nothing is registered");
             Err(Lost::Nothing)
         }
-        Ok(Ok(_)) => Ok(Running {
-            session,
-            lost: on_lost,
-            replaced,
-        }),
+        Ok(Ok(_)) => {
+            if let Some(id) = lane_id {
+                let lanes = Lanes {
+                    link: link.clone(),
+                    session: session.clone(),
+                    id,
+                    relay: hello,
+                    node,
+                };
+                tokio::spawn(lanes.keep());
+            }
+            Ok(Running {
+                session,
+                lost: on_lost,
+                replaced,
+            })
+        }
         Ok(Err(_)) => Err(on_lost
             .await
             .unwrap_or(Lost::Session(SessionError::Aborted))),

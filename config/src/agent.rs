@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use culvert_proto::limits::MAX_OFFERS;
+use culvert_proto::limits::{MAX_LANES, MAX_OFFERS};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -36,6 +36,8 @@ pub struct RelayLink {
     pub url: Url,
     /// How many sessions to hold, on different relay nodes where there are several.
     pub sessions: u8,
+    /// How many connections each session has, 1 to 8.
+    pub lanes: u8,
     /// The CA of the relay's certificate; system roots if none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
@@ -96,7 +98,7 @@ pub struct PolicyFile {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AgentLimits {
-    /// Most calls at once on one session.
+    /// Most calls at once on one connection of a session.
     pub streams_per_session: u32,
     /// How long a drain waits for calls in flight.
     pub drain: Span,
@@ -138,6 +140,7 @@ struct Written {
 struct WrittenRelay {
     url: Spanned<String>,
     sessions: Option<Spanned<u8>>,
+    lanes: Option<Spanned<u8>>,
     ca: Option<Spanned<PathBuf>>,
 }
 
@@ -227,22 +230,28 @@ fn check_relay(document: &Document, written: &WrittenRelay) -> Result<RelayLink,
         .ok()
         .filter(plain)
         .ok_or_else(|| document.error(written.url.span(), format!("found {text:?}; {expected}")))?;
-    let sessions = match &written.sessions {
-        None => 2,
-        Some(sessions) if (1..=8).contains(sessions.get_ref()) => *sessions.get_ref(),
-        Some(sessions) => {
-            return Err(document.error(
-                sessions.span(),
-                format!("found {}; expected 1 to 8 sessions", sessions.get_ref()),
-            ));
+    let up_to = |most: u8, default: u8, written: &Option<Spanned<u8>>, what: &str| match written {
+        None => Ok(default),
+        Some(count) if (1..=most).contains(count.get_ref()) => Ok(*count.get_ref()),
+        Some(count) => {
+            let found = count.get_ref();
+            let message = format!("found {found}; expected 1 to {most} {what}");
+            Err(document.error(count.span(), message))
         }
     };
+    let sessions = up_to(8, 2, &written.sessions, "sessions")?;
+    let lanes = up_to(MAX_LANES, 1, &written.lanes, "connections a session")?;
     let ca = written
         .ca
         .as_ref()
         .map(|ca| crate::check::file(document, ca))
         .transpose()?;
-    Ok(RelayLink { url, sessions, ca })
+    Ok(RelayLink {
+        url,
+        sessions,
+        lanes,
+        ca,
+    })
 }
 
 fn check_oauth(

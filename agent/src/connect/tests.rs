@@ -17,7 +17,7 @@ use super::*;
 use crate::policy::ActivePolicy;
 use crate::testing::{Connection, Identity, Server};
 
-fn token(text: &str) -> AccessToken {
+pub(super) fn token(text: &str) -> AccessToken {
     AccessToken {
         secret: SecretString::from(text),
         expires_at: Instant::now() + Duration::from_secs(3600),
@@ -25,7 +25,7 @@ fn token(text: &str) -> AccessToken {
     }
 }
 
-fn config(side: Side, name: &str) -> mux::Config {
+pub(super) fn config(side: Side, name: &str) -> mux::Config {
     let hello = Hello {
         min_version: 1,
         max_version: 1,
@@ -35,6 +35,7 @@ fn config(side: Side, name: &str) -> mux::Config {
         software: SOFTWARE.into(),
         max_streams: 10,
         initial_window: 256 * 1024,
+        lane: None,
     };
     mux::Config {
         side,
@@ -54,14 +55,14 @@ fn offer(name: &str) -> Offer {
 }
 
 /// An agent without upstreams: sessions are all that matters here.
-struct Agent {
-    link: Arc<Link>,
+pub(super) struct Agent {
+    pub(super) link: Arc<Link>,
     tokens: watch::Sender<Option<AccessToken>>,
     renewals: Arc<AtomicUsize>,
 }
 
 impl Agent {
-    fn new(relay: &str, trust: &ServerTrust) -> Self {
+    pub(super) fn new(relay: &str, trust: &ServerTrust) -> Self {
         let nothing = Arc::new(ActivePolicy::new(culvert_policy::Policy::deny_all(), false));
         let policy = watch::Sender::new(nothing);
         let tokens = watch::Sender::new(Some(token("one")));
@@ -75,6 +76,7 @@ impl Agent {
                 counter.fetch_add(1, Ordering::Relaxed);
             }),
             mux: config(Side::Dialer, "agent-1"),
+            lanes: 1,
             offers: vec![offer("vcenter"), offer("nsx")],
             serving: Arc::new(Serving::new(&[], policy.subscribe()).unwrap()),
             reconnect: Duration::from_secs(15),
@@ -104,7 +106,7 @@ impl Agent {
 }
 
 /// The relay's side of one session.
-struct RelaySide {
+pub(super) struct RelaySide {
     session: Session,
     controls: Controls,
     _incoming: Incoming,
@@ -287,7 +289,7 @@ async fn a_relay_cannot_send_the_agent_away_for_long() {
 
 /// A relay on loopback: what it is asked on each connection, and its side of those that it
 /// accepts.
-async fn relay(
+pub(super) async fn relay(
     refuse: Option<&'static str>,
 ) -> (Server, Identity, mpsc::Receiver<(String, RelaySide)>) {
     let identity = Identity::new(&["localhost"]);
@@ -320,7 +322,7 @@ async fn relay(
     (server, identity, accepted)
 }
 
-fn trust(identity: &Identity) -> ServerTrust {
+pub(super) fn trust(identity: &Identity) -> ServerTrust {
     ServerTrust::Pins(vec![culvert_session::tls::pin_of(&identity.certificate)])
 }
 

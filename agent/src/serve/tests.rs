@@ -142,6 +142,7 @@ fn config(side: Side) -> mux::Config {
         software: "test/0".into(),
         max_streams: 100,
         initial_window: 256 * 1024,
+        lane: None,
     };
     mux::Config {
         side,
