@@ -136,6 +136,7 @@ async fn agent(
             endpoint: EndpointName::new(&format!("e{number}"))?,
             modes: vec![Mode::Http],
             connect: Vec::new(),
+            priority: None,
         }],
     })?;
     registered(&mut controls).await?;

@@ -53,7 +53,7 @@ pub(crate) struct Core {
     /// The driver sleeps and nothing but us would wake it for new work.
     driver_idle: bool,
     /// Asks the driver to end the session.
-    closing: Option<SessionError>,
+    pub(crate) closing: Option<SessionError>,
     /// The session is over.
     ended: Option<SessionError>,
     /// Collected under the lock, woken after it.

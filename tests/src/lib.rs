@@ -18,6 +18,7 @@
 //! | [`stack`] | relay and agent, their configuration and policy |
 //! | [`issuer`] | the OAuth server, and tokens that it would never issue |
 //! | [`curl`] | callers, to the end or a step at a time |
+//! | [`wires`] | the network between agent and relay, to be cut |
 //! | [`raw`] | callers that send bytes no HTTP client would |
 //! | [`nginx`], [`upstream`] | the local API: a real server, and one that does what a test says |
 //! | [`process`], [`wait`], [`port`] | processes, their memory and logs; waiting for a condition |
@@ -33,6 +34,7 @@ pub mod raw;
 pub mod stack;
 pub mod upstream;
 pub mod wait;
+pub mod wires;
 
 pub use curl::{Answer, Curl, Http};
 pub use nginx::Nginx;

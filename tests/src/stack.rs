@@ -11,6 +11,7 @@ use crate::issuer::{AGENT, AUDIENCE, CALLER, world};
 use crate::port;
 use crate::process::{Process, program};
 use crate::wait::{eventually, until};
+use crate::wires::Wires;
 
 /// The relay's domain: the one below which every name is loopback without anybody's DNS.
 pub const DOMAIN: &str = "localhost";
@@ -50,6 +51,8 @@ pub struct StackOptions {
     policy: String,
     relay: String,
     agent: String,
+    link: String,
+    over_wires: bool,
     await_agent: bool,
 }
 
@@ -61,6 +64,8 @@ impl Default for StackOptions {
             policy: POLICY.to_owned(),
             relay: String::new(),
             agent: String::new(),
+            link: String::new(),
+            over_wires: false,
             await_agent: true,
         }
     }
@@ -97,6 +102,18 @@ impl StackOptions {
         self
     }
 
+    /// Adds lines to `agent.toml`'s table of the relay.
+    pub fn link(mut self, toml: &str) -> Self {
+        self.link = format!("{toml}\n");
+        self
+    }
+
+    /// Lets the agent reach the relay over [`Wires`].
+    pub fn over_wires(mut self) -> Self {
+        self.over_wires = true;
+        self
+    }
+
     /// Does not wait for the first endpoint to be reachable.
     pub fn without_waiting(mut self) -> Self {
         self.await_agent = false;
@@ -108,11 +125,14 @@ impl StackOptions {
         let folder = tempfile::tempdir().expect("a folder");
         let (public, admin) = (port::free(), port::free());
         write_relay(folder.path(), public, admin, &self.relay);
-        write_agent(folder.path(), public, self);
+        let wires = self.over_wires.then(|| Wires::to(public));
+        let dialled = wires.as_ref().map_or(public, Wires::port);
+        write_agent(folder.path(), dialled, self);
         Configured {
             folder,
             public,
             admin,
+            wires,
         }
     }
 
@@ -122,6 +142,7 @@ impl StackOptions {
             folder,
             public,
             admin,
+            wires,
         } = self.configure();
         let relay = start("culvert-relay", folder.path());
         let agent = start("culvert-agent", folder.path());
@@ -130,6 +151,7 @@ impl StackOptions {
             agent,
             public,
             admin,
+            wires,
             folder,
         };
         stack.await_ready();
@@ -150,6 +172,7 @@ pub struct Configured {
     pub public: u16,
     /// The relay's port for its operators.
     pub admin: u16,
+    wires: Option<Wires>,
 }
 
 impl Configured {
@@ -180,6 +203,7 @@ pub struct Stack {
     pub public: u16,
     /// The relay's port for its operators.
     pub admin: u16,
+    wires: Option<Wires>,
     folder: TempDir,
 }
 
@@ -245,6 +269,11 @@ impl Stack {
             // The agent's own refusal: nothing reaches the upstream while we wait.
             (answer.code() == "policy-denied").then_some(())
         });
+    }
+
+    /// What lies between agent and relay, of a stack that was started over it.
+    pub fn wires(&self) -> &Wires {
+        self.wires.as_ref().expect("it was started over wires")
     }
 
     /// Kills the relay, as a crash does.
@@ -345,7 +374,7 @@ fn write_agent(folder: &Path, public: u16, options: &StackOptions) {
         r#"[relay]
 url = "wss://{DOMAIN}:{public}"
 sessions = 1
-ca = "{ca}"
+{link}ca = "{ca}"
 
 [oauth]
 grant = "client_credentials"
@@ -359,6 +388,7 @@ ca = "{ca}"
 {endpoints}[policy]
 file = "policy.toml"
 {more}"#,
+        link = options.link,
         more = options.agent,
     );
     std::fs::write(folder.join("agent.toml"), agent).expect("agent.toml");

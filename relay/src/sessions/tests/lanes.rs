@@ -72,6 +72,7 @@ fn register() -> Control {
         endpoint: EndpointName::new("esx-01").unwrap(),
         modes: vec![],
         connect: vec![],
+        priority: None,
     };
     Control::Register {
         request: 1,
@@ -91,7 +92,7 @@ async fn a_further_connection_takes_calls_of_the_session_it_joins() {
         EndpointName::new("vcenter").unwrap(),
     );
     let open = || match rig.node.directory.lookup(&tenant, &endpoint) {
-        Lookup::Session(session) => session.open(&call(), Bytes::new(), true).unwrap(),
+        Lookup::Session(session, _) => session.open(&call(), Bytes::new(), true).unwrap(),
         other => panic!("unexpected {other:?}"),
     };
     let _calls = (open(), open());
