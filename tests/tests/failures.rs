@@ -311,9 +311,9 @@ fn an_agent_that_starts_before_its_relay_waits_for_it() {
 
 /// A frozen program neither answers nor closes: only a timer can tell.
 #[test]
-fn a_frozen_agent_is_noticed() {
+fn a_frozen_agent_is_noticed_and_comes_back_when_it_thaws() {
     let (upstream, _closed) = stuck_upstream();
-    let stack = Stack::start(&upstream.url());
+    let mut stack = Stack::start(&upstream.url());
     let mut call = stack.call("/").http(Http::Two).start();
     assert_eq!(call.head().status, 200);
     assert_eq!(call.body(5), b"first");
@@ -327,7 +327,21 @@ fn a_frozen_agent_is_noticed() {
             .run();
         (answer.code() == "endpoint-offline").then_some(())
     });
+    // Like a machine that was suspended: its session is gone, and it opens another.
     stack.agent.signal(Signal::CONT);
+    stack.await_endpoint("vcenter");
+}
+
+#[test]
+fn a_frozen_relay_is_noticed_and_found_again_when_it_thaws() {
+    let mut stack = Stack::start(&Upstream::plain().url());
+    stack.relay.signal(Signal::STOP);
+    until("the agent has noticed", || {
+        stack.agent.log().contains("nothing came from the peer for")
+    });
+    stack.relay.signal(Signal::CONT);
+    stack.await_endpoint("vcenter");
+    assert_eq!(stack.call("/").ok().status, 200);
 }
 
 /// A call that is surely in flight: its caller has half of the answer. The upstream sends the

@@ -32,7 +32,7 @@ use crate::head::{BodyLength, CallHead, CallId, Head, Mode, ResponseHead};
 use crate::limits::Limits;
 use crate::principal::{Principal, PrincipalKind, Proof};
 
-pub use self::inputs::{controls, frames, heads, operations, seeds};
+pub use self::inputs::{controls, frames, heads, operations, seeds, websocket};
 
 pub(super) const SIDES: [Side; 2] = [Side::Dialer, Side::Acceptor];
 

@@ -66,7 +66,7 @@ pub(super) struct Streams {
 }
 
 /// Bytes that may wait on a session without being covered: small calls leave the budget alone.
-const FREE: usize = 64 * 1024;
+pub(super) const FREE: usize = 64 * 1024;
 
 /// Bytes by which cover is taken.
 const COVER: u64 = 64 * 1024;

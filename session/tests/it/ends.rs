@@ -53,7 +53,7 @@ async fn a_connection_that_breaks_fails_everything_at_once_but_what_has_arrived(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_falls_silent_is_dead_after_fifteen_seconds() {
+async fn a_peer_that_falls_silent_is_known_to_be_dead_within_fifteen_seconds() {
     let (relay, mut agent, wire) = pair_over_wire().await;
     let (mut near, _far) = stream(&relay, &mut agent).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
@@ -71,7 +71,7 @@ async fn a_peer_that_falls_silent_is_dead_after_fifteen_seconds() {
     } = Limits::default();
     let waited = silent.elapsed();
     assert!(
-        waited <= dead_after + Duration::from_millis(10),
+        waited <= dead_after + Duration::from_millis(10) && waited < Duration::from_secs(15),
         "{waited:?}"
     );
     assert!(waited >= dead_after - ping_interval, "{waited:?}");

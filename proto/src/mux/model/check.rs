@@ -8,7 +8,9 @@ use super::world::{RETRY_AFTER, World};
 use super::{SIDES, other};
 use crate::code::ResetCode;
 use crate::frame::{self, Kind};
-use crate::mux::stream::{Chunk, RecvState, Sending};
+use crate::limits::FLOOR;
+use crate::mux::stream::{Chunk, Received, Receiving, RecvState, Sending, Stream};
+use crate::mux::streams::FREE;
 use crate::mux::{Side, StreamId};
 
 /// Largest amount of bytes that heads with the largest filling and a call head have.
@@ -16,6 +18,15 @@ fn heads_of(send: &Sending) -> usize {
     let heads = send.queue.iter().map(|chunk| match chunk {
         Chunk::Open(head) | Chunk::Head(head) => head.len(),
         Chunk::Data(_) | Chunk::Gathered(_) => 0,
+    });
+    heads.sum()
+}
+
+/// Bytes of heads that wait to be read.
+fn heads_in(recv: &Receiving) -> usize {
+    let heads = recv.queue.iter().map(|received| match received {
+        Received::Head(_, length) => *length,
+        Received::Data(_) | Received::Gathered(_) => 0,
     });
     heads.sum()
 }
@@ -29,11 +40,29 @@ impl World {
         }
         assert_eq!(self.budget.used(), grown, "growth is counted");
         assert!(grown <= self.budget.total());
+        assert!(self.waiting.used() <= self.waiting.total());
+        let waits: usize = SIDES.map(|side| self.beyond_the_floor(side)).iter().sum();
+        let most = self.setup.waiting.saturating_add(2 * FREE as u64);
+        assert!(waits as u64 <= most, "{waits} bytes wait of {most}");
         let ended = SIDES.map(|side| self.pair.ends(side).ended.is_some());
         if !self.pair.is_cut() && ended == [false; 2] {
             self.check_credit(Side::Dialer, Side::Acceptor);
             self.check_credit(Side::Acceptor, Side::Dialer);
         }
+    }
+
+    /// Bytes that wait on a side beyond what each stream may hold however short memory is.
+    fn beyond_the_floor(&self, side: Side) -> usize {
+        let streams = self.pair.ends(side).streams.iter();
+        let beyond = |(_, stream): (StreamId, &Stream)| {
+            let sent = stream
+                .send
+                .queued
+                .saturating_sub(FLOOR + heads_of(&stream.send));
+            let received = stream.recv.window.buffered();
+            sent + received.saturating_sub(FLOOR + heads_in(&stream.recv))
+        };
+        streams.map(beyond).sum()
     }
 
     /// The sums and bounds of one side; gives the bytes by which its windows have grown.
@@ -137,7 +166,9 @@ impl World {
             let same = |handle: &&Handle| handle.side == side && handle.id == id;
             self.handles.iter().find(same)
         };
-        if code == ResetCode::Refused {
+        if code == ResetCode::Overloaded {
+            assert!(self.setup.waiting < u64::MAX, "there is memory");
+        } else if code == ResetCode::Refused {
             let opener = find(side).is_none_or(|handle| handle.opener);
             let full = self.setup.backlog < self.setup.streams as usize;
             assert!(opener && (drains || full), "refused for no reason");
@@ -196,7 +227,8 @@ impl World {
             }
             if handle.blocked {
                 let send = &mux.streams.find(handle.id).expect("it is blocked").send;
-                let half = mux.limits.send_queue / 2;
+                // Half of the queue, or as much as there is memory for at the worst.
+                let half = (mux.limits.send_queue / 2).min(FLOOR - 1);
                 assert!(
                     send.writable().is_ok() && send.queued > half,
                     "nobody was told of room"
@@ -271,7 +303,7 @@ impl World {
             assert_eq!(left, (0, 0, 0, 0), "{stats:?}");
             assert_eq!(self.pair.ends(side).stream_count(), 0);
         }
-        assert_eq!(self.budget.used(), 0);
+        assert_eq!((self.budget.used(), self.waiting.used()), (0, 0));
     }
 
     /// What was finished, and that nobody broke off, has arrived whole.

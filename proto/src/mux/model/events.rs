@@ -30,6 +30,7 @@ impl World {
             Event::Reset(id, code) => {
                 self.seen.resets += 1;
                 self.seen.refusals += u64::from(code == ResetCode::Refused);
+                self.seen.overloads += u64::from(code == ResetCode::Overloaded);
                 self.about(side, id, true, true);
                 self.check_code(side, id, code);
             }

@@ -20,6 +20,7 @@ use crate::head::{Head, Mode};
 use crate::heads::{decode_call, decode_head, encode_call, encode_head};
 use crate::limits::FRAME;
 use crate::mux::{Item, Mux, SessionError, Side};
+use crate::websocket::{Decoder, Opcode, Received, leave_room, seal};
 
 /// Steps of one conversation: enough for anything that a few streams can do to each other.
 const MAX_STEPS: usize = 500;
@@ -190,6 +191,53 @@ pub fn operations(data: &[u8]) {
     world.end();
 }
 
+/// Bytes on a connection, in one piece and in pieces of so many bytes as the second says: the
+/// same comes out, no message is over the limit, and a message that we frame comes back.
+///
+/// First byte: bit 0: the peer masks; the rest: bytes of a piece.
+pub fn websocket(data: &[u8]) {
+    const LIMIT: usize = 2000;
+    let Some((first, data)) = data.split_first() else {
+        return;
+    };
+    let peer = if first & 1 != 0 {
+        Side::Dialer
+    } else {
+        Side::Acceptor
+    };
+    let take = |piece: usize| {
+        let (mut decoder, mut input) = (Decoder::new(peer, LIMIT), BytesMut::new());
+        let mut all = Vec::new();
+        for piece in data.chunks(piece) {
+            input.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut input) {
+                    Ok(Some(received)) => all.push(received),
+                    Ok(None) => break,
+                    Err(violation) => return (all, Some(violation)),
+                }
+            }
+        }
+        (all, None)
+    };
+    let whole = take(data.len().max(1));
+    assert_eq!(whole, take(usize::from(first >> 1) + 1));
+    for received in whole.0 {
+        let Received::Message(message) = received else {
+            continue;
+        };
+        assert!(message.len() <= LIMIT);
+        let mut frame = BytesMut::new();
+        leave_room(&mut frame);
+        frame.extend_from_slice(&message);
+        let key = (peer == Side::Dialer).then_some([1, 2, 3, *first]);
+        seal(&mut frame, Opcode::Binary, key);
+        let again = Decoder::new(peer, LIMIT).decode(&mut frame);
+        assert_eq!(again, Ok(Some(Received::Message(message))));
+        assert!(frame.is_empty());
+    }
+}
+
 /// Inputs to begin with: the target, a name, the bytes.
 pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     let mut seeds = Vec::new();
@@ -201,6 +249,16 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
             input.extend(&message);
         }
         seeds.push(("frames", format!("conversation-{first}"), input));
+    }
+    for (first, name, bytes) in [
+        (2, "message", &b"\x82\x05Hello\x8a\x00\x88\x02\x03\xe8"[..]),
+        (4, "fragments", b"\x02\x03Hel\x89\x01x\x80\x02lo"),
+        (7, "masked", b"\x82\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"),
+        (8, "long", b"\x82\x7e\x01\x00"),
+    ] {
+        let mut input = vec![first];
+        input.extend(bytes);
+        seeds.push(("websocket", name.into(), input));
     }
     let mut head = |first: u8, name: &str, put: &dyn Fn(&mut BytesMut)| {
         let mut input = BytesMut::from(&[first][..]);

@@ -30,6 +30,7 @@ seen! {
     blocked_writes,
     windows_grown,
     windows_shrunk,
+    overloads,
     resets,
     stops,
     refusals,

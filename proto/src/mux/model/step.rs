@@ -16,6 +16,8 @@ pub(in crate::mux) struct Setup {
     pub(super) capacity: usize,
     /// Bytes by which windows of both sides together may grow.
     pub(super) growth: u64,
+    /// Bytes that may wait on both sides together.
+    pub(super) waiting: u64,
     /// Window of a new stream, and the most that one may grow to.
     pub(super) window: u32,
     pub(super) max_window: u32,
@@ -33,7 +35,7 @@ pub(in crate::mux) struct Setup {
 
 impl Setup {
     /// Bytes that [`of`](Self::of) takes.
-    pub(super) const BYTES: usize = 9;
+    pub(super) const BYTES: usize = 10;
 
     pub(in crate::mux) fn of(numbers: [u8; Self::BYTES]) -> Self {
         let pick = |at: usize, among: &[u64]| among[usize::from(numbers[at]) % among.len()];
@@ -42,6 +44,7 @@ impl Setup {
             delay: pick(0, &[0, 1, 10, 75, 150]),
             capacity: pick(1, &[u64::MAX, 1 << 20, 32 * 1024]) as usize,
             growth: pick(2, &[0, 100_000, 1 << 20, 64 << 20]),
+            waiting: pick(9, &[u64::MAX, u64::MAX, 1 << 20, 100_000]),
             window: window as u32,
             max_window: pick(4, &[8 << 20, 1 << 20, window]) as u32,
             streams: pick(5, &[1000, 30, 3]) as u32,

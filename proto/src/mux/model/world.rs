@@ -46,18 +46,21 @@ pub(in crate::mux) struct World {
     pub(super) dialer: SideModel,
     pub(super) acceptor: SideModel,
     pub(super) budget: GrowthBudget,
+    pub(super) waiting: GrowthBudget,
     pub(in crate::mux) seen: Seen,
 }
 
 impl World {
     pub(in crate::mux) fn new(setup: Setup) -> Self {
         let budget = GrowthBudget::new(setup.growth);
+        let waiting = GrowthBudget::new(setup.waiting);
         let config = |side| {
             let mut config = config(side);
             config.hello.max_streams = setup.streams;
             config.hello.initial_window = setup.window;
             let limits = &mut config.limits;
             limits.growth = budget.clone();
+            limits.waiting = waiting.clone();
             limits.max_window = setup.max_window;
             limits.backlog = setup.backlog;
             limits.send_queue = setup.send_queue;
@@ -79,6 +82,7 @@ impl World {
             dialer: SideModel::default(),
             acceptor: SideModel::default(),
             budget,
+            waiting,
             seen: Seen::default(),
         }
     }

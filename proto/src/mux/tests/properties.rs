@@ -13,7 +13,7 @@ use crate::mux::model::{controls, frames, heads, operations, seeds};
 proptest! {
     #[test]
     fn a_conversation_keeps_every_promise(
-        setup in any::<[u8; 9]>().prop_map(Setup::of),
+        setup in any::<[u8; 10]>().prop_map(Setup::of),
         steps in prop::collection::vec(step(), 1..150),
     ) {
         let mut world = World::new(setup);
@@ -80,6 +80,7 @@ fn target_of(name: &str) -> fn(&[u8]) {
         "heads" => heads,
         "controls" => controls,
         "operations" => operations,
+        "websocket" => websocket,
         name => panic!("there is no target {name}"),
     }
 }
