@@ -32,3 +32,5 @@ fi
 
 cargo build --workspace --bins --locked
 cargo test --workspace --locked "$@"
+# Handles and drivers in thousands of interleavings: a build of the session of its own.
+[ $# -gt 0 ] || cargo test -p culvert-session --locked --features interleavings --lib interleavings
