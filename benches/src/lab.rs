@@ -1,5 +1,5 @@
 //! Two sides with a real network between them: this machine, and a network namespace that only
-//! the [`wire`](crate::wire) connects with it.
+//! the [`wire`] connects with it.
 //!
 //! ```text
 //!   this namespace: callers, relay, edge          the far one: agent, inner, upstream

@@ -2,7 +2,7 @@
 //! callers of theirs.
 //!
 //! Agent `i` belongs to tenant `t(i mod tenants)` and offers one endpoint, `e(i)`. It has no
-//! upstream but answers itself: see [`serve`].
+//! upstream but answers itself: see `serve`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

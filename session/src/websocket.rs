@@ -1,7 +1,7 @@
 //! A WebSocket connection with every buffer bounded: reads messages, writes batches.
 //!
 //! What it holds: of the message under way no more than has come and the room for its next
-//! [`READ_AT_ONCE`] bytes; of what is to be sent one batch and one pong. When nothing is under
+//! 64 KiB; of what is to be sent one batch and one pong. When nothing is under
 //! way it holds nothing.
 
 use std::fmt;

@@ -217,7 +217,6 @@ fn a_session_that_is_filled_with_everything_stays_within_its_sum() {
     let fixed = 2 * MIB + 4 * 64 * KIB + 16 * (MAX_CONTROL + 100 * KIB);
     let sum = fixed + streams + calls + 4 * WAITING;
     let held = info.bytes_current as usize;
-    println!("held {held}, sum {sum}, {stats:?}");
     assert!(held <= sum, "{held} bytes are held, {sum} allowed");
     assert!(info.bytes_max as usize <= sum + 2 * MIB, "{info:?}");
 }
