@@ -17,12 +17,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 /// What the line is like. One value serves both directions.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Line {
     /// One way; half of what the line adds to the RTT.
     pub delay: Duration,
-    /// Bytes per second; `None`: as fast as the machine copies.
+    /// Bytes per second each way, of all connections together; `None`: as fast as the machine
+    /// copies.
     pub rate: Option<u64>,
     /// The chance, 0 to 1, that a packet of [`PACKET`] bytes has to be sent again: it and all that
     /// is behind it on its connection come an RTT later.
@@ -38,6 +41,13 @@ const CHUNK: usize = 64 << 10;
 /// Most chunks in one direction's queue: 64 MiB, what 150 ms at 4 Gbit/s hold.
 const QUEUE: usize = 1024;
 
+/// What may wait for a line that is busy, in time: a round trip, and so much at least. Then nothing
+/// more is taken, as a router's queue of that length would not.
+const SHORTEST_QUEUE: Duration = Duration::from_millis(10);
+
+/// Bytes that the kernel may hold for a line with a rate, beside that queue.
+const RECEIVE_BUFFER: usize = 128 << 10;
+
 /// A running forwarder; it ends when dropped.
 #[derive(Debug)]
 pub struct Link {
@@ -49,6 +59,8 @@ pub struct Link {
 struct State {
     to: SocketAddr,
     line: Mutex<Line>,
+    /// Until when each direction is busy with what it has taken.
+    busy: [Mutex<Instant>; 2],
     /// When bytes move again.
     stalled: Mutex<Option<Instant>>,
     resumed: Condvar,
@@ -78,6 +90,7 @@ impl Link {
         let state = Arc::new(State {
             to,
             line: Mutex::new(line),
+            busy: [(); 2].map(|()| Mutex::new(Instant::now())),
             stalled: Mutex::new(None),
             resumed: Condvar::new(),
             connections: Mutex::new(Vec::new()),
@@ -178,11 +191,17 @@ impl State {
             running: AtomicU64::new(2),
         });
         locked(&self.connections).push(connection.clone());
-        for (from, to) in [(near.try_clone()?, far.try_clone()?), (far, near)] {
+        if self.line().rate.is_some() {
+            for socket in [&near, &far] {
+                SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+            }
+        }
+        let ways = [(near.try_clone()?, far.try_clone()?), (far, near)];
+        for (way, (from, to)) in ways.into_iter().enumerate() {
             let (sender, receiver) = sync_channel(QUEUE);
             let (reading, writing) = (self.clone(), self.clone());
             let connection = connection.clone();
-            thread::spawn(move || reading.read(from, &sender));
+            thread::spawn(move || reading.read(from, &sender, way));
             thread::spawn(move || {
                 writing.write(to, &receiver, &connection);
                 writing.forget(&connection);
@@ -196,9 +215,8 @@ impl State {
     }
 
     /// Stamps what arrives with the time at which it may leave. The end is an empty chunk.
-    fn read(&self, mut from: TcpStream, queue: &SyncSender<(Instant, Vec<u8>)>) {
+    fn read(&self, mut from: TcpStream, queue: &SyncSender<(Instant, Vec<u8>)>, way: usize) {
         let mut buffer = vec![0; CHUNK];
-        let mut line_free = Instant::now();
         loop {
             let read = from.read(&mut buffer).unwrap_or(0);
             self.taken.fetch_add(read as u64, Ordering::Relaxed);
@@ -206,8 +224,12 @@ impl State {
             let taken = line.rate.map_or(Duration::ZERO, |rate| {
                 Duration::from_secs_f64(read as f64 / rate as f64)
             });
-            line_free = line_free.max(Instant::now()) + taken;
-            let mut due = line_free + line.delay;
+            let free = {
+                let mut busy = locked(&self.busy[way]);
+                *busy = (*busy).max(Instant::now()) + taken;
+                *busy
+            };
+            let mut due = free + line.delay;
             if fastrand::f64() < lost(read, line.loss) {
                 // What follows is due earlier and still leaves later: the queue keeps its order.
                 due += 2 * line.delay;
@@ -216,6 +238,11 @@ impl State {
             if read == 0 || sent.is_err() {
                 return;
             }
+            let longest = (2 * line.delay).max(SHORTEST_QUEUE);
+            thread::sleep(
+                free.saturating_duration_since(Instant::now())
+                    .saturating_sub(longest),
+            );
         }
     }
 

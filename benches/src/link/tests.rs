@@ -53,6 +53,25 @@ fn bytes_arrive_complete_and_in_order_whatever_the_line_is_like() {
 }
 
 #[test]
+fn connections_share_the_rate_of_their_line() {
+    let (link, listener) = link(Line {
+        rate: Some(100_000),
+        ..Line::default()
+    });
+    let (mut busy, mut far_busy) = connect(&link, &listener);
+    let (mut other, mut far_other) = connect(&link, &listener);
+    let reading = thread::spawn(move || read(&mut far_busy, 40_000).len());
+    busy.write_all(&[0; 40_000]).unwrap();
+    wait_until(|| link.taken() == 40_000);
+    // It waits for the line, as long as all that was taken before it needs, and then for its own
+    // 300 ms.
+    other.write_all(&[1; 30_000]).unwrap();
+    assert_eq!(read(&mut far_other, 30_000), [1; 30_000]);
+    assert!(link.carried() >= 70_000, "{} bytes", link.carried());
+    assert_eq!(reading.join().unwrap(), 40_000);
+}
+
+#[test]
 fn what_is_sent_first_on_a_long_line_arrives_after_what_is_sent_next_on_a_short_one() {
     let (long, at_long) = link(Line {
         delay: Duration::from_millis(500),
