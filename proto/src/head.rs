@@ -89,6 +89,10 @@ pub struct CallHead {
     pub headers: HeaderMap,
     /// What the head says about the body.
     pub body: BodyLength,
+    /// The protocol that the call asks to switch to (`websocket`), lower case; `None`: HTTP all the
+    /// way. Such a call has no body: its half stays open, and carries the other protocol's bytes
+    /// once the answer is a 101. At most [`crate::limits::MAX_UPGRADE`] bytes.
+    pub upgrade: Option<String>,
     /// The public host name under which the caller called.
     pub authority: Bytes,
     /// The caller's address as the relay saw it.

@@ -10,7 +10,7 @@ use crate::head::{BodyLength, CallHead, CallId, Head, Mode, Refusal, ResponseHea
 use crate::headers::{put_headers, take_headers};
 use crate::limits::{
     MAX_AUTHORITY, MAX_METHOD, MAX_REASON, MAX_RULE, MAX_SCOPE_BYTES, MAX_SCOPES, MAX_SUBJECT,
-    MAX_TARGET,
+    MAX_TARGET, MAX_UPGRADE,
 };
 use crate::principal::{Principal, PrincipalKind, Proof};
 use crate::wire::{
@@ -31,6 +31,7 @@ mod tag {
     pub(super) const SCOPES: u8 = 0x0a;
     pub(super) const PROOF: u8 = 0x0b;
     pub(super) const EXPIRES: u8 = 0x0c;
+    pub(super) const UPGRADE: u8 = 0x0d;
     // Fields of a call head and of answers.
     pub(super) const BODY: u8 = 0x10;
     pub(super) const HEADERS: u8 = 0x11;
@@ -90,6 +91,12 @@ pub fn encode_call(head: &CallHead, out: &mut BytesMut) -> Result<(), Unencodabl
         &[kind_number(caller.kind), proof_number(caller.proof)],
     );
     put_field(out, tag::EXPIRES, &caller.expires.to_be_bytes());
+    if let Some(upgrade) = &head.upgrade {
+        if !is_upgrade(upgrade.as_bytes()) {
+            return Err(Unencodable("a protocol to switch to that is not one"));
+        }
+        put_field(out, tag::UPGRADE, upgrade.as_bytes());
+    }
     put_body(out, head.body);
     put_headers(out, tag::HEADERS, &head.headers)
 }
@@ -98,7 +105,7 @@ pub fn encode_call(head: &CallHead, out: &mut BytesMut) -> Result<(), Unencodabl
 pub fn decode_call(from: Bytes) -> Result<CallHead, Malformed> {
     let (mut call, mut endpoint, mut mode, mut method, mut target) = (None, None, None, None, None);
     let (mut authority, mut source, mut tenant, mut subject) = (None, None, None, None);
-    let (mut scopes, mut proof, mut expires) = (None, None, None);
+    let (mut scopes, mut proof, mut expires, mut upgrade) = (None, None, None, None);
     let (mut body, mut headers) = (BodyLength::Unknown, HeaderMap::new());
     let mut fields = Fields::new(from);
     while let Some((tag, value)) = fields.take()? {
@@ -119,6 +126,7 @@ pub fn decode_call(from: Bytes) -> Result<CallHead, Malformed> {
             tag::EXPIRES => {
                 expires = Some(u64::from_be_bytes(array(&value, "an expiry has 8 bytes")?));
             }
+            tag::UPGRADE => upgrade = Some(take_upgrade(&value)?),
             tag::BODY => body = take_body(&value)?,
             tag::HEADERS => headers = take_headers(value)?,
             _ => pass_over(tag)?,
@@ -134,6 +142,7 @@ pub fn decode_call(from: Bytes) -> Result<CallHead, Malformed> {
         target: target.ok_or(MISSING)?,
         headers,
         body,
+        upgrade,
         authority: authority.ok_or(MISSING)?,
         source,
         caller: Principal {
@@ -306,6 +315,21 @@ fn is_printable(text: &[u8], most: usize) -> bool {
 /// What a target means is for others to judge.
 fn is_target(target: &[u8]) -> bool {
     is_printable(target, MAX_TARGET)
+}
+
+/// Lower case, so that it has one spelling: names of protocols are compared without regard to it.
+fn is_upgrade(protocol: &[u8]) -> bool {
+    let legal =
+        |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~/".contains(b);
+    (1..=MAX_UPGRADE).contains(&protocol.len()) && protocol.iter().all(legal)
+}
+
+fn take_upgrade(value: &Bytes) -> Result<String, Malformed> {
+    const WHAT: &str = "a protocol to switch to that is not one";
+    if !is_upgrade(value) {
+        return malformed(WHAT);
+    }
+    text(value, MAX_UPGRADE, WHAT)
 }
 
 fn take_source(value: &Bytes) -> Result<IpAddr, Malformed> {

@@ -16,6 +16,9 @@ pub const MAX_AUTHORITY: usize = 261;
 /// Longest method, in bytes. The longest one registered with IANA has 17.
 pub const MAX_METHOD: usize = 32;
 
+/// Longest name of a protocol that a call asks to switch to.
+pub const MAX_UPGRADE: usize = 32;
+
 /// Most header fields in one head.
 pub const MAX_HEADERS: usize = 100;
 

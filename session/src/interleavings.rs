@@ -183,6 +183,7 @@ fn call_head() -> CallHead {
         target: Bytes::from_static(b"a:1"),
         headers: http::HeaderMap::new(),
         body: BodyLength::Unknown,
+        upgrade: None,
         authority: Bytes::from_static(b"a"),
         source: None,
         caller: Principal {

@@ -19,7 +19,8 @@
 //! - [`Session::join`] makes a further connection a lane of a session: a stream lives on one lane,
 //!   and a lane is everything above but the session's name.
 //! - A [`Stream`] carries one call: heads and `Bytes` without copying, or plain
-//!   `AsyncRead + AsyncWrite`. [`body`] makes HTTP bodies of streams and sends bodies on them.
+//!   `AsyncRead + AsyncWrite`. [`body`] makes HTTP bodies of streams and sends bodies on them;
+//!   [`splice`] ties a stream to a connection.
 //!
 //! This room knows nothing of HTTP's meaning, of policy or of identity; a bearer token passes
 //! through it once, unseen.
@@ -45,6 +46,7 @@ mod lanes;
 pub mod session;
 mod shared;
 pub mod socket;
+pub mod splice;
 pub mod stream;
 pub mod tls;
 pub mod upgrade;

@@ -55,6 +55,7 @@ fn call_head() -> CallHead {
         target: Bytes::from_static(b"/"),
         headers,
         body: BodyLength::Unknown,
+        upgrade: None,
         authority: Bytes::from_static(b"a"),
         source: None,
         caller: Principal {

@@ -24,6 +24,8 @@ pub(crate) struct Call {
     pub(crate) method: Method,
     /// As it came: canonical only once [`target`](Self::target) says so.
     pub(crate) target: Bytes,
+    /// The protocol that it asks to switch to.
+    pub(crate) upgrade: Option<String>,
     pub(crate) source: Option<IpAddr>,
     pub(crate) caller: Principal,
 }
@@ -47,6 +49,7 @@ impl Call {
             target,
             headers,
             body: length,
+            upgrade,
             authority,
             source,
             caller,
@@ -57,6 +60,7 @@ impl Call {
             mode,
             method,
             target,
+            upgrade,
             source,
             caller,
         };
@@ -91,7 +95,7 @@ impl Call {
         if matches!(self.method, Method::CONNECT | Method::TRACE) {
             return Err(BadHead::Method);
         }
-        if headers.contains_key(UPGRADE) {
+        if headers.contains_key(UPGRADE) || self.upgrade.is_some() {
             return Err(BadHead::Upgrade);
         }
         Ok(())
@@ -122,7 +126,7 @@ impl Call {
             caller: &self.caller.subject,
             scopes: &self.caller.scopes,
             soap,
-            upgrade: None,
+            upgrade: self.upgrade.as_deref(),
             source: self.source,
         }
     }

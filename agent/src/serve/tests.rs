@@ -160,6 +160,7 @@ fn head(method: Method, target: &'static str) -> CallHead {
         target: Bytes::from_static(target.as_bytes()),
         headers: HeaderMap::new(),
         body: BodyLength::Empty,
+        upgrade: None,
         authority: Bytes::from_static(b"api--acme.relay.example"),
         source: Some([192, 0, 2, 1].into()),
         caller: Principal {

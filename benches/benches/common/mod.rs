@@ -38,6 +38,7 @@ pub fn call_head() -> CallHead {
         target: Bytes::from_static(b"/api/vcenter/vm?filter.power_states=POWERED_ON"),
         headers,
         body: BodyLength::Empty,
+        upgrade: None,
         authority: Bytes::from_static(b"vcenter--acme.relay.example.com"),
         source: Some([192, 0, 2, 1].into()),
         caller: Principal {

@@ -22,6 +22,7 @@ fn call() -> CallHead {
         target: Bytes::from_static(b"/api?x"),
         headers,
         body: BodyLength::Exact(5),
+        upgrade: None,
         authority: Bytes::from_static(b"vc--acme.example"),
         source: Some([192, 0, 2, 1].into()),
         caller: Principal {
@@ -76,7 +77,7 @@ fn same_headers(a: &HeaderMap, b: &HeaderMap) -> bool {
 
 #[test]
 fn a_call_comes_back_as_it_was() {
-    let variants: [fn(&mut CallHead); 8] = [
+    let variants: [fn(&mut CallHead); 9] = [
         |_| {},
         |call| call.source = Some("2001:db8::1".parse().unwrap()),
         |call| call.source = None,
@@ -84,6 +85,7 @@ fn a_call_comes_back_as_it_was() {
         |call| call.body = BodyLength::Unknown,
         |call| call.body = BodyLength::Empty,
         |call| call.caller.scopes = Vec::new(),
+        |call| call.upgrade = Some("websocket".into()),
         |call| {
             call.mode = Mode::Connect;
             call.method = Method::CONNECT;
@@ -122,6 +124,16 @@ fn a_call_has_these_bytes() {
         b"\x11\x1d", b"\x01\x03*/*", b"\x00\x05x-own\x011", b"\x00\x05x-own\x04caf\xe9", b"\x9c\x01s",
     ];
     assert_eq!(encoded_call(&call()), expected.concat());
+}
+
+#[test]
+fn a_call_that_asks_to_switch_says_so_between_its_caller_and_its_body() {
+    let mut call = call();
+    call.upgrade = Some("websocket".into());
+    call.body = BodyLength::Empty;
+    call.headers.clear();
+    let bytes = encoded_call(&call);
+    assert!(bytes.ends_with(b"\x04\x05\x06\x07\x08\x0d\x09websocket\x10\x00"));
 }
 
 #[test]
@@ -272,6 +284,11 @@ fn every_field_is_checked() {
         (tag::PROOF, &[3, 0]),
         (tag::PROOF, &[0, 3]),
         (tag::EXPIRES, &[0; 7]),
+        (tag::UPGRADE, b""),
+        (tag::UPGRADE, b"WebSocket"),
+        (tag::UPGRADE, b"a, b"),
+        (tag::UPGRADE, b"a\r\nb: c"),
+        (tag::UPGRADE, &long[..MAX_UPGRADE + 1]),
         (tag::BODY, &[0; 7]),
         (tag::HEADERS, &[0x7f, 0]),
         (tag::HEADERS, b"\x00\x00\x00"),
@@ -280,7 +297,7 @@ fn every_field_is_checked() {
         (tag::HEADERS, b"\x01\x02\r\n"),
         (tag::HEADERS, b"\x01\x01\0"),
         (tag::HEADERS, b"\x01\x05abc"),
-        (0x0d, b"unknown"),
+        (0x0e, b"unknown"),
     ];
     for (tag, value) in wrong {
         let shown = &value[..value.len().min(20)];
@@ -358,6 +375,7 @@ fn the_largest_heads_fit_and_larger_ones_are_not_encoded() {
     call.authority = Bytes::from(vec![b'a'; MAX_AUTHORITY]);
     call.caller.subject = "s".repeat(MAX_SUBJECT);
     call.caller.scopes = vec!["s".repeat(MAX_SCOPE_BYTES / MAX_SCOPES - 1); MAX_SCOPES];
+    call.upgrade = Some("u".repeat(MAX_UPGRADE));
     call.headers = HeaderMap::new();
     let each = MAX_HEADER_LIST / MAX_HEADERS - 32 - 6;
     for number in 0..MAX_HEADERS {
@@ -393,6 +411,7 @@ fn the_largest_heads_fit_and_larger_ones_are_not_encoded() {
     assert!(refused(
         &|call| call.method = Method::from_bytes(b"get").unwrap()
     ));
+    assert!(refused(&|call| call.upgrade = Some("WebSocket".into())));
     assert!(refused(&|call| {
         call.headers.append("x", HeaderValue::from_static(""));
     }));

@@ -87,6 +87,7 @@ pub(super) fn call_head() -> CallHead {
         target: Bytes::from_static(b"/api/vm?x=1"),
         headers,
         body: BodyLength::Unknown,
+        upgrade: None,
         authority: Bytes::from_static(b"vcenter--acme.relay.example.com"),
         source: Some([192, 0, 2, 1].into()),
         caller: Principal {

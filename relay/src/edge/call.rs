@@ -132,6 +132,7 @@ impl Edge {
             target,
             headers: headers::of_request(parts.headers, length != BodyLength::Empty),
             body: length,
+            upgrade: None,
             authority: Bytes::copy_from_slice(authority.as_bytes()),
             source: Some(connection.peer.address.ip()),
             caller: caller.principal.clone(),

@@ -8,6 +8,7 @@ mod ends;
 mod hostile;
 mod lanes;
 mod relay;
+mod splice;
 mod streams;
 mod support;
 mod wakes;

@@ -133,6 +133,7 @@ pub fn call() -> CallHead {
         target: Bytes::from_static(b"/sdk"),
         headers: http::HeaderMap::new(),
         body: BodyLength::Unknown,
+        upgrade: None,
         authority: Bytes::from_static(b"vcenter--acme.relay.example.com"),
         source: Some([192, 0, 2, 1].into()),
         caller: Principal {

@@ -173,6 +173,7 @@ fn call() -> CallHead {
         target: Bytes::from_static(b"/"),
         headers: http::HeaderMap::new(),
         body: BodyLength::Empty,
+        upgrade: None,
         authority: Bytes::from_static(b"nowhere--acme.relay.test"),
         source: None,
         caller: Principal {

@@ -158,6 +158,7 @@ pub(crate) fn call() -> CallHead {
         target: Bytes::from_static(b"/api"),
         headers: http::HeaderMap::new(),
         body: BodyLength::Empty,
+        upgrade: None,
         authority: Bytes::from_static(b"vcenter--acme.relay.test"),
         source: None,
         caller: Principal {

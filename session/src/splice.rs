@@ -1,0 +1,195 @@
+//! Bytes both ways between a stream and a connection, until both directions have ended.
+//!
+//! For calls that are no HTTP any more (WebSocket, CONNECT), on either side of the tunnel.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use culvert_proto::code::ResetCode;
+use culvert_proto::mux::{Item, StreamError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, sleep_until};
+
+use crate::stream::{RecvStream, SendStream, Stream};
+
+/// Most bytes that are read from the connection at once, and held while the tunnel has no room.
+const PIECE: usize = 16 * 1024;
+
+/// Why the two were parted before both directions had ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SpliceError {
+    /// The connection broke; the peer was told with [`ResetCode::Truncated`].
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// The stream was broken off. The connection is left as it is: drop it.
+    #[error("the stream was broken off: {0}")]
+    Stream(#[from] StreamError),
+    /// Nothing has moved for so long; the peer was told with [`ResetCode::Timeout`].
+    #[error("nothing has moved for {0:?}")]
+    Idle(Duration),
+}
+
+/// Bytes that a splice has moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// From the stream into the connection.
+    Out(usize),
+    /// From the connection into the stream.
+    In(usize),
+}
+
+/// Passes bytes on both ways. Each direction ends for itself: the end of what the connection sends
+/// finishes the stream's half, and the other way round. Returns when both have ended, or as soon as
+/// either side breaks, or when nothing has moved for `idle`. `moved` is told of every piece.
+///
+/// Holds at most 16 KiB and one piece of the stream's, and reads no further than they are taken.
+/// Dropping the future cancels the stream and drops the connection.
+pub async fn splice<IO>(
+    stream: Stream,
+    io: IO,
+    idle: Duration,
+    mut moved: impl FnMut(Moved),
+) -> Result<(), SpliceError>
+where
+    IO: AsyncRead + AsyncWrite,
+{
+    let (mut send, mut recv) = stream.split();
+    let mut io = pin!(io);
+    let (mut inward, mut outward) = (Inward::default(), Outward::default());
+    let mut last_move = Instant::now();
+    let mut timer = pin!(sleep_until(last_move + idle));
+    let spliced = poll_fn(|cx| {
+        let mut any = false;
+        let mut note = |piece| {
+            any = true;
+            moved(piece);
+        };
+        let inward = inward.poll(cx, io.as_mut(), &mut send, &mut note);
+        let outward = outward.poll(cx, io.as_mut(), &mut recv, &mut note);
+        let ended = match (inward, outward) {
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
+                return Poll::Ready(Err(error));
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
+            (inward, _) => inward.is_ready(),
+        };
+        // A peer that wants no more of what the connection sends is gone.
+        if !ended && let Poll::Ready(why) = send.poll_stopped(cx) {
+            return Poll::Ready(Err(why.into()));
+        }
+        if any {
+            last_move = Instant::now();
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= last_move + idle {
+                return Poll::Ready(Err(SpliceError::Idle(idle)));
+            }
+            timer.as_mut().reset(last_move + idle);
+        }
+    });
+    let spliced = spliced.await;
+    match &spliced {
+        Ok(()) => {}
+        Err(SpliceError::Io(_)) => send.reset(ResetCode::Truncated),
+        Err(SpliceError::Idle(_)) => send.reset(ResetCode::Timeout),
+        Err(SpliceError::Stream(_)) => send.reset(ResetCode::Cancelled),
+    }
+    spliced
+}
+
+/// From the connection into the stream.
+#[derive(Default)]
+struct Inward {
+    buffer: BytesMut,
+    /// What the tunnel has not taken yet.
+    piece: Bytes,
+    ended: bool,
+}
+
+impl Inward {
+    fn poll<IO: AsyncRead>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut io: Pin<&mut IO>,
+        send: &mut SendStream,
+        moved: &mut impl FnMut(Moved),
+    ) -> Poll<Result<(), SpliceError>> {
+        while !self.ended {
+            while !self.piece.is_empty() {
+                let taken = ready!(send.poll_write_bytes(cx, &mut self.piece))?;
+                moved(Moved::In(taken));
+            }
+            self.buffer.reserve(PIECE);
+            let read = ready!(pin!(io.read_buf(&mut self.buffer)).poll(cx))?;
+            if read == 0 {
+                self.ended = true;
+                send.finish()?;
+            }
+            self.piece = self.buffer.split().freeze();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// From the stream into the connection.
+#[derive(Default)]
+struct Outward {
+    /// What the connection has not taken yet.
+    piece: Bytes,
+    /// Written, but perhaps not under way.
+    unflushed: bool,
+    finished: bool,
+    ended: bool,
+}
+
+impl Outward {
+    fn poll<IO: AsyncWrite>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut io: Pin<&mut IO>,
+        recv: &mut RecvStream,
+        moved: &mut impl FnMut(Moved),
+    ) -> Poll<Result<(), SpliceError>> {
+        while !self.ended {
+            while self.piece.has_remaining() {
+                let written = ready!(io.as_mut().poll_write(cx, &self.piece))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+                }
+                self.piece.advance(written);
+                self.unflushed = true;
+                moved(Moved::Out(written));
+            }
+            if self.finished {
+                ready!(io.as_mut().poll_flush(cx))?;
+                // Nothing is lost with a goodbye that nobody hears.
+                let _ = ready!(io.as_mut().poll_shutdown(cx));
+                self.ended = true;
+                break;
+            }
+            match recv.poll_item(cx) {
+                Poll::Ready(Ok(Item::Data(data))) => self.piece = data,
+                Poll::Ready(Ok(Item::Finished)) => self.finished = true,
+                Poll::Ready(Ok(Item::Head(_))) => {
+                    let error = "a head where only bytes are expected";
+                    let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                    return Poll::Ready(Err(error.into()));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(io.as_mut().poll_flush(cx))?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,225 @@
+//! A stream and a connection, tied together.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_proto::code::ResetCode;
+use culvert_proto::mux::StreamError;
+use culvert_session::splice::{Moved, SpliceError, splice};
+use culvert_session::{RecvStream, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::task::JoinHandle;
+
+use crate::support::{End, WINDOW, pair, read_all, settle, settled, soon, stream};
+
+const IDLE: Duration = Duration::from_secs(600);
+
+/// A stream whose far end is tied to a connection, and the connection's other end.
+struct Tied {
+    near: Stream,
+    connection: DuplexStream,
+    splice: JoinHandle<(Result<(), SpliceError>, [usize; 2])>,
+    ends: (End, End),
+}
+
+fn tie(
+    stream: Stream,
+    io: impl AsyncRead + AsyncWrite + Send + 'static,
+) -> JoinHandle<(Result<(), SpliceError>, [usize; 2])> {
+    tokio::spawn(async move {
+        let mut moved = [0, 0];
+        let ended = splice(stream, io, IDLE, |piece| match piece {
+            Moved::Out(bytes) => moved[0] += bytes,
+            Moved::In(bytes) => moved[1] += bytes,
+        });
+        (ended.await, moved)
+    })
+}
+
+async fn tied() -> Tied {
+    let (relay, mut agent) = pair().await;
+    let (near, far) = stream(&relay, &mut agent).await;
+    let (connection, io) = tokio::io::duplex(16 * 1024);
+    Tied {
+        near,
+        connection,
+        splice: tie(far, io),
+        ends: (relay, agent),
+    }
+}
+
+async fn end_of(recv: &mut RecvStream) -> Result<(), StreamError> {
+    loop {
+        match recv.item().await? {
+            culvert_proto::mux::Item::Finished => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_pass_both_ways_and_each_direction_ends_for_itself() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied().await;
+    near.write_all(b"question").await.unwrap();
+    let mut question = [0; 8];
+    connection.read_exact(&mut question).await.unwrap();
+    assert_eq!(&question, b"question");
+    near.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    connection.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+    connection.write_all(b"answer").await.unwrap();
+    connection.shutdown().await.unwrap();
+    assert_eq!(soon(read_all(&mut near.recv)).await, b"answer");
+    let (ended, moved) = soon(splice).await.unwrap();
+    ended.unwrap();
+    assert_eq!(moved, [8, 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_connection_may_end_its_direction_first() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied().await;
+    connection.shutdown().await.unwrap();
+    soon(end_of(&mut near.recv)).await.unwrap();
+    near.write_all(b"late").await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut late = Vec::new();
+    connection.read_to_end(&mut late).await.unwrap();
+    assert_eq!(late, b"late");
+    soon(splice).await.unwrap().0.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_does_not_read_holds_the_other_up_in_bounded_memory() {
+    let Tied {
+        near,
+        mut connection,
+        splice: _splice,
+        ends: _ends,
+    } = tied().await;
+    let piece = Bytes::from(vec![7; 4096]);
+    let mut written = 0;
+    while settled(connection.write_all(&piece)).await.is_some() {
+        written += piece.len();
+        assert!(written < 4 * WINDOW, "nobody reads, and all is taken");
+    }
+    drop(near);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_broken_off_takes_the_connection_with_it() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied().await;
+    near.send.reset(ResetCode::Cancelled);
+    let (ended, _) = soon(splice).await.unwrap();
+    assert!(
+        matches!(ended, Err(SpliceError::Stream(StreamError::Reset(_)))),
+        "{ended:?}"
+    );
+    assert_eq!(connection.read(&mut [0]).await.unwrap(), 0);
+}
+
+/// A caller that goes drops both halves, in any order.
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_handles_are_dropped_takes_the_connection_with_it() {
+    let Tied {
+        near,
+        splice,
+        connection: _connection,
+        ends: _ends,
+    } = tied().await;
+    let (send, recv) = near.split();
+    drop(recv);
+    drop(send);
+    let (ended, _) = soon(splice).await.unwrap();
+    assert!(matches!(ended, Err(SpliceError::Stream(_))), "{ended:?}");
+}
+
+/// Fails to read once something was written.
+struct Breaks(bool);
+
+impl AsyncRead for Breaks {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.0 {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Breaks {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0 = true;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_is_no_end() {
+    let (relay, mut agent) = pair().await;
+    let (mut near, far) = stream(&relay, &mut agent).await;
+    let splice = tie(far, Breaks(false));
+    near.write_all(b"x").await.unwrap();
+    assert_eq!(
+        soon(end_of(&mut near.recv)).await,
+        Err(StreamError::Reset(ResetCode::Truncated))
+    );
+    let (ended, _) = soon(splice).await.unwrap();
+    assert!(matches!(ended, Err(SpliceError::Io(_))), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_in_both_directions_has_a_limit_and_a_byte_begins_it_anew() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied().await;
+    tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+    connection.write_all(b"x").await.unwrap();
+    settle().await;
+    tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+    assert!(!splice.is_finished());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(
+        end_of(&mut near.recv).await,
+        Err(StreamError::Reset(ResetCode::Timeout))
+    );
+    let (ended, _) = splice.await.unwrap();
+    assert!(matches!(ended, Err(SpliceError::Idle(IDLE))), "{ended:?}");
+}
