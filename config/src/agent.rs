@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use url::Url;
 
+use crate::agent_admin::{AgentAdmin, WrittenAdmin};
+use crate::audit::{AuditConfig, WrittenAudit};
 use crate::document::Document;
 use crate::endpoint::{Endpoint, WrittenEndpoint};
 use crate::error::ConfigError;
@@ -25,6 +27,10 @@ pub struct AgentConfig {
     pub endpoints: Vec<Endpoint>,
     /// The allow/deny list.
     pub policy: PolicyFile,
+    /// The audit log.
+    pub audit: AuditConfig,
+    /// Where operators are answered.
+    pub admin: AgentAdmin,
     /// What a peer can make this agent hold or wait for.
     pub limits: AgentLimits,
 }
@@ -132,6 +138,10 @@ struct Written {
     endpoint: Vec<Spanned<WrittenEndpoint>>,
     policy: WrittenPolicy,
     #[serde(default)]
+    audit: WrittenAudit,
+    #[serde(default)]
+    admin: WrittenAdmin,
+    #[serde(default)]
     limits: AgentLimits,
 }
 
@@ -188,7 +198,7 @@ impl AgentConfig {
             .into_iter()
             .next()
             .map(|(_, value)| SecretString::from(value));
-        let tables = ["relay", "oauth", "policy", "limits"];
+        let tables = ["relay", "oauth", "policy", "audit", "admin", "limits"];
         let document = Document::read(file)?.with_environment(&[], &tables, others.into_iter())?;
         let written: Written = document.parse()?;
         let endpoints = written
@@ -204,6 +214,8 @@ impl AgentConfig {
             policy: PolicyFile {
                 file: crate::check::file(&document, &written.policy.file)?,
             },
+            audit: crate::audit::check(&document, &written.audit)?,
+            admin: crate::agent_admin::check(&document, &written.admin)?,
             limits: written.limits,
         })
     }

@@ -10,6 +10,8 @@
 //! arrays of tables are the file's alone.
 
 pub mod agent;
+pub mod agent_admin;
+pub mod audit;
 mod check;
 mod document;
 pub mod endpoint;

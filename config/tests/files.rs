@@ -76,6 +76,56 @@ fn the_shipped_agent_example_loads_and_never_shows_its_secret() {
 }
 
 #[test]
+fn the_audit_log_and_the_admin_listener_have_the_documented_defaults() {
+    use culvert_config::agent_admin::AgentAdmin;
+    use culvert_config::audit::{AuditConfig, AuditSink, OnFull, SyslogServer};
+    let example = fs::read_to_string(manifest("examples/agent.toml")).unwrap();
+    let start = example.split("[audit]").next().unwrap();
+    let load = |more: &str| {
+        let folder = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+        fs::write(&folder.1, format!("{start}{more}")).unwrap();
+        let config = load_agent(&folder.1).unwrap();
+        toml::from_str::<toml::Table>(&config.render()).expect("what is shown is TOML");
+        (folder, config)
+    };
+    let (_folder, silent) = load("");
+    let (_keep, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+    let written = load_agent(&file).unwrap();
+    assert_eq!(silent.audit, written.audit);
+    assert_eq!(silent.audit, AuditConfig::default());
+    assert_eq!(silent.admin, written.admin);
+    assert_eq!(
+        silent.admin,
+        AgentAdmin::Listen("127.0.0.1:9902".parse().unwrap())
+    );
+
+    let (folder, file) = load("[audit]\nfile = \"audit.log\"\non_full = \"stop\"\n");
+    assert_eq!(file.audit.on_full, OnFull::Stop);
+    let AuditSink::File {
+        file,
+        max_size,
+        keep,
+    } = file.audit.sink
+    else {
+        panic!("{:?}", file.audit)
+    };
+    assert_eq!(file, folder.0.path().join("audit.log"));
+    assert_eq!((max_size.0, keep), (100 << 20, 10));
+
+    for (text, server) in [
+        ("unix:/dev/log", SyslogServer::Unix("/dev/log".into())),
+        ("udp://logs:514", SyslogServer::Udp("logs:514".into())),
+        ("tcp://[::1]:601", SyslogServer::Tcp("[::1]:601".into())),
+    ] {
+        let (_folder, config) = load(&format!("[audit]\nsyslog = \"{text}\"\n"));
+        assert_eq!(config.audit.sink, AuditSink::Syslog { syslog: server });
+    }
+    let (folder, config) = load("[admin]\nsocket = \"admin.sock\"\n");
+    let socket = folder.0.path().join("admin.sock");
+    assert_eq!(config.admin, AgentAdmin::Socket(socket));
+}
+
+#[test]
 fn defaults_in_the_relay_example_are_the_real_ones() {
     let text = fs::read_to_string(manifest("examples/relay.toml")).unwrap();
     let limits = text.split("[limits]").nth(1).unwrap();
