@@ -30,7 +30,6 @@ if ! cmp -s tests/oidc/package-lock.json tests/oidc/node_modules/.installed; the
     cp tests/oidc/package-lock.json tests/oidc/node_modules/.installed
 fi
 
-cargo build --workspace --bins --locked
+# One build for all: the programs have the dependencies' features of the tests (tokio's test clock).
+cargo build --workspace --bins --tests --examples --locked
 cargo test --workspace --locked "$@"
-# Handles and drivers in thousands of interleavings: a build of the session of its own.
-[ $# -gt 0 ] || cargo test -p culvert-session --locked --features interleavings --lib interleavings

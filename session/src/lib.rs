@@ -40,8 +40,6 @@ pub mod body;
 pub mod dial;
 mod driver;
 mod error;
-#[cfg(all(test, feature = "interleavings"))]
-mod interleavings;
 mod lanes;
 pub mod session;
 mod shared;

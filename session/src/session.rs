@@ -67,8 +67,21 @@ impl Session {
         (session, incoming, controls)
     }
 
+    /// The handles of a session and what drives it, for an executor that is not tokio.
+    #[cfg(feature = "interleavings")]
+    pub fn undriven<IO>(
+        io: WebSocketIo<IO>,
+        config: mux::Config,
+    ) -> (Self, Incoming, Controls, impl Future<Output = ()>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (session, incoming, controls, driver) = Self::start(io, config);
+        (session, incoming, controls, driver.run())
+    }
+
     /// The handles of a session whose driver is yet to be run.
-    pub(crate) fn start<IO>(
+    fn start<IO>(
         io: WebSocketIo<IO>,
         mut config: mux::Config,
     ) -> (Self, Incoming, Controls, Driver<IO>)

@@ -7,7 +7,7 @@
 //! that none can cover up for a lost wake-up.
 //!
 //! ```text
-//! cargo test -p culvert-session --features interleavings --lib interleavings
+//! cargo test --workspace --test interleavings
 //! ```
 //! `SHUTTLE_SCHEDULES` sets how many schedules each test explores.
 
@@ -25,11 +25,12 @@ use culvert_proto::head::{BodyLength, CallHead, CallId, Mode};
 use culvert_proto::limits::Limits;
 use culvert_proto::mux::{self, Item, Side, StreamError};
 use culvert_proto::principal::{Principal, PrincipalKind, Proof};
+use culvert_session_interleavings::{
+    Controls, Incoming, RecvStream, SendStream, Session, SessionEvent, Stream, WebSocketIo,
+};
 use shuttle::future::{JoinHandle, block_on, spawn};
 use shuttle::sync::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::{Controls, Incoming, Session, SessionEvent, Stream, WebSocketIo};
 
 /// Bytes that one direction of the connection holds.
 const PIPE: usize = 1000;
@@ -169,8 +170,8 @@ fn start(io: WebSocketIo<End>, side: Side) -> (Handles, JoinHandle<()>) {
             ..Limits::default()
         },
     };
-    let (session, incoming, controls, driver) = Session::start(io, config);
-    let driver = spawn(driver.run());
+    let (session, incoming, controls, driver) = Session::undriven(io, config);
+    let driver = spawn(driver);
     ((session, incoming, controls), driver)
 }
 
@@ -215,7 +216,7 @@ fn explore<F: Future<Output = ()> + Send + 'static>(test: fn() -> F) {
 }
 
 /// Writes a body in pieces, then ends the half.
-async fn send_body(send: &mut crate::SendStream) {
+async fn send_body(send: &mut SendStream) {
     for piece in vec![7; BODY].chunks(3500) {
         send.write_bytes(Bytes::copy_from_slice(piece))
             .await
@@ -224,7 +225,7 @@ async fn send_body(send: &mut crate::SendStream) {
     send.finish().unwrap();
 }
 
-async fn recv_body(recv: &mut crate::RecvStream) {
+async fn recv_body(recv: &mut RecvStream) {
     let mut bytes = 0;
     loop {
         match recv.item().await.unwrap() {
