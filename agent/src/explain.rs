@@ -38,6 +38,12 @@ pub(crate) struct ExplainArgs {
     /// The caller's address.
     #[arg(long)]
     source: Option<IpAddr>,
+    /// The name that the caller connects to, in the proxy modes.
+    #[arg(long)]
+    host: Option<String>,
+    /// The port that the caller connects to, in the proxy modes.
+    #[arg(long)]
+    port: Option<u16>,
     /// How the call is carried: http, connect, terminate or tcp.
     #[arg(long, default_value = "http", value_parser = mode)]
     mode: Mode,
@@ -92,5 +98,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
     call.soap_op.clone_from(&args.soap_op);
     call.upgrade.clone_from(&args.upgrade);
     call.source = args.source;
+    call.host.clone_from(&args.host);
+    call.port = args.port;
     Ok(policy.policy.explain(&call.facts()).to_string())
 }

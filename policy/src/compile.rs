@@ -115,6 +115,17 @@ impl Compiler<'_> {
         self.each("upgrade", &spec.upgrade, |protocol| {
             check_protocol(protocol)
         });
+        let host = self.each("host", &spec.host, |pattern| host(pattern));
+        self.each("port", &spec.port, |port| match port {
+            0 => Err("expected a port from 1 to 65535".to_owned()),
+            _ => Ok(()),
+        });
+        if !(spec.host.is_empty() && spec.port.is_empty()) && spec.mode == [Mode::Http] {
+            let key = if spec.host.is_empty() { "port" } else { "host" };
+            let message =
+                "calls of mode \"http\" connect to no name and port; the rule can never match";
+            self.fail(key, None, message);
+        }
         if action == Action::Deny {
             for (key, given) in [
                 ("max_body", spec.max_body.is_some()),
@@ -146,6 +157,7 @@ impl Compiler<'_> {
             caller,
             query,
             soap,
+            host,
             spec,
         }
     }
@@ -179,6 +191,19 @@ fn endpoint(pattern: &str) -> Result<Glob, String> {
     if pattern.is_empty() || !pattern.bytes().all(legal) {
         return Err(format!(
             "{pattern:?} matches no endpoint; expected lower-case letters, digits, '-' and '*'"
+        ));
+    }
+    Ok(Glob::new(pattern))
+}
+
+/// A host name in lower case, or an address.
+fn host(pattern: &str) -> Result<Glob, String> {
+    let legal =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.:*".contains(&byte);
+    if pattern.is_empty() || !pattern.bytes().all(legal) || pattern.ends_with('.') {
+        return Err(format!(
+            "{pattern:?} matches no name; expected a host name in lower case, without port and \
+             brackets; '*' stands for any characters"
         ));
     }
     Ok(Glob::new(pattern))

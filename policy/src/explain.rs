@@ -172,6 +172,10 @@ fn found(key: Key, call: &CallFacts<'_>) -> String {
             Some(address) => address.to_string(),
             None => "no known address".to_owned(),
         },
+        Key::Host => call.host.map_or_else(|| "none".to_owned(), quoted),
+        Key::Port => call
+            .port
+            .map_or_else(|| "none".to_owned(), |port| port.to_string()),
     }
 }
 
@@ -210,6 +214,8 @@ fn expected(key: Key, rule: &RuleSpec) -> String {
                 .collect();
             format!("[{}]", networks.join(", "))
         }
+        Key::Host => list(&rule.host),
+        Key::Port => format!("{:?}", rule.port),
     }
 }
 

@@ -83,4 +83,9 @@ pub struct CallFacts<'a> {
     pub upgrade: Option<&'a str>,
     /// The caller's address, where it is known.
     pub source: Option<IpAddr>,
+    /// The declared name that the caller connects to, lower case, in the proxy modes; an IPv6
+    /// address has no brackets.
+    pub host: Option<&'a str>,
+    /// The port beside it.
+    pub port: Option<u16>,
 }

@@ -35,11 +35,15 @@ pub enum Key {
     Upgrade,
     /// `source`
     Source,
+    /// `host`
+    Host,
+    /// `port`
+    Port,
 }
 
 impl Key {
     /// Every key.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Endpoint,
         Self::Mode,
         Self::Method,
@@ -51,6 +55,8 @@ impl Key {
         Self::SoapNs,
         Self::Upgrade,
         Self::Source,
+        Self::Host,
+        Self::Port,
     ];
 
     /// The key as it is written in a policy file.
@@ -67,6 +73,8 @@ impl Key {
             Self::SoapNs => "soap_ns",
             Self::Upgrade => "upgrade",
             Self::Source => "source",
+            Self::Host => "host",
+            Self::Port => "port",
         }
     }
 }
@@ -90,6 +98,7 @@ pub(crate) struct Rule {
     pub(crate) caller: Box<[Glob]>,
     pub(crate) query: Box<[QueryMatcher]>,
     pub(crate) soap: Option<SoapMatcher>,
+    pub(crate) host: Box<[Glob]>,
 }
 
 impl Rule {
@@ -114,6 +123,11 @@ impl Rule {
             Key::SoapNs => self.soap_ns_matches(call),
             Key::Upgrade => self.upgrade_matches(call),
             Key::Source => self.source_matches(call),
+            Key::Host => any(&self.host, |glob| {
+                call.host
+                    .is_some_and(|host| glob.matches(host, Case::Ignore))
+            }),
+            Key::Port => any(&self.spec.port, |port| call.port == Some(*port)),
         }
     }
 

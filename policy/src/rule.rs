@@ -118,6 +118,10 @@ pub struct RuleSpec {
     pub upgrade: Vec<String>,
     /// Networks that the caller's address is in.
     pub source: Vec<IpNet>,
+    /// Names that the caller connects to in the proxy modes; `*` stands for any characters.
+    pub host: Vec<String>,
+    /// Ports that the caller connects to in the proxy modes.
+    pub port: Vec<u16>,
     /// Longest body of an allowed call, in bytes.
     pub max_body: Option<u64>,
     /// How many calls the rule allows in a time, counted by the agent for all callers together.
@@ -143,6 +147,8 @@ impl RuleSpec {
             soap_ns: None,
             upgrade: Vec::new(),
             source: Vec::new(),
+            host: Vec::new(),
+            port: Vec::new(),
             max_body: None,
             rate: None,
             enforce: true,

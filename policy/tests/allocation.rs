@@ -53,6 +53,8 @@ fn a_decision_without_shadow_hits_does_not_allocate() {
             soap: Soap::No,
             upgrade: None,
             source: Some("10.1.2.3".parse().unwrap()),
+            host: None,
+            port: None,
         };
         let measured = allocation_counter::measure(|| {
             assert_eq!(policy.decide(&call).is_allow(), allowed);

@@ -128,6 +128,8 @@ impl Call {
             soap,
             upgrade: self.upgrade.as_deref(),
             source: self.source,
+            host: None,
+            port: None,
         }
     }
 }

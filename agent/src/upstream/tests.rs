@@ -34,6 +34,8 @@ fn permit() -> Permit {
         soap: Soap::No,
         upgrade: None,
         source: None,
+        host: None,
+        port: None,
     };
     match policy.decide(&facts) {
         Decision::Allow(permit) => permit,

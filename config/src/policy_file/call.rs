@@ -60,6 +60,10 @@ pub struct TestCall {
     pub upgrade: Option<String>,
     /// The caller's address.
     pub source: Option<IpAddr>,
+    /// The name to connect to, in the proxy modes.
+    pub host: Option<String>,
+    /// The port to connect to, in the proxy modes.
+    pub port: Option<u16>,
 }
 
 /// A test that did not come out as expected.
@@ -124,6 +128,8 @@ impl TestCall {
             soap_ns: DEFAULT_SOAP_NS.to_owned(),
             upgrade: None,
             source: None,
+            host: None,
+            port: None,
         }
     }
 
@@ -165,6 +171,8 @@ impl TestCall {
             soap,
             upgrade: self.upgrade.as_deref(),
             source: self.source,
+            host: self.host.as_deref(),
+            port: self.port,
         }
     }
 }
@@ -193,6 +201,8 @@ struct WrittenCall {
     soap_ns: Option<String>,
     upgrade: Option<String>,
     source: Option<IpAddr>,
+    host: Option<Spanned<String>>,
+    port: Option<Spanned<u16>>,
 }
 
 impl WrittenTest {
@@ -234,6 +244,14 @@ impl WrittenTest {
         call.scopes.clone_from(&written.scope);
         call.upgrade.clone_from(&written.upgrade);
         call.source = written.source;
+        let place = written.host.as_ref().map(Spanned::span);
+        let place = place.or(written.port.as_ref().map(Spanned::span));
+        if let (Some(place), Mode::Http) = (place, call.mode) {
+            let message = "mode \"http\" has no host and port to connect to";
+            return Err(document.error(place, message));
+        }
+        call.host = written.host.as_ref().map(|host| host.get_ref().clone());
+        call.port = written.port.as_ref().map(|port| *port.get_ref());
         if let Some(ns) = &written.soap_ns {
             call.soap_ns.clone_from(ns);
         }

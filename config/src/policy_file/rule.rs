@@ -49,6 +49,8 @@ pub(super) struct WrittenRule {
     soap_ns: Option<Spanned<String>>,
     upgrade: Option<List<String>>,
     source: Option<List<String>>,
+    host: Option<List<String>>,
+    port: Option<List<u16>>,
     max_body: Option<Spanned<Size>>,
     rate: Option<Spanned<String>>,
     enforce: Option<bool>,
@@ -149,6 +151,8 @@ impl WrittenRule {
             soap_ns: self.soap_ns.as_ref().map(|ns| ns.get_ref().clone()),
             upgrade: list(&self.upgrade)?,
             source: self.source(document)?,
+            host: list(&self.host)?,
+            port: items(document, &self.port, |port| *port)?,
             max_body: self.max_body.as_ref().map(|size| size.get_ref().0),
             rate: self
                 .rate
@@ -216,6 +220,12 @@ impl WrittenRule {
             }
             "soap_ns" => self.soap_ns.as_ref().map(Spanned::span),
             "upgrade" => in_list(&self.upgrade),
+            "host" => in_list(&self.host),
+            "port" => {
+                let written = self.port.as_ref()?;
+                let item = item.and_then(|index| written.get_ref().get(index));
+                Some(item.map_or(written.span(), Spanned::span))
+            }
             "max_body" => self.max_body.as_ref().map(Spanned::span),
             "rate" => self.rate.as_ref().map(Spanned::span),
             _ => None,

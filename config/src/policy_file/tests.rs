@@ -132,6 +132,8 @@ source = ["10.0.0.0/8", "192.0.2.1"]
 max_body = "64 MiB"
 rate = "20/s"
 enforce = false
+host = ["esx-*"]
+port = [902]
 "#;
     let file = parsed(text).unwrap();
     let rule = file.policy.rules().next().unwrap();
@@ -162,6 +164,8 @@ enforce = false
         max_body: Some(64 * 1024 * 1024),
         rate: Some("20/s".parse().unwrap()),
         enforce: false,
+        host: strings(&["esx-*"]),
+        port: vec![902],
         ..RuleSpec::new("all keys", culvert_policy::Action::Allow)
     };
     assert_eq!(*rule, expected);

@@ -56,7 +56,15 @@ fn every_mistake_of_every_rule_is_reported_at_once() {
 #[test]
 fn what_could_never_match_is_refused() {
     type Change = fn(&mut RuleSpec);
-    let table: [(&str, Change); 16] = [
+    let table: [(&str, Change); 21] = [
+        ("host", |rule| rule.host = strings(&["ESX-01"])),
+        ("host", |rule| rule.host = strings(&["esx-01."])),
+        ("host", |rule| rule.host = strings(&[""])),
+        ("port", |rule| rule.port = vec![0]),
+        ("port", |rule| {
+            rule.mode = vec![Mode::Http];
+            rule.port = vec![443];
+        }),
         ("id", |rule| rule.id = "x".repeat(129)),
         ("id", |rule| rule.id = "a\nb".to_owned()),
         ("endpoint", |rule| rule.endpoint = strings(&["VCENTER"])),

@@ -20,6 +20,8 @@ fn target(text: &str) -> CanonicalTarget {
     CanonicalTarget::parse(text, options).unwrap()
 }
 
+static TARGET: std::sync::LazyLock<CanonicalTarget> = std::sync::LazyLock::new(|| target("/api"));
+
 /// A `GET` that says as little as possible.
 fn get(target: &CanonicalTarget) -> CallFacts<'_> {
     CallFacts {
@@ -32,6 +34,8 @@ fn get(target: &CanonicalTarget) -> CallFacts<'_> {
         soap: Soap::No,
         upgrade: None,
         source: None,
+        host: None,
+        port: None,
     }
 }
 
@@ -432,6 +436,8 @@ fn get_without_target() -> CallFacts<'static> {
         soap: Soap::No,
         upgrade: None,
         source: None,
+        host: None,
+        port: None,
     }
 }
 
@@ -548,4 +554,66 @@ fn an_explanation_says_of_every_rule_what_did_not_match() {
             .to_string()
             .starts_with("deny: no rule allows the call\n")
     );
+}
+
+#[test]
+fn a_connection_is_allowed_by_name_port_and_caller_and_by_no_rule_about_paths() {
+    let tunnel = |host, port, caller| CallFacts {
+        mode: Mode::Connect,
+        method: "CONNECT",
+        target: None,
+        host: Some(host),
+        port: Some(port),
+        caller,
+        ..get(&TARGET)
+    };
+    let to = |rule: RuleSpec, action| RuleSpec {
+        mode: vec![Mode::Connect],
+        ..RuleSpec { action, ..rule }
+    };
+    for action in [Action::Allow, Action::Deny] {
+        let rule = to(
+            RuleSpec {
+                host: strings(&["esx-*.sddc.local", "fd00::1"]),
+                port: vec![443, 902],
+                caller: strings(&["backup-*"]),
+                ..allow("nfc")
+            },
+            action,
+        );
+        assert!(hits(&rule, &tunnel("esx-01.sddc.local", 902, "backup-1")));
+        assert!(hits(&rule, &tunnel("fd00::1", 443, "backup-1")));
+        for (key, other) in [
+            (Key::Host, tunnel("vcenter.sddc.local", 902, "backup-1")),
+            (Key::Host, tunnel("esx-01.sddc.local.evil", 902, "backup-1")),
+            (Key::Port, tunnel("esx-01.sddc.local", 22, "backup-1")),
+            (Key::Caller, tunnel("esx-01.sddc.local", 902, "director-1")),
+        ] {
+            assert!(!hits(&rule, &other));
+            let explanation = policy([rule.clone()]).explain(&other);
+            let missed: Vec<_> = explanation.rules[0]
+                .mismatches
+                .iter()
+                .map(|m| m.key)
+                .collect();
+            assert_eq!(missed, [key]);
+        }
+        let by_path = to(
+            RuleSpec {
+                path: strings(&["/**"]),
+                ..allow("path")
+            },
+            action,
+        );
+        assert!(!hits(
+            &by_path,
+            &tunnel("esx-01.sddc.local", 902, "backup-1")
+        ));
+        // A call that connects to nothing is none of those that such a rule is about.
+        let anywhere = RuleSpec {
+            port: vec![443],
+            ..RuleSpec::new("port", action)
+        };
+        assert!(!hits(&anywhere, &get(&TARGET)));
+    }
 }
