@@ -14,7 +14,7 @@ use culvert_proto::mux::{Item, StreamError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
-use crate::stream::{RecvStream, SendStream, Stream};
+use crate::stream::{RecvStream, SendStream};
 
 /// Most bytes that are read from the connection at once, and held while the tunnel has no room.
 const PIECE: usize = 16 * 1024;
@@ -47,9 +47,10 @@ pub enum Moved {
 /// either side breaks, or when nothing has moved for `idle`. `moved` is told of every piece.
 ///
 /// Holds at most 16 KiB and one piece of the stream's, and reads no further than they are taken.
-/// Dropping the future cancels the stream and drops the connection.
+/// Cancel safe as far as the halves of the stream are dropped too, which cancels the call.
 pub async fn splice<IO>(
-    stream: Stream,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
     io: IO,
     idle: Duration,
     mut moved: impl FnMut(Moved),
@@ -57,7 +58,6 @@ pub async fn splice<IO>(
 where
     IO: AsyncRead + AsyncWrite,
 {
-    let (mut send, mut recv) = stream.split();
     let mut io = pin!(io);
     let (mut inward, mut outward) = (Inward::default(), Outward::default());
     let mut last_move = Instant::now();
@@ -68,8 +68,8 @@ where
             any = true;
             moved(piece);
         };
-        let inward = inward.poll(cx, io.as_mut(), &mut send, &mut note);
-        let outward = outward.poll(cx, io.as_mut(), &mut recv, &mut note);
+        let inward = inward.poll(cx, io.as_mut(), send, &mut note);
+        let outward = outward.poll(cx, io.as_mut(), recv, &mut note);
         let ended = match (inward, outward) {
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
                 return Poll::Ready(Err(error));

@@ -83,7 +83,7 @@ impl Call {
     }
 
     /// Checks what the relay ought to have checked, and what this version cannot do.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), BadHead> {
+    pub(crate) fn check(&self, message: &Message) -> Result<(), BadHead> {
         if self.mode != Mode::Http {
             return Err(BadHead::Mode);
         }
@@ -95,7 +95,14 @@ impl Call {
         if matches!(self.method, Method::CONNECT | Method::TRACE) {
             return Err(BadHead::Method);
         }
-        if headers.contains_key(UPGRADE) || self.upgrade.is_some() {
+        let may_switch = |protocol: &str| {
+            // Another HTTP on the same connection would be one that nobody looks at.
+            !matches!(protocol, "h2c" | "h2" | "http" | "tls")
+                && self.method == Method::GET
+                && message.length == BodyLength::Empty
+        };
+        if message.headers.contains_key(UPGRADE) || !self.upgrade.as_deref().is_none_or(may_switch)
+        {
             return Err(BadHead::Upgrade);
         }
         Ok(())
@@ -149,8 +156,8 @@ pub(crate) enum BadHead {
     /// Not a canonical target; why not, as a word.
     #[error("the target is refused: {0}")]
     Target(&'static str),
-    /// An upgrade, which host mode does not have yet.
-    #[error("host mode does not forward Upgrade requests (WebSocket) yet")]
+    /// An upgrade to another HTTP, or one that is not a GET without a body.
+    #[error("an upgrade is forwarded for a GET without a body, and never to another HTTP")]
     Upgrade,
     /// A part that cannot be forwarded.
     #[error(transparent)]
@@ -163,8 +170,7 @@ impl BadHead {
         match self {
             // What an endpoint accepts in paths beyond the strict form is only known here.
             Self::Target(reason) => !matches!(reason, "semicolon" | "forbidden-escape"),
-            Self::Upgrade => false,
-            Self::Endpoint | Self::Mode | Self::Method | Self::Request(_) => true,
+            Self::Endpoint | Self::Mode | Self::Method | Self::Upgrade | Self::Request(_) => true,
         }
     }
 

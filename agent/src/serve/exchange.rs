@@ -5,12 +5,14 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_policy::{CallFacts, Decision, Denial, DenyReason, Permit};
 use culvert_proto::code::{ErrorCode, ResetCode};
-use culvert_proto::head::{BodyLength, CallHead, Head, Refusal};
+use culvert_proto::head::{BodyLength, CallHead, Head, Refusal, ResponseHead};
 use culvert_proto::mux::{Item, StreamError};
 use culvert_session::body::RecvBody;
+use culvert_session::splice::{Moved, SpliceError, splice};
 use culvert_session::{RecvStream, SendStream, Stream};
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -21,7 +23,9 @@ use super::pump::{PumpError, pump};
 use super::soap::{InspectError, Inspection};
 use super::{ServedEndpoint, Serving};
 use crate::policy::ActivePolicy;
-use crate::upstream::{Answer, BadAnswer, Progress, RequestBody, RequestParts, UpstreamError};
+use crate::upstream::{
+    Answer, BadAnswer, Progress, RequestBody, RequestParts, Switch, Switched, UpstreamError,
+};
 
 /// Why a call ended otherwise than with a whole answer.
 enum Failure {
@@ -104,7 +108,7 @@ impl Exchange<'_> {
         let endpoint = self.serving.endpoints.get(&call.endpoint);
         let endpoint = endpoint.ok_or(BadHead::Endpoint).map_err(suspect)?;
         send.set_priority(endpoint.priority);
-        call.check(&message.headers).map_err(suspect)?;
+        call.check(&message).map_err(suspect)?;
         let target = call.canonical(endpoint.paths).map_err(suspect)?;
         let _slot = endpoint.slots.try_acquire().map_err(|_| overloaded())?;
 
@@ -135,28 +139,61 @@ impl Exchange<'_> {
             source: call.source,
             length: message.length,
         };
-        let body = self.body(recv, &inspection, message.length, permit.max_body(), record);
-        let request = endpoint.upstream.request(parts, body);
+        let upstream = &endpoint.upstream;
+        // Nothing but the head goes to an upstream that has yet to switch.
+        let (body, recv) = match call.upgrade {
+            None => {
+                let limit = permit.max_body();
+                (
+                    self.body(recv, &inspection, message.length, limit, record),
+                    None,
+                )
+            }
+            Some(_) => (RequestBody::empty(), Some(recv)),
+        };
+        let request = upstream.request(parts, body);
         let request = request.map_err(|error| suspect(error.into()))?;
         let progress = record.request.clone();
+        let answering = async {
+            match &call.upgrade {
+                None => {
+                    let answer = upstream.send(permit, request, progress.as_deref()).await?;
+                    Ok(Switch::Refused(answer))
+                }
+                Some(protocol) => upstream.switch(permit, request, protocol).await,
+            }
+        };
         let answer = tokio::select! {
             biased;
             why = send.stopped() => return Err(why.into()),
             refusal = &mut withdrawn => return Err(Failure::Refused(Outcome::Withdrawn, refusal)),
-            answer = endpoint.upstream.send(permit, request, progress.as_deref()) => answer,
+            answer = answering => answer,
         };
-        let Answer { head, body } = answer.map_err(|error| self.no_answer(&error, record))?;
-
-        record.status = head.status.as_u16();
-        send.send_head(&Head::Response(head))
-            .await
-            .map_err(|error| match error {
-                StreamError::HeadTooLarge => {
-                    self.no_answer(&UpstreamError::Answer(BadAnswer::Head), record)
+        let idle = upstream.timeouts().idle.0;
+        let Answer { head, body } = match (answer, recv) {
+            (Err(error), _) => return Err(self.no_answer(&error, record)),
+            (Ok(Switch::Switched(head, io)), Some(mut recv)) => {
+                self.send_head(head, send, record).await?;
+                return tokio::select! {
+                    biased;
+                    _ = &mut withdrawn => {
+                        Err(Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn))
+                    }
+                    spliced = self.splice(io, send, &mut recv, idle, record) => spliced,
+                };
+            }
+            (Ok(Switch::Switched(..)), None) => {
+                let error = UpstreamError::Answer(BadAnswer::Switched);
+                return Err(self.no_answer(&error, record));
+            }
+            (Ok(Switch::Refused(answer)), recv) => {
+                if let Some(mut recv) = recv {
+                    recv.stop(ResetCode::NotNeeded);
                 }
-                gone => gone.into(),
-            })?;
-        let idle = endpoint.upstream.timeouts().idle.0;
+                answer
+            }
+        };
+        self.send_head(head, send, record).await?;
         let pumped = tokio::select! {
             biased;
             _ = &mut withdrawn => {
@@ -167,6 +204,48 @@ impl Exchange<'_> {
         pumped.map_err(|error| match error {
             PumpError::Stream(error) => Failure::Gone(error),
             PumpError::Upstream(error) => self.broken_answer(&error, record),
+        })
+    }
+
+    async fn send_head(
+        &self,
+        head: ResponseHead,
+        send: &mut SendStream,
+        record: &mut Record<'_>,
+    ) -> Result<(), Failure> {
+        record.status = head.status.as_u16();
+        send.send_head(&Head::Response(head))
+            .await
+            .map_err(|error| match error {
+                StreamError::HeadTooLarge => {
+                    self.no_answer(&UpstreamError::Answer(BadAnswer::Head), record)
+                }
+                gone => gone.into(),
+            })
+    }
+
+    /// Carries bytes both ways after a 101.
+    async fn splice(
+        &self,
+        io: Switched,
+        send: &mut SendStream,
+        recv: &mut RecvStream,
+        idle: Duration,
+        record: &mut Record<'_>,
+    ) -> Result<(), Failure> {
+        let progress = Progress::new();
+        record.request = Some(progress.clone());
+        let spliced = splice(send, recv, io, idle, |moved| match moved {
+            Moved::Out(bytes) => progress.note(bytes, false),
+            Moved::In(bytes) => record.answered += bytes as u64,
+        });
+        spliced.await.map_err(|error| {
+            record.reason = Some(error.to_string());
+            match error {
+                SpliceError::Stream(error) => Failure::Gone(error),
+                SpliceError::Io(_) => Failure::Broken(Outcome::Truncated, ResetCode::Truncated),
+                SpliceError::Idle(_) => Failure::Broken(Outcome::Truncated, ResetCode::Timeout),
+            }
         })
     }
 

@@ -5,6 +5,7 @@ mod bodies;
 mod endings;
 mod heads;
 mod soap;
+mod switch;
 
 use std::sync::Arc;
 

@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 
 use super::error::{BadAnswer, UpstreamError};
 use super::request_body::RequestBody;
+use super::switch::Switched;
 use super::transport::{Noted, Transport};
 
 /// Most interim answers (1xx) to one request. A server sends one or two; more keep a call alive
@@ -125,6 +126,22 @@ impl Connection {
             }),
             None => Err(SendFailure::last(UpstreamError::Answer(BadAnswer::Interim))),
         }
+    }
+
+    /// The bare connection, after an answer that switches protocols, with what came behind it.
+    pub(crate) async fn into_switched(mut self) -> Switched {
+        // hyper lets go of it only once it has handed the answer over.
+        poll_fn(|cx| {
+            self.drive(cx);
+            if self.has_ended {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        let parts = self.driver.into_parts();
+        Switched::new(parts.io.into_inner(), parts.read_buf)
     }
 
     /// Whether the connection is open and at rest between two calls: nothing of a request is

@@ -87,6 +87,9 @@ pub(crate) enum BadAnswer {
     /// 101 to a request that asked for nothing of the kind.
     #[error("the upstream switched protocols without having been asked")]
     Switched,
+    /// A 101 that is not the one that was asked for.
+    #[error("the upstream's 101 is not valid: {0}")]
+    Handshake(&'static str),
     /// Content-Length beside Transfer-Encoding, or more than one of either.
     #[error("the upstream's answer has more than one framing")]
     DoublyFramed,

@@ -3,7 +3,7 @@
 //! * `dial`, `address`, `transport`: a new connection to an address that was checked;
 //! * `connection`, `pool`: HTTP/1.1 on it, driven by the call that holds it, kept while idle;
 //! * `request`, `request_body`, `headers`: what the upstream gets;
-//! * `answer`: what it may say;
+//! * `answer`: what it may say; `switch`: how a call leaves HTTP (WebSocket);
 //! * `error`: what went wrong, for the log and for the caller.
 //!
 //! Redirects are answers like any other: they are passed on, never followed.
@@ -18,6 +18,7 @@ mod patience;
 mod pool;
 mod request;
 mod request_body;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -41,6 +42,7 @@ use self::patience::patience;
 use self::pool::Pool;
 pub(crate) use self::request::{RequestError, RequestParts};
 pub(crate) use self::request_body::{Progress, RequestBody};
+pub(crate) use self::switch::{Switch, Switched};
 
 /// One upstream: how to reach it, and the connections to it that are idle.
 #[derive(Debug)]

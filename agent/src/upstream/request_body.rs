@@ -68,7 +68,8 @@ impl Progress {
         self.failure.get()
     }
 
-    fn note(&self, bytes: usize, ended: bool) {
+    /// Notes bytes that were handed over, and whether they were the last ones.
+    pub(crate) fn note(&self, bytes: usize, ended: bool) {
         let moved = self.started.elapsed().as_micros();
         self.moved
             .store(u64::try_from(moved).unwrap_or(u64::MAX), Ordering::Relaxed);

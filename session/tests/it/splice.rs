@@ -31,7 +31,8 @@ fn tie(
 ) -> JoinHandle<(Result<(), SpliceError>, [usize; 2])> {
     tokio::spawn(async move {
         let mut moved = [0, 0];
-        let ended = splice(stream, io, IDLE, |piece| match piece {
+        let Stream { mut send, mut recv } = stream;
+        let ended = splice(&mut send, &mut recv, io, IDLE, |piece| match piece {
             Moved::Out(bytes) => moved[0] += bytes,
             Moved::In(bytes) => moved[1] += bytes,
         });
