@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use culvert_config::endpoint::{Endpoint, HostHeader, Timeouts, Trust};
+use culvert_config::endpoint::{Endpoint, HostHeader, Timeouts, Trust, UpstreamProtocol};
 use culvert_config::units::Span;
 use culvert_proto::names::EndpointName;
 use culvert_session::tls::provider;
+use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -27,6 +28,10 @@ pub(crate) struct Identity {
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) pem: String,
     key: String,
+    /// What a server with this identity speaks, by ALPN; nothing: whatever comes.
+    pub(crate) alpn: Vec<Vec<u8>>,
+    /// Whose client certificates such a server asks for.
+    pub(crate) client_ca: Option<CertificateDer<'static>>,
 }
 
 impl Identity {
@@ -37,6 +42,8 @@ impl Identity {
             certificate: made.cert.der().clone(),
             pem: made.cert.pem(),
             key: made.signing_key.serialize_pem(),
+            alpn: Vec::new(),
+            client_ca: None,
         }
     }
 
@@ -44,10 +51,21 @@ impl Identity {
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
         let config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
+            .unwrap();
+        let config = match &self.client_ca {
+            None => config.with_no_client_auth(),
+            Some(ca) => {
+                let mut roots = rustls::RootCertStore::empty();
+                roots.add(ca.clone()).unwrap();
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
+                config.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let mut config = config
             .with_single_cert(vec![self.certificate.clone()], key)
             .unwrap();
+        config.alpn_protocols = self.alpn.clone();
         TlsAcceptor::from(Arc::new(config))
     }
 }
@@ -102,10 +120,22 @@ impl Connection {
         let _ = self.io.flush().await;
     }
 
-    /// The connection itself, for another protocol than HTTP. Nothing may have come early.
+    /// The connection itself, for another protocol than HTTP/1.1; what was read of it already
+    /// comes first.
     pub(crate) fn into_io(self) -> Box<dyn Io> {
-        assert!(self.buffer.is_empty());
-        self.io
+        let (read, write) = tokio::io::split(self.io);
+        let read = std::io::Cursor::new(self.buffer.freeze()).chain(read);
+        Box::new(tokio::io::join(read, write))
+    }
+
+    /// Whether the first bytes are these. Takes none of them.
+    pub(crate) async fn begins_with(&mut self, bytes: &[u8]) -> bool {
+        while self.buffer.len() < bytes.len() {
+            if self.io.read_buf(&mut self.buffer).await.unwrap_or(0) == 0 {
+                return false;
+            }
+        }
+        self.buffer.starts_with(bytes)
     }
 
     /// Waits until the agent has closed the connection.
@@ -196,6 +226,7 @@ pub(crate) fn endpoint(upstream: &str, trust: Trust) -> Endpoint {
         name: EndpointName::new("api").unwrap(),
         upstream: upstream.parse().unwrap(),
         trust,
+        upstream_protocol: UpstreamProtocol::Auto,
         host: HostHeader::Rewrite,
         timeouts: Timeouts {
             connect: Span::secs(60),

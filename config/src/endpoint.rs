@@ -22,6 +22,8 @@ pub struct Endpoint {
     pub upstream: Url,
     /// Whose certificate the upstream may have.
     pub trust: Trust,
+    /// Which HTTP the upstream is spoken to in.
+    pub upstream_protocol: UpstreamProtocol,
     /// What the upstream sees as `Host`.
     pub host: HostHeader,
     /// How long each phase of a call may take.
@@ -62,6 +64,20 @@ fn hex_pins<S: serde::Serializer>(pins: &[[u8; 32]], serializer: S) -> Result<S:
             .map(|byte| format!("{byte:02x}"))
             .collect::<String>()
     }))
+}
+
+/// Which HTTP an upstream is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/2 for calls that need it (gRPC) and for upstreams that have nothing else, HTTP/1.1
+    /// for all others.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only; without TLS by prior knowledge.
+    H2,
 }
 
 /// What an upstream sees as `Host`.
@@ -108,6 +124,8 @@ pub(crate) struct WrittenEndpoint {
     mode: Option<Spanned<Vec<String>>>,
     ca: Option<Spanned<PathBuf>>,
     pin_sha256: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    upstream_protocol: UpstreamProtocol,
     #[serde(default)]
     host: HostHeader,
     #[serde(default)]
@@ -156,6 +174,7 @@ pub(crate) fn check(
         name: crate::check::name(document, &written.name)?,
         upstream: check_upstream(document, &written.upstream)?,
         trust: check_trust(document, written)?,
+        upstream_protocol: written.upstream_protocol,
         host: written.host,
         timeouts: written.timeouts.clone(),
         max_streams,

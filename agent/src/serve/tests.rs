@@ -4,6 +4,7 @@ mod audit;
 mod bodies;
 mod endings;
 mod heads;
+mod http2;
 mod soap;
 mod switch;
 

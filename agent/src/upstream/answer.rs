@@ -12,9 +12,10 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::connection::{Connection, MAX_IDLE};
+use super::connection::{Connection, MAX_HEADERS, MAX_IDLE};
 use super::error::{BadAnswer, UpstreamError};
 use super::headers;
+use super::http2::Exchange;
 use super::pool::Pool;
 
 /// An answer that may be passed on.
@@ -25,39 +26,80 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Checks an answer. A bad one takes its connection with it.
-    pub(crate) fn check(
+    /// Checks an answer over HTTP/1.1. A bad one takes its connection with it.
+    pub(crate) fn http1(
         method: &Method,
         answer: Response<Incoming>,
         mut connection: Box<Connection>,
         home: Arc<Pool>,
     ) -> Result<Self, UpstreamError> {
         let (parts, incoming) = answer.into_parts();
-        let mut headers = parts.headers;
-        check_framing(parts.status, &headers).map_err(UpstreamError::Answer)?;
-        connection.idle = idle_time(&headers);
-        headers::strip_answer(&mut headers);
-        let body = match (incoming.is_end_stream(), incoming.size_hint().exact()) {
+        connection.idle = idle_time(&parts.headers);
+        let length = match (incoming.is_end_stream(), incoming.size_hint().exact()) {
             (true, _) => BodyLength::Empty,
             (false, Some(length)) => BodyLength::Exact(length),
             (false, None) => BodyLength::Unknown,
         };
-        // It tells the length of what is not there; everywhere else the head's own field does.
-        if *method != Method::HEAD && parts.status != StatusCode::NOT_MODIFIED {
-            headers.remove(CONTENT_LENGTH);
-        }
-        let head = ResponseHead {
-            status: parts.status,
-            headers,
-            body,
-        };
-        let body = AnswerBody {
+        let head = checked(method, parts.status, parts.headers, length)?;
+        let source = Source::Http1 {
             incoming,
             connection: Some(connection),
             home,
         };
+        let body = AnswerBody { source };
         Ok(Self { head, body })
     }
+
+    /// Checks an answer over HTTP/2, whose frames the library has checked. A bad one takes its
+    /// stream with it.
+    pub(crate) fn http2(
+        method: &Method,
+        answer: Response<()>,
+        exchange: Exchange,
+    ) -> Result<Self, UpstreamError> {
+        let (parts, ()) = answer.into_parts();
+        if parts.headers.len() > MAX_HEADERS {
+            return Err(UpstreamError::Answer(BadAnswer::Head));
+        }
+        // What has no content may still end with an empty frame.
+        let is_bodiless = *method == Method::HEAD
+            || parts.status == StatusCode::NO_CONTENT
+            || parts.status == StatusCode::NOT_MODIFIED;
+        let length = if exchange.is_end_stream() || is_bodiless {
+            BodyLength::Empty
+        } else {
+            let said = parts.headers.get(CONTENT_LENGTH);
+            let said = said.and_then(|value| value.to_str().ok()?.parse().ok());
+            said.map_or(BodyLength::Unknown, BodyLength::Exact)
+        };
+        let head = checked(method, parts.status, parts.headers, length)?;
+        let source = Source::Http2 {
+            exchange,
+            is_bodiless,
+        };
+        let body = AnswerBody { source };
+        Ok(Self { head, body })
+    }
+}
+
+/// The head that is passed on, if it may be.
+fn checked(
+    method: &Method,
+    status: StatusCode,
+    mut headers: HeaderMap,
+    body: BodyLength,
+) -> Result<ResponseHead, UpstreamError> {
+    check_framing(status, &headers).map_err(UpstreamError::Answer)?;
+    headers::strip_answer(&mut headers);
+    // It tells the length of what is not there; everywhere else the head's own field does.
+    if *method != Method::HEAD && status != StatusCode::NOT_MODIFIED {
+        headers.remove(CONTENT_LENGTH);
+    }
+    Ok(ResponseHead {
+        status,
+        headers,
+        body,
+    })
 }
 
 /// hyper takes the stronger of two framings and reads unknown codings to the end of the
@@ -97,31 +139,85 @@ fn idle_time(headers: &HeaderMap) -> Duration {
     })
 }
 
-/// The body of an answer. Reading it drives the connection; at its clean end the connection
-/// goes home to its pool. Anything else, dropping included, closes the connection.
+/// The body of an answer. Reading it also moves what is left of the request.
+///
+/// Over HTTP/1.1 the connection goes home to its pool at the clean end; anything else, dropping
+/// included, closes it. Over HTTP/2 anything else resets the stream.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
-    incoming: Incoming,
-    connection: Option<Box<Connection>>,
-    home: Arc<Pool>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Http1 {
+        incoming: Incoming,
+        connection: Option<Box<Connection>>,
+        home: Arc<Pool>,
+    },
+    Http2 {
+        exchange: Exchange,
+        /// Method or status say that there is no content.
+        is_bodiless: bool,
+    },
 }
 
 impl AnswerBody {
     /// Moves bytes in both directions without taking any: the rest of a request may still have
     /// to go out while nobody has room for the answer.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection {
-            connection.drive(cx);
+        match &mut self.source {
+            Source::Http1 { connection, .. } => {
+                if let Some(connection) = connection {
+                    connection.drive(cx);
+                }
+            }
+            Source::Http2 { exchange, .. } => exchange.drive(cx),
         }
     }
+}
 
-    fn go_home(&mut self, cx: &mut Context<'_>) {
-        if let Some(mut connection) = self.connection.take()
-            && !connection.idle.is_zero()
-            && connection.is_at_rest(cx)
-        {
-            self.home.put(connection);
+type Polled = Poll<Option<Result<Frame<Bytes>, UpstreamError>>>;
+
+fn poll_http1(
+    incoming: &mut Incoming,
+    connection: &mut Option<Box<Connection>>,
+    home: &Pool,
+    cx: &mut Context<'_>,
+) -> Polled {
+    // The first look tells the connection that there is room for more.
+    let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
+    if polled.is_pending() {
+        if let Some(connection) = connection {
+            connection.drive(cx);
         }
+        polled = Pin::new(&mut *incoming).poll_frame(cx);
+    }
+    match &polled {
+        Poll::Ready(Some(Err(_))) => *connection = None,
+        Poll::Ready(Some(Ok(_))) if !incoming.is_end_stream() => {}
+        Poll::Ready(_) => {
+            if let Some(mut connection) = connection.take()
+                && !connection.idle.is_zero()
+                && connection.is_at_rest(cx)
+            {
+                home.put(connection);
+            }
+        }
+        Poll::Pending => {}
+    }
+    polled.map_err(UpstreamError::Http)
+}
+
+fn poll_http2(exchange: &mut Exchange, is_bodiless: bool, cx: &mut Context<'_>) -> Polled {
+    let polled = exchange.poll_frame(cx);
+    match &polled {
+        Poll::Ready(Some(Ok(frame)))
+            if is_bodiless && frame.data_ref().is_some_and(|data| !data.is_empty()) =>
+        {
+            Poll::Ready(Some(Err(UpstreamError::Answer(BadAnswer::Bodiless))))
+        }
+        _ => polled,
     }
 }
 
@@ -129,28 +225,29 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = UpstreamError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        let this = self.get_mut();
-        // The first look tells the connection that there is room for more.
-        let mut polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        if polled.is_pending() {
-            this.drive(cx);
-            polled = Pin::new(&mut this.incoming).poll_frame(cx);
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        match &mut self.get_mut().source {
+            Source::Http1 {
+                incoming,
+                connection,
+                home,
+            } => poll_http1(incoming, connection, home, cx),
+            Source::Http2 {
+                exchange,
+                is_bodiless,
+            } => poll_http2(exchange, *is_bodiless, cx),
         }
-        match &polled {
-            Poll::Ready(Some(Err(_))) => this.connection = None,
-            Poll::Ready(None) => this.go_home(cx),
-            Poll::Ready(Some(Ok(_))) if this.incoming.is_end_stream() => this.go_home(cx),
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
-        }
-        polled.map_err(UpstreamError::Http)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.connection.is_none() && self.incoming.is_end_stream()
+        match &self.source {
+            Source::Http1 {
+                incoming,
+                connection,
+                ..
+            } => connection.is_none() && incoming.is_end_stream(),
+            Source::Http2 { exchange, .. } => exchange.is_end_stream(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use hyper_util::rt::TokioIo;
 use super::error::{BadAnswer, UpstreamError};
 use super::request_body::RequestBody;
 use super::switch::Switched;
-use super::transport::{Noted, Transport};
+use super::transport::{Noted, Seen, Transport};
 
 /// Most interim answers (1xx) to one request. A server sends one or two; more keep a call alive
 /// that never gets its answer.
 pub(crate) const MAX_INTERIM: usize = 10;
 
 /// Most headers of an answer.
-const MAX_HEADERS: usize = 100;
+pub(crate) const MAX_HEADERS: usize = 100;
 
 /// Largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -44,7 +44,7 @@ pub(crate) struct Connection {
     sender: http1::SendRequest<RequestBody>,
     driver: http1::Connection<TokioIo<Noted>, RequestBody>,
     has_ended: bool,
-    received: Arc<AtomicBool>,
+    seen: Arc<Seen>,
     /// How long the upstream lets the connection idle.
     pub(crate) idle: Duration,
 }
@@ -71,19 +71,19 @@ impl SendFailure {
 
 impl Connection {
     pub(crate) async fn open(transport: Transport) -> Result<Self, UpstreamError> {
-        let received = Arc::new(AtomicBool::new(false));
+        let seen = Arc::new(Seen::default());
         let (sender, driver) = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD)
             .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(Noted::new(transport, received.clone())))
+            .handshake(TokioIo::new(Noted::new(transport, seen.clone())))
             .await
             .map_err(UpstreamError::Http)?;
         Ok(Self {
             sender,
             driver,
             has_ended: false,
-            received,
+            seen,
             idle: MAX_IDLE,
         })
     }
@@ -107,7 +107,7 @@ impl Connection {
         hyper::ext::on_informational(&mut request, move |_| {
             counter.fetch_add(1, Ordering::Relaxed);
         });
-        self.received.store(false, Ordering::Relaxed);
+        self.seen.forget();
         let mut answer = pin!(self.sender.try_send_request(request));
         let sent = poll_fn(|cx| {
             self.drive(cx);
@@ -116,7 +116,7 @@ impl Connection {
             }
             answer.as_mut().poll(cx).map(Some)
         });
-        let unanswered = |this: &Self| !this.received.load(Ordering::Relaxed);
+        let unanswered = |this: &Self| !this.seen.anything();
         match sent.await {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(mut error)) => Err(SendFailure {

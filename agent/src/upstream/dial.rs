@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_config::endpoint::{Endpoint, Trust};
@@ -25,6 +26,16 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
+/// The one protocol that a connection is opened for, and that ALPN offers: whoever offers two
+/// lets the upstream choose, which mostly prefers HTTP/2 where it has both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; without TLS by prior knowledge (RFC 9113, 3.3).
+    Http2,
+}
+
 /// Makes connections to one upstream.
 pub(crate) struct Dialer {
     /// The name without brackets, for the resolver and the log.
@@ -42,7 +53,8 @@ pub(crate) struct Dialer {
 
 /// TLS with one upstream.
 struct Tls {
-    trusting: TlsConnector,
+    http1: TlsConnector,
+    http2: TlsConnector,
     /// Trusts no certificate, and says which one it was shown.
     asking: TlsConnector,
     name: ServerName<'static>,
@@ -80,8 +92,12 @@ impl Dialer {
                 };
                 // No certificate has this hash.
                 let nobody = ServerTrust::Pins(vec![[0; 32]]);
+                let http1 = client_tls(&trust, TlsMin::V12)?;
+                let mut http2 = http1.as_ref().clone();
+                http2.alpn_protocols = vec![b"h2".to_vec()];
                 Some(Tls {
-                    trusting: TlsConnector::from(client_tls(&trust, TlsMin::V12)?),
+                    http1: TlsConnector::from(http1),
+                    http2: TlsConnector::from(Arc::new(http2)),
                     asking: TlsConnector::from(client_tls(&nobody, TlsMin::V12)?),
                     name: ServerName::try_from(name.clone()).map_err(|_| no_name())?,
                 })
@@ -101,29 +117,50 @@ impl Dialer {
         })
     }
 
-    /// A new connection, ready for HTTP. Cancel safe: dropped, it closes what it has opened.
-    pub(crate) async fn dial(&self) -> Result<Transport, UpstreamError> {
+    /// A TCP connection to an address that was checked. Cancel safe.
+    pub(crate) async fn tcp(&self) -> Result<TcpStream, UpstreamError> {
+        let phase = Phase::Connect;
+        let limit = self.connect;
+        let reached = timeout(limit, self.reach()).await;
+        let tcp = reached.map_err(|_| UpstreamError::Timeout { phase, limit })??;
+        socket::tune(&tcp);
+        Ok(tcp)
+    }
+
+    /// Whether the connections are TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// A new connection, ready for `protocol`. Cancel safe: dropped, it closes what it has opened.
+    pub(crate) async fn dial(&self, protocol: Protocol) -> Result<Transport, UpstreamError> {
         #[cfg(test)]
         if let Some(peer) = &self.memory {
             let (near, far) = tokio::io::duplex(64 * 1024);
             let _ = peer.send(far);
             return Ok(Transport::Memory(near));
         }
-        let limit = |phase, limit| move |_| UpstreamError::Timeout { phase, limit };
-        let tcp = timeout(self.connect, self.reach())
-            .await
-            .map_err(limit(Phase::Connect, self.connect))??;
-        socket::tune(&tcp);
+        let tcp = self.tcp().await?;
         let Some(tls) = &self.tls else {
             return Ok(Transport::Plain(tcp));
         };
         let address = tcp.peer_addr();
-        let shake = tls.trusting.connect(tls.name.clone(), ReadAhead::new(tcp));
-        let shaken = timeout(self.handshake, shake)
-            .await
-            .map_err(limit(Phase::Tls, self.handshake))?;
-        let source = match shaken {
-            Ok(stream) => return Ok(Transport::Tls(Box::new(stream))),
+        let connector = match protocol {
+            Protocol::Http1 => &tls.http1,
+            Protocol::Http2 => &tls.http2,
+        };
+        let (phase, limit) = (Phase::Tls, self.handshake);
+        let shake = connector.connect(tls.name.clone(), ReadAhead::new(tcp));
+        let shaken = timeout(limit, shake).await;
+        let source = match shaken.map_err(|_| UpstreamError::Timeout { phase, limit })? {
+            Ok(stream) => {
+                let chosen = stream.get_ref().1.alpn_protocol();
+                if protocol == Protocol::Http2 && chosen != Some(b"h2") {
+                    let host = self.host.clone();
+                    return Err(UpstreamError::NoHttp2 { host });
+                }
+                return Ok(Transport::Tls(Box::new(stream)));
+            }
             Err(source) => source,
         };
         let pin = match (pin_in(&source), address) {

@@ -14,6 +14,7 @@ use rustls::{AlertDescription, CertificateError};
 
 use super::address::Forbidden;
 use super::request_body::RequestBodyError;
+use super::transport::Seen;
 
 /// Why an upstream gave no answer, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,18 @@ pub(crate) enum UpstreamError {
     /// The connection ended, or HTTP on it broke, before the answer was complete.
     #[error("{}", chain(.0))]
     Http(hyper::Error),
+    /// The same of HTTP/2; how TLS below it broke, where it was that.
+    #[error("{}", .tls.as_ref().map_or_else(|| chain(.error), ToString::to_string))]
+    Http2 {
+        error: h2::Error,
+        tls: Option<rustls::Error>,
+    },
+    /// The call, or the endpoint's configuration, needs HTTP/2, and the upstream has none.
+    #[error("{host} does not speak HTTP/2 (it did not choose h2 by ALPN)")]
+    NoHttp2 { host: String },
+    /// The public host name cannot be sent over HTTP/2.
+    #[error("the host name is not one that HTTP/2 carries")]
+    Authority,
     /// The call's own body cannot be forwarded.
     #[error("{0}")]
     RequestBody(RequestBodyError),
@@ -64,6 +77,7 @@ pub(crate) enum UpstreamError {
 pub(crate) enum Phase {
     Connect,
     Tls,
+    Http2,
     Head,
     RequestIdle,
     AnswerIdle,
@@ -74,6 +88,7 @@ impl std::fmt::Display for Phase {
         f.write_str(match self {
             Self::Connect => "connecting to the upstream",
             Self::Tls => "the TLS handshake with the upstream",
+            Self::Http2 => "the start of HTTP/2 with the upstream",
             Self::Head => "the wait for the upstream's answer",
             Self::RequestIdle => "the wait for the next byte of the request's body",
             Self::AnswerIdle => "the wait for the next byte of the answer's body",
@@ -99,6 +114,12 @@ pub(crate) enum BadAnswer {
     /// A head that the tunnel does not carry.
     #[error("the upstream's answer has a larger head than the tunnel carries")]
     Head,
+    /// Content where the status or the method says that there is none.
+    #[error("the upstream's answer has a body where there is none")]
+    Bodiless,
+    /// HTTP/2 SETTINGS that allow no call.
+    #[error("the upstream's HTTP/2 settings allow no call")]
+    NoStreams,
     /// More interim answers than anybody needs.
     #[error(
         "the upstream sent more than {} interim answers",
@@ -108,6 +129,12 @@ pub(crate) enum BadAnswer {
 }
 
 impl UpstreamError {
+    /// An error of HTTP/2 on a transport.
+    pub(crate) fn http2(error: h2::Error, seen: &Seen) -> Self {
+        let tls = seen.tls().cloned().filter(|_| error.is_io());
+        Self::Http2 { error, tls }
+    }
+
     /// The code that the caller gets.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
@@ -118,10 +145,23 @@ impl UpstreamError {
             Self::Timeout { .. } => ErrorCode::UpstreamTimeout,
             Self::Answer(_) => ErrorCode::UpstreamProtocol,
             Self::Http(error) if tls_error(error).is_some() => ErrorCode::UpstreamTls,
-            Self::Http(_) => ErrorCode::UpstreamProtocol,
+            Self::Http2 { tls: Some(_), .. } => ErrorCode::UpstreamTls,
+            Self::Http(_) | Self::Http2 { .. } | Self::NoHttp2 { .. } => {
+                ErrorCode::UpstreamProtocol
+            }
+            Self::Authority => ErrorCode::BadRequest,
             Self::RequestBody(RequestBodyError::TooLong { .. }) => ErrorCode::PolicyDenied,
             Self::RequestBody(RequestBodyError::Tunnel(_)) => ErrorCode::BadRequest,
         }
+    }
+
+    /// Whether the upstream turned the offered protocol down, and has another.
+    pub(crate) fn is_alpn_refusal(&self) -> bool {
+        let refusal = AlertDescription::NoApplicationProtocol;
+        let Self::Tls { source, .. } = self else {
+            return false;
+        };
+        rustls_error(source) == Some(&rustls::Error::AlertReceived(refusal))
     }
 
     /// The stream's own error, where it was the tunnel that broke and nobody is left to answer.
@@ -160,6 +200,12 @@ impl UpstreamError {
             }
             Self::Answer(bad) => format!("The call failed: {bad}.").into(),
             Self::Http(error) => http_detail(error),
+            Self::Http2 { tls: Some(tls), .. } => tls_detail(Some(tls)),
+            Self::Http2 { error, .. } => http2_detail(error),
+            Self::NoHttp2 { .. } => {
+                "The call needs HTTP/2, which the local API does not speak.".into()
+            }
+            Self::Authority => "The host name is not one that HTTP/2 carries.".into(),
             Self::RequestBody(error) => format!("The request cannot be forwarded: {error}.").into(),
         }
     }
@@ -176,6 +222,18 @@ fn http_detail(error: &hyper::Error) -> Cow<'static, str> {
         "The local API closed the connection before its answer was complete; whether the call \
          took effect there is not known."
             .into()
+    }
+}
+
+fn http2_detail(error: &h2::Error) -> Cow<'static, str> {
+    match error.reason() {
+        Some(reason) if error.is_remote() => {
+            format!("The local API refused the call (HTTP/2: {reason}).").into()
+        }
+        Some(_) => "The local API's answer is not valid HTTP/2.".into(),
+        None => "The local API closed the connection before its answer was complete; whether the \
+                 call took effect there is not known."
+            .into(),
     }
 }
 

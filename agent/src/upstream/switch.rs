@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Upstream;
 use super::answer::Answer;
 use super::connection::Connection;
+use super::dial::Protocol;
 use super::error::{BadAnswer, UpstreamError};
 use super::headers;
 use super::request_body::RequestBody;
@@ -57,13 +58,15 @@ impl Upstream {
     ) -> Result<Switch, UpstreamError> {
         let method = request.method().clone();
         let asked = Asked::write(protocol, request.headers_mut())?;
-        let mut connection = Box::new(Connection::open(self.dialer.dial().await?).await?);
-        let sent = self.attempt(&mut connection, request, None).await;
+        // Over HTTP/1.1, whatever the endpoint prefers: it is the way that everybody has.
+        let transport = self.dialer.dial(Protocol::Http1).await?;
+        let mut connection = Box::new(Connection::open(transport).await?);
+        let sent = self.attempt(connection.send(request), None).await;
         let answer = sent.map_err(|failure| failure.error)?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             // A pool that nobody takes from: what was asked to switch is closed, whatever it says.
             let nowhere = Arc::default();
-            return Answer::check(&method, answer, connection, nowhere).map(Switch::Refused);
+            return Answer::http1(&method, answer, connection, nowhere).map(Switch::Refused);
         }
         let mut headers = answer.into_parts().0.headers;
         asked.check(&headers).map_err(UpstreamError::Answer)?;

@@ -1,7 +1,10 @@
 //! The client of an upstream against servers that do what they should, and what they should not.
 
 mod hostile;
+mod http2;
+mod http2_raw;
 mod pool;
+mod protocol;
 mod reach;
 
 use std::future::poll_fn;
@@ -43,17 +46,20 @@ fn permit() -> Permit {
     }
 }
 
+fn parts(method: Method) -> RequestParts {
+    RequestParts {
+        method,
+        target: Bytes::from_static(b"/api?x=1"),
+        headers: HeaderMap::new(),
+        authority: Bytes::from_static(b"api--acme.relay.example"),
+        source: None,
+        length: BodyLength::Empty,
+    }
+}
+
 impl Upstream {
     async fn call(&self, method: Method) -> Result<Answer, UpstreamError> {
-        let parts = RequestParts {
-            method,
-            target: Bytes::from_static(b"/api?x=1"),
-            headers: HeaderMap::new(),
-            authority: Bytes::from_static(b"api--acme.relay.example"),
-            source: None,
-            length: BodyLength::Empty,
-        };
-        let request = self.request(parts, RequestBody::empty()).unwrap();
+        let request = self.request(parts(method), RequestBody::empty()).unwrap();
         self.send(permit(), request, None).await
     }
 

@@ -1,15 +1,17 @@
-//! The bytes below HTTP: TCP or TLS, and how many have come.
+//! The bytes below HTTP: TCP or TLS, and what was seen of them.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use culvert_session::socket::ReadAhead;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use super::error::rustls_error;
 
 /// A connection to an upstream, ready for HTTP.
 #[derive(Debug)]
@@ -23,19 +25,41 @@ pub(crate) enum Transport {
     Memory(tokio::io::DuplexStream),
 }
 
-/// A transport that notes whether anything was received since it was asked last.
+/// What was seen of a transport's bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    received: AtomicBool,
+    tls: OnceLock<rustls::Error>,
+}
+
+impl Seen {
+    /// Whether anything was received since [`forget`](Self::forget).
+    pub(crate) fn anything(&self) -> bool {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Begins to watch again.
+    pub(crate) fn forget(&self) {
+        self.received.store(false, Ordering::Relaxed);
+    }
+
+    /// How TLS broke, if it did: a TLS 1.3 server complains after the handshake, and HTTP/2 does
+    /// not pass on what it said.
+    pub(crate) fn tls(&self) -> Option<&rustls::Error> {
+        self.tls.get()
+    }
+}
+
+/// A transport that notes what is seen of it.
 #[derive(Debug)]
 pub(crate) struct Noted {
     transport: Transport,
-    received: Arc<AtomicBool>,
+    seen: Arc<Seen>,
 }
 
 impl Noted {
-    pub(crate) fn new(transport: Transport, received: Arc<AtomicBool>) -> Self {
-        Self {
-            transport,
-            received,
-        }
+    pub(crate) fn new(transport: Transport, seen: Arc<Seen>) -> Self {
+        Self { transport, seen }
     }
 }
 
@@ -59,7 +83,12 @@ impl AsyncRead for Noted {
         let before = out.filled().len();
         let polled = each!(self, io => Pin::new(io).poll_read(cx, out));
         if out.filled().len() > before {
-            self.received.store(true, Ordering::Relaxed);
+            self.seen.received.store(true, Ordering::Relaxed);
+        }
+        if let Poll::Ready(Err(error)) = &polled
+            && let Some(tls) = rustls_error(error)
+        {
+            let _ = self.seen.tls.set(tls.clone());
         }
         polled
     }

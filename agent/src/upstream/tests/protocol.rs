@@ -1,0 +1,124 @@
+//! Which HTTP a call is spoken in.
+
+use culvert_config::endpoint::UpstreamProtocol;
+use http::Response;
+use http::header::CONTENT_TYPE;
+
+use super::*;
+
+/// A server that speaks what its certificate's ALPN says, and answers with what it was.
+async fn server(alpn: &[&str]) -> (Server, Trust) {
+    let mut identity = Identity::new(&["127.0.0.1"]);
+    identity.alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let has_http2 = alpn.contains(&"h2");
+    let server = Server::start(Some(&identity), move |mut connection: Peer| async move {
+        // The first bytes tell: HTTP/2 begins with a preface of its own (RFC 9113, 3.4).
+        if has_http2 && connection.begins_with(b"PRI * HTTP/2.0").await {
+            let mut http2 = h2::server::handshake(connection.into_io()).await.unwrap();
+            while let Some(Ok((_, mut respond))) = http2.accept().await {
+                let mut body = respond.send_response(Response::new(()), false).unwrap();
+                body.send_data(Bytes::from_static(b"h2"), true).unwrap();
+            }
+            return;
+        }
+        while connection.request().await.is_some() {
+            connection
+                .send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhttp1")
+                .await;
+        }
+    })
+    .await;
+    let pin = Trust::Pins(vec![pin_of(&identity.certificate)]);
+    (server, pin)
+}
+
+async fn called(upstream: &Upstream, media: Option<&'static str>) -> Result<String, UpstreamError> {
+    let mut parts = parts(Method::POST);
+    if let Some(media) = media {
+        parts
+            .headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    }
+    let request = upstream.request(parts, RequestBody::empty()).unwrap();
+    let answer = upstream.send(permit(), request, None).await?;
+    Ok(String::from_utf8(read(answer.body).await?).unwrap())
+}
+
+#[tokio::test]
+async fn a_call_is_spoken_in_http_1_unless_it_or_the_upstream_needs_http_2() {
+    use UpstreamProtocol::{Auto, H2, Http1};
+    const GRPC: Option<&str> = Some("application/grpc+proto");
+    const WEB: Option<&str> = Some("application/grpc-web");
+    for (alpn, setting, media, expected) in [
+        (&["h2", "http/1.1"][..], Auto, None, Some("http1")),
+        (&["h2", "http/1.1"], Auto, WEB, Some("http1")),
+        (&["h2", "http/1.1"], Auto, GRPC, Some("h2")),
+        (
+            &["h2", "http/1.1"],
+            Auto,
+            Some("application/grpc"),
+            Some("h2"),
+        ),
+        (&["h2", "http/1.1"], Http1, GRPC, Some("http1")),
+        (&["h2", "http/1.1"], H2, None, Some("h2")),
+        (&["h2"], Auto, None, Some("h2")),
+        (&["h2"], Http1, None, None),
+        (&["http/1.1"], Auto, None, Some("http1")),
+        (&["http/1.1"], Auto, GRPC, None),
+        (&["http/1.1"], H2, None, None),
+        (&[], Auto, None, Some("http1")),
+        (&[], Auto, GRPC, None),
+    ] {
+        let (server, trust) = server(alpn).await;
+        let mut endpoint = server.endpoint(Some(trust));
+        endpoint.upstream_protocol = setting;
+        let upstream = Upstream::new(&endpoint).unwrap();
+        let case = format!("{alpn:?} {setting:?} {media:?}");
+        for _ in 0..2 {
+            match (called(&upstream, media).await, expected) {
+                (Ok(spoken), Some(expected)) => assert_eq!(spoken, expected, "{case}"),
+                (Err(error), None) => {
+                    let code = error.code().as_str();
+                    assert!(code.starts_with("upstream-"), "{case}: {code}");
+                }
+                (outcome, _) => panic!("{case}: {outcome:?}"),
+            }
+        }
+        if expected.is_some() {
+            // One that is turned down, and one that is kept.
+            let tried = if alpn == ["h2"] && setting == Auto {
+                2
+            } else {
+                1
+            };
+            assert_eq!(server.connections(), tried, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_that_is_missing_is_said_to_be_missing_over_http_2_too() {
+    let (upstream, server) = demanding(UpstreamProtocol::H2).await;
+    let error = called(&upstream, None).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::UpstreamTls, "{error}");
+    assert!(
+        error.detail().contains("client certificate"),
+        "{}",
+        error.detail()
+    );
+    drop(server);
+}
+
+/// A server that asks for a client certificate of its own CA.
+async fn demanding(protocol: UpstreamProtocol) -> (Upstream, Server) {
+    let mut identity = Identity::new(&["127.0.0.1"]);
+    identity.alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    identity.client_ca = Some(Identity::new(&["client"]).certificate);
+    let server = Server::start(Some(&identity), |mut connection: Peer| async move {
+        connection.closed().await;
+    })
+    .await;
+    let mut endpoint = server.endpoint(Some(Trust::Pins(vec![pin_of(&identity.certificate)])));
+    endpoint.upstream_protocol = protocol;
+    (Upstream::new(&endpoint).unwrap(), server)
+}
