@@ -9,12 +9,13 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# What cc, curl, nginx and node are called as packages. nginx may lie where only root's PATH looks.
+# What cc, curl, nginx, squid and node are called as packages. nginx may lie where only root's PATH looks.
 export PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v curl >/dev/null || missing+=(curl)
 command -v nginx >/dev/null || missing+=(nginx)
+command -v squid >/dev/null || missing+=(squid)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 if [ ${#missing[@]} -gt 0 ]; then

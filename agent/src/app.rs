@@ -4,16 +4,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_config::agent::{OAuth, TokenServer as ConfiguredServer};
+use culvert_config::agent::TokenServer as ConfiguredServer;
+use culvert_config::proxy::Proxies;
 use culvert_config::{AgentConfig, ConfigError};
-use culvert_identity::{ClientAuth, ClientCredentials, TokenServer, TokenSource};
+use culvert_identity::{ClientAuth, ClientCredentials, Proxying, TokenServer, TokenSource};
 use culvert_proto::control::Hello;
 use culvert_proto::growth::GrowthBudget;
 use culvert_proto::limits::Limits;
 use culvert_proto::mux;
 use culvert_session::dial::{DialTarget, TargetError};
+use culvert_session::proxy::HttpProxy;
 use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
 use sd_notify::NotifyState;
+use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +73,10 @@ impl App {
         };
         let tls = client_tls(&trust, TlsMin::V13)?;
         let target = DialTarget::new(config.relay.url.as_str(), tls)?;
+        let target = match http_proxy(&config.relay.proxy, target.host(), target.port()) {
+            Some(proxy) => target.through(proxy),
+            None => target,
+        };
         Ok(Self {
             config,
             policy,
@@ -86,7 +93,7 @@ impl App {
     /// Runs until a signal asks for the end, then drains.
     pub(crate) async fn run(self) -> Result<(), RunError> {
         let mut signals = Signals::listen().map_err(RunError::Signals)?;
-        let tokens = TokenSource::start(credentials(&self.config.oauth)).await;
+        let tokens = TokenSource::start(credentials(&self.config)).await;
         let stop = CancellationToken::new();
         let link = Arc::new(Link {
             target: self.target,
@@ -138,7 +145,34 @@ impl App {
     }
 }
 
-fn credentials(oauth: &OAuth) -> ClientCredentials {
+/// The corporate proxy on the way to `host`, where there is one.
+fn http_proxy(proxies: &Proxies, host: &str, port: u16) -> Option<HttpProxy> {
+    let found = proxies.for_host(host, port)?;
+    let proxy = HttpProxy::new(found.host.clone(), found.port);
+    Some(match &found.credential {
+        Some((user, password)) => proxy.with_credential(user, password.expose_secret()),
+        None => proxy,
+    })
+}
+
+/// The same for the token issuer. What is asked without TLS (loopback addresses, in development)
+/// is asked without a proxy.
+fn proxying(proxies: Proxies) -> Proxying {
+    Proxying::Chosen(Arc::new(move |url| {
+        let host = url
+            .host_str()?
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        let port = url.port_or_known_default()?;
+        let proxy = proxies
+            .for_host(host, port)
+            .filter(|_| url.scheme() == "https");
+        proxy?.to_url()
+    }))
+}
+
+fn credentials(config: &AgentConfig) -> ClientCredentials {
+    let oauth = &config.oauth;
     ClientCredentials {
         server: match &oauth.server {
             ConfiguredServer::Issuer(issuer) => TokenServer::Issuer(issuer.clone()),
@@ -151,6 +185,7 @@ fn credentials(oauth: &OAuth) -> ClientCredentials {
         resource: None,
         scope: oauth.scope.clone(),
         ca: oauth.ca.clone(),
+        proxying: proxying(config.relay.proxy.clone()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use culvert_proto::limits::{MAX_LANES, MAX_OFFERS};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use url::Url;
@@ -13,6 +13,7 @@ use crate::audit::{AuditConfig, WrittenAudit};
 use crate::document::Document;
 use crate::endpoint::{Endpoint, WrittenEndpoint};
 use crate::error::ConfigError;
+use crate::proxy::{Environment, Proxies, Proxy};
 use crate::units::{Size, Span};
 
 /// A checked `agent.toml`.
@@ -47,6 +48,9 @@ pub struct RelayLink {
     /// The CA of the relay's certificate; system roots if none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
+    /// The corporate proxy on the way to the relay and to the token issuer.
+    #[serde(skip_serializing_if = "Proxies::is_empty")]
+    pub proxy: Proxies,
 }
 
 /// How the agent obtains access tokens (OAuth 2.0, RFC 6749).
@@ -152,6 +156,8 @@ struct WrittenRelay {
     sessions: Option<Spanned<u8>>,
     lanes: Option<Spanned<u8>>,
     ca: Option<Spanned<PathBuf>>,
+    proxy: Option<Spanned<String>>,
+    proxy_password_file: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]
@@ -194,6 +200,7 @@ impl AgentConfig {
     ) -> Result<Self, ConfigError> {
         let (secret, others): (Vec<_>, Vec<_>) =
             environment.partition(|(name, _)| name == SECRET_VARIABLE);
+        let proxies = Environment::read(&others);
         let secret = secret
             .into_iter()
             .next()
@@ -208,7 +215,7 @@ impl AgentConfig {
             .collect::<Result<Vec<_>, ConfigError>>()?;
         check_endpoints(&document, &written.endpoint)?;
         Ok(Self {
-            relay: check_relay(&document, &written.relay)?,
+            relay: check_relay(&document, &written.relay, proxies)?,
             oauth: check_oauth(&document, written.oauth, secret)?,
             endpoints,
             policy: PolicyFile {
@@ -226,7 +233,11 @@ impl AgentConfig {
     }
 }
 
-fn check_relay(document: &Document, written: &WrittenRelay) -> Result<RelayLink, ConfigError> {
+fn check_relay(
+    document: &Document,
+    written: &WrittenRelay,
+    environment: Environment,
+) -> Result<RelayLink, ConfigError> {
     let text = written.url.get_ref();
     let expected = "expected wss://HOST[:PORT] without path, query or credentials";
     let plain = |url: &Url| {
@@ -263,7 +274,48 @@ fn check_relay(document: &Document, written: &WrittenRelay) -> Result<RelayLink,
         sessions,
         lanes,
         ca,
+        proxy: check_proxy(document, written, environment)?,
     })
+}
+
+/// `relay.proxy`, or what the environment says. An empty text is no proxy at all.
+fn check_proxy(
+    document: &Document,
+    written: &WrittenRelay,
+    environment: Environment,
+) -> Result<Proxies, ConfigError> {
+    let Some(text) = &written.proxy else {
+        if let Some(file) = &written.proxy_password_file {
+            let message = "found a password without relay.proxy; expected the proxy too";
+            return Err(document.error(file.span(), message));
+        }
+        return Proxies::new(None, environment)
+            .map_err(|error| ConfigError::file(&document.file, error));
+    };
+    if text.get_ref().is_empty() {
+        return Ok(Proxies::default());
+    }
+    let mut proxy =
+        Proxy::parse(text.get_ref()).map_err(|error| document.error(text.span(), error))?;
+    if let Some(file) = &written.proxy_password_file {
+        let wrong = |message| document.error(file.span(), message);
+        proxy.credential = match proxy.credential {
+            Some((user, password)) if password.expose_secret().is_empty() => {
+                let path = document.path(file.get_ref());
+                let password = crate::secret::read(&path, file.get_ref()).map_err(wrong)?;
+                Some((user, password))
+            }
+            Some(_) => {
+                let message = "found a password in relay.proxy too; expected it in one place";
+                return Err(wrong(message.into()));
+            }
+            None => {
+                let message = "found no user in relay.proxy; expected http://USER@HOST:PORT";
+                return Err(wrong(message.into()));
+            }
+        };
+    }
+    Proxies::new(Some(proxy), environment).map_err(|error| document.error(text.span(), error))
 }
 
 fn check_oauth(

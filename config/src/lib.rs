@@ -18,6 +18,7 @@ pub mod endpoint;
 mod error;
 pub mod issuer;
 pub mod policy_file;
+pub mod proxy;
 pub mod relay;
 mod secret;
 pub mod units;

@@ -173,6 +173,45 @@ fn a_variable_overrides_a_key_of_the_file() {
 }
 
 #[test]
+fn a_proxy_has_its_password_from_a_file_or_from_a_variable_and_never_shows_it() {
+    use secrecy::ExposeSecret;
+    let (folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+    fs::write(folder.path().join("secret"), "hunter2\n").unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    let lines = "[relay]\nproxy = \"http://me@proxy.corp:3128\"\nproxy_password_file = \"secret\"";
+    fs::write(&file, text.replacen("[relay]", lines, 1)).unwrap();
+    let from_file = load_agent(&file).unwrap();
+    fs::write(&file, text).unwrap();
+    let variable = |name: &str, value: &str| {
+        let environment = std::iter::once((name.to_owned(), value.to_owned()));
+        AgentConfig::load_with(&file, environment).unwrap()
+    };
+    let url = "http://me:hunter2@proxy.corp:3128";
+    for config in [
+        from_file,
+        variable("CULVERT_RELAY__PROXY", url),
+        variable("https_proxy", url),
+    ] {
+        let proxy = config
+            .relay
+            .proxy
+            .for_host("relay.example.com", 443)
+            .unwrap();
+        let (user, password) = proxy.credential.as_ref().unwrap();
+        assert_eq!((user.as_str(), password.expose_secret()), ("me", "hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let shown = config.render();
+        assert!(
+            shown.contains("proxy = \"http://me:***@proxy.corp:3128\""),
+            "{shown}"
+        );
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    let direct = variable("CULVERT_RELAY__PROXY", "");
+    assert!(direct.relay.proxy.is_empty());
+}
+
+#[test]
 fn a_variable_for_an_unknown_key_is_refused_like_the_key() {
     let (_folder, file) = folder_with(&manifest("examples/relay.toml"), "relay.toml");
     let environment = [("CULVERT_LISTEN__ADDR".to_owned(), "[::]:1".to_owned())];

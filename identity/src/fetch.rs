@@ -6,6 +6,7 @@
 mod metadata;
 
 use std::error::Error;
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,6 +64,16 @@ pub enum FetchError {
         /// What is wrong.
         reason: String,
     },
+    /// The corporate proxy on the way does not let through, or cannot be reached.
+    #[error("cannot reach {url} through the corporate proxy {proxy}: {reason}")]
+    Proxy {
+        /// The address.
+        url: String,
+        /// The proxy's host and port.
+        proxy: String,
+        /// What happened, and what to do.
+        reason: String,
+    },
     /// No answer in time.
     #[error("{url} did not answer in time")]
     TimedOut {
@@ -87,17 +98,56 @@ pub enum FetchError {
     },
 }
 
+/// Which corporate proxy leads to which address.
+#[derive(Clone, Default)]
+pub enum Proxying {
+    /// What the environment says (`HTTPS_PROXY`, `NO_PROXY`), but never to a loopback address.
+    #[default]
+    Environment,
+    /// What the function says of an address: `http://[USER:PASSWORD@]HOST:PORT`, or none.
+    Chosen(Arc<dyn Fn(&Url) -> Option<Url> + Send + Sync>),
+}
+
+/// Without addresses, which may have credentials.
+impl fmt::Debug for Proxying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Environment => "Environment",
+            Self::Chosen(_) => "Chosen",
+        })
+    }
+}
+
+impl Proxying {
+    /// Host and port of the proxy on the way to `url`, where it is a chosen one.
+    fn proxy_of(&self, url: &Url) -> Option<String> {
+        let Self::Chosen(choose) = self else {
+            return None;
+        };
+        let proxy = choose(url)?;
+        Some(format!(
+            "{}:{}",
+            proxy.host()?,
+            proxy.port_or_known_default()?
+        ))
+    }
+}
+
 /// A client for one errand at an issuer.
 pub(crate) struct Fetcher {
     client: reqwest::Client,
+    proxying: Proxying,
 }
 
 impl Fetcher {
-    /// A client that trusts the authorities in `ca`, or the system's. Proxies are those of the
-    /// environment (`HTTPS_PROXY`, `NO_PROXY`), but never on the way to a loopback address.
+    /// A client that trusts the authorities in `ca`, or the system's.
     ///
     /// Reads files; [`Fetcher::open`] does so off the runtime's threads.
-    pub(crate) fn new(ca: Option<&Path>, target: &Url) -> Result<Self, FetchError> {
+    pub(crate) fn new(
+        ca: Option<&Path>,
+        target: &Url,
+        proxying: Proxying,
+    ) -> Result<Self, FetchError> {
         check_address(target)?;
         let roots = authorities(ca)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -117,16 +167,26 @@ impl Fetcher {
             .user_agent(concat!("culvert/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(EXCHANGE_TIMEOUT);
-        if is_loopback(target) {
-            builder = builder.no_proxy();
+        match &proxying {
+            Proxying::Environment if is_loopback(target) => builder = builder.no_proxy(),
+            Proxying::Environment => {}
+            Proxying::Chosen(choose) => {
+                let choose = choose.clone();
+                let proxy = reqwest::Proxy::custom(move |url| choose(url));
+                builder = builder.no_proxy().proxy(proxy);
+            }
         }
         let client = builder.build().map_err(|error| unusable(&error))?;
-        Ok(Self { client })
+        Ok(Self { client, proxying })
     }
 
     /// Like [`Fetcher::new`], for use in a running program.
-    pub(crate) async fn open(ca: Option<PathBuf>, target: Url) -> Result<Self, FetchError> {
-        tokio::task::spawn_blocking(move || Self::new(ca.as_deref(), &target))
+    pub(crate) async fn open(
+        ca: Option<PathBuf>,
+        target: Url,
+        proxying: Proxying,
+    ) -> Result<Self, FetchError> {
+        tokio::task::spawn_blocking(move || Self::new(ca.as_deref(), &target, proxying))
             .await
             .unwrap_or_else(|error| {
                 Err(FetchError::Authorities {
@@ -159,7 +219,10 @@ impl Fetcher {
             url: request.uri().path().into(),
         })?;
         check_address(&url)?;
-        let fault = |error: reqwest::Error| exchange_error(&url, error);
+        let fault = |error: reqwest::Error| match self.proxying.proxy_of(&url) {
+            None => exchange_error(&url, error),
+            Some(proxy) => by_proxy(proxy, exchange_error(&url, error)),
+        };
         let request = reqwest::Request::try_from(request).map_err(fault)?;
         let mut answer = self.client.execute(request).await.map_err(fault)?;
         let mut body = Vec::new();
@@ -250,6 +313,32 @@ fn authorities(ca: Option<&Path>) -> Result<RootCertStore, FetchError> {
         ));
     }
     Ok(roots)
+}
+
+/// An error on a way that leads through a proxy.
+///
+/// The HTTP library says what a proxy answered in words only; a test keeps them.
+fn by_proxy(proxy: String, error: FetchError) -> FetchError {
+    let (url, reason) = match error {
+        FetchError::Unreachable { url, reason } => {
+            let refusal = reason.strip_prefix("tunnel error: ");
+            let reason = match refusal {
+                Some("proxy authorization required") => {
+                    "it wants a user and a password, or others than it got (407)".into()
+                }
+                Some("unsuccessful") => {
+                    "it refused the tunnel: ask for CONNECT to that host and port to be allowed, \
+                     and check that the proxy reaches it"
+                        .into()
+                }
+                _ => reason,
+            };
+            (url, reason)
+        }
+        FetchError::TimedOut { url } => (url, "no answer in time".into()),
+        other => return other,
+    };
+    FetchError::Proxy { url, proxy, reason }
 }
 
 fn exchange_error(url: &Url, error: reqwest::Error) -> FetchError {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::fetch::{DiscoveryError, FetchError, Fetcher, discover, read_bounded};
+use crate::fetch::{DiscoveryError, FetchError, Fetcher, Proxying, discover, read_bounded};
 use crate::verify::{KeySet, KeySetError, MAX_KEY_SET};
 
 pub(crate) use self::refresh::Keys;
@@ -70,11 +70,12 @@ impl KeySource {
                 read.unwrap_or_else(|error| Err(file_error(Path::new(""), error.to_string())))
             }
             Self::Url { url, ca } => {
-                let fetcher = Fetcher::open(ca.clone(), url.clone()).await?;
+                let fetcher = Fetcher::open(ca.clone(), url.clone(), Proxying::Environment).await?;
                 key_set_at(&fetcher, url).await
             }
             Self::Discovery { ca } => {
-                let fetcher = Fetcher::open(ca.clone(), issuer_url(issuer)?).await?;
+                let fetcher =
+                    Fetcher::open(ca.clone(), issuer_url(issuer)?, Proxying::Environment).await?;
                 let url = discover(&fetcher, issuer).await?.jwks_uri()?;
                 key_set_at(&fetcher, &url).await
             }
@@ -86,11 +87,11 @@ impl KeySource {
         match self {
             Self::File(path) => read_file(path).map(Some),
             Self::Url { url, ca } => {
-                Fetcher::new(ca.as_deref(), url)?;
+                Fetcher::new(ca.as_deref(), url, Proxying::Environment)?;
                 Ok(None)
             }
             Self::Discovery { ca } => {
-                Fetcher::new(ca.as_deref(), &issuer_url(issuer)?)?;
+                Fetcher::new(ca.as_deref(), &issuer_url(issuer)?, Proxying::Environment)?;
                 Ok(None)
             }
         }

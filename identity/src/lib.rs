@@ -30,6 +30,7 @@ mod testing;
 mod verifier;
 pub mod verify;
 
+pub use self::fetch::Proxying;
 pub use self::keys::{KeySource, KeysError};
 pub use self::obtain::{
     AccessToken, ClientAuth, ClientCredentials, ObtainError, TokenServer, TokenSource,

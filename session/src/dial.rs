@@ -1,4 +1,5 @@
-//! Dialling a relay: DNS, TCP, TLS, WebSocket, each with its own limit and its own error.
+//! Dialling a relay: DNS, TCP, a corporate proxy where there is one, TLS, WebSocket, each with its
+//! own limit and its own error.
 
 use std::fmt;
 use std::io;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::{HttpProxy, ProxyError};
 use crate::socket::{self, ReadAhead};
 use crate::tls::PinMismatch;
 use crate::upgrade::{self, Refusal, UpgradeError};
@@ -43,6 +45,7 @@ pub struct DialTarget {
     authority: String,
     server_name: ServerName<'static>,
     tls: Arc<ClientConfig>,
+    proxy: Option<HttpProxy>,
 }
 
 impl fmt::Debug for DialTarget {
@@ -50,6 +53,7 @@ impl fmt::Debug for DialTarget {
         f.debug_struct("DialTarget")
             .field("host", &self.host)
             .field("port", &self.port)
+            .field("proxy", &self.proxy)
             .finish()
     }
 }
@@ -97,7 +101,19 @@ impl DialTarget {
             authority: authority.as_str().to_owned(),
             server_name,
             tls,
+            proxy: None,
         })
+    }
+
+    /// The same by way of a proxy, which resolves the relay's name.
+    pub fn through(mut self, proxy: HttpProxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// The proxy, if there is one.
+    pub fn proxy(&self) -> Option<&HttpProxy> {
+        self.proxy.as_ref()
     }
 
     /// The host: a DNS name or an IP address without brackets.
@@ -118,6 +134,8 @@ pub enum DialPhase {
     Dns,
     /// A TCP connection is made.
     Tcp,
+    /// A proxy opens a tunnel.
+    Proxy,
     /// TLS shakes hands.
     Tls,
     /// The WebSocket shakes hands; the relay checks the token here.
@@ -130,6 +148,7 @@ impl DialPhase {
         match self {
             Self::Dns => "dns",
             Self::Tcp => "tcp",
+            Self::Proxy => "proxy",
             Self::Tls => "tls",
             Self::WebSocket => "websocket",
         }
@@ -156,6 +175,24 @@ pub enum DialError {
         port: u16,
         /// The last attempt's error.
         source: io::Error,
+    },
+    /// The proxy opened no tunnel.
+    #[error("the corporate proxy {proxy} opened no tunnel to {host}: {source}")]
+    Proxy {
+        /// The relay's name.
+        host: String,
+        /// The proxy's host and port.
+        proxy: String,
+        /// What happened.
+        source: ProxyError,
+    },
+    /// The proxy itself cannot be reached.
+    #[error("the corporate proxy {proxy} cannot be reached: {source}")]
+    ProxyUnreachable {
+        /// The proxy's host and port.
+        proxy: String,
+        /// Why: [`DialError::Dns`], [`DialError::Tcp`] or [`DialError::Timeout`].
+        source: Box<DialError>,
     },
     /// TLS failed, mostly because the server's certificate is not trusted.
     #[error("TLS with {host} failed: {source}")]
@@ -189,6 +226,7 @@ impl DialError {
         match self {
             Self::Dns { .. } => DialPhase::Dns,
             Self::Tcp { .. } => DialPhase::Tcp,
+            Self::Proxy { .. } | Self::ProxyUnreachable { .. } => DialPhase::Proxy,
             Self::Tls { .. } => DialPhase::Tls,
             Self::WebSocket { .. } => DialPhase::WebSocket,
             Self::Timeout { phase, .. } => *phase,
@@ -222,6 +260,17 @@ impl DialError {
             } => {
                 "check that outbound connections to this port are allowed; behind a corporate \
                  proxy, configure the proxy"
+            }
+            Self::Timeout {
+                phase: DialPhase::Proxy,
+                ..
+            } => {
+                "the corporate proxy does not answer: check that host and port are those of an HTTP proxy"
+            }
+            Self::Proxy { source, .. } => source.advice(),
+            Self::ProxyUnreachable { .. } => {
+                "check the corporate proxy's name and port (relay.proxy, or HTTPS_PROXY), and that \
+                 this machine may connect to it"
             }
             Self::Tls { source, .. } => tls_advice(source),
             Self::WebSocket {
@@ -290,11 +339,11 @@ pub async fn dial(
     user_agent: &str,
 ) -> Result<WebSocketIo<DialIo>, DialError> {
     let host = || target.host.clone();
-    let tcp = reach(target).await?;
+    let tcp = reach(target, user_agent).await?;
 
     let connector = TlsConnector::from(target.tls.clone());
     let shake = connector.connect(target.server_name.clone(), ReadAhead::new(tcp));
-    let tls = within(target, DialPhase::Tls, shake)
+    let tls = within(&target.host, DialPhase::Tls, shake)
         .await?
         .map_err(|source| DialError::Tls {
             host: host(),
@@ -308,7 +357,7 @@ pub async fn dial(
         user_agent,
     };
     within(
-        target,
+        &target.host,
         DialPhase::WebSocket,
         upgrade::upgrade(tls, &request),
     )
@@ -319,22 +368,43 @@ pub async fn dial(
     })
 }
 
-/// A byte stream to the target: name resolution, TCP, and a tunnel's socket options.
-async fn reach(target: &DialTarget) -> Result<TcpStream, DialError> {
-    let host = || target.host.clone();
-    let lookup = tokio::net::lookup_host((target.host.as_str(), target.port));
-    let addresses = within(target, DialPhase::Dns, lookup)
+/// A byte stream to the target, through its proxy where it has one.
+async fn reach(target: &DialTarget, user_agent: &str) -> Result<TcpStream, DialError> {
+    let Some(proxy) = &target.proxy else {
+        return reach_host(&target.host, target.port).await;
+    };
+    let reached = reach_host(proxy.host(), proxy.port()).await;
+    let mut tcp = reached.map_err(|source| DialError::ProxyUnreachable {
+        proxy: proxy.to_string(),
+        source: Box::new(source),
+    })?;
+    let tunnel = proxy.tunnel(&mut tcp, &target.host, target.port, user_agent);
+    within(proxy.host(), DialPhase::Proxy, tunnel)
+        .await?
+        .map_err(|source| DialError::Proxy {
+            host: target.host.clone(),
+            proxy: proxy.to_string(),
+            source,
+        })?;
+    Ok(tcp)
+}
+
+/// A byte stream to a host: name resolution, TCP, and a tunnel's socket options.
+async fn reach_host(name: &str, port: u16) -> Result<TcpStream, DialError> {
+    let host = || name.to_owned();
+    let lookup = tokio::net::lookup_host((name, port));
+    let addresses = within(name, DialPhase::Dns, lookup)
         .await?
         .map_err(|source| DialError::Dns {
             host: host(),
             source,
         })?
         .collect();
-    let tcp = within(target, DialPhase::Tcp, connect(addresses))
+    let tcp = within(name, DialPhase::Tcp, connect(addresses))
         .await?
         .map_err(|source| DialError::Tcp {
             host: host(),
-            port: target.port,
+            port,
             source,
         })?;
     socket::tune(&tcp);
@@ -342,14 +412,14 @@ async fn reach(target: &DialTarget) -> Result<TcpStream, DialError> {
 }
 
 async fn within<T>(
-    target: &DialTarget,
+    host: &str,
     phase: DialPhase,
     step: impl Future<Output = T>,
 ) -> Result<T, DialError> {
     tokio::time::timeout(PHASE_TIMEOUT, step)
         .await
         .map_err(|_| DialError::Timeout {
-            host: target.host.clone(),
+            host: host.to_owned(),
             phase,
         })
 }
@@ -448,7 +518,9 @@ mod tests {
     async fn a_tunnels_socket_queues_little_in_the_kernel() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("wss://{}", listener.local_addr().unwrap());
-        let tcp = reach(&DialTarget::new(&url, tls()).unwrap()).await.unwrap();
+        let tcp = reach(&DialTarget::new(&url, tls()).unwrap(), "agent/0")
+            .await
+            .unwrap();
         let socket = socket2::SockRef::from(&tcp);
         assert!(socket.tcp_nodelay().unwrap());
         #[cfg(target_os = "linux")]

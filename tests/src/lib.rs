@@ -20,6 +20,7 @@
 //! | [`curl`] | callers, to the end or a step at a time |
 //! | [`wires`] | the network between agent and relay, to be cut |
 //! | [`raw`] | callers that send bytes no HTTP client would |
+//! | [`squid`] | a corporate proxy on the agent's way out |
 //! | [`nginx`], [`upstream`] | the local API: a real server, and one that does what a test says |
 //! | [`process`], [`wait`], [`port`] | processes, their memory and logs; waiting for a condition |
 //! | [`pattern`] | long bodies of which every byte can be checked |
@@ -31,6 +32,7 @@ pub mod pattern;
 pub mod port;
 pub mod process;
 pub mod raw;
+pub mod squid;
 pub mod stack;
 pub mod upstream;
 pub mod wait;
@@ -38,5 +40,6 @@ pub mod wires;
 
 pub use curl::{Answer, Curl, Http};
 pub use nginx::Nginx;
+pub use squid::Squid;
 pub use stack::{Stack, StackOptions};
 pub use upstream::Upstream;

@@ -57,6 +57,7 @@ impl ObtainError {
             Self::Exchange(error) | Self::Discovery(DiscoveryError::Fetch(error)) => match error {
                 FetchError::Address { .. }
                 | FetchError::Authorities { .. }
+                | FetchError::Proxy { .. }
                 | FetchError::Tls { .. } => Fault::Configuration,
                 FetchError::Status { status, .. } if (300..500).contains(status) => {
                     // 408, 425 and 429 ask for patience.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{AccessToken, ObtainError};
-use crate::fetch::{FetchError, Fetcher, discover, shown, status_error};
+use crate::fetch::{FetchError, Fetcher, Proxying, discover, shown, status_error};
 use crate::keys::issuer_url;
 use crate::verify::MAX_TOKEN;
 
@@ -69,6 +69,8 @@ pub struct ClientCredentials {
     pub scope: String,
     /// The CA for connections to the issuer; the system's if none.
     pub ca: Option<PathBuf>,
+    /// The proxy on the way to the issuer.
+    pub proxying: Proxying,
 }
 
 impl ClientCredentials {
@@ -104,11 +106,12 @@ impl ClientCredentials {
     async fn endpoint(&self) -> Result<(Fetcher, Url), ObtainError> {
         match &self.server {
             TokenServer::TokenUrl(url) => Ok((
-                Fetcher::open(self.ca.clone(), url.clone()).await?,
+                Fetcher::open(self.ca.clone(), url.clone(), self.proxying.clone()).await?,
                 url.clone(),
             )),
             TokenServer::Issuer(issuer) => {
-                let fetcher = Fetcher::open(self.ca.clone(), issuer_url(issuer)?).await?;
+                let (issuer_url, proxying) = (issuer_url(issuer)?, self.proxying.clone());
+                let fetcher = Fetcher::open(self.ca.clone(), issuer_url, proxying).await?;
                 let endpoint = discover(&fetcher, issuer).await?.token_endpoint()?;
                 Ok((fetcher, endpoint))
             }

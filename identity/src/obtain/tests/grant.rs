@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::*;
-use crate::fetch::{DiscoveryError, FetchError, MAX_ANSWER};
+use crate::fetch::{DiscoveryError, FetchError, MAX_ANSWER, Proxying};
 use crate::testing::server::{Answer, Server, deserted, json_answer, text_answer};
 
 const SECRET: &str = "s3cret/+ %";
@@ -19,6 +19,7 @@ fn credentials(server: TokenServer) -> ClientCredentials {
         resource: None,
         scope: "culvert:register culvert:call".into(),
         ca: None,
+        proxying: Proxying::Environment,
     }
 }
 
