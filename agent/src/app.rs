@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_config::agent::TokenServer as ConfiguredServer;
 use culvert_config::proxy::Proxies;
 use culvert_config::{AgentConfig, ConfigError};
-use culvert_identity::{ClientAuth, ClientCredentials, Proxying, TokenServer, TokenSource};
+use culvert_identity::obtain::BadSigningKey;
+use culvert_identity::{Proxying, TokenSource};
 use culvert_proto::control::Hello;
 use culvert_proto::growth::GrowthBudget;
 use culvert_proto::limits::Limits;
@@ -26,6 +26,7 @@ use crate::drain::drain;
 use crate::policy::PolicySource;
 use crate::register;
 use crate::serve::{EndpointError, Serving};
+use crate::tokens::{self, GrantError};
 
 /// How often idle upstream connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -49,6 +50,8 @@ pub(crate) enum AppError {
     RelayTls(#[from] TlsConfigError),
     #[error("relay.url: {0}")]
     RelayUrl(#[from] TargetError),
+    #[error("oauth.private_key_jwt: {0}")]
+    SigningKey(#[from] BadSigningKey),
 }
 
 /// The agent cannot go on.
@@ -60,11 +63,14 @@ pub(crate) enum RunError {
     Signals(io::Error),
     #[error("the system gives no random numbers")]
     Random,
+    #[error(transparent)]
+    Grant(#[from] GrantError),
 }
 
 impl App {
     /// Reads everything that `config` names: policy, certificates, the system's roots.
     pub(crate) fn new(config: AgentConfig) -> Result<Self, AppError> {
+        tokens::check(&config.oauth)?;
         let policy = PolicySource::load(&config.policy.file)?;
         let serving = Arc::new(Serving::new(&config.endpoints, policy.watch())?);
         let trust = match &config.relay.ca {
@@ -93,7 +99,8 @@ impl App {
     /// Runs until a signal asks for the end, then drains.
     pub(crate) async fn run(self) -> Result<(), RunError> {
         let mut signals = Signals::listen().map_err(RunError::Signals)?;
-        let tokens = TokenSource::start(credentials(&self.config)).await;
+        let proxying = proxying(self.config.relay.proxy.clone());
+        let tokens = TokenSource::start(tokens::grant(&self.config.oauth, proxying)?).await;
         let stop = CancellationToken::new();
         let link = Arc::new(Link {
             target: self.target,
@@ -171,24 +178,6 @@ fn proxying(proxies: Proxies) -> Proxying {
     }))
 }
 
-fn credentials(config: &AgentConfig) -> ClientCredentials {
-    let oauth = &config.oauth;
-    ClientCredentials {
-        server: match &oauth.server {
-            ConfiguredServer::Issuer(issuer) => TokenServer::Issuer(issuer.clone()),
-            ConfiguredServer::TokenUrl(url) => TokenServer::TokenUrl(url.clone()),
-        },
-        client_id: oauth.client_id.clone(),
-        client_secret: oauth.client_secret.clone(),
-        auth: ClientAuth::default(),
-        audience: oauth.audience.clone(),
-        resource: None,
-        scope: oauth.scope.clone(),
-        ca: oauth.ca.clone(),
-        proxying: proxying(config.relay.proxy.clone()),
-    }
-}
-
 /// Tells systemd, where it wants to know.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
@@ -232,7 +221,7 @@ fn session_config(config: &AgentConfig) -> Result<mux::Config, RunError> {
             min_version: mux::VERSION,
             max_version: mux::VERSION,
             features: 0,
-            name: config.oauth.client_id.clone(),
+            name: config.oauth.client_id().to_owned(),
             instance: instance()?,
             software: SOFTWARE.to_owned(),
             max_streams: config.limits.streams_per_session,

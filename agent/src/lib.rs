@@ -16,7 +16,7 @@
 //! 5. `serve::pump` passes the answer on as the tunnel gives credit; `serve::audit` writes the
 //!    call's one line.
 //!
-//! `cli` is what the administrator types, `app` only wires, `drain` ends it all in good order.
+//! `tokens` says how the agent proves to the relay who it is; `cli` is what the administrator types, `app` only wires, `drain` ends it all in good order.
 
 mod app;
 pub mod cli;
@@ -28,4 +28,5 @@ mod register;
 mod serve;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod upstream;

@@ -13,6 +13,7 @@ use crate::audit::{AuditConfig, WrittenAudit};
 use crate::document::Document;
 use crate::endpoint::{Endpoint, WrittenEndpoint};
 use crate::error::ConfigError;
+use crate::oauth::{OAuth, SECRET_VARIABLE, WrittenOAuth};
 use crate::proxy::{Environment, Proxies, Proxy};
 use crate::units::{Size, Span};
 
@@ -51,50 +52,6 @@ pub struct RelayLink {
     /// The corporate proxy on the way to the relay and to the token issuer.
     #[serde(skip_serializing_if = "Proxies::is_empty")]
     pub proxy: Proxies,
-}
-
-/// How the agent obtains access tokens (OAuth 2.0, RFC 6749).
-#[derive(Debug, Clone, Serialize)]
-pub struct OAuth {
-    /// The grant.
-    pub grant: Grant,
-    /// The issuer, whose metadata names the token endpoint; or that endpoint itself.
-    pub server: TokenServer,
-    /// The client's id.
-    pub client_id: String,
-    /// The client's secret. Never shown.
-    #[serde(serialize_with = "masked")]
-    pub client_secret: SecretString,
-    /// The audience to ask for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub audience: Option<String>,
-    /// The scope to ask for.
-    pub scope: String,
-    /// The CA for connections to the issuer; system roots if none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<PathBuf>,
-}
-
-fn masked<S: serde::Serializer>(_: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str("***")
-}
-
-/// A grant of OAuth 2.0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grant {
-    /// RFC 6749, 4.4.
-    ClientCredentials,
-}
-
-/// Where tokens are asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TokenServer {
-    /// The issuer's metadata names the endpoint.
-    Issuer(String),
-    /// The token endpoint itself.
-    TokenUrl(Url),
 }
 
 /// The allow/deny list.
@@ -162,30 +119,9 @@ struct WrittenRelay {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenOAuth {
-    grant: Spanned<String>,
-    issuer: Option<Spanned<String>>,
-    token_url: Option<Spanned<String>>,
-    client_id: Spanned<String>,
-    client_secret_file: Option<Spanned<PathBuf>>,
-    audience: Option<String>,
-    #[serde(default = "register_scope")]
-    scope: String,
-    ca: Option<Spanned<PathBuf>>,
-}
-
-fn register_scope() -> String {
-    "culvert:register".into()
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct WrittenPolicy {
     file: Spanned<PathBuf>,
 }
-
-/// The variable that carries the client's secret where no file does.
-const SECRET_VARIABLE: &str = "CULVERT_OAUTH__CLIENT_SECRET";
 
 impl AgentConfig {
     /// Reads and checks `file`, with the process's environment on top.
@@ -216,7 +152,7 @@ impl AgentConfig {
         check_endpoints(&document, &written.endpoint)?;
         Ok(Self {
             relay: check_relay(&document, &written.relay, proxies)?,
-            oauth: check_oauth(&document, written.oauth, secret)?,
+            oauth: crate::oauth::check(&document, &written.oauth, secret)?,
             endpoints,
             policy: PolicyFile {
                 file: crate::check::file(&document, &written.policy.file)?,
@@ -316,74 +252,6 @@ fn check_proxy(
         };
     }
     Proxies::new(Some(proxy), environment).map_err(|error| document.error(text.span(), error))
-}
-
-fn check_oauth(
-    document: &Document,
-    written: WrittenOAuth,
-    secret: Option<SecretString>,
-) -> Result<OAuth, ConfigError> {
-    if written.grant.get_ref() != "client_credentials" {
-        return Err(document.error(
-            written.grant.span(),
-            format!(
-                "found {:?}; this version has \"client_credentials\" only",
-                written.grant.get_ref()
-            ),
-        ));
-    }
-    let server = match (&written.issuer, &written.token_url) {
-        (Some(issuer), None) => {
-            crate::check::http_url(document, issuer)?;
-            TokenServer::Issuer(issuer.get_ref().clone())
-        }
-        (None, Some(url)) => TokenServer::TokenUrl(crate::check::http_url(document, url)?),
-        (Some(_), Some(url)) => {
-            return Err(document.error(
-                url.span(),
-                "found both issuer and token_url; expected one of them",
-            ));
-        }
-        (None, None) => {
-            return Err(ConfigError {
-                key: Some("oauth".into()),
-                ..ConfigError::file(
-                    &document.file,
-                    "found neither issuer nor token_url; expected one of them",
-                )
-            });
-        }
-    };
-    let client_secret = match (&written.client_secret_file, secret) {
-        (_, Some(secret)) => secret,
-        (Some(file), None) => crate::secret::read(&document.path(file.get_ref()), file.get_ref())
-            .map_err(|message| document.error(file.span(), message))?,
-        (None, None) => {
-            return Err(ConfigError {
-                key: Some("oauth.client_secret_file".into()),
-                ..ConfigError::file(
-                    &document.file,
-                    format!("not given, and {SECRET_VARIABLE} is not set; expected one of them"),
-                )
-            });
-        }
-    };
-    if written.client_id.get_ref().is_empty() {
-        return Err(document.error(written.client_id.span(), "found an empty client id"));
-    }
-    Ok(OAuth {
-        grant: Grant::ClientCredentials,
-        server,
-        client_id: written.client_id.into_inner(),
-        client_secret,
-        audience: written.audience,
-        scope: written.scope,
-        ca: written
-            .ca
-            .as_ref()
-            .map(|ca| crate::check::file(document, ca))
-            .transpose()?,
-    })
 }
 
 fn check_endpoints(

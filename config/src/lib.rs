@@ -17,6 +17,7 @@ mod document;
 pub mod endpoint;
 mod error;
 pub mod issuer;
+pub mod oauth;
 pub mod policy_file;
 pub mod proxy;
 pub mod relay;

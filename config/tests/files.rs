@@ -57,6 +57,60 @@ fn the_shipped_relay_example_loads() {
     assert_eq!(config.issuers[0].audience, "culvert");
 }
 
+fn client_secret(config: &AgentConfig) -> &str {
+    use culvert_config::oauth::{ClientAuth, OAuth};
+    use secrecy::ExposeSecret;
+    match &config.oauth {
+        OAuth::ClientCredentials(client) => match &client.auth {
+            ClientAuth::Basic { client_secret } => client_secret.expose_secret(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_grant_and_every_proof_of_a_client_is_read_and_shown_without_secrets() {
+    let example = fs::read_to_string(manifest("examples/agent.toml")).unwrap();
+    let (start, rest) = example.split_once("[oauth]").unwrap();
+    let (_, rest) = rest.split_once("[[endpoint]]").unwrap();
+    let load = |oauth: &str| {
+        let (folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+        fs::write(folder.path().join("secret"), "hunter2").unwrap();
+        let text = format!("{start}[oauth]\nclient_id = \"sddc\"\n{oauth}\n[[endpoint]]{rest}");
+        fs::write(&file, text).unwrap();
+        let config = load_agent(&file).unwrap_or_else(|error| panic!("{oauth}: {error}"));
+        let shown = config.render();
+        assert!(!shown.contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+        assert_eq!(config.oauth.client_id(), "sddc");
+        toml::from_str::<toml::Table>(&shown).unwrap()["oauth"].clone()
+    };
+    let server = "token_url = \"https://issuer.example.com/token\"";
+    let oauth = load(&format!(
+        "grant = \"client_credentials\"\n{server}\nclient_auth = \"post\"\n\
+         client_secret_file = \"secret\""
+    ));
+    assert_eq!(oauth["client_auth"].as_str(), Some("post"));
+    assert_eq!(oauth["client_secret"].as_str(), Some("***"));
+
+    let oauth = load(&format!(
+        "grant = \"client_credentials\"\n{server}\n\
+         private_key_jwt = {{ key_file = \"secret\", key_id = \"k1\" }}"
+    ));
+    assert_eq!(oauth["client_auth"].as_str(), Some("private_key_jwt"));
+    assert_eq!(oauth["private_key"].as_str(), Some("***"));
+    assert_eq!(oauth["algorithm"].as_str(), Some("ES256"));
+
+    let oauth = load(&format!(
+        "grant = \"refresh_token\"\n{server}\nrefresh_token_file = \"secret\""
+    ));
+    assert_eq!(oauth["client_auth"].as_str(), Some("public"));
+    assert!(oauth["refresh_token_file"].as_str().is_some());
+
+    let oauth = load("grant = \"token_file\"\ntoken_file = \"open-to-all\"");
+    assert!(oauth["token_file"].as_str().is_some());
+}
+
 #[test]
 fn the_shipped_agent_example_loads_and_never_shows_its_secret() {
     let (folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
@@ -64,8 +118,7 @@ fn the_shipped_agent_example_loads_and_never_shows_its_secret() {
     fs::write(&secret, "hunter2\n").unwrap();
     let config = load_agent(&file).unwrap();
     assert_eq!(config.endpoints.len(), 2);
-    use secrecy::ExposeSecret;
-    assert_eq!(config.oauth.client_secret.expose_secret(), "hunter2");
+    assert_eq!(client_secret(&config), "hunter2");
     assert!(!format!("{config:?}").contains("hunter2"));
     assert!(!config.render().contains("hunter2"));
     assert!(
@@ -165,11 +218,7 @@ fn a_variable_overrides_a_key_of_the_file() {
     let config = AgentConfig::load_with(&file, environment.into_iter()).unwrap();
     assert_eq!(config.relay.url.as_str(), "wss://other.example.com:8443/");
     assert_eq!(config.relay.sessions, 3);
-    use secrecy::ExposeSecret;
-    assert_eq!(
-        config.oauth.client_secret.expose_secret(),
-        "from-environment"
-    );
+    assert_eq!(client_secret(&config), "from-environment");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!   relay (and agents that verify callers)            agent
 //!
-//!   Verifier ── Token::parse ── Token::verify         TokenSource ── ClientCredentials::obtain
+//!   Verifier ── Token::parse ── Token::verify         TokenSource ── Grant::obtain
 //!      │             verify: pure                         │                 │
 //!      └── Keys ── KeySource                              │                 │
 //!            └───────────────── fetch: bounded HTTPS to the issuer ─────────┘
@@ -15,7 +15,7 @@
 //! * [`Verifier`] is what a program holds: several issuers, their keys fetched from
 //!   [`KeySource`]s, refreshed one at a time and kept through outages. Verifying takes a snapshot
 //!   of the keys and locks nothing.
-//! * [`obtain`] gets tokens: [`ClientCredentials`] asks once, [`TokenSource`] keeps a token at
+//! * [`obtain`] gets tokens: [`Grant`] says how, [`TokenSource`] keeps a token at
 //!   hand.
 //! * `fetch` is the only way out: HTTPS (plain HTTP to loopback addresses, for development),
 //!   no redirects, every answer bounded in time and size.
@@ -33,7 +33,8 @@ pub mod verify;
 pub use self::fetch::Proxying;
 pub use self::keys::{KeySource, KeysError};
 pub use self::obtain::{
-    AccessToken, ClientAuth, ClientCredentials, ObtainError, TokenServer, TokenSource,
+    AccessToken, Assertions, BadSigningKey, ClientAuth, Grant, OAuthClient, ObtainError,
+    RefreshTokenFile, TokenServer, TokenSource,
 };
 pub use self::verifier::{IssuerStatus, TrustedIssuer, Verifier, VerifierError};
 pub use self::verify::{EndpointPatterns, IssuerRules, TokenError, VerifiedToken};

@@ -1,5 +1,6 @@
 //! Why there is no token: whose fault it is, and what to do.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::fetch::{DiscoveryError, FetchError};
@@ -32,6 +33,33 @@ pub enum ObtainError {
         /// What the issuer said about it.
         description: Option<String>,
     },
+    /// The refresh token is void (RFC 6749, 5.2).
+    #[error(
+        "the issuer refuses the refresh token (invalid_grant){}: it is expired, revoked or was \
+         replaced; get a new one and put it into refresh_token_file",
+        said(.description)
+    )]
+    InvalidGrant {
+        /// What the issuer said about it.
+        description: Option<String>,
+    },
+    /// A token's file cannot be used.
+    #[error("cannot use the token file {path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The token in a file is no longer good.
+    #[error("the token in {path} is expired: whoever writes the file should have renewed it")]
+    Expired {
+        /// The file.
+        path: String,
+    },
+    /// The client's own key did not sign.
+    #[error("the client's assertion could not be signed: {0}")]
+    Assertion(String),
     /// The issuer's answer is not what OAuth prescribes.
     #[error("the issuer's answer is not usable: {0}; check that the address is a token endpoint")]
     BadAnswer(&'static str),
@@ -50,10 +78,21 @@ pub enum Fault {
 }
 
 impl ObtainError {
+    pub(super) fn file(path: &Path, error: &std::io::Error) -> Self {
+        Self::File {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        }
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::InvalidClient { .. } | Self::Refused { .. } => Fault::Configuration,
+            Self::InvalidClient { .. }
+            | Self::InvalidGrant { .. }
+            | Self::Refused { .. }
+            | Self::File { .. }
+            | Self::Assertion(_) => Fault::Configuration,
             Self::Exchange(error) | Self::Discovery(DiscoveryError::Fetch(error)) => match error {
                 FetchError::Address { .. }
                 | FetchError::Authorities { .. }
@@ -73,7 +112,7 @@ impl ObtainError {
                 | FetchError::Status { .. } => Fault::Issuer,
             },
             Self::Discovery(_) => Fault::Configuration,
-            Self::BadAnswer(_) | Self::Stopped => Fault::Issuer,
+            Self::BadAnswer(_) | Self::Expired { .. } | Self::Stopped => Fault::Issuer,
         }
     }
 
@@ -101,7 +140,7 @@ fn advice(code: &str) -> &'static str {
         "invalid_scope" => "the client may not have that scope; check scope",
         "invalid_target" => "it does not know that audience or resource; check audience",
         "unauthorized_client" | "unsupported_grant_type" => {
-            "allow the client the client_credentials grant at the issuer"
+            "allow the client this grant at the issuer"
         }
         _ => "check scope and audience, and the client's entry at the issuer",
     }

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::{AccessToken, ClientCredentials, Fault, ObtainError};
+use super::{AccessToken, Fault, Grant, ObtainError};
 
 /// Least time between a token and its renewal, however short it lives.
 pub const MIN_RENEWAL: Duration = Duration::from_secs(10);
@@ -68,15 +68,19 @@ impl Drop for Task {
 
 impl TokenSource {
     /// Starts the task; the first attempt begins at once. Needs a tokio runtime.
-    pub async fn start(credentials: ClientCredentials) -> Self {
-        let credentials = Arc::new(credentials);
-        Self::start_with(move || {
-            let credentials = credentials.clone();
-            async move { credentials.obtain().await }
+    pub async fn start(grant: Grant) -> Self {
+        let pace = match &grant {
+            Grant::TokenFile(_) => Pace::Look,
+            Grant::ClientCredentials(_) | Grant::RefreshToken(..) => Pace::Renew,
+        };
+        let grant = Arc::new(grant);
+        Self::start_with(pace, move || {
+            let grant = grant.clone();
+            async move { grant.obtain().await }
         })
     }
 
-    pub(super) fn start_with<F, Fut>(obtain: F) -> Self
+    pub(super) fn start_with<F, Fut>(pace: Pace, obtain: F) -> Self
     where
         F: Fn() -> Fut + Send + 'static,
         Fut: Future<Output = Result<AccessToken, ObtainError>> + Send + 'static,
@@ -85,6 +89,7 @@ impl TokenSource {
         let (progress_sender, progress) = watch::channel(Progress::default());
         let wanted = Arc::new(Notify::new());
         let renewing = Renewing {
+            pace,
             tokens: token_sender,
             progress: progress_sender,
         };
@@ -153,8 +158,18 @@ impl fmt::Debug for TokenSource {
     }
 }
 
+/// When to obtain the next token.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pace {
+    /// At two thirds of the life of the one before.
+    Renew,
+    /// Every [`MIN_RENEWAL`]: to look costs nothing, and only another token is news.
+    Look,
+}
+
 /// The task's side.
 struct Renewing {
+    pace: Pace,
     tokens: watch::Sender<Option<AccessToken>>,
     progress: watch::Sender<Progress>,
 }
@@ -170,8 +185,20 @@ impl Renewing {
             let outcome = self.guard(obtain()).await;
             let next = match outcome {
                 Ok(token) => {
-                    let next = begun_at + renew_after(token.lifetime);
-                    self.tokens.send_replace(Some(token));
+                    let next = begun_at
+                        + match self.pace {
+                            Pace::Renew => renew_after(token.lifetime),
+                            Pace::Look => MIN_RENEWAL,
+                        };
+                    self.tokens.send_if_modified(|current| {
+                        let new = current
+                            .as_ref()
+                            .is_none_or(|current| current.expose() != token.expose());
+                        if new {
+                            *current = Some(token);
+                        }
+                        new
+                    });
                     self.report(Progress::default());
                     next
                 }

@@ -1,7 +1,10 @@
 //! Obtaining tokens from a token server on a loopback port, and keeping them on a paused clock.
 
-mod grant;
+mod assertions;
+mod client;
+mod refresh;
 mod source;
+mod token_file;
 
 use std::time::Duration;
 

@@ -56,7 +56,7 @@ impl Algorithm {
     }
 
     /// The name that the signature library gives it.
-    pub(super) fn library(self) -> jsonwebtoken::Algorithm {
+    pub(crate) fn library(self) -> jsonwebtoken::Algorithm {
         match self {
             Self::ES256 => jsonwebtoken::Algorithm::ES256,
             Self::ES384 => jsonwebtoken::Algorithm::ES384,

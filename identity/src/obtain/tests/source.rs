@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::fetch::FetchError;
+use crate::obtain::source::Pace;
 
 /// What the issuer does when asked.
 #[derive(Clone)]
@@ -36,7 +37,7 @@ impl FakeIssuer {
 
     fn start(&self) -> TokenSource {
         let issuer = self.clone();
-        TokenSource::start_with(move || {
+        TokenSource::start_with(Pace::Renew, move || {
             let issuer = issuer.clone();
             async move { issuer.ask().await }
         })

@@ -9,12 +9,11 @@ use crate::testing::server::{Answer, Server, deserted, json_answer, text_answer}
 
 const SECRET: &str = "s3cret/+ %";
 
-fn credentials(server: TokenServer) -> ClientCredentials {
-    ClientCredentials {
+fn credentials(server: TokenServer) -> OAuthClient {
+    OAuthClient {
         server,
         client_id: "sddc-fra-1".into(),
-        client_secret: SECRET.into(),
-        auth: ClientAuth::Basic,
+        auth: ClientAuth::Basic(SECRET.into()),
         audience: Some("culvert".into()),
         resource: None,
         scope: "culvert:register culvert:call".into(),
@@ -31,7 +30,7 @@ fn granted() -> Value {
 async fn outcome(answer: Answer) -> Result<AccessToken, ObtainError> {
     let server = Server::start(move |_| answer.clone()).await;
     credentials(TokenServer::TokenUrl(server.url("/token")))
-        .obtain()
+        .client_credentials()
         .await
 }
 
@@ -44,7 +43,7 @@ async fn a_token_is_asked_for_as_oauth_prescribes() {
     let server = Server::start(|_| json_answer(200, &granted())).await;
     let asked_at = Instant::now();
     let token = credentials(TokenServer::TokenUrl(server.url("/token")))
-        .obtain()
+        .client_credentials()
         .await
         .unwrap();
     assert_eq!(token.expose(), "abc.def.ghi");
@@ -86,8 +85,8 @@ async fn a_token_is_asked_for_as_oauth_prescribes() {
 async fn the_secret_goes_into_the_body_where_the_server_wants_it_there() {
     let server = Server::start(|_| json_answer(200, &granted())).await;
     let mut credentials = credentials(TokenServer::TokenUrl(server.url("/token")));
-    credentials.auth = ClientAuth::Post;
-    credentials.obtain().await.unwrap();
+    credentials.auth = ClientAuth::Post(SECRET.into());
+    credentials.client_credentials().await.unwrap();
     let [seen] = server.seen().try_into().unwrap();
     assert_eq!(seen.header("authorization"), None);
     assert_eq!(seen.field("client_id").as_deref(), Some("sddc-fra-1"));
@@ -99,9 +98,9 @@ async fn an_audience_that_is_a_uri_is_also_asked_for_as_a_resource() {
     let server = Server::start(|_| json_answer(200, &granted())).await;
     let mut credentials = credentials(TokenServer::TokenUrl(server.url("/token")));
     credentials.audience = Some("https://relay.example.com".into());
-    credentials.obtain().await.unwrap();
+    credentials.client_credentials().await.unwrap();
     credentials.resource = Some("urn:culvert".into());
-    credentials.obtain().await.unwrap();
+    credentials.client_credentials().await.unwrap();
     let resources: Vec<_> = server
         .seen()
         .iter()
@@ -135,7 +134,10 @@ async fn the_token_endpoint_is_found_by_discovery() {
         _ => text_answer(404, "text/html", "<html>"),
     });
     let credentials = credentials(TokenServer::Issuer(server.base()));
-    assert_eq!(credentials.obtain().await.unwrap().expose(), "abc.def.ghi");
+    assert_eq!(
+        credentials.client_credentials().await.unwrap().expose(),
+        "abc.def.ghi"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +147,7 @@ async fn metadata_without_a_token_endpoint_or_of_another_issuer_gets_no_secret()
     let credentials = credentials(TokenServer::Issuer(server.base()));
     let issuer = base.clone();
     server.answer(move |_| json_answer(200, &json!({"issuer": issuer})));
-    let error = credentials.obtain().await.unwrap_err();
+    let error = credentials.client_credentials().await.unwrap_err();
     assert!(matches!(
         error,
         ObtainError::Discovery(DiscoveryError::Lacks {
@@ -160,7 +162,7 @@ async fn metadata_without_a_token_endpoint_or_of_another_issuer_gets_no_secret()
             &json!({"issuer": "https://evil.example", "token_endpoint": endpoint}),
         )
     });
-    let error = credentials.obtain().await.unwrap_err();
+    let error = credentials.client_credentials().await.unwrap_err();
     assert!(matches!(
         error,
         ObtainError::Discovery(DiscoveryError::IssuerMismatch { .. })
@@ -189,8 +191,8 @@ async fn each_refused_request_has_its_advice() {
     for (code, advice) in [
         ("invalid_scope", "check scope"),
         ("invalid_target", "check audience"),
-        ("unauthorized_client", "client_credentials grant"),
-        ("unsupported_grant_type", "client_credentials grant"),
+        ("unauthorized_client", "this grant"),
+        ("unsupported_grant_type", "this grant"),
         ("invalid_request", "check scope and audience"),
         ("something_new", "check scope and audience"),
     ] {
@@ -274,7 +276,7 @@ async fn failures_of_the_issuer_are_the_issuers_fault() {
         Server::start(|_| text_answer(200, "application/json", vec![b' '; MAX_ANSWER + 1]));
     let server = server.await;
     let credentials = credentials(TokenServer::TokenUrl(server.url("/token")));
-    let oversized = credentials.obtain().await.unwrap_err();
+    let oversized = credentials.client_credentials().await.unwrap_err();
     assert!(matches!(
         oversized,
         ObtainError::Exchange(FetchError::TooLarge { .. })
@@ -287,7 +289,7 @@ async fn failures_of_the_issuer_are_the_issuers_fault() {
             .insert("retry-after", "17".parse().unwrap());
         answer
     });
-    let down = credentials.obtain().await.unwrap_err();
+    let down = credentials.client_credentials().await.unwrap_err();
     assert!(matches!(
         down,
         ObtainError::Exchange(FetchError::Status { status: 503, .. })
@@ -295,7 +297,7 @@ async fn failures_of_the_issuer_are_the_issuers_fault() {
     assert_eq!(down.retry_after(), Some(Duration::from_secs(17)));
 
     server.answer(|_| text_answer(429, "text/html", "slow down"));
-    let busy = credentials.obtain().await.unwrap_err();
+    let busy = credentials.client_credentials().await.unwrap_err();
     for error in [oversized, down, busy] {
         assert_eq!(error.fault(), Fault::Issuer, "{error}");
     }
@@ -314,7 +316,7 @@ async fn redirects_are_not_followed() {
         answer
     });
     let error = credentials(TokenServer::TokenUrl(server.url("/token")))
-        .obtain()
+        .client_credentials()
         .await
         .unwrap_err();
     assert!(matches!(
@@ -329,7 +331,7 @@ async fn redirects_are_not_followed() {
 async fn an_issuer_that_is_away_is_told_from_one_that_is_not_trusted() {
     let url = Url::parse(&format!("http://{}/token?secret=1", deserted())).unwrap();
     let away = credentials(TokenServer::TokenUrl(url))
-        .obtain()
+        .client_credentials()
         .await
         .unwrap_err();
     assert!(
@@ -343,21 +345,21 @@ async fn an_issuer_that_is_away_is_told_from_one_that_is_not_trusted() {
     let ca = folder.path().join("ca.pem");
     let server = Server::start_tls(&ca, |_| json_answer(200, &granted())).await;
     let mut credentials = credentials(TokenServer::TokenUrl(server.url("/token")));
-    let untrusted = credentials.obtain().await.unwrap_err();
+    let untrusted = credentials.client_credentials().await.unwrap_err();
     assert!(
         matches!(untrusted, ObtainError::Exchange(FetchError::Tls { .. })),
         "{untrusted}"
     );
     assert_eq!(untrusted.fault(), Fault::Configuration);
     credentials.ca = Some(ca);
-    assert!(credentials.obtain().await.is_ok());
+    assert!(credentials.client_credentials().await.is_ok());
 }
 
 #[tokio::test]
 async fn secrets_go_over_https_or_loopback_only() {
     let url = Url::parse("http://issuer.example.com/token").unwrap();
     let error = credentials(TokenServer::TokenUrl(url))
-        .obtain()
+        .client_credentials()
         .await
         .unwrap_err();
     assert!(
@@ -385,7 +387,10 @@ async fn neither_the_secret_nor_the_token_shows_in_debug_output() {
 async fn an_outage_ends_when_the_issuer_is_back() {
     let address = deserted();
     let url = Url::parse(&format!("http://{address}/token")).unwrap();
-    let source = TokenSource::start(credentials(TokenServer::TokenUrl(url))).await;
+    let source = TokenSource::start(Grant::ClientCredentials(credentials(
+        TokenServer::TokenUrl(url),
+    )))
+    .await;
     assert!(matches!(
         source.token().await,
         Err(ObtainError::Exchange(_))

@@ -1,4 +1,5 @@
-//! One request for a token: the client-credentials grant (RFC 6749, 4.4).
+//! A client of an OAuth server: one request for a token, by client credentials (RFC 6749, 4.4) or
+//! by a refresh token (RFC 6749, 6).
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -8,14 +9,14 @@ use std::time::Duration;
 use http::{Request, Response};
 use oauth2::basic::{BasicClient, BasicErrorResponse, BasicErrorResponseType, BasicTokenResponse};
 use oauth2::{
-    AsyncHttpClient, AuthType, ClientId, ClientSecret, RequestTokenError, Scope, TokenResponse,
-    TokenUrl,
+    AsyncHttpClient, AuthType, ClientId, ClientSecret, RefreshToken, RequestTokenError, Scope,
+    TokenResponse, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
-use super::{AccessToken, ObtainError};
+use super::{AccessToken, Assertions, ObtainError};
 use crate::fetch::{FetchError, Fetcher, Proxying, discover, shown, status_error};
 use crate::keys::issuer_url;
 use crate::verify::MAX_TOKEN;
@@ -30,6 +31,18 @@ pub const MAX_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Longest `error_description` that is passed on, in characters.
 const MAX_DESCRIPTION: usize = 256;
 
+/// RFC 7523, 2.2.
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// A client whose token endpoint is known.
+type Client = BasicClient<
+    oauth2::EndpointNotSet,
+    oauth2::EndpointNotSet,
+    oauth2::EndpointNotSet,
+    oauth2::EndpointNotSet,
+    oauth2::EndpointSet,
+>;
+
 /// Where tokens are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenServer {
@@ -39,26 +52,27 @@ pub enum TokenServer {
     TokenUrl(Url),
 }
 
-/// How the client proves who it is (RFC 6749, 2.3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How the client proves who it is (RFC 6749, 2.3).
+#[derive(Debug, Clone)]
 pub enum ClientAuth {
     /// `client_secret_basic`: every server has it.
-    #[default]
-    Basic,
+    Basic(SecretString),
     /// `client_secret_post`: for servers that take nothing else.
-    Post,
+    Post(SecretString),
+    /// `private_key_jwt` (RFC 7523, 2.2): nothing that could be replayed crosses the line.
+    PrivateKeyJwt(Assertions),
+    /// Not at all: a public client, whose refresh token is all it has.
+    Public,
 }
 
-/// What the client-credentials grant needs. `Debug` does not show the secret.
+/// A client of an OAuth server, and what its tokens shall be. `Debug` does not show secrets.
 #[derive(Debug, Clone)]
-pub struct ClientCredentials {
+pub struct OAuthClient {
     /// Where tokens are asked for.
     pub server: TokenServer,
     /// The client's id.
     pub client_id: String,
-    /// The client's secret.
-    pub client_secret: SecretString,
-    /// How it is sent.
+    /// How the client proves that it is.
     pub auth: ClientAuth,
     /// For whom the token shall be. Sent as `audience` (Auth0 and others); where it is an
     /// absolute URI, also as `resource` (RFC 8707). Servers ignore what they do not know.
@@ -73,34 +87,104 @@ pub struct ClientCredentials {
     pub proxying: Proxying,
 }
 
-impl ClientCredentials {
-    /// Asks for a token, once. Ends within half a minute.
-    pub async fn obtain(&self) -> Result<AccessToken, ObtainError> {
-        let (fetcher, endpoint) = self.endpoint().await?;
-        let mut client = BasicClient::new(ClientId::new(self.client_id.clone()))
-            .set_token_uri(TokenUrl::from_url(endpoint))
-            .set_auth_type(match self.auth {
-                ClientAuth::Basic => AuthType::BasicAuth,
-                ClientAuth::Post => AuthType::RequestBody,
-            });
-        client = client.set_client_secret(ClientSecret::new(
-            self.client_secret.expose_secret().to_owned(),
-        ));
+/// What a refresh gave: a token, and the refresh token to use from now on, if that changed.
+#[derive(Debug)]
+pub(super) struct Refreshed {
+    pub(super) token: AccessToken,
+    pub(super) next: Option<SecretString>,
+}
+
+impl OAuthClient {
+    /// Asks for a token with the client's own credentials, once. Ends within half a minute.
+    pub async fn client_credentials(&self) -> Result<AccessToken, ObtainError> {
+        let (fetcher, client) = self.prepare().await?;
         let mut request = client.exchange_client_credentials();
-        for scope in self.scope.split_ascii_whitespace() {
-            request = request.add_scope(Scope::new(scope.into()));
+        for scope in self.scopes() {
+            request = request.add_scope(scope);
         }
-        if let Some(audience) = &self.audience {
-            request = request.add_extra_param("audience", audience.clone());
-        }
-        if let Some(resource) = self.resource() {
-            request = request.add_extra_param("resource", resource.to_owned());
+        for (name, value) in self.parameters(client.token_uri().url())? {
+            request = request.add_extra_param(name, value);
         }
         let asked_at = Instant::now();
         match request.request_async(&fetcher).await {
             Ok(answer) => accept(&answer, asked_at, &self.scope),
             Err(error) => Err(self.explain(error)),
         }
+    }
+
+    /// Asks for a token with a refresh token, once. Ends within half a minute.
+    pub(super) async fn refresh(&self, token: &SecretString) -> Result<Refreshed, ObtainError> {
+        let (fetcher, client) = self.prepare().await?;
+        let token = RefreshToken::new(token.expose_secret().to_owned());
+        let mut request = client.exchange_refresh_token(&token);
+        for scope in self.scopes() {
+            request = request.add_scope(scope);
+        }
+        for (name, value) in self.parameters(client.token_uri().url())? {
+            request = request.add_extra_param(name, value);
+        }
+        let asked_at = Instant::now();
+        let answer = match request.request_async(&fetcher).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.explain(error)),
+        };
+        let next = answer
+            .refresh_token()
+            .map(|next| next.secret().as_str())
+            .filter(|next| !next.is_empty() && *next != token.secret().as_str())
+            .map(SecretString::from);
+        Ok(Refreshed {
+            token: accept(&answer, asked_at, &self.scope)?,
+            next,
+        })
+    }
+
+    async fn prepare(&self) -> Result<(Fetcher, Client), ObtainError> {
+        let (fetcher, endpoint) = self.endpoint().await?;
+        let client = BasicClient::new(ClientId::new(self.client_id.clone()))
+            .set_token_uri(TokenUrl::from_url(endpoint))
+            .set_auth_type(match self.auth {
+                ClientAuth::Basic(_) => AuthType::BasicAuth,
+                ClientAuth::Post(_) | ClientAuth::PrivateKeyJwt(_) | ClientAuth::Public => {
+                    AuthType::RequestBody
+                }
+            });
+        Ok(match self.secret() {
+            Some(secret) => {
+                let secret = ClientSecret::new(secret.expose_secret().to_owned());
+                (fetcher, client.set_client_secret(secret))
+            }
+            None => (fetcher, client),
+        })
+    }
+
+    fn secret(&self) -> Option<&SecretString> {
+        match &self.auth {
+            ClientAuth::Basic(secret) | ClientAuth::Post(secret) => Some(secret),
+            ClientAuth::PrivateKeyJwt(_) | ClientAuth::Public => None,
+        }
+    }
+
+    fn scopes(&self) -> impl Iterator<Item = Scope> {
+        let words = self.scope.split_ascii_whitespace();
+        words.map(|scope| Scope::new(scope.into()))
+    }
+
+    /// What a request for a token at `endpoint` says beside its grant, client and scopes.
+    fn parameters(&self, endpoint: &Url) -> Result<Vec<(&'static str, String)>, ObtainError> {
+        let mut parameters = Vec::new();
+        if let Some(audience) = &self.audience {
+            parameters.push(("audience", audience.clone()));
+        }
+        if let Some(resource) = self.resource() {
+            parameters.push(("resource", resource.to_owned()));
+        }
+        if let ClientAuth::PrivateKeyJwt(assertions) = &self.auth {
+            let assertion = assertions.make(&self.client_id, endpoint)?;
+            parameters.push(("client_assertion_type", ASSERTION_TYPE.to_owned()));
+            parameters.push(("client_assertion", assertion));
+        }
+        Ok(parameters)
     }
 
     async fn endpoint(&self) -> Result<(Fetcher, Url), ObtainError> {
@@ -135,6 +219,9 @@ impl ClientCredentials {
                     BasicErrorResponseType::InvalidClient => {
                         ObtainError::InvalidClient { description }
                     }
+                    BasicErrorResponseType::InvalidGrant => {
+                        ObtainError::InvalidGrant { description }
+                    }
                     code => ObtainError::Refused {
                         code: self.fit(code.as_ref()).unwrap_or_else(|| "no code".into()),
                         description,
@@ -152,7 +239,8 @@ impl ClientCredentials {
 
     /// A text of the issuer's as it may go to logs: short, plain, and without the secret.
     fn fit(&self, text: &str) -> Option<String> {
-        if text.contains(self.client_secret.expose_secret()) {
+        let secret = self.secret().map(ExposeSecret::expose_secret);
+        if secret.is_some_and(|secret| text.contains(secret)) {
             return None;
         }
         Some(

@@ -1,0 +1,91 @@
+//! From `[oauth]` to the grant that obtains access tokens.
+
+use culvert_config::issuer::Algorithm;
+use culvert_config::oauth::{self, OAuth};
+use culvert_identity::obtain::BadSigningKey;
+use culvert_identity::{
+    Assertions, ClientAuth, Grant, OAuthClient, Proxying, RefreshTokenFile, TokenServer, verify,
+};
+
+/// Why tokens cannot be obtained as configured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GrantError {
+    /// The client's key does not fit.
+    #[error("oauth.private_key_jwt: {0}")]
+    Key(#[from] BadSigningKey),
+    /// The refresh token's file.
+    #[error("oauth.refresh_token_file: {0}")]
+    RefreshToken(#[from] std::io::Error),
+}
+
+/// Whether what `[oauth]` holds can be used. Claims nothing: an agent may be running with it.
+pub(crate) fn check(oauth: &OAuth) -> Result<(), BadSigningKey> {
+    match oauth {
+        OAuth::ClientCredentials(client) | OAuth::RefreshToken { client, .. } => {
+            self::client(client, Proxying::default()).map(drop)
+        }
+        OAuth::TokenFile { .. } => Ok(()),
+    }
+}
+
+/// The grant that `[oauth]` asks for, by way of `proxying`. Claims the file of a refresh token.
+pub(crate) fn grant(oauth: &OAuth, proxying: Proxying) -> Result<Grant, GrantError> {
+    Ok(match oauth {
+        OAuth::ClientCredentials(client) => {
+            Grant::ClientCredentials(self::client(client, proxying)?)
+        }
+        OAuth::RefreshToken {
+            client,
+            refresh_token_file,
+        } => {
+            let file = RefreshTokenFile::claim(refresh_token_file.clone())?;
+            Grant::RefreshToken(self::client(client, proxying)?, file)
+        }
+        OAuth::TokenFile { token_file, .. } => Grant::TokenFile(token_file.clone()),
+    })
+}
+
+fn client(client: &oauth::OAuthClient, proxying: Proxying) -> Result<OAuthClient, BadSigningKey> {
+    Ok(OAuthClient {
+        server: match &client.server {
+            oauth::TokenServer::Issuer(issuer) => TokenServer::Issuer(issuer.clone()),
+            oauth::TokenServer::TokenUrl(url) => TokenServer::TokenUrl(url.clone()),
+        },
+        client_id: client.client_id.clone(),
+        auth: match &client.auth {
+            oauth::ClientAuth::Basic { client_secret } => ClientAuth::Basic(client_secret.clone()),
+            oauth::ClientAuth::Post { client_secret } => ClientAuth::Post(client_secret.clone()),
+            oauth::ClientAuth::PrivateKeyJwt {
+                private_key,
+                algorithm,
+                key_id,
+                assertion_audience,
+            } => ClientAuth::PrivateKeyJwt(Assertions::new(
+                private_key,
+                self::algorithm(*algorithm),
+                key_id.clone(),
+                assertion_audience.clone(),
+            )?),
+            oauth::ClientAuth::Public => ClientAuth::Public,
+        },
+        audience: client.audience.clone(),
+        resource: None,
+        scope: client.scope.clone(),
+        ca: client.ca.clone(),
+        proxying,
+    })
+}
+
+fn algorithm(algorithm: Algorithm) -> verify::Algorithm {
+    match algorithm {
+        Algorithm::ES256 => verify::Algorithm::ES256,
+        Algorithm::ES384 => verify::Algorithm::ES384,
+        Algorithm::RS256 => verify::Algorithm::RS256,
+        Algorithm::RS384 => verify::Algorithm::RS384,
+        Algorithm::RS512 => verify::Algorithm::RS512,
+        Algorithm::PS256 => verify::Algorithm::PS256,
+        Algorithm::PS384 => verify::Algorithm::PS384,
+        Algorithm::PS512 => verify::Algorithm::PS512,
+        Algorithm::EdDSA => verify::Algorithm::EdDSA,
+    }
+}

@@ -1,0 +1,148 @@
+//! A refresh token that changes with every use, kept in a file.
+//!
+//! Between the moment at which the issuer replaces a refresh token and the moment at which the new
+//! one is on disk, a killed program has only the old one left. That moment is made as short as a
+//! write can be, and never leaves half a file; what remains is the issuer's to bridge: those that
+//! rotate refresh tokens let the one before be used again for a while (Auth0 calls it overlap,
+//! Okta grace period, Keycloak reuse).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
+
+use super::client::Refreshed;
+use super::{AccessToken, OAuthClient, ObtainError};
+use crate::fetch::read_bounded;
+use crate::verify::MAX_TOKEN;
+
+/// The file of a refresh token. One program at a time has it: two would void each other's.
+#[derive(Debug, Clone)]
+pub struct RefreshTokenFile {
+    file: Arc<Locked>,
+}
+
+#[derive(Debug)]
+struct Locked {
+    path: PathBuf,
+    /// What the issuer gave and the disk did not take.
+    unsaved: Mutex<Option<SecretString>>,
+    /// Held while this exists.
+    _lock: File,
+}
+
+impl RefreshTokenFile {
+    /// Claims the file at `path`, beside which `PATH.lock` is made. Its folder must be writable:
+    /// most issuers replace the token whenever it is used.
+    pub fn claim(path: PathBuf) -> io::Result<Self> {
+        let mut name = path.clone().into_os_string();
+        name.push(".lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(name)?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => {
+                io::Error::other("another program uses this refresh token")
+            }
+            fs::TryLockError::Error(error) => error,
+        })?;
+        let file = Arc::new(Locked {
+            path,
+            unsaved: Mutex::default(),
+            _lock: lock,
+        });
+        file.current()?;
+        Ok(Self { file })
+    }
+
+    /// Obtains a token, and stores the refresh token that comes with it before anything else.
+    /// Once begun it goes on to its end, even if the future is dropped.
+    pub(super) async fn obtain(&self, client: &OAuthClient) -> Result<AccessToken, ObtainError> {
+        let (file, client) = (self.file.clone(), client.clone());
+        let exchange = tokio::spawn(async move {
+            let Refreshed { token, next } = {
+                let current = file.clone().blocking(Locked::current).await?;
+                client.refresh(&current).await?
+            };
+            if let Some(next) = next {
+                *file.unsaved.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+                // The access token is good all the same: what was not stored is tried again.
+                if let Err(error) = file.clone().blocking(Locked::save).await {
+                    tracing::error!(%error, "the new refresh token could not be stored");
+                }
+            }
+            Ok(token)
+        });
+        exchange.await.unwrap_or(Err(ObtainError::Stopped))
+    }
+}
+
+impl Locked {
+    async fn blocking<T: Send + 'static>(
+        self: Arc<Self>,
+        act: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, ObtainError> {
+        let path = self.path.clone();
+        match tokio::task::spawn_blocking(move || act(&self)).await {
+            Ok(done) => done.map_err(|error| ObtainError::file(&path, &error)),
+            Err(_) => Err(ObtainError::Stopped),
+        }
+    }
+
+    /// The refresh token to use next.
+    fn current(&self) -> io::Result<SecretString> {
+        if let Err(error) = self.save() {
+            tracing::error!(%error, "the new refresh token still cannot be stored");
+        }
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*unsaved {
+            Some(token) => Ok(token.clone()),
+            None => read(&self.path),
+        }
+    }
+
+    /// Stores what is not stored yet: all of it or nothing, and for good.
+    fn save(&self) -> io::Result<()> {
+        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = &*unsaved {
+            replace(&self.path, token)?;
+            *unsaved = None;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a token from a file: visible ASCII, white space around it dropped.
+pub(super) fn read(path: &Path) -> io::Result<SecretString> {
+    let bytes = Zeroizing::new(read_bounded(path, MAX_TOKEN + 2)?);
+    let token = bytes.trim_ascii();
+    if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+        return Err(io::Error::other("it holds no token"));
+    }
+    Ok(String::from_utf8_lossy(token).into_owned().into())
+}
+
+/// Replaces the file in one step, and waits until the disk has it.
+fn replace(path: &Path, token: &SecretString) -> io::Result<()> {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".new");
+    let name = PathBuf::from(name);
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&name)?;
+    file.write_all(token.expose_secret().as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&name, path)?;
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}

@@ -1,0 +1,165 @@
+//! Refresh tokens that rotate: the newest is on disk before its access token is used, whatever
+//! happens in between.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::json;
+
+use super::*;
+use crate::fetch::Proxying;
+use crate::testing::server::{Answer, Server, json_answer};
+
+fn client(server: &Server) -> OAuthClient {
+    OAuthClient {
+        server: TokenServer::TokenUrl(server.url("/token")),
+        client_id: "sddc-fra-1".into(),
+        auth: ClientAuth::Public,
+        audience: None,
+        resource: None,
+        scope: "culvert:register".into(),
+        ca: None,
+        proxying: Proxying::default(),
+    }
+}
+
+/// An issuer that takes each refresh token once and gives the next: `refresh-1` and so on.
+async fn rotating() -> Server {
+    let next = Arc::new(AtomicU32::new(1));
+    Server::start(move |seen| {
+        let number = next.load(Ordering::SeqCst);
+        if seen.field("refresh_token") != Some(format!("refresh-{number}")) {
+            return refusal();
+        }
+        next.store(number + 1, Ordering::SeqCst);
+        json_answer(
+            200,
+            &json!({
+                "access_token": format!("access-{number}"), "token_type": "Bearer",
+                "expires_in": 600, "refresh_token": format!("refresh-{}", number + 1),
+            }),
+        )
+    })
+    .await
+}
+
+fn refusal() -> Answer {
+    json_answer(
+        400,
+        &json!({"error": "invalid_grant", "error_description": "used before"}),
+    )
+}
+
+fn stored(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[tokio::test]
+async fn each_refresh_token_is_used_once_and_the_next_one_is_on_disk_before_it_counts() {
+    let server = rotating().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("refresh");
+    std::fs::write(&path, "refresh-1\n").unwrap();
+    let file = RefreshTokenFile::claim(path.clone()).unwrap();
+    let grant = Grant::RefreshToken(client(&server), file);
+    for number in 1..=3 {
+        let token = grant.obtain().await.unwrap();
+        assert_eq!(token.expose(), format!("access-{number}"));
+        assert_eq!(stored(&path), format!("refresh-{}\n", number + 1));
+    }
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(
+        server.seen()[0].field("grant_type").as_deref(),
+        Some("refresh_token")
+    );
+    // A program that starts anew goes on from there.
+    drop(grant);
+    let file = RefreshTokenFile::claim(path).unwrap();
+    let grant = Grant::RefreshToken(client(&server), file);
+    assert_eq!(grant.obtain().await.unwrap().expose(), "access-4");
+}
+
+#[tokio::test]
+async fn an_exchange_that_nobody_waits_for_any_more_still_stores_what_it_got() {
+    let server = rotating().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("refresh");
+    std::fs::write(&path, "refresh-1").unwrap();
+    let file = RefreshTokenFile::claim(path.clone()).unwrap();
+    let grant = Grant::RefreshToken(client(&server), file);
+    // One poll starts the exchange; then the future is dropped.
+    let begun = tokio::time::timeout(Duration::ZERO, grant.obtain()).await;
+    assert!(begun.is_err());
+    while stored(&path) != "refresh-2\n" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(grant.obtain().await.unwrap().expose(), "access-2");
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_kept_and_stored_later() {
+    let server = rotating().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("refresh");
+    std::fs::write(&path, "refresh-1").unwrap();
+    let file = RefreshTokenFile::claim(path.clone()).unwrap();
+    let grant = Grant::RefreshToken(client(&server), file);
+    // Where the next version is to be written stands a folder.
+    let obstacle = folder.path().join("refresh.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    assert_eq!(grant.obtain().await.unwrap().expose(), "access-1");
+    assert_eq!(stored(&path), "refresh-1");
+    assert_eq!(grant.obtain().await.unwrap().expose(), "access-2");
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(grant.obtain().await.unwrap().expose(), "access-3");
+    assert_eq!(stored(&path), "refresh-4\n");
+}
+
+#[tokio::test]
+async fn a_void_refresh_token_is_said_to_be_the_configurations_fault_and_what_to_do() {
+    let server = Server::start(|_| refusal()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("refresh");
+    std::fs::write(&path, "refresh-0").unwrap();
+    let file = RefreshTokenFile::claim(path.clone()).unwrap();
+    let error = Grant::RefreshToken(client(&server), file)
+        .obtain()
+        .await
+        .unwrap_err();
+    assert_eq!(error.fault(), Fault::Configuration);
+    let text = error.to_string();
+    assert!(
+        text.contains("used before") && text.contains("refresh_token_file"),
+        "{text}"
+    );
+    assert_eq!(stored(&path), "refresh-0", "nothing is lost");
+}
+
+#[test]
+fn two_programs_cannot_use_one_refresh_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("refresh");
+    std::fs::write(&path, "refresh-1").unwrap();
+    let first = RefreshTokenFile::claim(path.clone()).unwrap();
+    let second = RefreshTokenFile::claim(path.clone()).unwrap_err();
+    assert!(second.to_string().contains("another program"), "{second}");
+    drop(first);
+    RefreshTokenFile::claim(path).unwrap();
+}
+
+#[test]
+fn a_file_without_a_token_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("refresh");
+    assert!(RefreshTokenFile::claim(path.clone()).is_err(), "missing");
+    for content in ["", "\n", "two words", "\u{fc}"] {
+        std::fs::write(&path, content).unwrap();
+        assert!(
+            RefreshTokenFile::claim(path.clone()).is_err(),
+            "{content:?}"
+        );
+    }
+}
