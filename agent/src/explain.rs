@@ -100,5 +100,5 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
     call.source = args.source;
     call.host.clone_from(&args.host);
     call.port = args.port;
-    Ok(policy.policy.explain(&call.facts()).to_string())
+    Ok(policy.policy.explain(&call.facts(&policy.policy)).to_string())
 }

@@ -73,7 +73,7 @@ fn read(document: &Document) -> Result<PolicyFile, ConfigError> {
         Policy::compile(specs).map_err(|errors| first_error(document, &written.rule, errors))?;
     let mut tests = Vec::with_capacity(written.test.len());
     for test in &written.test {
-        let test = test.get_ref().check(document)?;
+        let test = test.get_ref().check(document, &policy)?;
         if tests
             .iter()
             .any(|other: &PolicyTest| other.name == test.name)

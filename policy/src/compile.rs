@@ -12,6 +12,14 @@ use crate::rule::{Action, RuleSpec, SoapOps};
 
 /// Longest rule id, in bytes.
 const MAX_ID: usize = 128;
+/// Most rules of a policy.
+const MAX_RULES: usize = 10_000;
+/// Most items of one list of a rule.
+const MAX_ITEMS: usize = 1024;
+/// Longest pattern, in bytes.
+const MAX_PATTERN: usize = 1024;
+/// Most `*` of a pattern: what matching one costs is bounded by it.
+const MAX_STARS: usize = 32;
 
 /// A rule that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +42,15 @@ pub(crate) fn compile(specs: Vec<RuleSpec>) -> Result<Vec<Rule>, Vec<RuleError>>
     let mut errors = Vec::new();
     let mut ids = HashSet::new();
     let mut rules = Vec::with_capacity(specs.len());
+    if let Some(spec) = specs.get(MAX_RULES) {
+        return Err(vec![RuleError {
+            rule: MAX_RULES,
+            id: spec.id.clone(),
+            key: "id",
+            item: None,
+            message: format!("a policy has at most {MAX_RULES} rules"),
+        }]);
+    }
     for (index, spec) in specs.into_iter().enumerate() {
         let mut compiler = Compiler {
             rule: index,
@@ -81,6 +98,15 @@ impl Compiler<'_> {
         items: &[S],
         compile: impl Fn(&S) -> Result<T, String>,
     ) -> Box<[T]> {
+        if items.len() > MAX_ITEMS {
+            let found = items.len();
+            self.fail(
+                key,
+                None,
+                format!("found {found} items; expected at most {MAX_ITEMS}"),
+            );
+            return Box::default();
+        }
         let mut compiled = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             match compile(item) {
@@ -104,7 +130,7 @@ impl Compiler<'_> {
         let endpoint = self.each("endpoint", &spec.endpoint, |pattern| endpoint(pattern));
         self.each("method", &spec.method, |method| check_method(method));
         let path = self.each("path", &spec.path, |pattern| {
-            PathPattern::new(pattern, action)
+            bounded(pattern).and_then(|()| PathPattern::new(pattern, action))
         });
         let caller = self.each("caller", &spec.caller, |pattern| caller(pattern));
         self.each("scope", &spec.scope, |scope| check_scope(scope));
@@ -184,7 +210,20 @@ impl Compiler<'_> {
     }
 }
 
+/// A pattern is written by hand, and matched against every call.
+fn bounded(pattern: &str) -> Result<(), String> {
+    let stars = pattern.bytes().filter(|byte| *byte == b'*').count();
+    if pattern.len() > MAX_PATTERN {
+        return Err(format!("the pattern has more than {MAX_PATTERN} bytes"));
+    }
+    if stars > MAX_STARS {
+        return Err(format!("the pattern has more than {MAX_STARS} '*'"));
+    }
+    Ok(())
+}
+
 fn endpoint(pattern: &str) -> Result<Glob, String> {
+    bounded(pattern)?;
     let legal = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'*')
     };
@@ -222,6 +261,7 @@ fn check_method(method: &str) -> Result<(), String> {
 }
 
 fn caller(pattern: &str) -> Result<Glob, String> {
+    bounded(pattern)?;
     if pattern.is_empty() {
         return Err("expected a subject; \"*\" stands for any".to_owned());
     }
@@ -243,6 +283,7 @@ fn check_scope(scope: &str) -> Result<(), String> {
 }
 
 fn operation(name: &str) -> Result<Glob, String> {
+    bounded(name)?;
     if name == "all" {
         return Err("an operation named \"all\"? Every operation is soap_op = \"all\"".to_owned());
     }

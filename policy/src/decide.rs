@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::canonical::CanonicalTarget;
 use crate::compile::{self, RuleError};
 use crate::explain::Explanation;
 use crate::facts::{CallFacts, Soap};
 use crate::index::{Index, Rules};
+use crate::look::{Look, SoapPaths};
 use crate::matching::Rule;
 use crate::rule::{Action, Rate, RuleSpec};
 
@@ -15,6 +17,7 @@ use crate::rule::{Action, Rate, RuleSpec};
 pub struct Policy {
     rules: Box<[Rule]>,
     index: Index,
+    soap_paths: SoapPaths,
 }
 
 /// What happens to a call.
@@ -160,7 +163,12 @@ impl Policy {
     pub fn compile(rules: Vec<RuleSpec>) -> Result<Self, Vec<RuleError>> {
         let rules: Box<[Rule]> = compile::compile(rules)?.into();
         let index = Index::new(&rules);
-        Ok(Self { rules, index })
+        let soap_paths = SoapPaths::of(&rules);
+        Ok(Self {
+            rules,
+            index,
+            soap_paths,
+        })
     }
 
     /// A policy without rules: it denies every call.
@@ -173,8 +181,19 @@ impl Policy {
         self.rules.iter().map(|rule| &rule.spec)
     }
 
+    /// How a call must be looked into before it is decided on: what goes to `/sdk`, or to a path
+    /// that a rule with `soap_op` names, by any method that brings a body. A call that has a body
+    /// although its method is known for having none is to be asked about as a `POST`.
+    pub fn look(&self, endpoint: &str, method: &str, target: &CanonicalTarget) -> Look {
+        self.soap_paths.look(endpoint, method, target)
+    }
+
     /// Decides on a call. Does not allocate, unless a shadow rule matches.
+    ///
+    /// A call that [`look`](Self::look) would look into, and that nobody did look into, is
+    /// undetermined, never "no SOAP": so a policy that came after the look is safe too.
     pub fn decide<'p>(&'p self, call: &CallFacts<'_>) -> Decision<'p> {
+        let call = &self.looked_into(call);
         let index = &self.index;
         let path = call.target.map(|target| target.path());
         let folded = call.target.map(|target| target.folded_path());
@@ -209,7 +228,22 @@ impl Policy {
 
     /// Decides on a call and says, for every rule, which keys did not match.
     pub fn explain(&self, call: &CallFacts<'_>) -> Explanation {
-        Explanation::new(&self.rules, &self.decide(call), call)
+        Explanation::new(&self.rules, &self.decide(call), &self.looked_into(call))
+    }
+
+    fn looked_into<'c>(&self, call: &CallFacts<'c>) -> CallFacts<'c> {
+        let missed = call.soap == Soap::No
+            && call
+                .target
+                .is_some_and(|target| self.look(call.endpoint, call.method, target) != Look::No);
+        CallFacts {
+            soap: if missed {
+                Soap::Undetermined
+            } else {
+                call.soap
+            },
+            ..*call
+        }
     }
 
     fn note_hits(

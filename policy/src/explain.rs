@@ -149,6 +149,10 @@ fn found(key: Key, call: &CallFacts<'_>) -> String {
         Key::Mode => quoted(call.mode.as_str()),
         Key::Method => quoted(call.method),
         Key::Path => match call.target {
+            Some(target) if call.soap == Soap::Json => format!(
+                "{} (SOAP's JSON twin: a rule must name /sdk/vim25/ outright)",
+                quoted(target.path())
+            ),
             Some(target) => quoted(target.path()),
             None => format!("none in mode {}", call.mode.as_str()),
         },
@@ -160,11 +164,13 @@ fn found(key: Key, call: &CallFacts<'_>) -> String {
         },
         Key::SoapOp => match call.soap {
             Soap::No => "no SOAP".to_owned(),
+            Soap::Json => "a call of SOAP's JSON twin".to_owned(),
             Soap::Undetermined => "SOAP whose operation is not known".to_owned(),
             Soap::Operation { name, .. } => quoted(name),
         },
         Key::SoapNs => match call.soap {
             Soap::No | Soap::Undetermined => "none".to_owned(),
+            Soap::Json => quoted("urn:vim25"),
             Soap::Operation { ns, .. } => quoted(ns),
         },
         Key::Upgrade => call.upgrade.map_or_else(|| "no upgrade".to_owned(), quoted),

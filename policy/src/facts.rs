@@ -49,9 +49,12 @@ impl Mode {
 /// What the body says about SOAP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Soap<'a> {
-    /// The call is not SOAP (see [`crate::soap::is_soap_target`]).
+    /// The call is not SOAP ([`crate::Policy::look`] says [`crate::Look::No`]).
     No,
-    /// The call is SOAP, but its operation could not be read. Never allowed.
+    /// The call is one of SOAP's JSON twin: [`CanonicalTarget::twin_operation`] is what it calls.
+    /// A rule allows it only where a path pattern of its own begins with `/sdk/vim25/`.
+    Json,
+    /// The call is SOAP or its twin, but what it calls could not be read. Never allowed.
     Undetermined,
     /// The call is SOAP and calls this operation.
     Operation {

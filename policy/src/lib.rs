@@ -7,8 +7,7 @@
 //!
 //! 1. [`CanonicalTarget::parse`] takes the request target and refuses what two programs could
 //!    read differently. What it returns is decided on, logged and forwarded: one string.
-//! 2. Where [`soap::is_soap_target`] says so, [`soap::operation`] reads which operation the body
-//!    calls.
+//! 2. Where [`Policy::look`] says so, [`soap::operation`] reads which operation the body calls.
 //! 3. [`Policy::decide`] takes these as [`CallFacts`] and answers [`Decision::Allow`] with a
 //!    [`Permit`], or [`Decision::Deny`]. A deny rule wins over every allow rule; where no rule
 //!    matches, the call is denied.
@@ -30,6 +29,7 @@ mod explain;
 mod facts;
 mod glob;
 mod index;
+mod look;
 mod matching;
 mod path;
 mod query;
@@ -41,5 +41,6 @@ pub use compile::RuleError;
 pub use decide::{Decision, Denial, DenyReason, Permit, Policy, ShadowHit};
 pub use explain::{Explanation, Mismatch, Outcome, RuleExplanation};
 pub use facts::{CallFacts, Mode, Soap};
+pub use look::Look;
 pub use matching::Key;
 pub use rule::{Action, Rate, RateError, RuleSpec, SoapOps};

@@ -79,6 +79,9 @@ impl Key {
     }
 }
 
+/// The namespace of the operations that the JSON twin offers.
+const TWIN_NS: &str = "urn:vim25";
+
 /// SOAP operations of a rule.
 #[derive(Debug)]
 pub(crate) enum SoapMatcher {
@@ -152,12 +155,18 @@ impl Rule {
     }
 
     fn path_matches(&self, call: &CallFacts<'_>) -> bool {
-        any(&self.path, |pattern| {
-            call.target.is_some_and(|target| match self.spec.action {
-                Action::Allow => pattern.matches(target.path()),
-                Action::Deny => pattern.matches(target.folded_path()),
-            })
-        })
+        let Some(target) = call.target else {
+            return self.path.is_empty();
+        };
+        match self.spec.action {
+            Action::Deny => any(&self.path, |pattern| pattern.matches(target.folded_path())),
+            // The twin of SOAP must be named: `/**` and `/sdk/**` were not meant for it.
+            Action::Allow if call.soap == Soap::Json => self
+                .path
+                .iter()
+                .any(|pattern| pattern.names_twin() && pattern.matches(target.path())),
+            Action::Allow => any(&self.path, |pattern| pattern.matches(target.path())),
+        }
     }
 
     fn query_matches(&self, call: &CallFacts<'_>) -> bool {
@@ -175,6 +184,16 @@ impl Rule {
     fn soap_op_matches(&self, call: &CallFacts<'_>) -> bool {
         match (&self.soap, call.soap) {
             (None, Soap::No) => true,
+            // An allow rule that reaches the twin has named it in its path.
+            (None, Soap::Json) | (Some(SoapMatcher::All), Soap::Json) => true,
+            (Some(SoapMatcher::Names(names)), Soap::Json) => {
+                let operation = call.target.and_then(|target| target.twin_operation());
+                operation.is_some_and(|operation| {
+                    names
+                        .iter()
+                        .any(|glob| glob.matches(operation, self.case()))
+                })
+            }
             (None, _) => self.denies(),
             (Some(_), Soap::No) => false,
             (Some(_), Soap::Undetermined) => self.denies(),
@@ -189,6 +208,7 @@ impl Rule {
         match (&self.spec.soap_ns, call.soap) {
             (None, _) => true,
             (Some(written), Soap::Operation { ns, .. }) => self.same(written, ns),
+            (Some(written), Soap::Json) => self.same(written, TWIN_NS),
             (Some(_), Soap::Undetermined) => self.denies(),
             (Some(_), Soap::No) => false,
         }

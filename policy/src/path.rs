@@ -13,13 +13,13 @@ pub(crate) fn inside(path: &str) -> &str {
 
 /// A compiled path pattern, for one kind of rule: allow patterns match canonical paths, deny
 /// patterns match folded ones.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PathPattern {
     segments: Box<[Segment]>,
     action: Action,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
     /// `**`
     Any,
@@ -67,6 +67,18 @@ impl PathPattern {
             inside => inside.split('/').map(segment).collect::<Result<_, _>>()?,
         };
         Ok(Self { segments, action })
+    }
+
+    /// Whether the pattern begins with `/sdk/vim25/` in so many words.
+    pub(crate) fn names_twin(&self) -> bool {
+        let is = |segment: &Segment, word| match segment {
+            Segment::One { name, .. } => name.literal() == Some(word),
+            Segment::Any => false,
+        };
+        match &*self.segments {
+            [first, second, _, ..] => is(first, "sdk") && is(second, "vim25"),
+            _ => false,
+        }
     }
 
     /// The pattern's way through the index.

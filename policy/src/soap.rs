@@ -5,23 +5,13 @@
 //! more: what two parsers could read differently (document types, processing instructions,
 //! comments, other encodings, unusual names) is refused.
 
+mod action;
 mod envelope;
+
+pub use action::{ContentTypeError, check_content_type};
 
 /// How much of a body is looked at, in bytes.
 pub const MAX_PREFIX: usize = 64 * 1024;
-
-/// Whether a `POST` to `path` is a SOAP call: `/sdk` and everything under it, in any letter case.
-pub fn is_soap_target(path: &str) -> bool {
-    let first = crate::path::inside(path)
-        .split('/')
-        .next()
-        .unwrap_or_default();
-    first
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .eq_ignore_ascii_case("sdk")
-}
 
 /// The operation that a SOAP body calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,45 +89,14 @@ pub fn operation(prefix: &[u8], complete: bool) -> Result<SoapOutcome, SoapError
     }
 }
 
-/// Whether a Content-Type leaves the body what [`operation`] took it for: UTF-8.
-pub fn is_utf8_content_type(value: &str) -> bool {
-    let mut charsets = value.split(';').skip(1).filter_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("charset")
-            .then(|| value.trim().trim_matches('"'))
-    });
-    match (charsets.next(), charsets.next()) {
-        (None, _) => true,
-        (Some(charset), None) => charset.eq_ignore_ascii_case("utf-8"),
-        _ => false,
-    }
-}
-
-impl Operation {
-    /// Whether a SOAPAction header does not contradict the body: it is empty, or the operation's
-    /// namespace, alone or followed by a version or by the operation.
-    pub fn agrees_with(&self, soap_action: &str) -> bool {
-        let action = soap_action.trim();
-        let action = action
-            .strip_prefix('"')
-            .and_then(|a| a.strip_suffix('"'))
-            .unwrap_or(action);
-        if action.is_empty() || action == self.ns {
-            return true;
-        }
-        let Some(rest) = action.strip_prefix(&*self.ns) else {
-            return false;
-        };
-        let Some(what) = rest.strip_prefix(['/', '#']) else {
-            return false;
-        };
-        what == self.name
-            || what.is_empty()
-            || (what.starts_with(|first: char| first.is_ascii_digit())
-                && what
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'.'))
+/// Whether a body is no SOAP envelope but a call of the JSON twin: empty, or an object of JSON,
+/// whose `{` begins XML in no encoding. `None`: more of the body is needed to tell.
+pub fn is_json(prefix: &[u8], complete: bool) -> Option<bool> {
+    let blank = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+    match prefix.iter().take(MAX_PREFIX).find(|byte| !blank(byte)) {
+        Some(first) => Some(*first == b'{'),
+        None if complete => Some(prefix.is_empty()),
+        None => (prefix.len() >= MAX_PREFIX).then_some(false),
     }
 }
 

@@ -4,7 +4,9 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use culvert_policy::{CallFacts, CanonicalTarget, Mode as PolicyMode, PathOptions, Soap, soap};
+use culvert_policy::{
+    CallFacts, CanonicalTarget, Look, Mode as PolicyMode, PathOptions, Policy, Soap,
+};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, CallId, Mode, Refusal};
 use culvert_proto::names::EndpointName;
@@ -108,10 +110,18 @@ impl Call {
         Ok(())
     }
 
-    /// Whether the call is SOAP. Servers read an envelope from whatever brings a body.
-    pub(crate) fn is_soap(&self, target: &CanonicalTarget) -> bool {
-        !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
-            && soap::is_soap_target(target.path())
+    /// How the call has to be looked into. Servers read an envelope from whatever brings a body.
+    pub(crate) fn look(
+        &self,
+        policy: &Policy,
+        target: &CanonicalTarget,
+        length: BodyLength,
+    ) -> Look {
+        let method = match length {
+            BodyLength::Empty | BodyLength::Exact(0) => self.method.as_str(),
+            BodyLength::Exact(_) | BodyLength::Unknown => "POST",
+        };
+        policy.look(self.endpoint.as_str(), method, target)
     }
 
     /// What the policy is asked about.

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_policy::{CallFacts, Decision, Denial, DenyReason, Permit};
+use culvert_policy::{CallFacts, Decision, Denial, DenyReason, Look, Permit, Soap};
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::head::{BodyLength, CallHead, Head, Refusal, ResponseHead};
 use culvert_proto::mux::{Item, StreamError};
@@ -115,17 +115,15 @@ impl Exchange<'_> {
         // From here on a new policy is noticed: what follows is decided on the current one, and
         // asked again by every later one.
         let mut policies = self.serving.policy.clone();
-        let is_soap = call.is_soap(&target);
-        let inspection = match is_soap {
-            true => self.inspect(endpoint, &message, &mut recv, send).await?,
-            false => Inspection::none(message.length),
+        let look = call.look(&policies.borrow().policy, &target, message.length);
+        let inspection = match look {
+            Look::No => Inspection::none(message.length),
+            look => {
+                self.inspect(look, endpoint, &message, &mut recv, send)
+                    .await?
+            }
         };
-        let soap = if is_soap {
-            inspection.fact()
-        } else {
-            culvert_policy::Soap::No
-        };
-        let facts = call.facts(&target, soap);
+        let facts = call.facts(&target, inspection.fact());
         let policy = policies.borrow_and_update().clone();
         let decided = decide(&policy, &facts, message.length, record);
         let permit = decided.map_err(|failure| soap_problem(failure, &inspection, record))?;
@@ -252,6 +250,7 @@ impl Exchange<'_> {
     /// Reads the operation of a SOAP call, with the patience that the endpoint has for bodies.
     async fn inspect(
         &self,
+        look: Look,
         endpoint: &ServedEndpoint,
         message: &Message,
         recv: &mut RecvStream,
@@ -261,7 +260,7 @@ impl Exchange<'_> {
         tokio::select! {
             biased;
             why = send.stopped() => Err(why.into()),
-            read = Inspection::read(recv, message.length, &message.headers) => match read {
+            read = Inspection::read(look, recv, message.length, &message.headers) => match read {
                 Ok(inspection) => Ok(inspection),
                 Err(InspectError::Stream(error)) => Err(error.into()),
                 Err(InspectError::Long) => {
@@ -445,7 +444,7 @@ fn denied(denial: &Denial<'_>, policy: &ActivePolicy, facts: &CallFacts<'_>) -> 
 }
 
 fn is_soap(facts: &CallFacts<'_>) -> bool {
-    facts.soap != culvert_policy::Soap::No
+    matches!(facts.soap, Soap::Operation { .. } | Soap::Undetermined)
 }
 
 fn overloaded() -> Failure {

@@ -1,10 +1,11 @@
 //! The SOAP operation of a call, read from the beginning of its body.
 
 use bytes::{Bytes, BytesMut};
-use culvert_policy::Soap;
 use culvert_policy::soap::{
-    MAX_PREFIX, Operation, SoapError, SoapOutcome, is_utf8_content_type, operation,
+    ContentTypeError, MAX_PREFIX, Operation, SoapError, SoapOutcome, check_content_type, is_json,
+    operation,
 };
+use culvert_policy::{Look, Soap};
 use culvert_proto::head::BodyLength;
 use culvert_proto::mux::{Item, StreamError};
 use culvert_session::RecvStream;
@@ -17,7 +18,15 @@ pub(crate) struct Inspection {
     pub(crate) bytes: Bytes,
     /// What is still to come, after `bytes`.
     pub(crate) rest: BodyLength,
-    operation: Result<Operation, NoOperation>,
+    found: Result<Found, NoOperation>,
+}
+
+/// What a body calls.
+#[derive(Debug)]
+enum Found {
+    Operation(Operation),
+    /// What the path says, in JSON.
+    Json,
 }
 
 /// Why a SOAP call has no operation that a rule could name.
@@ -29,9 +38,12 @@ pub(crate) enum NoOperation {
     /// The body does not have one.
     #[error(transparent)]
     Body(#[from] SoapError),
-    /// The body is not declared to be UTF-8: somebody else might read other words.
-    #[error("the Content-Type names another charset than UTF-8")]
-    Charset,
+    /// The body is declared to be something else: somebody else might read other words.
+    #[error(transparent)]
+    ContentType(#[from] ContentTypeError),
+    /// The body is declared to be compressed: what was read is not what the upstream reads.
+    #[error("the Content-Encoding says that the body is compressed")]
+    Compressed,
     /// A header claims another operation.
     #[error("the SOAPAction header disagrees with the body")]
     Action,
@@ -43,13 +55,14 @@ impl Inspection {
         Self {
             bytes: Bytes::new(),
             rest: length,
-            operation: Err(NoOperation::NotLookedInto),
+            found: Err(NoOperation::NotLookedInto),
         }
     }
 
     /// Reads as much of a body as its operation takes, at most [`MAX_PREFIX`] bytes and what
     /// came with the last of them.
     pub(crate) async fn read(
+        look: Look,
         stream: &mut RecvStream,
         length: BodyLength,
         headers: &HeaderMap,
@@ -61,19 +74,13 @@ impl Inspection {
         let mut look_at = 0;
         loop {
             if complete || bytes.len() >= look_at {
-                let outcome = operation(&bytes, complete);
-                let operation = match outcome {
-                    Ok(SoapOutcome::NeedMore) => None,
-                    Ok(SoapOutcome::Operation(operation)) => Some(agreed(operation, headers)),
-                    Err(error) => Some(Err(error.into())),
-                };
-                if let Some(operation) = operation {
+                if let Some(found) = find(look, &bytes, complete) {
                     let rest = rest(length, bytes.len() as u64, complete)?;
                     let bytes = bytes.freeze();
                     return Ok(Self {
                         bytes,
                         rest,
-                        operation,
+                        found: found.and_then(|found| agreed(found, headers)),
                     });
                 }
                 look_at = (bytes.len() + bytes.len() / 4 + 64).min(MAX_PREFIX);
@@ -86,20 +93,22 @@ impl Inspection {
         }
     }
 
-    /// The fact for the policy, of a call that is SOAP.
+    /// The fact for the policy.
     pub(crate) fn fact(&self) -> Soap<'_> {
-        match &self.operation {
-            Ok(operation) => Soap::Operation {
+        match &self.found {
+            Ok(Found::Operation(operation)) => Soap::Operation {
                 ns: &operation.ns,
                 name: &operation.name,
             },
+            Ok(Found::Json) => Soap::Json,
+            Err(NoOperation::NotLookedInto) => Soap::No,
             Err(_) => Soap::Undetermined,
         }
     }
 
     /// Why there is no operation, if the call was looked into and has none.
     pub(crate) fn problem(&self) -> Option<NoOperation> {
-        self.operation
+        self.found
             .as_ref()
             .err()
             .copied()
@@ -107,22 +116,44 @@ impl Inspection {
     }
 }
 
-/// The operation of a body, unless a header says something else about it: the upstream might
-/// believe the header.
-fn agreed(operation: Operation, headers: &HeaderMap) -> Result<Operation, NoOperation> {
-    let every = |name, holds: &dyn Fn(&str) -> bool| {
-        headers
-            .get_all(name)
-            .iter()
-            .all(|value: &HeaderValue| value.to_str().is_ok_and(holds))
+/// What the beginning of a body calls; `None` where more of it is needed to tell.
+fn find(look: Look, bytes: &[u8], complete: bool) -> Option<Result<Found, NoOperation>> {
+    if look == Look::Json {
+        match is_json(bytes, complete) {
+            None => return None,
+            Some(true) => return Some(Ok(Found::Json)),
+            // Whoever answers there may know SOAP too.
+            Some(false) => {}
+        }
+    }
+    match operation(bytes, complete) {
+        Ok(SoapOutcome::NeedMore) => None,
+        Ok(SoapOutcome::Operation(operation)) => Some(Ok(Found::Operation(operation))),
+        Err(error) => Some(Err(error.into())),
+    }
+}
+
+/// What a body calls, unless a header says something else about it: the upstream might believe
+/// the header.
+fn agreed(found: Found, headers: &HeaderMap) -> Result<Found, NoOperation> {
+    // A header that is no text agrees with nothing.
+    let values = |name| {
+        let values = headers.get_all(name).iter();
+        values.map(|value: &HeaderValue| value.to_str().unwrap_or("\u{fffd}"))
     };
-    if !every("content-type", &is_utf8_content_type) {
-        return Err(NoOperation::Charset);
+    let plain = |coding: &str| coding.trim().eq_ignore_ascii_case("identity");
+    if !values("content-encoding").all(plain) {
+        return Err(NoOperation::Compressed);
     }
-    if !every("soapaction", &|action| operation.agrees_with(action)) {
-        return Err(NoOperation::Action);
+    if let Found::Operation(operation) = &found {
+        for value in values("content-type") {
+            check_content_type(value, operation)?;
+        }
+        if !values("soapaction").all(|action| operation.agrees_with(action)) {
+            return Err(NoOperation::Action);
+        }
     }
-    Ok(operation)
+    Ok(found)
 }
 
 /// Why the beginning of a body could not be read.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use culvert_policy::{CallFacts, CanonicalTarget, Mode, PathOptions, Policy, Soap, soap};
+use culvert_policy::{CallFacts, CanonicalTarget, Look, Mode, PathOptions, Policy, Soap};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -88,7 +88,7 @@ impl fmt::Display for TestFailure {
 impl PolicyTest {
     /// Runs the test.
     pub fn run(&self, policy: &Policy) -> Result<(), TestFailure> {
-        let facts = self.call.facts();
+        let facts = self.call.facts(policy);
         let decision = policy.decide(&facts);
         let expected = self.expect == Expected::Allow;
         let by_rule = self
@@ -145,18 +145,19 @@ impl TestCall {
         )
     }
 
-    /// Whether the call is one that carries a SOAP operation.
-    pub fn is_soap(&self) -> bool {
-        let target = self.target.as_ref();
-        self.method == "POST" && target.is_some_and(|target| soap::is_soap_target(target.path()))
+    /// How the agent would look into the call under this policy.
+    pub fn look(&self, policy: &Policy) -> Look {
+        let look = |target| policy.look(&self.endpoint, &self.method, target);
+        self.target.as_ref().map_or(Look::No, look)
     }
 
-    /// The facts that the policy decides on.
-    pub fn facts(&self) -> CallFacts<'_> {
-        let soap = match &self.soap_op {
-            _ if !self.is_soap() => Soap::No,
-            None => Soap::Undetermined,
-            Some(name) => Soap::Operation {
+    /// The facts that this policy decides on.
+    pub fn facts(&self, policy: &Policy) -> CallFacts<'_> {
+        let soap = match (self.look(policy), &self.soap_op) {
+            (Look::No, _) => Soap::No,
+            (Look::Soap, None) => Soap::Undetermined,
+            (Look::Json, None) => Soap::Json,
+            (Look::Soap | Look::Json, Some(name)) => Soap::Operation {
                 ns: &self.soap_ns,
                 name,
             },
@@ -206,19 +207,23 @@ struct WrittenCall {
 }
 
 impl WrittenTest {
-    pub(super) fn check(&self, document: &Document) -> Result<PolicyTest, ConfigError> {
+    pub(super) fn check(
+        &self,
+        document: &Document,
+        policy: &Policy,
+    ) -> Result<PolicyTest, ConfigError> {
         if self.name.get_ref().is_empty() {
             return Err(document.error(self.name.span(), "expected a name"));
         }
         Ok(PolicyTest {
             name: self.name.get_ref().clone(),
-            call: self.call(document)?,
+            call: self.call(document, policy)?,
             expect: *self.expect.get_ref(),
             rule: self.rule.clone(),
         })
     }
 
-    fn call(&self, document: &Document) -> Result<TestCall, ConfigError> {
+    fn call(&self, document: &Document, policy: &Policy) -> Result<TestCall, ConfigError> {
         let written = self.call.get_ref();
         let mut call = TestCall::new(
             &written.endpoint,
@@ -256,7 +261,7 @@ impl WrittenTest {
             call.soap_ns.clone_from(ns);
         }
         if let Some(operation) = &written.soap_op {
-            if !call.is_soap() {
+            if call.look(policy) == Look::No {
                 let message = "the call is not SOAP; expected method = \"POST\", path = \"/sdk\"";
                 return Err(document.error(operation.span(), message));
             }

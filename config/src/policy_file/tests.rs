@@ -180,7 +180,7 @@ fn a_file_without_rules_denies_every_call() {
         target: Some(TestCall::parse_target("/").unwrap()),
         ..TestCall::new("vcenter", culvert_policy::Mode::Http)
     };
-    assert!(!file.policy.decide(&call.facts()).is_allow());
+    assert!(!file.policy.decide(&call.facts(&file.policy)).is_allow());
 }
 
 /// `load` refuses such files; whoever runs the tests again learns why, rule by rule.

@@ -142,3 +142,23 @@ fn a_rate_is_a_positive_number_in_a_known_time() {
         assert!(text.parse::<crate::Rate>().is_err(), "{text}");
     }
 }
+
+#[test]
+fn lists_and_patterns_have_bounds() {
+    let long = |byte: &str, count| strings(&[&format!("/{}", byte.repeat(count))]);
+    assert_eq!(errors(|rule| rule.path = long("a", MAX_PATTERN)).len(), 1);
+    assert!(errors(|rule| rule.path = long("a", MAX_PATTERN - 1)).is_empty());
+    assert_eq!(
+        errors(|rule| rule.path = long("a*", MAX_STARS + 1)).len(),
+        1
+    );
+    assert_eq!(
+        errors(|rule| rule.caller = long("a*", MAX_STARS + 1)).len(),
+        1
+    );
+    let many = vec!["x".to_owned(); MAX_ITEMS + 1];
+    assert_eq!(errors(|rule| rule.scope = many.clone())[0].key, "scope");
+    let rules = (0..=MAX_RULES).map(|at| RuleSpec::new(at.to_string(), Action::Allow));
+    let errors = compile(rules.collect()).unwrap_err();
+    assert_eq!((errors.len(), errors[0].rule), (1, MAX_RULES));
+}

@@ -7,6 +7,7 @@ use crate::matching::Key;
 use crate::rule::SoapOps;
 
 mod model;
+mod twin;
 
 pub(crate) fn strings(items: &[&str]) -> Vec<String> {
     items.iter().map(|item| (*item).to_owned()).collect()

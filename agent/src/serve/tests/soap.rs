@@ -17,6 +17,15 @@ soap_ns = "urn:vim25"
 id = "rest"
 action = "allow"
 path = ["/sdk/**", "/api/**"]
+[[rule]]
+id = "storage policies"
+action = "allow"
+path = ["/pbm/sdk"]
+soap_op = ["PbmQueryProfile"]
+[[rule]]
+id = "twin"
+action = "allow"
+path = ["/sdk/vim25/*/VirtualMachine/*/PowerOnVM_Task"]
 "#;
 
 fn envelope(operation: &str) -> String {
@@ -106,6 +115,8 @@ async fn headers_that_disagree_with_the_body_are_refused() {
         ("soapaction", "urn:vim25/Destroy_Task", "SOAPAction"),
         ("soapaction", "urn:other", "SOAPAction"),
         ("content-type", "text/xml; charset=utf-16", "charset"),
+        ("content-type", "multipart/related; boundary=x", "parts"),
+        ("content-encoding", "gzip", "compressed"),
     ] {
         let mut head = sdk(body.len());
         head.headers.append(name, HeaderValue::from_static(value));
@@ -148,5 +159,66 @@ async fn a_soap_body_longer_than_announced_is_refused() {
     let body = envelope("RetrieveServiceContent");
     let refusal = refusal(&mut tunnel.call(&sdk(body.len() - 1), body)).await;
     assert_eq!(refusal.code, ErrorCode::BadRequest);
+    tunnel.assert_untouched();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_a_rule_with_operations_names_is_soap_too() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let post = |body: &str| post("/pbm/sdk", BodyLength::Exact(body.len() as u64));
+    for body in [envelope("PbmDelete"), "{}".to_owned(), String::new()] {
+        let refusal = refusal(&mut tunnel.call(&post(&body), body)).await;
+        assert_eq!(refusal.code, ErrorCode::PolicyDenied);
+        assert!(refusal.soap);
+    }
+    tunnel.assert_untouched();
+    let body = envelope("PbmQueryProfile");
+    let _call = tunnel.call(&post(&body), body);
+    assert!(tunnel.connection().await.request().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_json_twin_is_reached_by_a_rule_that_names_it_and_never_with_an_envelope() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let twin = |operation: &str, body: &str| {
+        let path = format!("/sdk/vim25/8.0.2.0/VirtualMachine/vm-42/{operation}");
+        CallHead {
+            target: path.into(),
+            ..post("/sdk", BodyLength::Exact(body.len() as u64))
+        }
+    };
+    for (operation, body, soap) in [
+        ("PowerOffVM_Task", "{}".to_owned(), false),
+        ("PowerOffVM_Task", String::new(), false),
+        ("PowerOnVM_Task", envelope("PowerOnVM_Task"), true),
+        ("PowerOnVM_Task", "x".to_owned(), true),
+    ] {
+        let refusal = refusal(&mut tunnel.call(&twin(operation, &body), body.clone())).await;
+        assert_eq!(refusal.code, ErrorCode::PolicyDenied, "{operation} {body}");
+        assert_eq!(refusal.soap, soap, "{operation} {body}");
+    }
+    let mut packed = twin("PowerOnVM_Task", "{}");
+    let gzip = HeaderValue::from_static("gzip");
+    packed.headers.insert("content-encoding", gzip);
+    let refusal = refusal(&mut tunnel.call(&packed, "{}")).await;
+    assert!(refusal.detail.contains("compressed"), "{}", refusal.detail);
+    tunnel.assert_untouched();
+    let body = " {\"host\": null}";
+    let _call = tunnel.call(&twin("PowerOnVM_Task", body), body);
+    let mut upstream = tunnel.connection().await;
+    assert!(upstream.request().await.is_some());
+    assert_eq!(upstream.body(body.len()).await.unwrap(), body.as_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_envelope_that_a_get_brings_is_looked_into() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let body = envelope("Destroy_Task");
+    let head = CallHead {
+        body: BodyLength::Exact(body.len() as u64),
+        ..get("/sdk")
+    };
+    let refusal = refusal(&mut tunnel.call(&head, body)).await;
+    assert_eq!(refusal.code, ErrorCode::PolicyDenied);
     tunnel.assert_untouched();
 }
