@@ -364,7 +364,9 @@ fn is_forbidden_escape(byte: u8, options: PathOptions) -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "model"))]
 mod lenient;
+#[cfg(any(test, feature = "model"))]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

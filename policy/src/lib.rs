@@ -31,6 +31,8 @@ mod glob;
 mod index;
 mod look;
 mod matching;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 mod path;
 mod query;
 mod rule;
