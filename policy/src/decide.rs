@@ -188,6 +188,10 @@ impl Policy {
         self.soap_paths.look(endpoint, method, target)
     }
 
+    pub(crate) fn compiled(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// Decides on a call. Does not allocate, unless a shadow rule matches.
     ///
     /// A call that [`look`](Self::look) would look into, and that nobody did look into, is

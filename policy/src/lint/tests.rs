@@ -1,0 +1,285 @@
+use super::*;
+use crate::rule::{RuleSpec, SoapOps};
+
+fn strings(items: &[&str]) -> Vec<String> {
+    items.iter().map(|item| (*item).to_owned()).collect()
+}
+
+fn vcenter() -> LintEndpoint {
+    LintEndpoint {
+        name: "vcenter".to_owned(),
+        modes: vec![Mode::Http],
+        paths: PathOptions::default(),
+    }
+}
+
+/// A rule that nobody could mind.
+fn plain(id: &str) -> RuleSpec {
+    RuleSpec {
+        method: strings(&["GET"]),
+        path: strings(&["/api/x"]),
+        ..RuleSpec::new(id, Action::Allow)
+    }
+}
+
+fn deny(id: &str, path: &str) -> RuleSpec {
+    RuleSpec {
+        path: strings(&[path]),
+        ..RuleSpec::new(id, Action::Deny)
+    }
+}
+
+fn soap(id: &str, names: &[&str]) -> RuleSpec {
+    RuleSpec {
+        path: strings(&["/sdk"]),
+        soap_op: Some(SoapOps::Names(strings(names))),
+        ..RuleSpec::new(id, Action::Allow)
+    }
+}
+
+fn lint(rules: Vec<RuleSpec>) -> Vec<(&'static str, String)> {
+    let own = rules.len();
+    let policy = Policy::compile(rules).unwrap();
+    let findings = policy.lint(own, &[vcenter()]);
+    let found = findings.into_iter().map(|finding| {
+        assert!(finding.to_string().starts_with(finding.code.as_str()));
+        (finding.code.as_str(), finding.message)
+    });
+    found.collect()
+}
+
+fn codes(rules: Vec<RuleSpec>) -> Vec<&'static str> {
+    lint(rules).into_iter().map(|(code, _)| code).collect()
+}
+
+#[test]
+fn a_sound_policy_has_no_findings() {
+    let rules = vec![
+        plain("a"),
+        deny("d", "/api/appliance/**"),
+        soap("s", &["Login", "Retrieve*"]),
+        RuleSpec {
+            soap_op: Some(SoapOps::Names(strings(&["PowerOnVM_Task"]))),
+            path: strings(&["/sdk/vim25/**"]),
+            ..RuleSpec::new("twin", Action::Allow)
+        },
+    ];
+    assert_eq!(lint(rules), []);
+}
+
+#[test]
+fn a_rule_that_no_call_can_match_is_found() {
+    type Change = fn(&mut RuleSpec);
+    let table: [(&str, Change); 7] = [
+        ("show no request", |rule| {
+            rule.mode = vec![Mode::Tcp, Mode::Connect]
+        }),
+        ("called in a mode", |rule| rule.mode = vec![Mode::Terminate]),
+        ("SOAP calls are POSTs", |rule| {
+            rule.soap_op = Some(SoapOps::Names(strings(&["Login"])))
+        }),
+        ("at once", |rule| {
+            rule.method = strings(&["POST"]);
+            rule.soap_op = Some(SoapOps::Names(strings(&["Login"])));
+            rule.upgrade = strings(&["websocket"]);
+        }),
+        ("add soap_op", |rule| {
+            rule.method = strings(&["POST"]);
+            rule.path = strings(&["/sdk", "/sdk/**"]);
+        }),
+        ("allow_semicolon", |rule| rule.path = strings(&["/a;b"])),
+        ("allow_encoded_slash", |rule| {
+            rule.path = strings(&["/a%2Fb"])
+        }),
+    ];
+    for (words, change) in table {
+        let mut rule = plain("r");
+        change(&mut rule);
+        let found = lint(vec![plain("other"), rule]);
+        let [("never-matches", message)] = &*found else {
+            panic!("{words}: {found:?}")
+        };
+        assert!(message.contains(words), "{words}: {message}");
+    }
+}
+
+#[test]
+fn a_rule_that_leaves_nothing_to_another_is_found() {
+    let path = |id: &str, path: &str| RuleSpec {
+        path: strings(&[path]),
+        ..plain(id)
+    };
+    let limited = RuleSpec {
+        caller: strings(&["director-*"]),
+        ..path("wide", "/api/**")
+    };
+    for (first, second, expected) in [
+        (path("a", "/api/**"), path("b", "/api/x/*"), true),
+        (path("a", "/api/**"), path("b", "/api/**/x"), true),
+        (path("a", "/**/x"), path("b", "/a/**/x"), true),
+        (path("a", "/api/*"), path("b", "/api/**"), false),
+        (path("a", "/api/*/*"), path("b", "/api/**"), false),
+        (path("a", "/api/*"), path("b", "/api/a*"), true),
+        (path("a", "/api/a*"), path("b", "/api/*"), false),
+        (path("a", "/API/**"), path("b", "/api/x"), false),
+        (limited.clone(), path("b", "/api/x"), false),
+        (
+            limited.clone(),
+            RuleSpec {
+                caller: strings(&["director-7"]),
+                ..path("b", "/api/x")
+            },
+            true,
+        ),
+        (
+            path("a", "/**"),
+            RuleSpec {
+                method: strings(&["PUT"]),
+                ..path("b", "/x")
+            },
+            false,
+        ),
+        (
+            path("a", "/**"),
+            RuleSpec {
+                upgrade: strings(&["websocket"]),
+                ..path("b", "/x")
+            },
+            false,
+        ),
+        (path("b", "/api/x"), deny("d", "/API/**"), true),
+        (deny("d", "/API/**"), path("b", "/api/x"), true),
+        (deny("d", "/api/**"), deny("e", "/Api/x"), true),
+        (deny("e", "/api/x"), deny("d", "/api/**"), false),
+        (
+            RuleSpec {
+                enforce: false,
+                ..deny("d", "/**")
+            },
+            path("b", "/api/x"),
+            false,
+        ),
+        (
+            RuleSpec {
+                method: strings(&["get"]).iter().map(|m| m.to_uppercase()).collect(),
+                ..deny("d", "/**")
+            },
+            path("b", "/api/x"),
+            true,
+        ),
+        (soap("a", &["Login*"]), soap("b", &["LoginByToken"]), true),
+        (
+            soap("a", &["Login"]),
+            soap("b", &["Login", "Logout"]),
+            false,
+        ),
+        (deny("d", "/sdk"), soap("b", &["Login"]), true),
+    ] {
+        let found = codes(vec![first.clone(), second.clone()]);
+        assert_eq!(
+            found.contains(&"shadowed"),
+            expected,
+            "{first:?} {second:?} {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_that_opens_everything_is_found() {
+    let everything = RuleSpec::new("a", Action::Allow);
+    assert_eq!(codes(vec![everything.clone()]), ["allow-all"]);
+    let stars = RuleSpec {
+        path: strings(&["/**"]),
+        ..everything.clone()
+    };
+    assert_eq!(codes(vec![stars]), ["allow-all"]);
+    let all = RuleSpec {
+        soap_op: Some(SoapOps::All),
+        ..soap("s", &[])
+    };
+    assert_eq!(codes(vec![all]), ["all-operations"]);
+    let twin = RuleSpec {
+        path: strings(&["/sdk/vim25/**"]),
+        method: strings(&["POST"]),
+        ..everything.clone()
+    };
+    assert_eq!(codes(vec![twin.clone()]), ["json-twin"]);
+    let one = RuleSpec {
+        path: strings(&["/sdk/vim25/*/*/*/PowerOnVM_Task"]),
+        ..twin
+    };
+    assert_eq!(codes(vec![one]), [""; 0]);
+    let wide = RuleSpec {
+        path: strings(&["/**"]),
+        ..soap("s", &["Login"])
+    };
+    assert_eq!(codes(vec![wide]), ["soap-everywhere"]);
+}
+
+#[test]
+fn operations_that_are_not_there_or_more_than_meant_are_found() {
+    let found = lint(vec![soap(
+        "s",
+        &["PowerOnVM", "RetreivePropertiesEx", "Foo*", "Destroy*"],
+    )]);
+    let words = [
+        "\"PowerOnVM_Task\"",
+        "\"RetrievePropertiesEx\"",
+        "soap_ns",
+        "DestroyView",
+    ];
+    let expected = [
+        "unknown-operation",
+        "unknown-operation",
+        "unknown-operation",
+        "broad-glob",
+    ];
+    assert_eq!(found.len(), 4, "{found:?}");
+    for ((code, message), (expected, word)) in found.iter().zip(expected.iter().zip(words)) {
+        assert_eq!(code, expected);
+        assert!(message.contains(word) || word == "DestroyView", "{message}");
+    }
+    assert!(
+        found[3].1.contains("Destroy_Task") || found[3].1.contains("more"),
+        "{}",
+        found[3].1
+    );
+    for other in [
+        RuleSpec {
+            soap_ns: Some("urn:pbm".to_owned()),
+            ..soap("s", &["PbmQueryProfile"])
+        },
+        RuleSpec {
+            path: strings(&["/pbm/sdk"]),
+            ..soap("s", &["PbmQueryProfile"])
+        },
+    ] {
+        assert_eq!(lint(vec![other]), []);
+    }
+}
+
+#[test]
+fn endpoints_and_rules_that_do_not_meet_are_found() {
+    let elsewhere = RuleSpec {
+        endpoint: strings(&["esx-*"]),
+        ..plain("a")
+    };
+    assert_eq!(
+        codes(vec![elsewhere]),
+        ["unknown-endpoint", "endpoint-without-rules"]
+    );
+    assert_eq!(codes(vec![deny("d", "/x")]), ["endpoint-without-rules"]);
+    let shadow = RuleSpec {
+        enforce: false,
+        ..plain("a")
+    };
+    assert_eq!(codes(vec![shadow]), ["endpoint-without-rules"]);
+    let preset = |id: &str| RuleSpec {
+        endpoint: strings(&["nsx"]),
+        ..plain(id)
+    };
+    let policy = Policy::compile(vec![plain("own"), preset("p:a"), preset("p:b")]).unwrap();
+    let found = policy.lint(1, &[vcenter()]);
+    assert_eq!(found.len(), 1, "once for a preset: {found:?}");
+    assert_eq!(found[0].subject, "p");
+}
