@@ -12,11 +12,12 @@ use crate::document::Document;
 use crate::error::ConfigError;
 
 mod call;
+pub mod preset;
 mod rule;
 
 pub use call::{Expected, PolicyTest, TestCall, TestFailure};
 
-use rule::{Written, WrittenRule};
+use rule::Written;
 
 /// The only version of the file format.
 const VERSION: i64 = 1;
@@ -30,6 +31,8 @@ pub struct PolicyFile {
     pub tests: Vec<PolicyTest>,
     /// Whether callers learn the id of the rule that denied them.
     pub reveal_rule: bool,
+    /// How many of the rules are the file's own; those of presets follow them.
+    pub own_rules: usize,
 }
 
 /// Reads and checks a policy file, and runs its tests.
@@ -46,6 +49,25 @@ pub fn parse(text: &str, file: &Path) -> Result<PolicyFile, ConfigError> {
 }
 
 impl PolicyFile {
+    /// The file's own rules that no test of the file is decided by: nobody would notice if they
+    /// went wrong. Of rules that are not enforced, those that no test's call matches.
+    pub fn untested_rules(&self) -> Vec<&str> {
+        let mut untested: Vec<&str> = self
+            .policy
+            .rules()
+            .take(self.own_rules)
+            .map(|rule| &*rule.id)
+            .collect();
+        for test in &self.tests {
+            let decision = self.policy.decide(&test.call.facts(&self.policy));
+            let shadow = decision.shadow();
+            untested.retain(|id| {
+                decision.rule() != Some(id) && shadow.iter().all(|hit| *hit.rule != **id)
+            });
+        }
+        untested
+    }
+
     /// Runs the file's tests; [`load`] has done so already.
     pub fn run_tests(&self) -> Result<(), Vec<TestFailure>> {
         let failures: Vec<_> = self
@@ -69,8 +91,21 @@ fn read(document: &Document) -> Result<PolicyFile, ConfigError> {
         .iter()
         .map(|rule| rule.get_ref().spec(document));
     let specs = specs.collect::<Result<Vec<RuleSpec>, _>>()?;
+    let presets = preset::uses(document, &written)?;
+    finish(document, &written, specs, &presets)
+}
+
+/// Compiles the rules, and runs the tests that the file has for them.
+fn finish(
+    document: &Document,
+    written: &Written,
+    mut specs: Vec<RuleSpec>,
+    presets: &[preset::Use],
+) -> Result<PolicyFile, ConfigError> {
+    let own_rules = specs.len();
+    specs.extend(presets.iter().flat_map(|preset| preset.rules.clone()));
     let policy =
-        Policy::compile(specs).map_err(|errors| first_error(document, &written.rule, errors))?;
+        Policy::compile(specs).map_err(|errors| first_error(document, written, presets, errors))?;
     let mut tests = Vec::with_capacity(written.test.len());
     for test in &written.test {
         let test = test.get_ref().check(document, &policy)?;
@@ -92,6 +127,7 @@ fn read(document: &Document) -> Result<PolicyFile, ConfigError> {
         policy,
         tests,
         reveal_rule: written.reveal_rule,
+        own_rules,
     })
 }
 
@@ -110,12 +146,6 @@ fn check_whole(document: &Document, written: &Written) -> Result<(), ConfigError
         }
         Some(_) => {}
     }
-    if let Some(presets) = &written.presets {
-        return Err(document.error(
-            presets.span(),
-            "this version ships no presets; write the rules into the file",
-        ));
-    }
     // Half a policy often is a policy too, and a wider one. A cut inside of a line shows.
     if !document.text.ends_with('\n') {
         let end = document.text.len();
@@ -129,25 +159,28 @@ fn check_whole(document: &Document, written: &Written) -> Result<(), ConfigError
 /// The first of several errors, at its place in the file.
 fn first_error(
     document: &Document,
-    rules: &[toml::Spanned<WrittenRule>],
+    written: &Written,
+    presets: &[preset::Use],
     errors: Vec<RuleError>,
 ) -> ConfigError {
+    // What comes from a preset can only be wrong by what the policy gives it.
+    let from_presets = presets
+        .iter()
+        .flat_map(|preset| preset.rules.iter().map(|_| preset.span.clone()));
+    let own = written.rule.iter().map(|rule| rule.span());
+    let places: Vec<Range<usize>> = own.chain(from_presets).collect();
     let located = errors.into_iter().map(|error| {
-        let span = rules
+        let key = written
+            .rule
             .get(error.rule)
-            .map_or(0..0, |rule| place(rule, &error));
-        (span, error.message)
+            .and_then(|rule| rule.get_ref().span(error.key, error.item));
+        let span = key.or_else(|| places.get(error.rule).cloned());
+        (span.unwrap_or(0..0), error.message)
     });
     match located.min_by_key(|(span, _)| span.start) {
         Some((span, message)) => document.error(span, message),
         None => ConfigError::file(&document.file, "the rules cannot be compiled"),
     }
-}
-
-fn place(rule: &toml::Spanned<WrittenRule>, error: &RuleError) -> Range<usize> {
-    rule.get_ref()
-        .span(error.key, error.item)
-        .unwrap_or(rule.span())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
 
 use super::call::WrittenTest;
+use super::preset::WrittenPreset;
 use crate::document::Document;
 use crate::error::ConfigError;
 use crate::units::Size;
@@ -23,7 +24,9 @@ pub(super) struct Written {
     pub(super) version: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) reveal_rule: bool,
-    pub(super) presets: Option<Spanned<Vec<String>>>,
+    pub(super) presets: Option<List<String>>,
+    #[serde(default)]
+    pub(super) preset: Vec<Spanned<WrittenPreset>>,
     #[serde(default)]
     pub(super) rule: Vec<Spanned<WrittenRule>>,
     #[serde(default)]
@@ -31,7 +34,7 @@ pub(super) struct Written {
 }
 
 /// A list that is there, with the place of the whole and of each item.
-type List<T> = Spanned<Vec<Spanned<T>>>;
+pub(super) type List<T> = Spanned<Vec<Spanned<T>>>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,7 +153,7 @@ impl WrittenRule {
                 }),
             soap_ns: self.soap_ns.as_ref().map(|ns| ns.get_ref().clone()),
             upgrade: list(&self.upgrade)?,
-            source: self.source(document)?,
+            source: networks(document, &self.source)?,
             host: list(&self.host)?,
             port: items(document, &self.port, |port| *port)?,
             max_body: self.max_body.as_ref().map(|size| size.get_ref().0),
@@ -175,20 +178,6 @@ impl WrittenRule {
             (name.clone(), values.collect())
         });
         Ok(parameters.collect())
-    }
-
-    fn source(&self, document: &Document) -> Result<Vec<IpNet>, ConfigError> {
-        let networks = items(document, &self.source, Clone::clone)?;
-        let Some(written) = &self.source else {
-            return Ok(Vec::new());
-        };
-        networks
-            .iter()
-            .zip(written.get_ref())
-            .map(|(text, place)| {
-                check_network(text).map_err(|message| document.error(place.span(), message))
-            })
-            .collect()
     }
 
     /// Where a key, or one item of its list, stands in the file.
@@ -251,6 +240,53 @@ fn items<T, U>(
             .iter()
             .map(|item| meaning(item.get_ref()))
             .collect()),
+    }
+}
+
+fn networks(
+    document: &Document,
+    written: &Option<List<String>>,
+) -> Result<Vec<IpNet>, ConfigError> {
+    items(document, written, Clone::clone)?;
+    let Some(written) = written else {
+        return Ok(Vec::new());
+    };
+    let network = |text: &Spanned<String>| {
+        check_network(text.get_ref()).map_err(|message| document.error(text.span(), message))
+    };
+    written.get_ref().iter().map(network).collect()
+}
+
+/// The keys with which a policy narrows a preset.
+#[derive(Debug)]
+pub(super) struct Narrowing<'w> {
+    pub(super) endpoint: &'w Option<List<String>>,
+    pub(super) mode: &'w Option<List<WrittenMode>>,
+    pub(super) caller: &'w Option<List<String>>,
+    pub(super) scope: &'w Option<List<String>>,
+    pub(super) source: &'w Option<List<String>>,
+}
+
+impl Narrowing<'_> {
+    /// Gives the keys to every rule. Rules of presets leave these keys to the policy.
+    pub(super) fn apply(
+        &self,
+        document: &Document,
+        rules: &mut [RuleSpec],
+    ) -> Result<(), ConfigError> {
+        let endpoint = items(document, self.endpoint, Clone::clone)?;
+        let mode = items(document, self.mode, |mode| Mode::from(*mode))?;
+        let caller = items(document, self.caller, Clone::clone)?;
+        let scope = items(document, self.scope, Clone::clone)?;
+        let source = networks(document, self.source)?;
+        for rule in rules {
+            rule.endpoint.clone_from(&endpoint);
+            rule.mode.clone_from(&mode);
+            rule.caller.clone_from(&caller);
+            rule.scope.clone_from(&scope);
+            rule.source.clone_from(&source);
+        }
+        Ok(())
     }
 }
 
