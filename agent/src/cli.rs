@@ -10,7 +10,7 @@ use culvert_config::AgentConfig;
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{self, App};
-use crate::explain::{self, ExplainArgs, ExplainError};
+use crate::policy_tools::{self, PolicyCommand, ToolError};
 
 /// Exit code of a program that failed while it ran.
 const FAILED: u8 = 1;
@@ -48,13 +48,7 @@ enum Command {
     Check(ConfigArg),
     /// Questions about the policy.
     #[command(subcommand)]
-    Policy(PolicyCommand),
-}
-
-#[derive(Debug, Subcommand)]
-enum PolicyCommand {
-    /// What the policy decides about a made-up call, and what each rule says to it.
-    Explain(ExplainArgs),
+    Policy(Box<PolicyCommand>),
 }
 
 #[derive(Debug, Args)]
@@ -72,11 +66,15 @@ pub fn main() -> ExitCode {
     log_panics();
     match cli.command {
         Command::Run(arg) => with_app(&arg.config, run),
-        Command::Check(arg) => with_app(&arg.config, |app| print(app.config().render())),
-        Command::Policy(PolicyCommand::Explain(args)) => match explain::explain(&args) {
-            Ok(text) => print(text),
-            Err(error @ ExplainError::Config(_)) => fail(BAD_CONFIG, error),
-            Err(error) => fail(USAGE, error),
+        Command::Check(arg) => with_app(&arg.config, check),
+        Command::Policy(command) => match command.answer() {
+            Ok(answer) => match print(answer.text) {
+                _ if answer.findings => ExitCode::from(FAILED),
+                code => code,
+            },
+            Err(error @ ToolError::Config(_)) => fail(BAD_CONFIG, error),
+            Err(error @ ToolError::Usage(_)) => fail(USAGE, error),
+            Err(error @ ToolError::Read { .. }) => fail(FAILED, error),
         },
     }
 }
@@ -89,6 +87,14 @@ fn with_app(config: &Path, then: impl FnOnce(App) -> ExitCode) -> ExitCode {
     };
     match App::new(config) {
         Ok(app) => then(app),
+        Err(error) => fail(BAD_CONFIG, error),
+    }
+}
+
+fn check(app: App) -> ExitCode {
+    let config = app.config();
+    match policy_tools::summary(&config.policy.file) {
+        Ok(summary) => print(format!("{}\n{summary}", config.render().trim_end())),
         Err(error) => fail(BAD_CONFIG, error),
     }
 }

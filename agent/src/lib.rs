@@ -16,14 +16,16 @@
 //! 5. `serve::pump` passes the answer on as the tunnel gives credit; `serve::audit` writes the
 //!    call's one line.
 //!
-//! `tokens` says how the agent proves to the relay who it is; `cli` is what the administrator types, `app` only wires, `drain` ends it all in good order.
+//! `tokens` says how the agent proves to the relay who it is; `cli` is what the administrator
+//! types, `policy_tools` answers questions about a policy, `app` only wires, `drain` ends it all
+//! in good order.
 
 mod app;
 pub mod cli;
 mod connect;
 mod drain;
-mod explain;
 mod policy;
+mod policy_tools;
 mod register;
 mod serve;
 #[cfg(test)]

@@ -207,3 +207,129 @@ fn explain_knows_the_endpoints_and_refuses_paths_like_the_agent() {
     let none = explain(&files, &["--endpoint", "vcenter"]);
     assert_eq!(none.status.code(), Some(2), "a path is needed in http mode");
 }
+
+#[test]
+fn check_says_how_many_rules_and_which_of_them_no_test_is_about() {
+    let files = Files::new();
+    let more =
+        "[[rule]]\nid = \"no appliance\"\naction = \"deny\"\npath = [\"/api/appliance/**\"]\n";
+    let presets = POLICY.replace("version = 1", "version = 1\npresets = [\"sddc-never\"]");
+    files.write("policy.toml", &format!("{presets}{more}"));
+    let output = check(&files.config());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let shown = stdout(&output);
+    assert!(
+        shown.contains("# policy: 2 rules, 5 of presets; its test passes"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("no test is decided by \"no appliance\""),
+        "{shown}"
+    );
+}
+
+fn policy(files: &Files, question: &str, arguments: &[&str]) -> Output {
+    let config = files.config();
+    let first = ["policy", question, "--config", config.to_str().unwrap()];
+    agent(&[&first[..], arguments].concat())
+}
+
+#[test]
+fn lint_exits_with_1_where_it_finds_something() {
+    let files = Files::new();
+    let clean = policy(&files, "lint", &[]);
+    assert_eq!(clean.status.code(), Some(0), "{}", stdout(&clean));
+    assert_eq!(stdout(&clean), "nothing found\n");
+    let odd = "[[rule]]\nid = \"soap\"\naction = \"allow\"\npath = [\"/sdk\"]\nsoap_op = [\"PowerOnVM\"]\n";
+    files.write("policy.toml", &format!("{POLICY}{odd}"));
+    let found = policy(&files, "lint", &[]);
+    assert_eq!(found.status.code(), Some(1), "{}", stderr(&found));
+    let expected = "unknown-operation: \"soap\": vSphere has no operation \"PowerOnVM\"; did you \
+                    mean \"PowerOnVM_Task\"?\n1 finding\n";
+    assert_eq!(stdout(&found), expected);
+    let json = policy(&files, "lint", &["--json"]);
+    assert_eq!(json.status.code(), Some(1));
+    assert!(
+        stdout(&json).contains("\"code\":\"unknown-operation\""),
+        "{}",
+        stdout(&json)
+    );
+    files.write("policy.toml", "version = 2\n");
+    assert_eq!(policy(&files, "lint", &[]).status.code(), Some(78));
+}
+
+#[test]
+fn presets_are_shown_and_named_by_explain() {
+    let names = agent(&["policy", "show"]);
+    assert!(
+        stdout(&names).contains("vsphere-readonly: Reads everything"),
+        "{}",
+        stdout(&names)
+    );
+    let text = agent(&["policy", "show", "nsx-readonly"]);
+    assert_eq!(text.status.code(), Some(0));
+    assert!(stdout(&text).contains("[[rule]]"), "{}", stdout(&text));
+    assert_eq!(agent(&["policy", "show", "nothing"]).status.code(), Some(2));
+    let files = Files::new();
+    files.write(
+        "policy.toml",
+        "version = 1\npresets = [\"vsphere-readonly\"]\n",
+    );
+    let call = [
+        "--endpoint",
+        "vcenter",
+        "--path",
+        "/sdk",
+        "--soap-op",
+        "QueryPerf",
+    ];
+    let allowed = stdout(&explain(&files, &call));
+    let first = "allow, by rule \"vsphere-readonly:soap-reads\"\n";
+    assert!(allowed.starts_with(first), "{allowed}");
+    assert!(
+        allowed.contains("\"vsphere-readonly:soap-session\" (allow) does not match"),
+        "{allowed}"
+    );
+    let elsewhere = [
+        "--endpoint",
+        "vcenter",
+        "--path",
+        "/api",
+        "--soap-op",
+        "QueryPerf",
+    ];
+    assert_eq!(explain(&files, &elsewhere).status.code(), Some(2));
+}
+
+#[test]
+fn record_suggests_a_policy_that_check_accepts_and_that_allows_what_was_denied() {
+    let files = Files::new();
+    let line = "{\"seq\":1,\"event\":\"call\",\"endpoint\":\"vcenter\",\"mode\":\"http\",\
+                \"method\":\"GET\",\"target\":\"/api/vcenter/vm/vm-42\",\"caller\":\"report\",\
+                \"decision\":\"deny\",\"reason\":\"no-rule\",\"hash\":\"9c\"}\n";
+    let log = files.write("audit.log", line);
+    let output = agent(&["policy", "record", log.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    files.write("policy.toml", &stdout(&output));
+    assert_eq!(check(&files.config()).status.code(), Some(0));
+    let call = [
+        "--endpoint",
+        "vcenter",
+        "--path",
+        "/api/vcenter/vm/vm-43",
+        "--caller",
+        "report",
+    ];
+    let explained = stdout(&explain(&files, &call));
+    assert!(
+        explained.starts_with("allow, by rule \"recorded-1\""),
+        "{explained}"
+    );
+    let missing = agent(&["policy", "record", "/nowhere/audit.log"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(
+        stderr(&missing).contains("/nowhere/audit.log"),
+        "{}",
+        stderr(&missing)
+    );
+}

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use culvert_config::policy_file::{self, TestCall};
-use culvert_config::{AgentConfig, ConfigError};
-use culvert_policy::{CanonicalTarget, Mode, PathOptions};
+use culvert_config::policy_file::TestCall;
+use culvert_policy::{CanonicalTarget, Look, Mode, PathOptions};
+
+use super::{ToolError, load};
 
 /// A call to be explained.
 #[derive(Debug, Args)]
@@ -17,9 +18,9 @@ pub(crate) struct ExplainArgs {
     /// The endpoint.
     #[arg(long)]
     endpoint: String,
-    /// The method.
-    #[arg(long, default_value = "GET")]
-    method: String,
+    /// The method: POST where a SOAP operation is given, GET where not.
+    #[arg(long)]
+    method: Option<String>,
     /// Path and query, in the modes that have them.
     #[arg(long)]
     path: Option<String>,
@@ -32,6 +33,9 @@ pub(crate) struct ExplainArgs {
     /// The operation of a SOAP call.
     #[arg(long)]
     soap_op: Option<String>,
+    /// The namespace of the SOAP operation.
+    #[arg(long, default_value = "urn:vim25")]
+    soap_ns: String,
     /// The protocol that the call asks to upgrade to.
     #[arg(long)]
     upgrade: Option<String>,
@@ -53,29 +57,20 @@ fn mode(word: &str) -> Result<Mode, String> {
     Mode::from_word(word).ok_or_else(|| "expected http, connect, terminate or tcp".to_owned())
 }
 
-/// Why nothing can be explained.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ExplainError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error("the configuration has no endpoint {asked:?}; it has {known}")]
-    Endpoint { asked: String, known: String },
-    #[error("--path is needed in mode {0}")]
-    Path(&'static str),
-}
-
 /// The explanation, for people.
-pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
-    let config = AgentConfig::load(&args.config)?;
-    let policy = policy_file::load(&config.policy.file)?;
+pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
+    let (config, policy) = load(&args.config)?;
     let endpoint = config
         .endpoints
         .iter()
         .find(|e| e.name.as_str() == args.endpoint);
     let Some(endpoint) = endpoint else {
         let known: Vec<&str> = config.endpoints.iter().map(|e| e.name.as_str()).collect();
-        let (asked, known) = (args.endpoint.clone(), known.join(", "));
-        return Err(ExplainError::Endpoint { asked, known });
+        return Err(ToolError::Usage(format!(
+            "the configuration has no endpoint {:?}; it has {}",
+            args.endpoint,
+            known.join(", ")
+        )));
     };
     let paths = PathOptions {
         allow_semicolon: endpoint.allow_semicolon,
@@ -83,22 +78,39 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
     };
     let mut call = TestCall::new(args.endpoint.as_str(), args.mode);
     if args.mode.has_target() {
-        let path = args
-            .path
-            .as_deref()
-            .ok_or(ExplainError::Path(args.mode.as_str()))?;
+        let Some(path) = &args.path else {
+            let mode = args.mode.as_str();
+            return Err(ToolError::Usage(format!("--path is needed in mode {mode}")));
+        };
         match CanonicalTarget::parse(path, paths) {
             Ok(target) => call.target = Some(target),
             Err(error) => return Ok(format!("deny: {error}\n  (no rule is asked)\n")),
         }
-        call.method.clone_from(&args.method);
+        // An operation is called by POST; whoever names one need not say so.
+        let usual = if args.soap_op.is_some() {
+            "POST"
+        } else {
+            "GET"
+        };
+        call.method = args.method.as_deref().unwrap_or(usual).to_owned();
     }
     call.caller.clone_from(&args.caller);
     call.scopes.clone_from(&args.scope);
     call.soap_op.clone_from(&args.soap_op);
+    call.soap_ns.clone_from(&args.soap_ns);
     call.upgrade.clone_from(&args.upgrade);
     call.source = args.source;
     call.host.clone_from(&args.host);
     call.port = args.port;
-    Ok(policy.policy.explain(&call.facts(&policy.policy)).to_string())
+    if args.soap_op.is_some() && call.look(&policy.policy) == Look::No {
+        return Err(ToolError::Usage(
+            "a call with a SOAP operation is a POST to /sdk, or to a path that a rule with soap_op \
+             names"
+                .to_owned(),
+        ));
+    }
+    Ok(policy
+        .policy
+        .explain(&call.facts(&policy.policy))
+        .to_string())
 }

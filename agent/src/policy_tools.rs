@@ -1,0 +1,113 @@
+//! `culvert-agent policy ...`: what an administrator asks about a policy, without running it.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use clap::Subcommand;
+use culvert_config::policy_file::PolicyFile;
+use culvert_config::{AgentConfig, ConfigError, policy_file};
+
+mod explain;
+mod lint;
+mod record;
+mod show;
+
+/// The questions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// What the policy decides about a made-up call, and what each rule says to it.
+    Explain(explain::ExplainArgs),
+    /// What is probably wrong with the policy although it can be used. Exits with 1 if there is
+    /// anything.
+    Lint(lint::LintArgs),
+    /// The rules that ship with the agent: their names, or the text of one.
+    Show(show::ShowArgs),
+    /// Suggests rules for calls that the audit log says were denied because no rule allows them.
+    Record(record::RecordArgs),
+}
+
+/// What is printed, and whether there was something to find.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) findings: bool,
+}
+
+impl Answer {
+    fn plain(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            findings: false,
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToolError {
+    /// The configuration or the policy cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The question makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// A file cannot be read.
+    #[error("cannot read {file}: {error}")]
+    Read { file: String, error: std::io::Error },
+}
+
+impl PolicyCommand {
+    /// Answers the question.
+    pub(crate) fn answer(&self) -> Result<Answer, ToolError> {
+        match self {
+            Self::Explain(args) => explain::explain(args).map(Answer::plain),
+            Self::Lint(args) => lint::lint(args),
+            Self::Show(args) => show::show(args).map(Answer::plain),
+            Self::Record(args) => record::record(args).map(Answer::plain),
+        }
+    }
+}
+
+fn load(config: &Path) -> Result<(AgentConfig, PolicyFile), ConfigError> {
+    let config = AgentConfig::load(config)?;
+    let policy = policy_file::load(&config.policy.file)?;
+    Ok((config, policy))
+}
+
+/// What `check` says about the policy: rules, tests, and the rules that no test is about.
+pub(crate) fn summary(file: &Path) -> Result<String, ConfigError> {
+    let policy = policy_file::load(file)?;
+    for name in policy_file::preset::names() {
+        policy_file::preset::load(name)?;
+    }
+    let (rules, own) = (policy.policy.rules().len(), policy.own_rules);
+    let mut text = format!(
+        "# policy: {}, {} of presets; {}\n",
+        count(own, "rule"),
+        rules - own,
+        match policy.tests.len() {
+            0 => "no tests: write [[test]] blocks, so that a mistake shows".to_owned(),
+            1 => "its test passes".to_owned(),
+            tests => format!("all {tests} tests pass"),
+        }
+    );
+    let untested = policy.untested_rules();
+    if !untested.is_empty() && !policy.tests.is_empty() {
+        text.push_str(&format!(
+            "# policy: no test is decided by {}\n",
+            untested
+                .iter()
+                .map(|id| format!("{id:?}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ));
+    }
+    Ok(text)
+}
+
+fn count(number: usize, what: impl Display) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    }
+}

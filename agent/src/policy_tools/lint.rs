@@ -1,0 +1,62 @@
+//! `policy lint`: what is probably wrong with a policy although it can be used.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use culvert_config::AgentConfig;
+use culvert_policy::{LintEndpoint, Mode, PathOptions};
+
+use super::{Answer, ToolError, count, load};
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(crate) struct LintArgs {
+    /// The configuration file (agent.toml).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Prints JSON: a list of objects with `code`, `subject` and `message`.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The findings, one a line.
+pub(crate) fn lint(args: &LintArgs) -> Result<Answer, ToolError> {
+    let (config, policy) = load(&args.config)?;
+    let findings = policy.policy.lint(policy.own_rules, &endpoints(&config));
+    let text = if args.json {
+        let list = findings.iter().map(|finding| {
+            serde_json::json!({
+                "code": finding.code.as_str(),
+                "subject": finding.subject,
+                "message": finding.message,
+            })
+        });
+        serde_json::Value::from_iter(list).to_string()
+    } else {
+        let mut text: String = findings
+            .iter()
+            .map(|finding| format!("{finding}\n"))
+            .collect();
+        text.push_str(&match findings.len() {
+            0 => "nothing found\n".to_owned(),
+            number => format!("{}\n", count(number, "finding")),
+        });
+        text
+    };
+    Ok(Answer {
+        text,
+        findings: !findings.is_empty(),
+    })
+}
+
+fn endpoints(config: &AgentConfig) -> Vec<LintEndpoint> {
+    let endpoints = config.endpoints.iter().map(|endpoint| LintEndpoint {
+        name: endpoint.name.as_str().to_owned(),
+        modes: vec![Mode::Http],
+        paths: PathOptions {
+            allow_semicolon: endpoint.allow_semicolon,
+            allow_encoded_slash: endpoint.allow_encoded_slash,
+        },
+    });
+    endpoints.collect()
+}

@@ -1,0 +1,127 @@
+//! `policy record`: from the calls that the audit log shows to rules that would allow them.
+//!
+//! A policy is begun like this: deny everything, let the callers try, and have the rules
+//! suggested; or allow a caller everything by a rule of its own for a day, and replace that rule.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use culvert_config::policy_file;
+use serde::Deserialize;
+
+use self::suggest::Suggestions;
+use super::ToolError;
+
+mod render;
+mod suggest;
+
+/// Longest line of an audit log, in bytes.
+const MAX_LINE: u64 = 256 * 1024;
+
+/// Which calls.
+#[derive(Debug, Args)]
+pub(crate) struct RecordArgs {
+    /// Audit logs of the agent, oldest first; `-` is standard input.
+    #[arg(required = true, value_name = "AUDIT_LOG")]
+    files: Vec<PathBuf>,
+    /// Also the calls that this rule allowed, or would have allowed or denied as a rule with
+    /// `enforce = false`; may be repeated.
+    #[arg(long, value_name = "ID")]
+    rule: Vec<String>,
+    /// Only calls to this endpoint.
+    #[arg(long)]
+    endpoint: Option<String>,
+}
+
+/// What is read of a line of the audit log (docs/audit.md).
+#[derive(Debug, Deserialize)]
+struct Line {
+    event: String,
+    #[serde(default)]
+    decision: String,
+    rule: Option<String>,
+    reason: Option<String>,
+    #[serde(default)]
+    shadow: Vec<String>,
+    #[serde(flatten)]
+    call: Seen,
+}
+
+/// A call as the audit log has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Seen {
+    endpoint: String,
+    mode: String,
+    method: String,
+    target: String,
+    caller: String,
+    soap_op: Option<String>,
+    soap_ns: Option<String>,
+    upgrade: Option<String>,
+    status: u16,
+}
+
+/// The suggested rules, as a policy file of their own.
+pub(crate) fn record(args: &RecordArgs) -> Result<String, ToolError> {
+    let mut suggestions = Suggestions::default();
+    for file in &args.files {
+        let read = |error| ToolError::Read {
+            file: file.display().to_string(),
+            error,
+        };
+        let lines: Box<dyn Read> = if file == Path::new("-") {
+            Box::new(std::io::stdin())
+        } else {
+            Box::new(File::open(file).map_err(read)?)
+        };
+        each_line(BufReader::new(lines), |line| {
+            // Other events, and what is no line of an audit log.
+            let Ok(line) = serde_json::from_slice::<Line>(line) else {
+                return;
+            };
+            let endpoint = args.endpoint.as_deref();
+            if wanted(&line, &args.rule) && endpoint.is_none_or(|e| e == line.call.endpoint) {
+                suggestions.add(&line.call);
+            }
+        })
+        .map_err(read)?;
+    }
+    let text = render::policy(&suggestions);
+    // What is printed is good for `check`; anything else is a mistake of ours, and is not printed.
+    policy_file::parse(&text, Path::new("suggested policy"))?;
+    Ok(text)
+}
+
+/// Calls that no rule allowed, and those of the rules that were asked for.
+fn wanted(line: &Line, rules: &[String]) -> bool {
+    let denied = line.decision == "deny"
+        && line.rule.is_none()
+        && line
+            .reason
+            .as_deref()
+            .is_none_or(|reason| reason == "no-rule");
+    let named = rules.iter().any(|id| {
+        let decided = line.decision == "allow" && line.rule.as_ref() == Some(id);
+        decided || line.shadow.contains(id)
+    });
+    line.event == "call" && (denied || named)
+}
+
+/// Calls `see` with each line; longer ones than any audit log has are passed over.
+fn each_line(mut lines: impl BufRead, mut see: impl FnMut(&[u8])) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
+        if length == 0 {
+            return Ok(());
+        }
+        see(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+use super::*;
+
+fn line(fields: &str) -> String {
+    format!(
+        "{{\"seq\":1,\"time\":\"2026-11-26T14:50:03.123Z\",\"event\":\"call\",\"call\":\"0f\",\
+         \"tenant\":\"acme\",\"endpoint\":\"vcenter\",\"mode\":\"http\",{fields},\"hash\":\"9c\"}}\n"
+    )
+}
+
+fn denied(fields: &str) -> String {
+    line(&format!(
+        "\"decision\":\"deny\",\"reason\":\"no-rule\",{fields}"
+    ))
+}
+
+/// The suggestion for an audit log of these lines.
+fn suggested(lines: &[String], rules: &[&str]) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.concat()).unwrap();
+    let args = RecordArgs {
+        files: vec![file.path().to_owned()],
+        rule: rules.iter().map(|rule| (*rule).to_owned()).collect(),
+        endpoint: None,
+    };
+    record(&args).unwrap()
+}
+
+fn rules(text: &str) -> &str {
+    text.split_once("version = 1\n").unwrap().1.trim()
+}
+
+#[test]
+fn what_was_denied_without_a_rule_becomes_a_rule() {
+    let get = |path: &str| {
+        denied(&format!(
+            "\"method\":\"GET\",\"target\":\"{path}\",\"caller\":\"director-7\""
+        ))
+    };
+    let text = suggested(
+        &[
+            get("/api/vcenter/vm/vm-42"),
+            get("/api/vcenter/vm/vm-43?x=y"),
+            get("/api/vcenter/cluster/domain-c8"),
+            get("/api/v1/x/0f1e2d3c-aaaa-bbbb-cccc-0123456789ab/7"),
+        ],
+        &[],
+    );
+    assert_eq!(
+        rules(&text),
+        "[[rule]]\nid = \"recorded-1\"\naction = \"allow\"\nendpoint = [\"vcenter\"]\n\
+         mode = [\"http\"]\nmethod = [\"GET\"]\npath = [\"/api/v1/x/*/*\", \
+         \"/api/vcenter/cluster/domain-c*\", \"/api/vcenter/vm/vm-*\"]\n\
+         caller = [\"director-7\"]"
+    );
+    assert!(text.starts_with("# Suggested from 4 calls"), "{text}");
+}
+
+#[test]
+fn soap_operations_and_actions_are_named_and_never_widened() {
+    let soap = |operation: &str, caller: &str| {
+        denied(&format!(
+            "\"method\":\"POST\",\"target\":\"/sdk\",\"caller\":\"{caller}\",\
+             \"soap_op\":\"{operation}\",\"soap_ns\":\"urn:vim25\""
+        ))
+    };
+    let power = |action: &str| {
+        denied(&format!(
+            "\"method\":\"POST\",\"target\":\"/api/vcenter/vm/vm-1/power?action={action}\",\
+             \"caller\":\"b\""
+        ))
+    };
+    let text = suggested(
+        &[
+            soap("Login", "a"),
+            soap("RetrievePropertiesEx", "a"),
+            soap("RetrievePropertiesEx", "a"),
+            soap("Login", "c"),
+            soap("RetrievePropertiesEx", "c"),
+            power("start"),
+            power("stop"),
+        ],
+        &[],
+    );
+    let text = rules(&text);
+    assert!(
+        text.contains("soap_op = [\"Login\", \"RetrievePropertiesEx\"]\nsoap_ns = \"urn:vim25\""),
+        "{text}"
+    );
+    assert!(
+        text.contains("caller = [\"a\", \"c\"]"),
+        "callers who do the same share: {text}"
+    );
+    assert!(
+        text.contains("query = { \"action\" = [\"start\"] }"),
+        "{text}"
+    );
+    assert_eq!(text.matches("[[rule]]").count(), 3, "{text}");
+}
+
+#[test]
+fn methods_and_paths_are_put_together_only_as_they_were_seen() {
+    let call = |method: &str, path: &str| {
+        denied(&format!(
+            "\"method\":\"{method}\",\"target\":\"{path}\",\"caller\":\"a\""
+        ))
+    };
+    let text = suggested(
+        &[call("GET", "/a"), call("POST", "/b"), call("GET", "/c")],
+        &[],
+    );
+    assert!(
+        rules(&text).contains("method = [\"GET\"]\npath = [\"/a\", \"/c\"]"),
+        "{text}"
+    );
+    assert!(
+        rules(&text).contains("method = [\"POST\"]\npath = [\"/b\"]"),
+        "{text}"
+    );
+}
+
+#[test]
+fn only_calls_that_a_rule_could_have_allowed_count() {
+    let path = |path: &str| format!("\"method\":\"GET\",\"target\":\"{path}\",\"caller\":\"a\"");
+    let lines = [
+        line(&format!(
+            "\"decision\":\"deny\",\"rule\":\"no\",\"reason\":\"rule\",{}",
+            path("/denied")
+        )),
+        line(&format!(
+            "\"decision\":\"deny\",\"reason\":\"soap-undetermined\",{}",
+            path("/odd")
+        )),
+        line(&format!(
+            "\"decision\":\"none\",\"reason\":\"dot-segment\",{}",
+            path("/dots")
+        )),
+        line(&format!(
+            "\"decision\":\"allow\",\"rule\":\"learn\",{}",
+            path("/learnt")
+        )),
+        line(&format!(
+            "\"decision\":\"allow\",\"rule\":\"x\",\"shadow\":[\"soon\"],{}",
+            path("/shadow")
+        )),
+        "{\"event\":\"start\"}\n".to_owned(),
+        "no JSON\n".to_owned(),
+    ];
+    assert_eq!(rules(&suggested(&lines, &[])), "");
+    let text = suggested(&lines, &["learn", "soon"]);
+    assert!(text.contains("path = [\"/learnt\", \"/shadow\"]"), "{text}");
+}
+
+#[test]
+fn what_a_rule_cannot_say_is_left_out_and_told() {
+    let call = |target: &str, caller: &str| {
+        denied(&format!(
+            "\"method\":\"GET\",\"target\":\"{target}\",\"caller\":\"{caller}\""
+        ))
+    };
+    let text = suggested(
+        &[
+            call("/a*b", "a"),
+            call("/x", "c*"),
+            call("/ticket/***", "a"),
+            call("/x?action=a&action=b", "a"),
+        ],
+        &[],
+    );
+    assert_eq!(text.matches("# No rule for 1 of them").count(), 3, "{text}");
+    assert!(rules(&text).contains("path = [\"/ticket/*\"]"), "{text}");
+}
+
+#[test]
+fn connections_are_named_by_host_and_port() {
+    let text = suggested(
+        &["{\"event\":\"call\",\"decision\":\"deny\",\"reason\":\"no-rule\",\"endpoint\":\"vcenter\",\
+           \"mode\":\"connect\",\"method\":\"CONNECT\",\"target\":\"VC.sddc.local:443\",\
+           \"caller\":\"a\\\"b\"}\n"
+            .to_owned()],
+        &[],
+    );
+    assert!(
+        rules(&text).contains("host = [\"vc.sddc.local\"]\nport = [443]"),
+        "{text}"
+    );
+    assert!(rules(&text).contains("mode = [\"connect\"]"), "{text}");
+    assert!(rules(&text).contains("caller = [\"a\\\"b\"]"), "{text}");
+}
