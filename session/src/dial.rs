@@ -3,18 +3,17 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::proxy::{HttpProxy, ProxyError};
+use crate::race;
 use crate::socket::{self, ReadAhead};
 use crate::tls::PinMismatch;
 use crate::upgrade::{self, Refusal, UpgradeError};
@@ -26,12 +25,6 @@ pub const SESSION_PATH: &str = "/.culvert/v1/session";
 /// How long one phase of a dial may take. A relay at 300 ms round trip and 5 % loss needs a
 /// tenth of it.
 const PHASE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Head start of one address over the next (RFC 8305, section 5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-
-/// Addresses of one name that are tried.
-const MAX_ADDRESSES: usize = 8;
 
 /// The transport of a dialled session.
 pub type DialIo = TlsStream<ReadAhead<TcpStream>>;
@@ -109,6 +102,11 @@ impl DialTarget {
     pub fn through(mut self, proxy: HttpProxy) -> Self {
         self.proxy = Some(proxy);
         self
+    }
+
+    /// The name that the relay's certificate has to be for.
+    pub fn server_name(&self) -> &ServerName<'static> {
+        &self.server_name
     }
 
     /// The proxy, if there is one.
@@ -338,18 +336,7 @@ pub async fn dial(
     bearer: &str,
     user_agent: &str,
 ) -> Result<WebSocketIo<DialIo>, DialError> {
-    let host = || target.host.clone();
-    let tcp = reach(target, user_agent).await?;
-
-    let connector = TlsConnector::from(target.tls.clone());
-    let shake = connector.connect(target.server_name.clone(), ReadAhead::new(tcp));
-    let tls = within(&target.host, DialPhase::Tls, shake)
-        .await?
-        .map_err(|source| DialError::Tls {
-            host: host(),
-            source,
-        })?;
-
+    let tls = secure(target, connect(target, user_agent).await?).await?;
     let request = upgrade::Request {
         authority: &target.authority,
         path: SESSION_PATH,
@@ -363,13 +350,24 @@ pub async fn dial(
     )
     .await?
     .map_err(|source| DialError::WebSocket {
-        host: host(),
+        host: target.host.clone(),
         source,
     })
 }
 
-/// A byte stream to the target, through its proxy where it has one.
-async fn reach(target: &DialTarget, user_agent: &str) -> Result<TcpStream, DialError> {
+/// The third step of a dial: TLS as the target's configuration says.
+pub async fn secure(target: &DialTarget, tcp: TcpStream) -> Result<DialIo, DialError> {
+    let connector = TlsConnector::from(target.tls.clone());
+    let shake = connector.connect(target.server_name.clone(), ReadAhead::new(tcp));
+    let shaken = within(&target.host, DialPhase::Tls, shake).await?;
+    shaken.map_err(|source| DialError::Tls {
+        host: target.host.clone(),
+        source,
+    })
+}
+
+/// The first steps of a dial: a byte stream to the target, through its proxy where it has one.
+pub async fn connect(target: &DialTarget, user_agent: &str) -> Result<TcpStream, DialError> {
     let Some(proxy) = &target.proxy else {
         return reach_host(&target.host, target.port).await;
     };
@@ -400,7 +398,7 @@ async fn reach_host(name: &str, port: u16) -> Result<TcpStream, DialError> {
             source,
         })?
         .collect();
-    let tcp = within(name, DialPhase::Tcp, connect(addresses))
+    let tcp = within(name, DialPhase::Tcp, race::connect(addresses))
         .await?
         .map_err(|source| DialError::Tcp {
             host: host(),
@@ -422,44 +420,6 @@ async fn within<T>(
             host: host.to_owned(),
             phase,
         })
-}
-
-/// Connects to the first address that answers, in the manner of Happy Eyeballs (RFC 8305): a
-/// dead address costs a quarter of a second, not a timeout.
-async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting = alternate(addresses).into_iter().take(MAX_ADDRESSES);
-    let mut attempts = JoinSet::new();
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    loop {
-        if let Some(address) = waiting.next() {
-            attempts.spawn(TcpStream::connect(address));
-        }
-        tokio::select! {
-            attempt = attempts.join_next() => match attempt {
-                Some(Ok(Ok(stream))) => return Ok(stream),
-                Some(Ok(Err(error))) => failure = error,
-                Some(Err(error)) => failure = io::Error::other(error),
-                None => return Err(failure),
-            },
-            () = tokio::time::sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
-        }
-    }
-}
-
-/// IPv6 and IPv4 in turns, beginning with the family that the resolver put first.
-fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut one, mut other): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
-        .partition(|address| address.is_ipv6() == first_is_v6);
-    let mut turns = Vec::with_capacity(one.len() + other.len());
-    one.reverse();
-    other.reverse();
-    while !(one.is_empty() && other.is_empty()) {
-        turns.extend(one.pop());
-        turns.extend(other.pop());
-    }
-    turns
 }
 
 #[cfg(test)]
@@ -502,23 +462,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn address_families_take_turns() {
-        let parse = |list: &[&str]| -> Vec<SocketAddr> {
-            list.iter()
-                .map(|address| address.parse().unwrap())
-                .collect()
-        };
-        let given = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.2:1"]);
-        let turns = parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "[::3]:1"]);
-        assert_eq!(alternate(given), turns);
-    }
-
     #[tokio::test]
     async fn a_tunnels_socket_queues_little_in_the_kernel() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("wss://{}", listener.local_addr().unwrap());
-        let tcp = reach(&DialTarget::new(&url, tls()).unwrap(), "agent/0")
+        let tcp = connect(&DialTarget::new(&url, tls()).unwrap(), "agent/0")
             .await
             .unwrap();
         let socket = socket2::SockRef::from(&tcp);
@@ -528,18 +476,5 @@ mod tests {
             socket.tcp_notsent_lowat().unwrap(),
             socket::NOT_SENT_LOW_WATER
         );
-    }
-
-    #[tokio::test]
-    async fn a_dead_address_does_not_keep_from_a_live_one() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let live = listener.local_addr().unwrap();
-        let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let refused = dead.local_addr().unwrap();
-        drop(dead);
-        let stream = connect(vec![refused, live]).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), live);
-        assert!(connect(vec![refused]).await.is_err());
-        assert!(connect(vec![]).await.is_err());
     }
 }

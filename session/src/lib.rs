@@ -9,7 +9,7 @@
 //!            │ one turn: read what is ready, lock, let the core take it, fill a batch, write it
 //!       driver: one task per connection
 //!            │
-//!       websocket ── upgrade ── tls ── socket           dial, proxy, backoff: how to get here
+//!       websocket ── upgrade ── tls ── socket     dial, race, proxy, backoff: how to get here
 //! ```
 //!
 //! - [`dial::dial`] makes a connection to a relay; an acceptor makes its [`WebSocketIo`] from a
@@ -42,6 +42,7 @@ mod driver;
 mod error;
 mod lanes;
 pub mod proxy;
+pub mod race;
 pub mod session;
 mod shared;
 pub mod socket;
