@@ -21,6 +21,7 @@
 //! in good order.
 
 mod app;
+mod certificate;
 pub mod cli;
 mod connect;
 mod drain;

@@ -47,6 +47,10 @@ impl Identity {
         }
     }
 
+    pub(crate) fn key_pem(&self) -> &str {
+        &self.key
+    }
+
     fn acceptor(&self) -> TlsAcceptor {
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
         let config = rustls::ServerConfig::builder_with_provider(provider())
@@ -227,6 +231,8 @@ pub(crate) fn endpoint(upstream: &str, trust: Trust) -> Endpoint {
         upstream: upstream.parse().unwrap(),
         trust,
         upstream_protocol: UpstreamProtocol::Auto,
+        client_identity: None,
+        allow_networks: Vec::new(),
         host: HostHeader::Rewrite,
         timeouts: Timeouts {
             connect: Span::secs(60),

@@ -1,9 +1,11 @@
 //! `[[endpoint]]` of `agent.toml`: a local API and how to reach it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use culvert_proto::names::EndpointName;
 use culvert_proto::priority::{Priority, UnknownPriority};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use url::Url;
@@ -24,6 +26,13 @@ pub struct Endpoint {
     pub trust: Trust,
     /// Which HTTP the upstream is spoken to in.
     pub upstream_protocol: UpstreamProtocol,
+    /// What the agent shows an upstream that asks for a client certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_identity: Option<ClientIdentity>,
+    /// The networks that the upstream's addresses must be in; none: any but this machine's own,
+    /// link-local ones and metadata services.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "networks")]
+    pub allow_networks: Vec<IpNet>,
     /// What the upstream sees as `Host`.
     pub host: HostHeader,
     /// How long each phase of a call may take.
@@ -49,6 +58,19 @@ pub enum Trust {
     Ca(PathBuf),
     /// The SHA-256 of the certificate itself is one of these; names and dates do not matter.
     Pins(#[serde(serialize_with = "hex_pins")] Vec<[u8; 32]>),
+}
+
+fn networks<S: serde::Serializer>(networks: &[IpNet], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(networks.iter().map(ToString::to_string))
+}
+
+/// A certificate with its key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClientIdentity {
+    /// The certificate, and those between it and its CA.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub private_key: PathBuf,
 }
 
 fn priority_word<S: serde::Serializer>(
@@ -124,6 +146,9 @@ pub(crate) struct WrittenEndpoint {
     mode: Option<Spanned<Vec<String>>>,
     ca: Option<Spanned<PathBuf>>,
     pin_sha256: Option<Spanned<Vec<Spanned<String>>>>,
+    client_certificate: Option<Spanned<PathBuf>>,
+    client_private_key: Option<Spanned<PathBuf>>,
+    allow_networks: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     upstream_protocol: UpstreamProtocol,
     #[serde(default)]
@@ -170,9 +195,12 @@ pub(crate) fn check(
             }
         },
     };
+    let upstream = check_upstream(document, &written.upstream)?;
     Ok(Endpoint {
         name: crate::check::name(document, &written.name)?,
-        upstream: check_upstream(document, &written.upstream)?,
+        client_identity: check_client(document, written, &upstream)?,
+        allow_networks: check_networks(document, written, &upstream)?,
+        upstream,
         trust: check_trust(document, written)?,
         upstream_protocol: written.upstream_protocol,
         host: written.host,
@@ -203,6 +231,69 @@ fn check_upstream(document: &Document, written: &Spanned<String>) -> Result<Url,
             ),
         )
     })
+}
+
+fn check_client(
+    document: &Document,
+    written: &WrittenEndpoint,
+    upstream: &Url,
+) -> Result<Option<ClientIdentity>, ConfigError> {
+    let (certificate, key) = match (&written.client_certificate, &written.client_private_key) {
+        (None, None) => return Ok(None),
+        (Some(certificate), Some(key)) => (certificate, key),
+        (Some(one), None) | (None, Some(one)) => {
+            let message = "found one of client_certificate and client_private_key; expected both";
+            return Err(document.error(one.span(), message));
+        }
+    };
+    if upstream.scheme() != "https" {
+        let message = "found a client certificate for an upstream without TLS; expected https";
+        return Err(document.error(certificate.span(), message));
+    }
+    Ok(Some(ClientIdentity {
+        certificate: crate::check::file(document, certificate)?,
+        private_key: crate::check::private_file(document, key)?,
+    }))
+}
+
+fn check_networks(
+    document: &Document,
+    written: &WrittenEndpoint,
+    upstream: &Url,
+) -> Result<Vec<IpNet>, ConfigError> {
+    let Some(list) = &written.allow_networks else {
+        return Ok(Vec::new());
+    };
+    if list.get_ref().is_empty() {
+        let message = "found an empty list; leave the key out, or name a network";
+        return Err(document.error(list.span(), message));
+    }
+    let network = |text: &Spanned<String>| {
+        let found = text.get_ref();
+        let address = found.parse::<IpAddr>().map(IpNet::from);
+        let network = address.or_else(|_| found.parse::<IpNet>());
+        match network {
+            Ok(network) if network.trunc() == network => Ok(network),
+            _ => Err(document.error(
+                text.span(),
+                format!("found {found:?}; expected a network like \"10.0.0.0/8\" or an address"),
+            )),
+        }
+    };
+    let networks = list.get_ref().iter().map(network);
+    let networks = networks.collect::<Result<Vec<_>, ConfigError>>()?;
+    let address = match upstream.host() {
+        Some(url::Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+        Some(url::Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+        _ => None,
+    };
+    match address {
+        Some(address) if !networks.iter().any(|network| network.contains(&address)) => {
+            let message = format!("found no network with the upstream's own address {address}");
+            Err(document.error(list.span(), message))
+        }
+        _ => Ok(networks),
+    }
 }
 
 fn check_trust(document: &Document, written: &WrittenEndpoint) -> Result<Trust, ConfigError> {

@@ -93,7 +93,11 @@ impl Authority {
         let mut params = CertificateParams::new(names).doing(|| "cannot name a certificate")?;
         params.distinguished_name = distinguished_name(&name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // For servers, and for agents that show one to their upstreams.
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
         valid_for(&mut params, LEAF_LIFE);
         let key = KeyPair::generate().doing(|| "cannot make a key")?;

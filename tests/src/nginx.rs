@@ -13,7 +13,9 @@ use crate::wait::until;
 
 /// A running nginx. It answers
 /// - `/api/...` with JSON that tells what arrived,
-/// - `/files/...` with files of [`Nginx::files`], and stores there what is PUT.
+/// - `/files/...` with files of [`Nginx::files`], and stores there what is PUT,
+/// - `/api/tls` with the protocol, the version of TLS, and what it thinks of the client's
+///   certificate.
 #[derive(Debug)]
 pub struct Nginx {
     process: Process,
@@ -29,6 +31,16 @@ impl Nginx {
 
     /// Starts one with a certificate of `authority`.
     pub fn start_signed_by(authority: &Authority) -> Self {
+        Self::launch(authority, "", "")
+    }
+
+    /// Starts one that agents trust, with `listen` behind its address (`http2`), and `directives`
+    /// in its server.
+    pub fn start_with(listen: &str, directives: &str) -> Self {
+        Self::launch(&world().authority, listen, directives)
+    }
+
+    fn launch(authority: &Authority, listen: &str, directives: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path();
         let leaf = authority.issue(&["localhost"]).expect("a certificate");
@@ -37,7 +49,11 @@ impl Nginx {
             std::fs::create_dir(path.join(name)).expect("a folder");
         }
         let port = port::free();
-        std::fs::write(path.join("nginx.conf"), configuration(port)).expect("nginx.conf");
+        std::fs::write(
+            path.join("nginx.conf"),
+            configuration(port, listen, directives),
+        )
+        .expect("nginx.conf");
         let mut nginx = Self {
             process: launch(path),
             port,
@@ -89,7 +105,7 @@ fn launch(folder: &Path) -> Process {
 }
 
 /// One process, which ends when it is killed and leaves nobody behind.
-fn configuration(port: u16) -> String {
+fn configuration(port: u16, listen: &str, directives: &str) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path temp;\n"))
         .concat();
@@ -106,9 +122,14 @@ http {{
     types {{ }}
     default_type application/octet-stream;
     server {{
-        listen 127.0.0.1:{port} ssl;
+        listen 127.0.0.1:{port} ssl {listen};
+        {directives}
         ssl_certificate nginx.pem;
         ssl_certificate_key nginx.key;
+        location = /api/tls {{
+            default_type text/plain;
+            return 200 "$server_protocol $ssl_protocol $ssl_client_verify";
+        }}
         location /api/ {{
             default_type application/json;
             return 200 '{{"method":"$request_method","target":"$request_uri","host":"$http_host"}}';

@@ -138,22 +138,7 @@ impl StackOptions {
 
     /// Starts relay and agent, and waits until a call reaches the first endpoint.
     pub fn start(self) -> Stack {
-        let Configured {
-            folder,
-            public,
-            admin,
-            wires,
-        } = self.configure();
-        let relay = start("culvert-relay", folder.path());
-        let agent = start("culvert-agent", folder.path());
-        let mut stack = Stack {
-            relay,
-            agent,
-            public,
-            admin,
-            wires,
-            folder,
-        };
+        let mut stack = self.configure().into_stack();
         stack.await_ready();
         if self.await_agent
             && let Some((name, _)) = self.endpoints.first()
@@ -184,6 +169,25 @@ impl Configured {
     /// `PROGRAM run`, not started yet.
     pub fn command(&self, name: &str) -> Command {
         run_command(name, self.folder.path())
+    }
+
+    /// Starts relay and agent, and waits until a call reaches `vcenter`.
+    pub fn run(self) -> Stack {
+        let mut stack = self.into_stack();
+        stack.await_ready();
+        stack.await_endpoint("vcenter");
+        stack
+    }
+
+    fn into_stack(self) -> Stack {
+        Stack {
+            relay: start("culvert-relay", self.folder.path()),
+            agent: start("culvert-agent", self.folder.path()),
+            public: self.public,
+            admin: self.admin,
+            wires: self.wires,
+            folder: self.folder,
+        }
     }
 
     /// Starts a program.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use url::Host;
 
 /// An address that a name may not resolve to: it leads into this machine or to a service of the
@@ -17,15 +18,18 @@ pub(crate) enum Forbidden {
     Metadata,
     /// No address of a host: unspecified, multicast or broadcast.
     NoHost,
+    /// Not one of the endpoint's `allow_networks`.
+    Outside,
 }
 
 impl Forbidden {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Loopback => "loopback",
-            Self::LinkLocal => "link-local",
-            Self::Metadata => "metadata-service",
-            Self::NoHost => "multicast or unspecified",
+            Self::Loopback => "a loopback address",
+            Self::LinkLocal => "a link-local address",
+            Self::Metadata => "a metadata service's address",
+            Self::NoHost => "a multicast or unspecified address",
+            Self::Outside => "an address outside of allow_networks",
         }
     }
 }
@@ -63,11 +67,25 @@ impl Scope {
         }
     }
 
-    /// Whether an upstream of this scope may be dialled at `address`.
-    pub(crate) fn check(self, address: IpAddr) -> Result<(), Forbidden> {
-        match (self, forbidden(address)) {
-            (Self::Literal, _) | (_, None) | (Self::Localhost, Some(Forbidden::Loopback)) => Ok(()),
-            (_, Some(forbidden)) => Err(forbidden),
+    /// Whether an upstream of this scope may be dialled at `address`. Where there are `networks`,
+    /// it must be in one of them; one that names nothing but forbidden addresses of a kind (as
+    /// 127.0.0.0/8 does, and 0.0.0.0/0 does not) allows these.
+    pub(crate) fn check(self, address: IpAddr, networks: &[IpNet]) -> Result<(), Forbidden> {
+        let plain = address.to_canonical();
+        let mut around = networks.iter().filter(|network| network.contains(&plain));
+        let kind = forbidden(address);
+        let is_named = |network: &IpNet| {
+            kind.is_some()
+                && forbidden(network.network()) == kind
+                && forbidden(network.broadcast()) == kind
+        };
+        match (self, kind) {
+            (Self::Literal, _) => Ok(()),
+            (_, Some(Forbidden::NoHost)) => Err(Forbidden::NoHost),
+            (Self::Localhost, Some(Forbidden::Loopback)) if networks.is_empty() => Ok(()),
+            (_, Some(kind)) => around.any(is_named).then_some(()).ok_or(kind),
+            (_, None) if networks.is_empty() || around.next().is_some() => Ok(()),
+            (_, None) => Err(Forbidden::Outside),
         }
     }
 }
@@ -123,7 +141,58 @@ mod tests {
     use super::*;
 
     fn check(scope: Scope, address: &str) -> Result<(), Forbidden> {
-        scope.check(address.parse().unwrap())
+        scope.check(address.parse().unwrap(), &[])
+    }
+
+    #[test]
+    fn networks_bound_where_a_name_leads_and_allow_what_they_name() {
+        for (networks, address, expected) in [
+            (&["10.0.0.0/8"][..], "10.1.2.3", Ok(())),
+            (&["10.0.0.0/8"], "::ffff:10.1.2.3", Ok(())),
+            (&["10.0.0.0/8"], "11.1.2.3", Err(Forbidden::Outside)),
+            (&["10.0.0.0/8"], "2001:db8::1", Err(Forbidden::Outside)),
+            (&["10.0.0.0/8"], "127.0.0.1", Err(Forbidden::Loopback)),
+            (&["10.0.0.0/8", "127.0.0.0/8"], "127.0.0.1", Ok(())),
+            (&["127.0.0.1/32"], "127.0.0.1", Ok(())),
+            (&["127.0.0.1/32"], "127.0.0.2", Err(Forbidden::Loopback)),
+            (&["::1/128"], "::1", Ok(())),
+            (&["fe80::/10"], "fe80::1", Ok(())),
+            (&["169.254.7.0/24"], "169.254.7.1", Ok(())),
+            (
+                &["169.254.7.0/24"],
+                "169.254.169.254",
+                Err(Forbidden::LinkLocal),
+            ),
+            (&["0.0.0.0/0", "::/0"], "10.1.2.3", Ok(())),
+            (
+                &["0.0.0.0/0", "::/0"],
+                "127.0.0.1",
+                Err(Forbidden::Loopback),
+            ),
+            (
+                &["0.0.0.0/0", "::/0"],
+                "169.254.169.254",
+                Err(Forbidden::LinkLocal),
+            ),
+            (
+                &["0.0.0.0/0", "::/0"],
+                "fd00:ec2::254",
+                Err(Forbidden::Metadata),
+            ),
+            (&["0.0.0.0/0", "::/0"], "0.0.0.0", Err(Forbidden::NoHost)),
+            (&["0.0.0.0/8"], "0.0.0.0", Err(Forbidden::NoHost)),
+            (
+                &["127.0.0.0/8"],
+                "64:ff9b::7f00:1",
+                Err(Forbidden::Loopback),
+            ),
+        ] {
+            let networks: Vec<_> = networks.iter().map(|text| text.parse().unwrap()).collect();
+            for scope in [Scope::Network, Scope::Localhost] {
+                let found = scope.check(address.parse().unwrap(), &networks);
+                assert_eq!(found, expected, "{networks:?} {address}");
+            }
+        }
     }
 
     #[test]

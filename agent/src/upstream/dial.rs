@@ -6,25 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_config::endpoint::{Endpoint, Trust};
+use culvert_session::race;
 use culvert_session::socket::{self, ReadAhead};
-use culvert_session::tls::{PinMismatch, ServerTrust, TlsConfigError, TlsMin, client_tls};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use rustls_pki_types::ServerName;
+use culvert_session::tls::{
+    PinMismatch, ServerTrust, TlsConfigError, TlsMin, client_tls, server_identity,
+};
+use ipnet::IpNet;
+use rustls::sign::SingleCertAndKey;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Host;
 
 use super::address::Scope;
 use super::error::{Phase, UpstreamError, rustls_error};
 use super::transport::Transport;
+use crate::certificate::{self, pin_hex};
 
-/// Head start of one address over the next (RFC 8305, section 5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-
-/// Addresses of one name that are tried.
-const MAX_ADDRESSES: usize = 8;
+/// Addresses of one name that are looked at.
+const MAX_ADDRESSES: usize = 64;
 
 /// The one protocol that a connection is opened for, and that ALPN offers: whoever offers two
 /// lets the upstream choose, which mostly prefers HTTP/2 where it has both.
@@ -42,6 +43,8 @@ pub(crate) struct Dialer {
     host: String,
     address: Option<IpAddr>,
     scope: Scope,
+    /// Where the name may lead, if the endpoint says so.
+    networks: Vec<IpNet>,
     port: u16,
     tls: Option<Tls>,
     connect: Duration,
@@ -55,8 +58,6 @@ pub(crate) struct Dialer {
 struct Tls {
     http1: TlsConnector,
     http2: TlsConnector,
-    /// Trusts no certificate, and says which one it was shown.
-    asking: TlsConnector,
     name: ServerName<'static>,
 }
 
@@ -90,15 +91,17 @@ impl Dialer {
                     Trust::Ca(file) => ServerTrust::CaFile(file.clone()),
                     Trust::Pins(pins) => ServerTrust::Pins(pins.clone()),
                 };
-                // No certificate has this hash.
-                let nobody = ServerTrust::Pins(vec![[0; 32]]);
-                let http1 = client_tls(&trust, TlsMin::V12)?;
-                let mut http2 = http1.as_ref().clone();
+                let mut http1 = client_tls(&trust, TlsMin::V12)?.as_ref().clone();
+                if let Some(files) = &endpoint.client_identity {
+                    let identity = server_identity(&files.certificate, &files.private_key)?;
+                    let identity = SingleCertAndKey::from(identity);
+                    http1.client_auth_cert_resolver = Arc::new(identity);
+                }
+                let mut http2 = http1.clone();
                 http2.alpn_protocols = vec![b"h2".to_vec()];
                 Some(Tls {
-                    http1: TlsConnector::from(http1),
+                    http1: TlsConnector::from(Arc::new(http1)),
                     http2: TlsConnector::from(Arc::new(http2)),
-                    asking: TlsConnector::from(client_tls(&nobody, TlsMin::V12)?),
                     name: ServerName::try_from(name.clone()).map_err(|_| no_name())?,
                 })
             }
@@ -106,6 +109,7 @@ impl Dialer {
         };
         Ok(Self {
             scope: Scope::of(&host),
+            networks: endpoint.allow_networks.clone(),
             host: name,
             address,
             port: url.port_or_known_default().unwrap_or(443),
@@ -127,9 +131,32 @@ impl Dialer {
         Ok(tcp)
     }
 
+    /// The upstream's name or address.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Whether the connections are TLS.
     pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// The certificates that the upstream shows, none of them verified.
+    pub(crate) async fn shown(&self) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
+        let Some(tls) = &self.tls else {
+            return Ok(Vec::new());
+        };
+        let shown = certificate::shown(self.tcp().await?, tls.name.clone()).await;
+        shown.map_err(|source| UpstreamError::Tls {
+            host: self.host.clone(),
+            source,
+            pin: None,
+        })
     }
 
     /// A new connection, ready for `protocol`. Cancel safe: dropped, it closes what it has opened.
@@ -186,7 +213,7 @@ impl Dialer {
             Some(address) => vec![SocketAddr::new(address, self.port)],
             None => self.resolve().await?,
         };
-        race(addresses)
+        race::connect(addresses)
             .await
             .map_err(|source| UpstreamError::Connect {
                 host: self.host.clone(),
@@ -201,7 +228,7 @@ impl Dialer {
             name: self.host.clone(),
             source,
         })?;
-        permitted(&self.host, self.scope, found)
+        permitted(&self.host, self.scope, &self.networks, found)
     }
 }
 
@@ -210,8 +237,8 @@ impl Tls {
     /// to compare: an error about a certificate does not say which one it was.
     async fn ask(&self, address: SocketAddr) -> Option<String> {
         let tcp = TcpStream::connect(address).await.ok()?;
-        let refused = self.asking.connect(self.name.clone(), tcp).await.err()?;
-        pin_in(&refused)
+        let chain = certificate::shown(tcp, self.name.clone()).await.ok()?;
+        Some(pin_hex(chain.first()?))
     }
 }
 
@@ -238,19 +265,20 @@ fn pin_in(error: &io::Error) -> Option<String> {
 pub(super) fn permitted(
     name: &str,
     scope: Scope,
+    networks: &[IpNet],
     found: impl Iterator<Item = SocketAddr>,
 ) -> Result<Vec<SocketAddr>, UpstreamError> {
     let mut allowed = Vec::new();
     let mut refused = None;
     for address in found.take(MAX_ADDRESSES) {
-        match scope.check(address.ip()) {
+        match scope.check(address.ip(), networks) {
             Ok(()) => allowed.push(address),
             Err(kind) => {
                 tracing::warn!(
                     target: "culvert::security",
                     name,
                     address = %address.ip(),
-                    "an upstream's name resolves to a {kind} address, which is not dialled"
+                    "an upstream's name resolves to {kind}, which is not dialled"
                 );
                 refused = Some((address.ip(), kind));
             }
@@ -263,25 +291,6 @@ pub(super) fn permitted(
             kind,
         }),
         _ => Ok(allowed),
-    }
-}
-
-/// Connects to the first address that answers; a dead one costs a quarter of a second, not a
-/// timeout (in the manner of RFC 8305).
-async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting = addresses.into_iter();
-    let mut attempts = FuturesUnordered::new();
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    loop {
-        attempts.extend(waiting.next().map(TcpStream::connect));
-        tokio::select! {
-            attempt = attempts.next() => match attempt {
-                Some(Ok(stream)) => return Ok(stream),
-                Some(Err(error)) => failure = error,
-                None => return Err(failure),
-            },
-            () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
-        }
     }
 }
 

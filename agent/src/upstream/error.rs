@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_proto::code::ErrorCode;
@@ -24,8 +25,8 @@ pub(crate) enum UpstreamError {
     Resolve { name: String, source: io::Error },
     /// The name resolves, but only to addresses that a name may not lead to.
     #[error(
-        "{name} resolves to {address}, a {kind} address: refused; write the address itself as \
-         upstream if that is meant"
+        "{name} resolves to {address}, {kind}: refused; allow_networks says where it may lead, or \
+         write the address itself as upstream"
     )]
     Forbidden {
         name: String,
@@ -67,6 +68,9 @@ pub(crate) enum UpstreamError {
     /// The public host name cannot be sent over HTTP/2.
     #[error("the host name is not one that HTTP/2 carries")]
     Authority,
+    /// What another call has found out a moment ago.
+    #[error("{0}")]
+    Shared(Arc<UpstreamError>),
     /// The call's own body cannot be forwarded.
     #[error("{0}")]
     RequestBody(RequestBodyError),
@@ -138,6 +142,7 @@ impl UpstreamError {
     /// The code that the caller gets.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
+            Self::Shared(error) => error.code(),
             Self::Resolve { .. } | Self::Forbidden { .. } | Self::Connect { .. } => {
                 ErrorCode::UpstreamUnreachable
             }
@@ -158,10 +163,21 @@ impl UpstreamError {
     /// Whether the upstream turned the offered protocol down, and has another.
     pub(crate) fn is_alpn_refusal(&self) -> bool {
         let refusal = AlertDescription::NoApplicationProtocol;
-        let Self::Tls { source, .. } = self else {
-            return false;
-        };
-        rustls_error(source) == Some(&rustls::Error::AlertReceived(refusal))
+        match self {
+            Self::Shared(error) => error.is_alpn_refusal(),
+            Self::Tls { source, .. } => {
+                rustls_error(source) == Some(&rustls::Error::AlertReceived(refusal))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it is the server's TLS, or its certificate, that is not taken.
+    pub(crate) fn is_about_tls(&self) -> bool {
+        match self {
+            Self::Shared(error) => error.is_about_tls(),
+            other => matches!(other, Self::Tls { .. }),
+        }
     }
 
     /// The stream's own error, where it was the tunnel that broke and nobody is left to answer.
@@ -177,14 +193,15 @@ impl UpstreamError {
     /// What the caller reads: what happened and what to do, without inner names or addresses.
     pub(crate) fn detail(&self) -> Cow<'static, str> {
         match self {
+            Self::Shared(error) => error.detail(),
             Self::Resolve { .. } => {
                 "The local API's name does not resolve at the agent; its operator should check \
                  the endpoint's upstream and the resolver."
                     .into()
             }
             Self::Forbidden { kind, .. } => format!(
-                "The local API's name resolves to a {kind} address, which the agent refuses; its \
-                 operator should check the name or configure the address itself."
+                "The local API's name resolves to {kind}, which the agent refuses; its operator \
+                 should check the name, or allow the network."
             )
             .into(),
             Self::Connect { source, .. } => format!(

@@ -3,6 +3,7 @@
 //! * `dial`, `address`, `transport`: a new connection to an address that was checked;
 //! * `connection`, `pool`: HTTP/1.1 on it, driven by the call that holds it, kept while idle;
 //! * `http2`: HTTP/2 on it, shared by calls;
+//! * `health`: how it is doing, and who dials while it is down;
 //! * `request`, `request_body`, `headers`: what the upstream gets;
 //! * `answer`: what it may say; `switch`: how a call leaves HTTP (WebSocket);
 //! * `error`: what went wrong, for the log and for the caller.
@@ -15,6 +16,7 @@ mod connection;
 mod dial;
 mod error;
 mod headers;
+mod health;
 mod http2;
 mod patience;
 mod pool;
@@ -33,6 +35,7 @@ use culvert_policy::Permit;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::uri::Scheme;
 use http::{Method, Request};
+use rustls_pki_types::CertificateDer;
 
 pub(crate) use self::answer::{Answer, AnswerBody};
 use self::connection::{Connection, SendFailure};
@@ -40,6 +43,7 @@ pub(crate) use self::dial::DialerError;
 use self::dial::{Dialer, Protocol};
 pub(crate) use self::error::{BadAnswer, Phase, UpstreamError};
 pub(crate) use self::headers::strip_trailers;
+use self::health::{Health, Status};
 use self::http2::{Exchange, Shared};
 pub(crate) use self::patience::Timer;
 use self::patience::patience;
@@ -47,6 +51,7 @@ use self::pool::Pool;
 pub(crate) use self::request::{RequestError, RequestParts};
 pub(crate) use self::request_body::{Progress, RequestBody};
 pub(crate) use self::switch::{Switch, Switched};
+pub(crate) use self::transport::Probed;
 
 /// One upstream: how to reach it, and the connections to it that are idle.
 #[derive(Debug)]
@@ -60,6 +65,7 @@ pub(crate) struct Upstream {
     has_only_http2: AtomicBool,
     pool: Arc<Pool>,
     shared: Shared,
+    health: Health,
 }
 
 /// Most times that one request is sent, whatever the upstream says of the attempts.
@@ -78,6 +84,7 @@ impl Upstream {
             has_only_http2: AtomicBool::new(false),
             pool: Arc::default(),
             shared: Shared::default(),
+            health: Health::default(),
         })
     }
 
@@ -114,10 +121,16 @@ impl Upstream {
         request: Request<RequestBody>,
         progress: Option<&Progress>,
     ) -> Result<Answer, UpstreamError> {
-        match self.protocol_for(&request) {
+        let sent = match self.protocol_for(&request) {
             Protocol::Http1 => self.send_http1(request, progress).await,
             Protocol::Http2 => self.send_http2(request, progress).await,
+        };
+        match &sent {
+            Ok(_) => self.health.answered(),
+            Err(UpstreamError::RequestBody(_) | UpstreamError::Authority) => {}
+            Err(error) => self.health.failed(error),
         }
+        sent
     }
 
     /// HTTP/1.1 costs less per call, and breaks for one call at a time; HTTP/2 is for what needs
@@ -151,7 +164,8 @@ impl Upstream {
             };
             request = again(failure, copy)?;
         }
-        let transport = match self.dialer.dial(Protocol::Http1).await {
+        let dialled = self.health.dial(|| self.dialer.dial(Protocol::Http1)).await;
+        let transport = match dialled {
             Ok(transport) => transport,
             Err(error) if self.protocol == UpstreamProtocol::Auto && error.is_alpn_refusal() => {
                 self.has_only_http2.store(true, Ordering::Relaxed);
@@ -191,7 +205,8 @@ impl Upstream {
     }
 
     async fn open_http2(&self) -> Result<Arc<http2::Connection>, UpstreamError> {
-        let transport = self.dialer.dial(Protocol::Http2).await?;
+        let dial = || self.dialer.dial(Protocol::Http2);
+        let transport = self.health.dial(dial).await?;
         http2::Connection::open(transport, self.timeouts.tls.0).await
     }
 
@@ -222,7 +237,37 @@ impl Upstream {
     /// `timeouts.connect`: for calls whose bytes are not HTTP.
     #[allow(dead_code, reason = "no call mode but host mode is served yet")]
     pub(crate) async fn tcp(&self) -> Result<tokio::net::TcpStream, UpstreamError> {
-        self.dialer.tcp().await
+        self.health.dial(|| self.dialer.tcp()).await
+    }
+
+    /// Opens a connection as a call would, asks nothing on it, and says what is there.
+    pub(crate) async fn probe(&self) -> Result<Probed, UpstreamError> {
+        let protocol = match self.protocol {
+            UpstreamProtocol::H2 => Protocol::Http2,
+            UpstreamProtocol::Auto | UpstreamProtocol::Http1 => Protocol::Http1,
+        };
+        let transport = match self.dialer.dial(protocol).await {
+            Err(error) if self.protocol == UpstreamProtocol::Auto && error.is_alpn_refusal() => {
+                self.dialer.dial(Protocol::Http2).await?
+            }
+            dialled => dialled?,
+        };
+        transport.probed().map_err(|source| UpstreamError::Connect {
+            host: self.dialer.host().to_owned(),
+            port: self.dialer.port(),
+            source,
+        })
+    }
+
+    /// The certificates that the upstream shows, none of them verified.
+    pub(crate) async fn shown(&self) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
+        self.dialer.shown().await
+    }
+
+    /// How it is doing.
+    #[allow(dead_code, reason = "for the agent's status")]
+    pub(crate) fn status(&self) -> Status {
+        self.health.status()
     }
 
     /// Closes connections that idled too long. Call it every few seconds.

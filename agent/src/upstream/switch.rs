@@ -59,7 +59,8 @@ impl Upstream {
         let method = request.method().clone();
         let asked = Asked::write(protocol, request.headers_mut())?;
         // Over HTTP/1.1, whatever the endpoint prefers: it is the way that everybody has.
-        let transport = self.dialer.dial(Protocol::Http1).await?;
+        let dial = || self.dialer.dial(Protocol::Http1);
+        let transport = self.health.dial(dial).await?;
         let mut connection = Box::new(Connection::open(transport).await?);
         let sent = self.attempt(connection.send(request), None).await;
         let answer = sent.map_err(|failure| failure.error)?;

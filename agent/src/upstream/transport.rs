@@ -1,12 +1,15 @@
 //! The bytes below HTTP: TCP or TLS, and what was seen of them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use culvert_session::socket::ReadAhead;
+use rustls::ProtocolVersion;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -23,6 +26,36 @@ pub(crate) enum Transport {
     /// A pipe in memory, for tests under a stopped clock.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
+}
+
+impl Transport {
+    /// Where it leads to, and what TLS has settled: for an administrator who asks.
+    pub(crate) fn probed(&self) -> io::Result<Probed> {
+        match self {
+            Self::Plain(tcp) => Ok(Probed {
+                address: tcp.peer_addr()?,
+                tls: None,
+            }),
+            Self::Tls(stream) => {
+                let (io, session) = stream.get_ref();
+                let chain = session.peer_certificates().unwrap_or_default();
+                Ok(Probed {
+                    address: io.io().peer_addr()?,
+                    tls: Some((session.protocol_version(), chain.to_vec())),
+                })
+            }
+            #[cfg(test)]
+            Self::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+/// What there is at the other end of a connection to an upstream.
+#[derive(Debug)]
+pub(crate) struct Probed {
+    pub(crate) address: SocketAddr,
+    /// The version and the verified server's certificates.
+    pub(crate) tls: Option<(Option<ProtocolVersion>, Vec<CertificateDer<'static>>)>,
 }
 
 /// What was seen of a transport's bytes.

@@ -1,6 +1,6 @@
 //! Which HTTP a call is spoken in.
 
-use culvert_config::endpoint::UpstreamProtocol;
+use culvert_config::endpoint::{ClientIdentity, UpstreamProtocol};
 use http::Response;
 use http::header::CONTENT_TYPE;
 
@@ -10,8 +10,13 @@ use super::*;
 async fn server(alpn: &[&str]) -> (Server, Trust) {
     let mut identity = Identity::new(&["127.0.0.1"]);
     identity.alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let has_http2 = alpn.contains(&"h2");
-    let server = Server::start(Some(&identity), move |mut connection: Peer| async move {
+    let server = speaking(&identity).await;
+    (server, Trust::Pins(vec![pin_of(&identity.certificate)]))
+}
+
+async fn speaking(identity: &Identity) -> Server {
+    let has_http2 = identity.alpn.contains(&b"h2".to_vec());
+    Server::start(Some(identity), move |mut connection: Peer| async move {
         // The first bytes tell: HTTP/2 begins with a preface of its own (RFC 9113, 3.4).
         if has_http2 && connection.begins_with(b"PRI * HTTP/2.0").await {
             let mut http2 = h2::server::handshake(connection.into_io()).await.unwrap();
@@ -27,9 +32,7 @@ async fn server(alpn: &[&str]) -> (Server, Trust) {
                 .await;
         }
     })
-    .await;
-    let pin = Trust::Pins(vec![pin_of(&identity.certificate)]);
-    (server, pin)
+    .await
 }
 
 async fn called(upstream: &Upstream, media: Option<&'static str>) -> Result<String, UpstreamError> {
@@ -96,29 +99,53 @@ async fn a_call_is_spoken_in_http_1_unless_it_or_the_upstream_needs_http_2() {
     }
 }
 
-#[tokio::test]
-async fn a_client_certificate_that_is_missing_is_said_to_be_missing_over_http_2_too() {
-    let (upstream, server) = demanding(UpstreamProtocol::H2).await;
-    let error = called(&upstream, None).await.unwrap_err();
-    assert_eq!(error.code(), ErrorCode::UpstreamTls, "{error}");
-    assert!(
-        error.detail().contains("client certificate"),
-        "{}",
-        error.detail()
-    );
-    drop(server);
-}
-
-/// A server that asks for a client certificate of its own CA.
-async fn demanding(protocol: UpstreamProtocol) -> (Upstream, Server) {
+/// A server that asks for a client certificate, and says `hello` in either HTTP.
+async fn demanding(client: &Identity) -> (Server, Trust) {
     let mut identity = Identity::new(&["127.0.0.1"]);
     identity.alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    identity.client_ca = Some(Identity::new(&["client"]).certificate);
-    let server = Server::start(Some(&identity), |mut connection: Peer| async move {
-        connection.closed().await;
-    })
-    .await;
-    let mut endpoint = server.endpoint(Some(Trust::Pins(vec![pin_of(&identity.certificate)])));
-    endpoint.upstream_protocol = protocol;
-    (Upstream::new(&endpoint).unwrap(), server)
+    identity.client_ca = Some(client.certificate.clone());
+    let server = speaking(&identity).await;
+    (server, Trust::Pins(vec![pin_of(&identity.certificate)]))
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_one_is_asked_for_and_said_to_be_missing_otherwise() {
+    let client = Identity::new(&["agent"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, private_key) = (folder.path().join("c.pem"), folder.path().join("c.key"));
+    std::fs::write(&certificate, &client.pem).unwrap();
+    std::fs::write(&private_key, client.key_pem()).unwrap();
+    for (protocol, spoken) in [
+        (UpstreamProtocol::Http1, "http1"),
+        (UpstreamProtocol::H2, "h2"),
+    ] {
+        let (server, trust) = demanding(&client).await;
+        let mut endpoint = server.endpoint(Some(trust));
+        endpoint.upstream_protocol = protocol;
+        let error = called(&Upstream::new(&endpoint).unwrap(), None)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::UpstreamTls, "{spoken}: {error}");
+        assert!(
+            error.detail().contains("client certificate"),
+            "{}",
+            error.detail()
+        );
+        endpoint.client_identity = Some(ClientIdentity {
+            certificate: certificate.clone(),
+            private_key: private_key.clone(),
+        });
+        let upstream = Upstream::new(&endpoint).unwrap();
+        assert_eq!(called(&upstream, None).await.unwrap(), spoken);
+    }
+    // A key of another certificate is noticed at the start.
+    std::fs::write(&private_key, Identity::new(&["other"]).key_pem()).unwrap();
+    let (server, trust) = demanding(&client).await;
+    let mut endpoint = server.endpoint(Some(trust));
+    endpoint.client_identity = Some(ClientIdentity {
+        certificate,
+        private_key,
+    });
+    let error = Upstream::new(&endpoint).unwrap_err().to_string();
+    assert!(error.contains("does not serve the certificate"), "{error}");
 }

@@ -44,6 +44,29 @@ async fn localhost_speaks_for_itself_and_is_reached() {
     assert_eq!(text(&Upstream::new(&endpoint).unwrap()).await, "hello");
 }
 
+#[tokio::test]
+async fn how_an_upstream_is_doing_is_known() {
+    let server = Server::answering(None, HELLO).await;
+    let upstream = upstream(&server);
+    assert!(upstream.status().last_success.is_none());
+    text(&upstream).await;
+    assert!(upstream.status().last_success.is_some());
+    let endpoint = endpoint("http://name.invalid", Trust::SystemRoots);
+    let down = Upstream::new(&endpoint).unwrap();
+    for _ in 0..3 {
+        down.get().await.unwrap_err();
+    }
+    let status = down.status();
+    assert_eq!(status.failures, 3);
+    assert!(
+        status
+            .last_failure
+            .unwrap()
+            .1
+            .contains("cannot resolve name.invalid")
+    );
+}
+
 fn ca_file(identity: &Identity) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &identity.pem).unwrap();
@@ -135,7 +158,12 @@ async fn a_resolved_name_that_leads_home_is_not_dialled() {
             .iter()
             .map(|address| address.parse().unwrap())
             .collect();
-        dial::permitted("vc.example", address::Scope::Network, parsed.into_iter())
+        dial::permitted(
+            "vc.example",
+            address::Scope::Network,
+            &[],
+            parsed.into_iter(),
+        )
     };
     let error = found(&["127.0.0.1:443", "[::1]:443"]).unwrap_err();
     assert_eq!(error.code(), ErrorCode::UpstreamUnreachable);
