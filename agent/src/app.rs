@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::{self, Link, LiveSessions, SOFTWARE};
+use crate::diagnose::Diagnosis;
 use crate::drain::drain;
 use crate::policy::PolicySource;
 use crate::register;
@@ -94,6 +95,21 @@ impl App {
     /// The configuration.
     pub(crate) fn config(&self) -> &AgentConfig {
         &self.config
+    }
+
+    /// What `culvert-agent diagnose` tries.
+    pub(crate) fn diagnosis(self) -> Result<Diagnosis, RunError> {
+        Ok(Diagnosis {
+            grant: tokens::grant(
+                &self.config.oauth,
+                proxying(self.config.relay.proxy.clone()),
+            ),
+            mux: session_config(&self.config)?,
+            offers: register::offers(&self.config.endpoints),
+            config: self.config,
+            target: self.target,
+            serving: self.serving,
+        })
     }
 
     /// Runs until a signal asks for the end, then drains.

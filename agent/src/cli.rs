@@ -10,6 +10,7 @@ use culvert_config::AgentConfig;
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{self, App};
+use crate::pin::{self, PinArgs};
 use crate::policy_tools::{self, PolicyCommand, ToolError};
 
 /// Exit code of a program that failed while it ran.
@@ -46,6 +47,11 @@ enum Command {
     /// Validates configuration and policy, runs the policy's own tests, and prints what the
     /// agent would run with.
     Check(ConfigArg),
+    /// Tries the way to the relay and to each upstream, step by step, and says what fails and
+    /// what to do.
+    Diagnose(ConfigArg),
+    /// Prints the certificates that a server shows, and the pin of its own. Verifies nothing.
+    Pin(PinArgs),
     /// Questions about the policy.
     #[command(subcommand)]
     Policy(Box<PolicyCommand>),
@@ -67,6 +73,12 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(arg) => with_app(&arg.config, run),
         Command::Check(arg) => with_app(&arg.config, check),
+        Command::Diagnose(arg) => with_app(&arg.config, diagnose),
+        Command::Pin(args) => match on_runtime(pin::pin(&args)) {
+            Ok(Ok(text)) => print(text),
+            Ok(Err(error)) => fail(FAILED, error),
+            Err(error) => fail(FAILED, error),
+        },
         Command::Policy(command) => match command.answer() {
             Ok(answer) => match print(answer.text) {
                 _ if answer.findings => ExitCode::from(FAILED),
@@ -100,17 +112,32 @@ fn check(app: App) -> ExitCode {
 }
 
 fn run(app: App) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(app.run()),
-        Err(error) => Err(app::RunError::Runtime(error)),
-    };
-    match outcome {
+    match on_runtime(app.run()).and_then(|outcome| outcome) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, error),
     }
+}
+
+fn diagnose(app: App) -> ExitCode {
+    let tried = app
+        .diagnosis()
+        .and_then(|diagnosis| on_runtime(diagnosis.run(&mut std::io::stdout())));
+    match tried {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, app::RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(app::RunError::Runtime)?;
+    let done = runtime.block_on(work);
+    // A name that is still being resolved is not waited for.
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 fn log_to_stderr(format: LogFormat) {

@@ -26,7 +26,7 @@ use crate::serve::Serving;
 pub(crate) const SOFTWARE: &str = concat!("culvert-agent/", env!("CARGO_PKG_VERSION"));
 
 /// How long the greeting of a new session may take.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest time that a draining relay is believed to want before the agent comes back.
 const MAX_DRAIN_HINT: Duration = Duration::from_secs(10);

@@ -17,14 +17,17 @@
 //!    call's one line.
 //!
 //! `tokens` says how the agent proves to the relay who it is; `cli` is what the administrator
-//! types, `policy_tools` answers questions about a policy, `app` only wires, `drain` ends it all
-//! in good order.
+//! types, `policy_tools` answers questions about a policy, `diagnose` walks the way to the relay
+//! and to each upstream, `pin` shows a server's certificates, `app` only wires, `drain` ends it
+//! all in good order.
 
 mod app;
 mod certificate;
 pub mod cli;
 mod connect;
+mod diagnose;
 mod drain;
+mod pin;
 mod policy;
 mod policy_tools;
 mod register;

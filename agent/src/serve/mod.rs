@@ -89,6 +89,11 @@ impl Serving {
         }
     }
 
+    /// The upstream of an endpoint.
+    pub(crate) fn upstream(&self, endpoint: &EndpointName) -> Option<&Upstream> {
+        self.endpoints.get(endpoint).map(|served| &served.upstream)
+    }
+
     /// Calls in progress; waited for by a drain.
     pub(crate) fn calls(&self) -> &TaskTracker {
         &self.calls

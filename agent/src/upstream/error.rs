@@ -277,6 +277,9 @@ fn tls_detail(error: Option<&rustls::Error>) -> Cow<'static, str> {
         Some(rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired | AlertDescription::BadCertificate,
         )) => "it wants a client certificate",
+        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            "it does not speak the version of HTTP that the endpoint's upstream_protocol asks for"
+        }
         Some(rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_)) => {
             "it speaks no TLS version or cipher in common with the agent (TLS 1.2 at least)"
         }

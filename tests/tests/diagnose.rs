@@ -1,0 +1,198 @@
+//! `culvert-agent diagnose` and `culvert-agent pin`: what they say of each thing that can be wrong.
+
+use std::process::{Command, Output};
+
+use culvert_demo::certs::Authority;
+use culvert_tests::process::program;
+use culvert_tests::squid::Squid;
+use culvert_tests::stack::Configured;
+use culvert_tests::{Nginx, Stack, Upstream, port, stack};
+
+fn diagnose(configured: &Configured, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = Command::new(program("culvert-agent"))
+        .args(["diagnose", "--config"])
+        .arg(configured.file("agent.toml"))
+        .env_remove("RUST_LOG")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    (output.status.code(), text(&output))
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The line of a step, and the two behind it.
+fn step<'t>(text: &'t str, name: &str) -> &'t str {
+    let at = text.find(&format!(" {name} "));
+    let start = at.unwrap_or_else(|| panic!("no step {name} in\n{text}"));
+    let start = text[..start].rfind('\n').map_or(0, |end| end + 1);
+    let end = text[start..].match_indices('\n').nth(1);
+    &text[start..end.map_or(text.len(), |(end, _)| start + end)]
+}
+
+fn assert_step(text: &str, name: &str, outcome: &str, words: &str) {
+    let found = step(text, name);
+    assert!(
+        found.starts_with(outcome) && found.contains(words),
+        "{name} is not {outcome} with {words:?}:\n{text}"
+    );
+}
+
+#[test]
+fn everything_that_works_is_said_to_work() {
+    let nginx = Nginx::start();
+    let configured = Stack::options()
+        .endpoint("vcenter", &nginx.url())
+        .configure();
+    let _relay = relay(&configured);
+    let (code, text) = diagnose(&configured, &[]);
+    for (name, words) in [
+        ("dns", "localhost"),
+        ("proxy", "none"),
+        ("tls", "TLS 1.3"),
+        ("token", "lives"),
+        ("websocket", "relay-1"),
+        ("registration", "vcenter"),
+        ("upstream vcenter", "answers with TLS"),
+    ] {
+        assert_step(&text, name, "ok", words);
+    }
+    assert!(text.contains("pin_sha256 = [\""), "{text}");
+    assert!(text.contains("CN=localhost"), "{text}");
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(nginx.access_log(), "", "nothing is asked of the upstream");
+
+    let squid = Squid::start(&[configured.public]);
+    let proxy = [
+        ("CULVERT_RELAY__PROXY", &*squid.url_with_credential()),
+        ("NO_PROXY", ""),
+    ];
+    let (code, text) = diagnose(&configured, &proxy);
+    assert_step(&text, "proxy", "ok", "opened a tunnel");
+    // The issuer's port is not one that this squid lets through to.
+    assert_step(&text, "token", "FAIL", "corporate proxy");
+    assert_step(&text, "websocket", "skip", "");
+    assert_eq!(code, Some(1), "{text}");
+    let wrong = [("CULVERT_RELAY__PROXY", &*squid.url()), ("NO_PROXY", "")];
+    let (_, text) = diagnose(&configured, &wrong);
+    assert_step(&text, "proxy", "FAIL", "407");
+}
+
+/// A relay that is ready.
+fn relay(configured: &Configured) -> culvert_tests::process::Process {
+    let relay = configured.start("culvert-relay");
+    culvert_tests::wait::until("the relay listens", || port::answers(configured.public));
+    relay
+}
+
+#[test]
+fn each_step_that_fails_is_named_with_what_to_do() {
+    let upstream = Upstream::plain();
+    let strange = Nginx::start_signed_by(&Authority::generate().unwrap());
+    let down = format!("https://localhost:{}", port::free());
+    let configured = Stack::options()
+        .endpoint("vcenter", &upstream.url())
+        .endpoint("down", &down)
+        .endpoint("untrusted", &strange.url())
+        .endpoint("second", "https://nowhere.invalid")
+        .endpoint("stray", &upstream.url())
+        .configure();
+    let closed = format!("wss://localhost:{}", port::free());
+    let stranger = configured.file("stranger.pem");
+    std::fs::write(&stranger, Authority::generate().unwrap().pem()).unwrap();
+    let stranger = stranger.display().to_string();
+
+    let (code, text) = diagnose(
+        &configured,
+        &[("CULVERT_RELAY__URL", "wss://nowhere.invalid")],
+    );
+    assert_step(&text, "dns", "FAIL", "resolver");
+    assert_step(&text, "tls", "skip", "");
+    assert_eq!(code, Some(1), "{text}");
+    let (_, text) = diagnose(&configured, &[("CULVERT_RELAY__URL", &closed)]);
+    assert_step(&text, "tcp", "FAIL", "corporate proxy");
+
+    let _relay = relay(&configured);
+    let (_, text) = diagnose(&configured, &[("CULVERT_RELAY__CA", &stranger)]);
+    assert_step(&text, "tls", "FAIL", "name its CA file");
+    assert!(
+        text.contains("Culvert development authority"),
+        "the certificate is shown: {text}"
+    );
+    let (_, text) = diagnose(&configured, &[("CULVERT_OAUTH__CLIENT_SECRET", "wrong")]);
+    assert_step(&text, "token", "FAIL", "invalid_client");
+    assert!(!text.contains("wrong"), "{text}");
+    let (_, text) = diagnose(&configured, &[("CULVERT_OAUTH__CA", &stranger)]);
+    assert_step(&text, "token", "FAIL", "TLS");
+
+    let (code, text) = diagnose(&configured, &[]);
+    assert_step(&text, "websocket", "ok", "relay-1");
+    assert!(
+        text.contains("FAIL  registration   stray: refused"),
+        "{text}"
+    );
+    assert!(text.contains("ok    registration   vcenter"), "{text}");
+    assert_step(&text, "upstream vcenter", "ok", "TLS 1.3");
+    assert_step(&text, "upstream down", "FAIL", "refused");
+    assert_step(&text, "upstream second", "FAIL", "resolve");
+    assert_step(
+        &text,
+        "upstream untrusted",
+        "FAIL",
+        "invalid peer certificate",
+    );
+    assert!(text.contains("steps failed"), "{text}");
+    assert_eq!(code, Some(1), "{text}");
+
+    // The pin that it prints is the one that works.
+    let shown = &text[text.find("upstream untrusted").unwrap()..];
+    let pin = &shown[shown.find("pin_sha256 = [").unwrap()..];
+    let pin = &pin[..=pin.find(']').unwrap()];
+    let file = configured.file("agent.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let start = config.find("name = \"untrusted\"").unwrap();
+    let (before, after) = config.split_at(start);
+    let ca = after.find("ca = ").unwrap();
+    let line = after[ca..].find('\n').unwrap();
+    let pinned = format!("{before}{}{pin}{}", &after[..ca], &after[ca + line..]);
+    std::fs::write(&file, pinned).unwrap();
+    let (_, text) = diagnose(&configured, &[]);
+    assert_step(&text, "upstream untrusted", "ok", "answers with TLS");
+
+    std::fs::write(&file, "[relay]\n").unwrap();
+    assert_eq!(diagnose(&configured, &[]).0, Some(78));
+}
+
+#[test]
+fn pin_shows_the_chain_and_the_line_to_paste() {
+    let nginx = Nginx::start_signed_by(&Authority::generate().unwrap());
+    let address = nginx.url().replace("https://", "");
+    let output = stack::run("culvert-agent", &["pin", &address]);
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    for words in [
+        "nothing of it is verified",
+        "CN=localhost",
+        "names    localhost",
+        "pin_sha256 = [\"",
+    ] {
+        assert!(shown.contains(words), "{words:?} is not in {shown}");
+    }
+    let json = text(&stack::run("culvert-agent", &["pin", "--json", &address]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(shown.contains(json["pin_sha256"].as_str().unwrap()));
+    assert_eq!(json["verified"], false);
+    for (arguments, code, words) in [
+        (vec!["pin", "localhost:1"], 1, "cannot connect"),
+        (vec!["pin", "nowhere.invalid"], 1, "cannot resolve"),
+        (vec!["pin", "http://x"], 2, "expected HOST"),
+        (vec!["pin"], 2, "Usage"),
+    ] {
+        let output = stack::run("culvert-agent", &arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
