@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use url::Url;
@@ -20,6 +21,9 @@ pub struct Issuer {
     pub algorithms: Vec<Algorithm>,
     /// Where its keys are.
     pub jwks: Jwks,
+    /// Where it is asked about tokens that are not JWTs (RFC 7662).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<Introspection>,
     /// The CA for connections to it; system roots if none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
@@ -31,6 +35,18 @@ pub struct Issuer {
     pub register_scope: String,
     /// The scope that calling takes.
     pub call_scope: String,
+}
+
+/// Where and as whom an issuer is asked about tokens.
+#[derive(Debug, Clone, Serialize)]
+pub struct Introspection {
+    /// The introspection endpoint.
+    pub url: Url,
+    /// The relay's client at the issuer.
+    pub client_id: String,
+    /// Its secret. Never shown.
+    #[serde(serialize_with = "crate::secret::masked")]
+    pub client_secret: SecretString,
 }
 
 /// A JWS algorithm: asymmetric ones only.
@@ -67,6 +83,7 @@ pub(crate) struct WrittenIssuer {
     audience: Spanned<String>,
     algorithms: Spanned<Vec<Algorithm>>,
     jwks: Option<Spanned<String>>,
+    introspection: Option<WrittenIntrospection>,
     ca: Option<Spanned<PathBuf>>,
     #[serde(default = "tenant_claim")]
     tenant_claim: String,
@@ -76,6 +93,14 @@ pub(crate) struct WrittenIssuer {
     register_scope: String,
     #[serde(default = "call_scope")]
     call_scope: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenIntrospection {
+    url: Spanned<String>,
+    client_id: String,
+    client_secret_file: Spanned<PathBuf>,
 }
 
 fn tenant_claim() -> String {
@@ -135,6 +160,18 @@ fn check(document: &Document, written: &WrittenIssuer) -> Result<Issuer, ConfigE
             None => Jwks::Url(crate::check::http_url(document, jwks)?),
         },
     };
+    let introspection = match &written.introspection {
+        None => None,
+        Some(written) => {
+            let file = &written.client_secret_file;
+            Some(Introspection {
+                url: crate::check::http_url(document, &written.url)?,
+                client_id: written.client_id.clone(),
+                client_secret: crate::secret::read(&document.path(file.get_ref()), file.get_ref())
+                    .map_err(|message| document.error(file.span(), message))?,
+            })
+        }
+    };
     let ca = written
         .ca
         .as_ref()
@@ -145,6 +182,7 @@ fn check(document: &Document, written: &WrittenIssuer) -> Result<Issuer, ConfigE
         audience: written.audience.get_ref().clone(),
         algorithms: written.algorithms.get_ref().clone(),
         jwks,
+        introspection,
         ca,
         tenant_claim: written.tenant_claim.clone(),
         endpoints_claim: written.endpoints_claim.clone(),

@@ -75,19 +75,19 @@ pub enum ClientAuth {
     /// Its secret, in a header.
     Basic {
         /// The secret.
-        #[serde(serialize_with = "masked")]
+        #[serde(serialize_with = "crate::secret::masked")]
         client_secret: SecretString,
     },
     /// Its secret, in the request's body.
     Post {
         /// The secret.
-        #[serde(serialize_with = "masked")]
+        #[serde(serialize_with = "crate::secret::masked")]
         client_secret: SecretString,
     },
     /// Assertions that its own key signs (RFC 7523).
     PrivateKeyJwt {
         /// The key, as PEM.
-        #[serde(serialize_with = "masked")]
+        #[serde(serialize_with = "crate::secret::masked")]
         private_key: SecretString,
         /// What it signs with.
         algorithm: Algorithm,
@@ -100,10 +100,6 @@ pub enum ClientAuth {
     },
     /// Not at all: a public client with a refresh token.
     Public,
-}
-
-fn masked<S: serde::Serializer>(_: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str("***")
 }
 
 impl OAuth {

@@ -59,6 +59,14 @@ fn read_from(
     Ok(secret)
 }
 
+/// Shows that there is a secret.
+pub(crate) fn masked<S: serde::Serializer>(
+    _: &SecretString,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("***")
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -15,6 +15,7 @@
 //! * [`Verifier`] is what a program holds: several issuers, their keys fetched from
 //!   [`KeySource`]s, refreshed one at a time and kept through outages. Verifying takes a snapshot
 //!   of the keys and locks nothing.
+//! * [`introspection`] asks an issuer about tokens that are not JWTs.
 //! * [`obtain`] gets tokens: [`Grant`] says how, [`TokenSource`] keeps a token at
 //!   hand.
 //! * `fetch` is the only way out: HTTPS (plain HTTP to loopback addresses, for development),
@@ -23,6 +24,7 @@
 //! Tokens and secrets appear in no error, log line or `Debug` output.
 
 pub mod fetch;
+pub mod introspection;
 pub mod keys;
 pub mod obtain;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod verifier;
 pub mod verify;
 
 pub use self::fetch::Proxying;
+pub use self::introspection::Introspection;
 pub use self::keys::{KeySource, KeysError};
 pub use self::obtain::{
     AccessToken, Assertions, BadSigningKey, ClientAuth, Grant, OAuthClient, ObtainError,

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::fetch::FetchError;
+use crate::introspection::{Introspection, Introspector};
 use crate::keys::{KeySource, Keys, KeysError};
 use crate::verify::{IssuerRules, MAX_LEEWAY, Token, TokenError, VerifiedToken};
 
@@ -20,6 +22,8 @@ pub struct TrustedIssuer {
     pub rules: IssuerRules,
     /// Where its keys come from.
     pub keys: KeySource,
+    /// Where it is asked about tokens that are not JWTs; such tokens are refused if nowhere.
+    pub introspection: Option<Introspection>,
 }
 
 /// Why a verifier cannot be made: the configuration is wrong.
@@ -51,6 +55,14 @@ pub enum VerifierError {
         /// What is wrong.
         error: KeysError,
     },
+    /// The introspection endpoint's CA file is of no use, or the address is not https.
+    #[error("issuer {issuer}: introspection: {error}")]
+    Introspection {
+        /// The issuer.
+        issuer: String,
+        /// What is wrong.
+        error: FetchError,
+    },
 }
 
 /// How an issuer is doing, for status and metrics.
@@ -79,6 +91,7 @@ struct Issuer {
     rules: IssuerRules,
     source: KeySource,
     keys: Keys,
+    introspector: Option<Introspector>,
 }
 
 impl Verifier {
@@ -89,6 +102,7 @@ impl Verifier {
         for TrustedIssuer {
             rules,
             keys: source,
+            introspection,
         } in trusted
         {
             let issuer = rules.issuer.clone();
@@ -101,11 +115,16 @@ impl Verifier {
             if rules.leeway > MAX_LEEWAY {
                 return Err(VerifierError::Leeway { issuer });
             }
+            let introspector = match introspection.map(Introspector::new).transpose() {
+                Ok(introspector) => introspector,
+                Err(error) => return Err(VerifierError::Introspection { issuer, error }),
+            };
             match source.prepare(&issuer) {
                 Ok(given) => issuers.push(Issuer {
                     rules,
                     source,
                     keys: Keys::new(given),
+                    introspector,
                 }),
                 Err(error) => return Err(VerifierError::Keys { issuer, error }),
             }
@@ -129,9 +148,14 @@ impl Verifier {
 
     /// Judges a token now. A token that newer keys might verify waits for one refresh, a few
     /// seconds at most, unless the last such refresh was less than
-    /// [`MIN_REFRESH_INTERVAL`](crate::keys::MIN_REFRESH_INTERVAL) ago.
+    /// [`MIN_REFRESH_INTERVAL`](crate::keys::MIN_REFRESH_INTERVAL) ago. A token that is no JWT is
+    /// asked about where an issuer can be asked.
     pub async fn verify_refreshing(&self, token: &str) -> Result<VerifiedToken, TokenError> {
-        let token = Token::parse(token)?;
+        let parsed = Token::parse(token);
+        if matches!(parsed, Err(TokenError::NotCompact)) && !token.contains('.') {
+            return self.introspect(token).await;
+        }
+        let token = parsed?;
         let issuer = self.issuer(&token)?;
         match issuer.judge(&token, SystemTime::now()) {
             Err(error) if error.wants_newer_keys() => {
@@ -143,6 +167,23 @@ impl Verifier {
             }
             judged => judged,
         }
+    }
+
+    /// Asks the issuers that can be asked, one after the other, whose the token is.
+    async fn introspect(&self, token: &str) -> Result<VerifiedToken, TokenError> {
+        let mut refusal = TokenError::NotCompact;
+        for issuer in self.issuers.iter() {
+            let Some(introspector) = &issuer.introspector else {
+                continue;
+            };
+            match introspector.judge(token, &issuer.rules).await {
+                Ok(verified) => return Ok(verified),
+                // Another issuer's word that it does not know the token says less.
+                Err(TokenError::Inactive) if refusal != TokenError::NotCompact => {}
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
     }
 
     /// Whether tokens can be judged: each issuer has been tried, and at least one has keys. So

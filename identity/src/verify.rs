@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use culvert_proto::principal::Principal;
+use culvert_proto::principal::{Principal, Proof};
 
 pub use self::algorithm::{Algorithm, AlgorithmError};
 pub use self::error::TokenError;
@@ -194,8 +194,29 @@ impl<'a> Token<'a> {
         }
         keys.verify(self)?;
         let members = Members::parse(&self.claims).ok_or(TokenError::Claims)?;
-        claims::judge(&members, self.typed, rules, now)
+        claims::judge(&members, self.typed, rules, now, Proof::Jwt)
     }
+}
+
+/// Judges what an issuer says of an opaque token (RFC 7662, 2.2) like the claims of any other.
+/// `iss` may be absent, since it is the issuer that was asked; `aud` may not.
+pub(crate) fn judge_introspected(
+    answer: &[u8],
+    rules: &IssuerRules,
+    now: SystemTime,
+) -> Result<VerifiedToken, TokenError> {
+    let members = Members::parse(answer).ok_or(TokenError::Claims)?;
+    let wrong = |name: &str| TokenError::WrongType(name.into());
+    match members.flag("active").map_err(|_| wrong("active"))? {
+        Some(true) => {}
+        Some(false) => return Err(TokenError::Inactive),
+        None => return Err(TokenError::Missing("active".into())),
+    }
+    let issuer = members.text("iss").map_err(|_| wrong("iss"))?;
+    if issuer.is_some_and(|issuer| issuer != rules.issuer) {
+        return Err(TokenError::Issuer);
+    }
+    claims::judge(&members, true, rules, now, Proof::Introspection)
 }
 
 impl fmt::Debug for Token<'_> {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use culvert_config::issuer::{Algorithm, Issuer, Jwks};
 use culvert_identity::verify::{self, MAX_LEEWAY};
-use culvert_identity::{IssuerRules, KeySource, TrustedIssuer, Verifier, VerifierError};
+use culvert_identity::{
+    Introspection, IssuerRules, KeySource, TrustedIssuer, Verifier, VerifierError,
+};
 
 /// The clock skew that tokens are forgiven: clocks that are kept are closer than that.
 pub(crate) const LEEWAY: Duration = Duration::from_secs(30);
@@ -35,7 +37,17 @@ fn trusted(issuer: &Issuer) -> TrustedIssuer {
         },
         Jwks::File(path) => KeySource::File(path.clone()),
     };
-    TrustedIssuer { rules, keys }
+    let introspection = issuer.introspection.as_ref().map(|asked| Introspection {
+        url: asked.url.clone(),
+        client_id: asked.client_id.clone(),
+        client_secret: asked.client_secret.clone(),
+        ca: issuer.ca.clone(),
+    });
+    TrustedIssuer {
+        rules,
+        keys,
+        introspection,
+    }
 }
 
 fn algorithm(algorithm: Algorithm) -> verify::Algorithm {

@@ -46,6 +46,7 @@ impl TestIssuer {
             audience: "culvert".into(),
             algorithms: vec![Algorithm::EdDSA],
             jwks: Jwks::File(self.folder.path().join("keys.json")),
+            introspection: None,
             ca: None,
             tenant_claim: "tenant".into(),
             endpoints_claim: "culvert_endpoints".into(),

@@ -19,6 +19,7 @@ fn trusted(issuer: &str, keys: KeySource) -> TrustedIssuer {
             ..rules()
         },
         keys,
+        introspection: None,
     }
 }
 

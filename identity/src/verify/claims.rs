@@ -20,6 +20,7 @@ pub(super) fn judge(
     typed: bool,
     rules: &IssuerRules,
     now: SystemTime,
+    proof: Proof,
 ) -> Result<VerifiedToken, TokenError> {
     let expires = check_times(claims, rules.leeway, now)?;
     check_audience(claims, &rules.audience)?;
@@ -48,7 +49,7 @@ pub(super) fn judge(
             scopes,
             kind,
             expires,
-            proof: Proof::Jwt,
+            proof,
         },
         endpoints: patterns.clone().unwrap_or_default(),
         may_register,

@@ -47,6 +47,15 @@ pub enum TokenError {
         /// The configured issuer.
         issuer: String,
     },
+    /// The issuer does not answer questions about tokens: nothing is wrong with this one.
+    #[error("issuer {issuer} could not be asked about the token")]
+    NoIntrospection {
+        /// The configured issuer.
+        issuer: String,
+    },
+    /// The issuer says that the token is not, or no longer, good (RFC 7662, 2.2).
+    #[error("the issuer says that the token is not active")]
+    Inactive,
     /// The issuer has no key of that `kid`: perhaps a newer one than the known ones.
     #[error("issuer {issuer} has no key with the token's key id (kid)")]
     UnknownKey {
@@ -111,7 +120,10 @@ impl TokenError {
             }
             Self::Type | Self::NotAccessToken => "the token is not an access token",
             Self::Issuer => "the token's issuer is not trusted here",
-            Self::NoKeys { .. } => "the token cannot be checked at the moment",
+            Self::NoKeys { .. } | Self::NoIntrospection { .. } => {
+                "the token cannot be checked at the moment"
+            }
+            Self::Inactive => "the token is not active",
             Self::Algorithm
             | Self::KeyId
             | Self::UnknownKey { .. }
@@ -139,9 +151,9 @@ impl TokenError {
         )
     }
 
-    /// Whether the token was not judged at all, because this side has no keys: the peer did
-    /// nothing wrong and should try again later.
+    /// Whether the token was not judged at all, because this side has no keys or the issuer does
+    /// not answer: the peer did nothing wrong and should try again later.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::NoKeys { .. })
+        matches!(self, Self::NoKeys { .. } | Self::NoIntrospection { .. })
     }
 }

@@ -40,6 +40,11 @@ impl<'a> Members<'a> {
         self.read(name)
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, WrongType> {
+        self.read(name)
+    }
+
     /// A string or an array of strings; `true` when it was an array.
     pub(super) fn texts(&self, name: &str) -> Result<Option<(Vec<String>, bool)>, WrongType> {
         match self.0.get(name) {

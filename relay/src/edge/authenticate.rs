@@ -15,6 +15,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use culvert_identity::Verifier;
 use culvert_identity::verify::{MAX_TOKEN, VerifiedToken};
 use culvert_proto::code::ErrorCode;
+use culvert_proto::principal::Proof;
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
@@ -88,7 +89,10 @@ pub(crate) async fn authenticate(
     match verifier.verify_refreshing(&token).await {
         Ok(verified) => {
             let verified = Arc::new(verified);
-            last.remember(&token, &verified);
+            // What the issuer said is remembered where it was asked, and not once more.
+            if verified.principal.proof != Proof::Introspection {
+                last.remember(&token, &verified);
+            }
             Ok(verified)
         }
         Err(error) => {

@@ -70,7 +70,12 @@ impl Rig {
             leeway: Duration::from_secs(30),
         };
         let keys = KeySource::File(file.path().to_owned());
-        let verifier = Verifier::new(vec![TrustedIssuer { rules, keys }]).unwrap();
+        let verifier = Verifier::new(vec![TrustedIssuer {
+            rules,
+            keys,
+            introspection: None,
+        }])
+        .unwrap();
         let verifier = Arc::new(verifier);
         let directory = Arc::new(Directory::new(limits.offline_memory.0));
         let metrics = Arc::new(Metrics::new());

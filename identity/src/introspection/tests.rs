@@ -1,0 +1,178 @@
+//! Opaque tokens: asked about, judged like any other, remembered briefly, refused in doubt.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::testing::rules;
+use crate::testing::server::{Server, deserted, json_answer, text_answer};
+use crate::{KeySource, TrustedIssuer, Verifier};
+use culvert_proto::principal::Proof;
+
+const SECRET: &str = "s3cret/+ %";
+
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap().as_secs()
+}
+
+/// What an issuer says of a good token.
+fn active() -> Value {
+    let rules = rules();
+    json!({
+        "active": true, "iss": rules.issuer, "aud": rules.audience, "sub": "director-7",
+        "exp": seconds() + 300, "scope": rules.call_scope, "tenant": "acme",
+        "token_type": "Bearer", "client_id": "director-7",
+    })
+}
+
+fn verifier(url: Url) -> Verifier {
+    let introspection = Introspection {
+        url,
+        client_id: "relay".into(),
+        client_secret: SECRET.into(),
+        ca: None,
+    };
+    Verifier::new(vec![TrustedIssuer {
+        rules: rules(),
+        keys: KeySource::Discovery { ca: None },
+        introspection: Some(introspection),
+    }])
+    .unwrap()
+}
+
+async fn judged(answer: Value) -> Result<VerifiedToken, TokenError> {
+    let server = Server::start(move |_| json_answer(200, &answer)).await;
+    let verifier = verifier(server.url("/introspect"));
+    verifier.verify_refreshing("an-opaque-token").await
+}
+
+#[tokio::test]
+async fn an_opaque_token_is_asked_about_once_and_makes_a_principal() {
+    let server = Server::start(|_| json_answer(200, &active())).await;
+    let verifier = verifier(server.url("/introspect"));
+    for _ in 0..3 {
+        let token = verifier.verify_refreshing("an-opaque-token").await.unwrap();
+        assert_eq!(token.principal.tenant.as_str(), "acme");
+        assert_eq!(token.principal.subject, "director-7");
+        assert_eq!(token.principal.proof, Proof::Introspection);
+        assert!(token.may_call && !token.may_register);
+    }
+    let [seen] = server.seen().try_into().unwrap();
+    assert_eq!(
+        (seen.method.as_str(), seen.path.as_str()),
+        ("POST", "/introspect")
+    );
+    assert_eq!(seen.field("token").as_deref(), Some("an-opaque-token"));
+    assert_eq!(
+        seen.field("token_type_hint").as_deref(),
+        Some("access_token")
+    );
+    assert_eq!(
+        seen.header("authorization"),
+        Some("Basic cmVsYXk6czNjcmV0JTJGJTJCKyUyNQ==")
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_an_active_token_for_this_relay_is_refused() {
+    for (change, expected) in [
+        (json!({"active": false}), TokenError::Inactive),
+        (
+            json!({"active": "true"}),
+            TokenError::WrongType("active".into()),
+        ),
+        (json!({"active": 1}), TokenError::WrongType("active".into())),
+        (
+            json!({"active": null}),
+            TokenError::WrongType("active".into()),
+        ),
+        (
+            json!({"iss": "https://other.example.com"}),
+            TokenError::Issuer,
+        ),
+        (json!({"exp": null}), TokenError::WrongType("exp".into())),
+        (json!({"exp": 1}), TokenError::Expired),
+        (json!({"nbf": seconds() + 3600}), TokenError::NotYetValid),
+        (json!({"tenant": 7}), TokenError::WrongType("tenant".into())),
+        (json!({"scope": ""}), TokenError::Missing("scope".into())),
+    ] {
+        let mut answer = active();
+        for (name, value) in change.as_object().unwrap() {
+            answer[name] = value.clone();
+        }
+        assert_eq!(judged(answer).await.unwrap_err(), expected, "{change}");
+    }
+    for absent in ["active", "aud", "exp", "tenant", "scope"] {
+        let mut answer = active();
+        answer.as_object_mut().unwrap().remove(absent);
+        assert_eq!(
+            judged(answer).await.unwrap_err(),
+            TokenError::Missing(absent.into())
+        );
+    }
+    let mut other = active();
+    other["aud"] = json!(["another"]);
+    assert!(matches!(
+        judged(other).await,
+        Err(TokenError::Audience { .. })
+    ));
+}
+
+#[tokio::test]
+async fn an_issuer_that_does_not_say_its_name_is_believed_and_a_bare_refusal_too() {
+    let mut answer = active();
+    answer.as_object_mut().unwrap().remove("iss");
+    assert!(judged(answer).await.is_ok());
+    let inactive = judged(json!({"active": false})).await.unwrap_err();
+    assert_eq!(inactive, TokenError::Inactive);
+}
+
+#[tokio::test]
+async fn without_an_answer_no_token_is_good() {
+    let verifier = verifier(format!("http://{}/introspect", deserted()).parse().unwrap());
+    let error = verifier
+        .verify_refreshing("an-opaque-token")
+        .await
+        .unwrap_err();
+    assert!(error.is_unavailable(), "{error}");
+
+    for answer in [
+        text_answer(500, "text/plain", "no"),
+        text_answer(401, "text/plain", "who are you?"),
+        text_answer(302, "text/plain", "over there"),
+    ] {
+        let server = Server::start(move |_| answer.clone()).await;
+        let verifier = self::verifier(server.url("/introspect"));
+        let error = verifier
+            .verify_refreshing("an-opaque-token")
+            .await
+            .unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+    }
+    for nonsense in ["", "[]", "{\"active\":true,\"active\":false}"] {
+        let server = Server::start(move |_| text_answer(200, "application/json", nonsense)).await;
+        let verifier = self::verifier(server.url("/introspect"));
+        let refused = verifier.verify_refreshing("an-opaque-token").await;
+        assert_eq!(refused.unwrap_err(), TokenError::Claims);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_token_is_refused_when_the_memory_of_it_ends() {
+    let server = Server::start(|_| json_answer(200, &active())).await;
+    let verifier = verifier(server.url("/introspect"));
+    verifier.verify_refreshing("token").await.unwrap();
+    server.answer(|_| json_answer(200, &json!({"active": false})));
+    verifier.verify_refreshing("token").await.unwrap();
+    tokio::time::advance(MEMORY).await;
+    let refused = verifier.verify_refreshing("token").await.unwrap_err();
+    assert_eq!(refused, TokenError::Inactive);
+}
+
+#[tokio::test]
+async fn tokens_with_the_shape_of_a_jwt_are_not_asked_about() {
+    let server = Server::start(|_| json_answer(200, &active())).await;
+    let verifier = verifier(server.url("/introspect"));
+    assert!(verifier.verify_refreshing("a.b.c").await.is_err());
+    assert!(server.seen().is_empty());
+}
