@@ -18,15 +18,18 @@ use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{Admin, AdminError, Desk};
+use crate::audit::Audit;
 use crate::connect::{self, Link, LiveSessions, SOFTWARE};
 use crate::diagnose::Diagnosis;
 use crate::drain::drain;
-use crate::policy::PolicySource;
 use crate::register;
-use crate::serve::{EndpointError, Serving};
+use crate::reload::PolicySource;
+use crate::serve::{Accounts, EndpointError, Serving};
 use crate::tokens::{self, GrantError};
 
 /// How often idle upstream connections are looked at.
@@ -35,7 +38,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// An agent that could run: every file was read.
 pub(crate) struct App {
     config: AgentConfig,
-    policy: PolicySource,
+    policy: Arc<PolicySource>,
     serving: Arc<Serving>,
     target: DialTarget,
 }
@@ -66,14 +69,20 @@ pub(crate) enum RunError {
     Random,
     #[error(transparent)]
     Grant(#[from] GrantError),
+    #[error("the audit log cannot be opened ({0}): check audit in agent.toml")]
+    Audit(io::Error),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
 }
 
 impl App {
     /// Reads everything that `config` names: policy, certificates, the system's roots.
     pub(crate) fn new(config: AgentConfig) -> Result<Self, AppError> {
         tokens::check(&config.oauth)?;
-        let policy = PolicySource::load(&config.policy.file)?;
-        let serving = Arc::new(Serving::new(&config.endpoints, policy.watch())?);
+        let policy = Arc::new(PolicySource::load(&config.policy.file)?);
+        let accounts = Accounts::new(Audit::new(&config.audit), &config.endpoints);
+        let serving = Serving::new(&config.endpoints, policy.watch(), accounts)?;
+        let serving = Arc::new(serving);
         let trust = match &config.relay.ca {
             Some(file) => ServerTrust::CaFile(file.clone()),
             None => ServerTrust::SystemRoots,
@@ -115,8 +124,24 @@ impl App {
     /// Runs until a signal asks for the end, then drains.
     pub(crate) async fn run(self) -> Result<(), RunError> {
         let mut signals = Signals::listen().map_err(RunError::Signals)?;
+        let audit = &self.serving.accounts().audit;
+        audit.start().map_err(RunError::Audit)?;
         let proxying = proxying(self.config.relay.proxy.clone());
         let tokens = TokenSource::start(tokens::grant(&self.config.oauth, proxying)?).await;
+        let live = Arc::new(LiveSessions::default());
+        let desk = Desk {
+            started: Instant::now(),
+            relay: self.config.relay.url.to_string(),
+            endpoints: self.config.endpoints.clone(),
+            sessions: live.clone(),
+            tokens: tokens.clone(),
+            policy: self.policy.clone(),
+            serving: self.serving.clone(),
+        };
+        let admin = Admin::bind(&self.config.admin, desk).await?;
+        let mut background = JoinSet::new();
+        background.spawn(admin.run());
+        background.spawn(self.policy.clone().keep());
         let stop = CancellationToken::new();
         let link = Arc::new(Link {
             target: self.target,
@@ -128,7 +153,7 @@ impl App {
             serving: self.serving.clone(),
             reconnect: self.config.limits.reconnect.0,
             stop: stop.clone(),
-            live: LiveSessions::default(),
+            live,
         });
         let slots: Vec<_> = (0..self.config.relay.sessions)
             .map(|_| tokio::spawn(connect::keep(link.clone())))
@@ -148,7 +173,10 @@ impl App {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::End => break,
-                    Asked::Reload => self.policy.reload(),
+                    Asked::Reload => {
+                        self.policy.reload();
+                        audit.reopen();
+                    }
                 },
                 _ = sweep.tick() => self.serving.sweep(),
             }
@@ -159,11 +187,12 @@ impl App {
             let _ = slot.await;
         }
         drain(
-            &link.live.all(),
+            &link.live.sessions(),
             self.serving.calls(),
             self.config.limits.drain.0,
         )
         .await;
+        audit.close().await;
         Ok(())
     }
 }

@@ -9,7 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use culvert_config::AgentConfig;
 use tracing_subscriber::EnvFilter;
 
+use crate::admin::client::ask;
+use crate::admin::status::Status;
 use crate::app::{self, App};
+use crate::audit::verify::{self, VerifyArgs, VerifyError};
 use crate::pin::{self, PinArgs};
 use crate::policy_tools::{self, PolicyCommand, ToolError};
 
@@ -55,6 +58,30 @@ enum Command {
     /// Questions about the policy.
     #[command(subcommand)]
     Policy(Box<PolicyCommand>),
+    /// Questions about the audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Sessions, registrations, token, policy, audit log and last refusals of a running agent.
+    Status {
+        /// The agent's admin listener: http://IP:PORT or unix:PATH.
+        #[arg(
+            long,
+            value_name = "ADDRESS",
+            env = "CULVERT_AGENT_ADMIN",
+            default_value = "http://127.0.0.1:9902"
+        )]
+        admin: String,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Whether the audit log is as it was written: 0 if so, 1 if anything in it was changed,
+    /// removed, inserted, moved or cut off.
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +115,36 @@ pub fn main() -> ExitCode {
             Err(error @ ToolError::Usage(_)) => fail(USAGE, error),
             Err(error @ ToolError::Read { .. }) => fail(FAILED, error),
         },
+        Command::Audit(AuditCommand::Verify(args)) => match verify::verify(&args) {
+            Ok(report) if report.holds() => print(report),
+            Ok(report) => {
+                print(report);
+                ExitCode::from(FAILED)
+            }
+            Err(error @ VerifyError::Config(_)) => fail(BAD_CONFIG, error),
+            Err(error) => fail(FAILED, error),
+        },
+        Command::Status { admin, json } => status(&admin, json),
+    }
+}
+
+/// Asks a running agent.
+fn status(admin: &str, json: bool) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let answer = match runtime {
+        Ok(runtime) => runtime.block_on(ask(admin, "/api/v1/status")),
+        Err(error) => return fail(FAILED, error),
+    };
+    match answer.map(|body| (serde_json::from_slice::<Status>(&body), body)) {
+        Ok((Ok(_), body)) if json => print(String::from_utf8_lossy(&body)),
+        Ok((Ok(status), _)) => print(status),
+        Ok((Err(error), _)) => fail(
+            FAILED,
+            format!("{admin} answered with something else than an agent's status: {error}"),
+        ),
+        Err(error) => fail(FAILED, error),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Keeping sessions with the relay: one loop per session, for as long as the agent runs.
 
 mod lanes;
+mod live;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_identity::AccessToken;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::lanes::Lanes;
+pub(crate) use self::live::{LiveSession, LiveSessions};
 use crate::drain::{LINGER, emptied};
 use crate::register::{ANSWER_TIMEOUT, Registrations};
 use crate::serve::Serving;
@@ -57,32 +59,7 @@ pub(crate) struct Link {
     pub(crate) reconnect: Duration,
     /// Set when the agent ends.
     pub(crate) stop: CancellationToken,
-    pub(crate) live: LiveSessions,
-}
-
-/// The sessions that are open.
-#[derive(Debug, Default)]
-pub(crate) struct LiveSessions {
-    sessions: Mutex<Vec<Session>>,
-}
-
-impl LiveSessions {
-    fn add(&self, session: &Session) {
-        let mut sessions = self.lock();
-        sessions.retain(Session::is_open);
-        sessions.push(session.clone());
-    }
-
-    /// Every session that is open.
-    pub(crate) fn all(&self) -> Vec<Session> {
-        let mut sessions = self.lock();
-        sessions.retain(Session::is_open);
-        sessions.clone()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    pub(crate) live: Arc<LiveSessions>,
 }
 
 /// Why there is no session, or no longer one.
@@ -167,6 +144,7 @@ pub(crate) async fn keep(link: Arc<Link>) {
             Err(lost) => lost,
             Ok(mut running) => {
                 let since = Instant::now();
+                link.live.note_trouble(None);
                 if let Some(earlier) = draining.take() {
                     earlier.replace();
                 }
@@ -189,6 +167,7 @@ pub(crate) async fn keep(link: Arc<Link>) {
             Some(floor) => backoff.next_delay_after(Some(floor)),
             None => backoff.next_delay().min(link.reconnect),
         };
+        link.live.note_trouble(Some(lost.to_string()));
         quiet.say(&lost, backoff.attempts(), wait);
         tokio::select! {
             () = link.stop.cancelled() => return,
@@ -341,7 +320,7 @@ impl Keeper {
     async fn run(mut self, incoming: Incoming, mut controls: Controls) {
         tracing::info!(relay = &*self.node, "connected");
         let link = self.link.clone();
-        link.live.add(&self.session);
+        let live = link.live.add(&self.session, self.node.clone());
         let calls = tokio::spawn(link.serving.clone().serve(incoming, self.node.clone()));
 
         let node = self.node.clone();
@@ -353,7 +332,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 event = controls.recv() => match event {
-                    Some(event) => self.on_event(event, &mut registrations),
+                    Some(event) => self.on_event(event, &mut registrations, &live),
                     None => break,
                 },
                 token = next_token(&mut tokens, |token| !self.knows(token)) => {
@@ -381,11 +360,17 @@ impl Keeper {
         self.token.expose() == token.expose()
     }
 
-    fn on_event(&mut self, event: SessionEvent, registrations: &mut Registrations<'_>) {
+    fn on_event(
+        &mut self,
+        event: SessionEvent,
+        registrations: &mut Registrations<'_>,
+        live: &LiveSession,
+    ) {
         let relay = &*self.node;
         match event {
             SessionEvent::Control(Control::Registered { request, results }) => {
                 registrations.on_registered(request, &results);
+                live.on_registered(registrations.results());
                 if registrations.is_answered()
                     && let Some(registered) = self.registered.take()
                 {

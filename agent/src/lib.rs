@@ -13,24 +13,31 @@
 //!    A new policy asks every live call again.
 //! 4. `upstream` takes the permit and the request, and gives an answer that was checked, on a
 //!    connection that the call itself drives: when the call goes, the connection goes.
-//! 5. `serve::pump` passes the answer on as the tunnel gives credit; `serve::audit` writes the
-//!    call's one line.
+//! 5. `serve::pump` passes the answer on as the tunnel gives credit; `serve::audit` records what
+//!    becomes of the call, and hands the one line to `audit`, which chains and writes it.
+//!
+//! Beside the calls: `reload` brings a new policy into force, `admin` answers operators, and
+//! `metrics` counts.
 //!
 //! `tokens` says how the agent proves to the relay who it is; `cli` is what the administrator
 //! types, `policy_tools` answers questions about a policy, `diagnose` walks the way to the relay
 //! and to each upstream, `pin` shows a server's certificates, `app` only wires, `drain` ends it
 //! all in good order.
 
+mod admin;
 mod app;
+mod audit;
 mod certificate;
 pub mod cli;
 mod connect;
 mod diagnose;
 mod drain;
+mod metrics;
 mod pin;
 mod policy;
 mod policy_tools;
 mod register;
+mod reload;
 mod serve;
 #[cfg(test)]
 mod testing;

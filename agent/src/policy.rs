@@ -1,12 +1,11 @@
-//! The policy that is in force, and how a new one comes into force.
+//! A policy in force: its rules, and what was counted under them.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_config::ConfigError;
 use culvert_policy::{Permit, Policy};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// A policy in force, with what has been counted under it.
@@ -62,48 +61,8 @@ impl ActivePolicy {
     }
 }
 
-/// The policy file, and the policy that is in force.
-///
-/// Calls hold a receiver: a new policy wakes every live call, which then asks it again.
-#[derive(Debug)]
-pub(crate) struct PolicySource {
-    file: PathBuf,
-    active: watch::Sender<Arc<ActivePolicy>>,
-}
-
-impl PolicySource {
-    /// Loads the policy file and runs its tests.
-    pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
-        let active = Arc::new(read(file)?);
-        Ok(Self {
-            file: file.to_owned(),
-            active: watch::Sender::new(active),
-        })
-    }
-
-    /// The policy in force and its successors.
-    pub(crate) fn watch(&self) -> watch::Receiver<Arc<ActivePolicy>> {
-        self.active.subscribe()
-    }
-
-    /// Loads the file again. A bad file changes nothing but the log.
-    pub(crate) fn reload(&self) {
-        match read(&self.file) {
-            Ok(policy) => {
-                let rules = policy.policy.rules().len();
-                self.active.send_replace(Arc::new(policy));
-                tracing::info!(file = %self.file.display(), rules, "a new policy is in force");
-            }
-            Err(error) => tracing::error!(
-                target: "culvert::security",
-                %error,
-                "the new policy is refused; the old one stays in force"
-            ),
-        }
-    }
-}
-
-fn read(file: &Path) -> Result<ActivePolicy, ConfigError> {
+/// Reads a policy file and runs its tests.
+pub(crate) fn read(file: &Path) -> Result<ActivePolicy, ConfigError> {
     let file = culvert_config::policy_file::load(file)?;
     Ok(ActivePolicy::new(file.policy, file.reveal_rule))
 }

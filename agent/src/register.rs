@@ -8,6 +8,7 @@ use culvert_proto::control::{Control, Offer, Registration};
 use culvert_proto::head::Mode;
 use culvert_proto::mux::ControlError;
 use culvert_session::Session;
+use serde::{Deserialize, Serialize};
 
 /// How long a relay may take to answer a REGISTER.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -23,13 +24,22 @@ pub(crate) fn offers(endpoints: &[Endpoint]) -> Vec<Offer> {
     endpoints.iter().map(offer).collect()
 }
 
+/// What a relay said of one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Registered {
+    /// The endpoint.
+    pub(crate) endpoint: String,
+    /// Why it is not registered.
+    pub(crate) refused: Option<String>,
+}
+
 /// The registrations of one session.
 #[derive(Debug)]
 pub(crate) struct Registrations<'a> {
     offers: &'a [Offer],
     node: &'a str,
     request: u32,
-    registered: usize,
+    results: Vec<Registered>,
     answered: bool,
 }
 
@@ -40,7 +50,7 @@ impl<'a> Registrations<'a> {
             offers,
             node,
             request: 0,
-            registered: 0,
+            results: Vec::new(),
             answered: false,
         }
     }
@@ -67,7 +77,7 @@ impl<'a> Registrations<'a> {
             token: token.expose().to_owned(),
         })?;
         tracing::debug!(relay = self.node, "passed the renewed token on");
-        if self.answered && self.registered < self.offers.len() {
+        if self.answered && self.registered() < self.offers.len() {
             self.offer(session)?;
         }
         Ok(())
@@ -84,30 +94,31 @@ impl<'a> Registrations<'a> {
             return;
         }
         self.answered = true;
-        self.registered = 0;
+        self.results.clear();
         for offer in self.offers {
             let endpoint = offer.endpoint.as_str();
-            match results
-                .iter()
-                .find(|result| result.endpoint == offer.endpoint)
-            {
-                Some(Registration { refused: None, .. }) => {
-                    self.registered += 1;
-                    tracing::info!(relay = self.node, endpoint, "registered");
-                }
-                Some(Registration {
-                    refused: Some(reason),
-                    ..
-                }) => {
-                    let reason = reason.escape_debug();
+            let result = results.iter().find(|r| r.endpoint == offer.endpoint);
+            let refused = match result {
+                Some(result) => result
+                    .refused
+                    .as_deref()
+                    .map(|r| r.escape_debug().to_string()),
+                None => Some("the relay's answer does not mention it".to_owned()),
+            };
+            match &refused {
+                None => tracing::info!(relay = self.node, endpoint, "registered"),
+                Some(reason) => {
                     tracing::warn!(relay = self.node, endpoint, %reason, "registration refused");
                 }
-                None => {
-                    let reason = "the relay's answer does not mention it";
-                    tracing::warn!(relay = self.node, endpoint, reason, "registration refused");
-                }
             }
+            let endpoint = endpoint.to_owned();
+            self.results.push(Registered { endpoint, refused });
         }
+    }
+
+    /// What the relay said of each endpoint.
+    pub(crate) fn results(&self) -> &[Registered] {
+        &self.results
     }
 
     /// Whether the relay has answered the last REGISTER.
@@ -117,7 +128,8 @@ impl<'a> Registrations<'a> {
 
     /// Endpoints that are registered on this session.
     pub(crate) fn registered(&self) -> usize {
-        self.registered
+        let registered = |result: &&Registered| result.refused.is_none();
+        self.results.iter().filter(registered).count()
     }
 }
 

@@ -250,6 +250,19 @@ impl Stack {
         Curl::new(&format!("http://127.0.0.1:{}{path}", self.admin)).run()
     }
 
+    /// Asks the agent's admin listener.
+    pub fn ask_agent(&self, path: &str) -> Answer {
+        let socket = self.file("admin.sock");
+        Curl::new(&format!("http://localhost{path}"))
+            .args(["--unix-socket", socket.to_str().expect("UTF-8")])
+            .run()
+    }
+
+    /// What the agent says of itself.
+    pub fn status(&self) -> serde_json::Value {
+        self.ask_agent("/api/v1/status").json()
+    }
+
     /// A file of this stack's folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -391,6 +404,9 @@ ca = "{ca}"
 
 {endpoints}[policy]
 file = "policy.toml"
+
+[admin]
+socket = "admin.sock"
 {more}"#,
         link = options.link,
         more = options.agent,

@@ -3,6 +3,7 @@
 use culvert_tests::curl::{Curl, Http};
 use culvert_tests::issuer::{OTHER_CALLER, world};
 use culvert_tests::stack::caller_token;
+use culvert_tests::wait::until;
 use culvert_tests::{Nginx, Stack, Upstream};
 
 #[test]
@@ -103,12 +104,11 @@ fn a_denied_call_says_who_denied_it_and_never_reaches_the_upstream() {
                 stack.relay.log().contains(&call),
                 "{call} is not in the relay's log"
             );
-            let log = stack.agent.log();
-            let line = log.lines().find(|line| line.contains(&call));
-            assert!(
-                line.is_some_and(|line| line.contains("nothing-forbidden")),
-                "{line:?}"
-            );
+            until("the agent's line names the rule", || {
+                let log = stack.agent.log();
+                let line = log.lines().find(|line| line.contains(&call));
+                line.is_some_and(|line| line.contains("nothing-forbidden"))
+            });
         }
     }
     assert_eq!(upstream.requests().len(), 0);
@@ -398,6 +398,9 @@ fn every_call_has_an_id_of_its_own_and_one_line_in_each_log() {
             "{calls:?}"
         );
         for process in [&stack.relay, &stack.agent] {
+            until("the call has a line", || {
+                process.log().contains(call.as_str())
+            });
             let log = process.log();
             let lines = log
                 .lines()

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::policy::ActivePolicy;
+use crate::serve::Accounts;
 use crate::testing::{Connection, Identity, Server};
 
 pub(super) fn token(text: &str) -> AccessToken {
@@ -78,10 +79,10 @@ impl Agent {
             mux: config(Side::Dialer, "agent-1"),
             lanes: 1,
             offers: vec![offer("vcenter"), offer("nsx")],
-            serving: Arc::new(Serving::new(&[], policy.subscribe()).unwrap()),
+            serving: Arc::new(Serving::new(&[], policy.subscribe(), Accounts::idle()).unwrap()),
             reconnect: Duration::from_secs(15),
             stop: CancellationToken::new(),
-            live: LiveSessions::default(),
+            live: Arc::default(),
         };
         Self {
             link: Arc::new(link),

@@ -1,12 +1,18 @@
-//! The audit log: one line per call, however the call ends.
+//! The record of one call: what the audit log says of it, however it ends.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use culvert_policy::ShadowHit;
+use culvert_policy::{ShadowHit, Soap};
+use culvert_proto::code::ErrorCode;
+use http::HeaderMap;
 use tokio::time::Instant;
 
+use super::accounts::{Accounts, RefusedCall};
 use super::call::Call;
+use crate::audit::{CallLine, Time, mask_target};
 use crate::upstream::Progress;
 
 /// How a call ended.
@@ -20,7 +26,8 @@ pub(crate) enum Outcome {
     Failed,
     /// The upstream's answer broke off; the caller sees that it did.
     Truncated,
-    /// A new policy forbids the call.
+    /// The call was allowed and is no longer: a new policy forbids it, or the caller's
+    /// credential has expired.
     Withdrawn,
     /// The caller went away, or its relay gave the call up.
     CallerGone,
@@ -31,6 +38,18 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome, in the order of the enum.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Answered,
+        Self::Refused,
+        Self::Failed,
+        Self::Truncated,
+        Self::Withdrawn,
+        Self::CallerGone,
+        Self::SessionLost,
+        Self::Aborted,
+    ];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
@@ -49,14 +68,30 @@ impl Outcome {
 #[derive(Debug)]
 pub(crate) struct Record<'c> {
     call: &'c Call,
+    accounts: &'c Accounts,
+    /// The relay node that the call came through.
+    relay: &'c str,
+    /// The trace id of the caller's `traceparent`.
+    trace: Option<String>,
     started: Instant,
     /// `allow` or `deny`; `none` where the policy was not asked.
     pub(crate) decision: &'static str,
     pub(crate) rule: Option<Arc<str>>,
+    /// Rules that are not enforced and match.
+    shadow: Vec<Arc<str>>,
+    /// Namespace and name of a SOAP call's operation.
+    soap: Option<(String, String)>,
     /// A bounded word or the error: why the call was refused or failed.
     pub(crate) reason: Option<String>,
+    /// What the caller was told.
+    pub(crate) code: Option<ErrorCode>,
     /// What the caller saw; 0 where it saw nothing.
     pub(crate) status: u16,
+    /// What the upstream answered.
+    upstream_status: Option<u16>,
+    /// When the request went out, and how long its answer's head took.
+    sent: Option<Instant>,
+    upstream: Option<Duration>,
     pub(crate) request: Option<Arc<Progress>>,
     /// Bytes of the answer's body that were passed on.
     pub(crate) answered: u64,
@@ -64,36 +99,74 @@ pub(crate) struct Record<'c> {
 }
 
 impl<'c> Record<'c> {
-    pub(crate) fn open(call: &'c Call) -> Self {
+    /// Of a call that came through `relay` with these headers.
+    pub(crate) fn open(
+        call: &'c Call,
+        accounts: &'c Accounts,
+        relay: &'c str,
+        headers: &HeaderMap,
+    ) -> Self {
+        accounts.metrics.calls_in_flight.inc();
         Self {
             call,
+            accounts,
+            relay,
+            trace: trace_id(headers),
             started: Instant::now(),
             decision: "none",
             rule: None,
+            shadow: Vec::new(),
+            soap: None,
             reason: None,
+            code: None,
             status: 0,
+            upstream_status: None,
+            sent: None,
+            upstream: None,
             request: None,
             answered: 0,
             outcome: Outcome::Aborted,
         }
     }
 
-    /// Notes shadow rules: what they would have done.
-    pub(crate) fn note_shadow(&self, hits: &[ShadowHit]) {
-        for hit in hits {
-            tracing::info!(
-                target: "culvert::audit",
-                call = %self.call.id,
-                rule = &*hit.rule,
-                "a rule that is not enforced would {} the call",
-                hit.action.as_str()
-            );
+    /// Notes the rules that would have decided if they were enforced.
+    pub(crate) fn note_shadow(&mut self, hits: &[ShadowHit]) {
+        self.shadow = hits.iter().map(|hit| hit.rule.clone()).collect();
+    }
+
+    /// Notes the operation of a SOAP call.
+    pub(crate) fn note_soap(&mut self, soap: Soap<'_>) {
+        if let Soap::Operation { ns, name } = soap {
+            self.soap = Some((ns.to_owned(), name.to_owned()));
         }
+    }
+
+    /// The request goes out.
+    pub(crate) fn on_sent(&mut self) {
+        self.sent = Some(Instant::now());
+    }
+
+    /// The upstream has answered; the caller is sent the same status.
+    pub(crate) fn on_answer(&mut self, status: u16) {
+        self.upstream = self.sent.map(|sent| sent.elapsed());
+        self.upstream_status = Some(status);
+        self.status = status;
     }
 }
 
 /// Bytes of a peer as one line of printable ASCII.
 pub(crate) struct Printable<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Printable<'a> {
+    /// As text; what is printable already is not copied.
+    pub(crate) fn text(&self) -> Cow<'a, str> {
+        let plain = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b'\\';
+        match std::str::from_utf8(self.0) {
+            Ok(text) if self.0.iter().all(plain) => Cow::Borrowed(text),
+            _ => Cow::Owned(self.to_string()),
+        }
+    }
+}
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,25 +176,81 @@ impl fmt::Display for Printable<'_> {
 
 impl Drop for Record<'_> {
     fn drop(&mut self) {
-        let call = self.call;
-        tracing::info!(
-            target: "culvert::audit",
-            call = %call.id,
-            tenant = call.caller.tenant.as_str(),
-            caller = %Printable(call.caller.subject.as_bytes()),
-            endpoint = call.endpoint.as_str(),
-            mode = call.mode.as_str(),
-            method = call.method.as_str(),
-            target = %Printable(&call.target),
-            decision = self.decision,
-            rule = self.rule.as_deref(),
-            reason = self.reason.as_deref(),
-            status = self.status,
-            bytes_in = self.request.as_ref().map_or(0, |progress| progress.bytes()),
-            bytes_out = self.answered,
-            duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            outcome = self.outcome.as_str(),
-            "call"
-        );
+        let Self { call, accounts, .. } = *self;
+        let metrics = &accounts.metrics;
+        metrics.calls_in_flight.dec();
+        metrics.call_finished(&call.endpoint, self.decision, self.outcome);
+        let id = call.id.to_string();
+        let caller = Printable(call.caller.subject.as_bytes()).text();
+        let method = Printable(call.method.as_str().as_bytes()).text();
+        let target = Printable(&call.target).text();
+        let target = mask_target(&target);
+        let (soap_ns, soap_op) = match &self.soap {
+            Some((ns, name)) => (Some(&**ns), Some(&**name)),
+            None => (None, None),
+        };
+        let line = CallLine {
+            time: Time::now(),
+            event: "call",
+            call: &id,
+            relay: self.relay,
+            tenant: call.caller.tenant.as_str(),
+            caller: &caller,
+            source: call.source,
+            endpoint: call.endpoint.as_str(),
+            mode: call.mode.as_str(),
+            method: &method,
+            target: &target,
+            soap_op,
+            soap_ns,
+            decision: self.decision,
+            rule: self.rule.as_deref(),
+            shadow: self.shadow.iter().map(|id| &**id).collect(),
+            status: self.status,
+            upstream_status: self.upstream_status,
+            bytes_in: self.request.as_ref().map_or(0, |progress| progress.bytes()),
+            bytes_out: self.answered,
+            duration_ms: millis(self.started.elapsed()),
+            upstream_ms: self.upstream.map(millis),
+            outcome: self.outcome.as_str(),
+            code: self.code.map(ErrorCode::as_str),
+            reason: self.reason.as_deref(),
+            trace: self.trace.as_deref(),
+        };
+        accounts
+            .audit
+            .write(&line, self.outcome == Outcome::Refused);
+        if let Some(code) = self.code {
+            accounts.remember(RefusedCall::of(&line, code));
+        }
     }
+}
+
+impl RefusedCall {
+    fn of(line: &CallLine<'_>, code: ErrorCode) -> Self {
+        Self {
+            time: line.time.to_string(),
+            call: line.call.to_owned(),
+            caller: line.caller.to_owned(),
+            endpoint: line.endpoint.to_owned(),
+            method: line.method.to_owned(),
+            target: line.target.to_owned(),
+            soap_op: line.soap_op.map(ToOwned::to_owned),
+            code: code.as_str().to_owned(),
+            rule: line.rule.map(ToOwned::to_owned),
+            reason: line.reason.map(ToOwned::to_owned),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The trace id of `traceparent` (W3C Trace Context): `VERSION-TRACEID-PARENTID-FLAGS`.
+fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let id = value.split('-').nth(1)?;
+    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (id.len() == 32 && id.bytes().all(hex)).then(|| id.to_owned())
 }

@@ -15,10 +15,10 @@ use culvert_session::body::RecvBody;
 use culvert_session::splice::{Moved, SpliceError, splice};
 use culvert_session::{RecvStream, SendStream, Stream};
 use futures_util::FutureExt;
-use tokio::sync::watch;
 
 use super::audit::{Outcome, Printable, Record};
 use super::call::{BadHead, Call, Message};
+use super::leash::{Withdrawn, withdrawn};
 use super::pump::{PumpError, pump};
 use super::soap::{InspectError, Inspection};
 use super::{ServedEndpoint, Serving};
@@ -46,7 +46,7 @@ impl From<StreamError> for Failure {
 /// Serves one call and writes its line in the audit log.
 pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, node: Arc<str>) {
     let (call, message) = Call::of(head);
-    let mut record = Record::open(&call);
+    let mut record = Record::open(&call, &serving.accounts, &node, &message.headers);
     let (mut send, recv) = stream.split();
     let exchange = Exchange {
         serving: &serving,
@@ -57,15 +57,17 @@ pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, n
         Ok(()) => record.outcome = Outcome::Answered,
         Err(Failure::Refused(outcome, refusal)) => {
             record.outcome = outcome;
-            record.status = refusal.code.status();
+            record.code = Some(refusal.code);
+            record.status = if refusal.soap {
+                500
+            } else {
+                refusal.code.status()
+            };
             record.reason.get_or_insert_with(|| refusal.detail.clone());
             refuse(refusal, &mut send).await;
         }
         Err(Failure::Broken(outcome, code)) => {
             record.outcome = outcome;
-            record
-                .reason
-                .get_or_insert_with(|| "a new policy forbids the call".to_owned());
             send.reset(code);
         }
         Err(Failure::Gone(error)) => {
@@ -110,6 +112,9 @@ impl Exchange<'_> {
         send.set_priority(endpoint.priority);
         call.check(&message).map_err(suspect)?;
         let target = call.canonical(endpoint.paths).map_err(suspect)?;
+        if !self.serving.accounts.audit.admits() {
+            return Err(unaudited());
+        }
         let _slot = endpoint.slots.try_acquire().map_err(|_| overloaded())?;
 
         // From here on a new policy is noticed: what follows is decided on the current one, and
@@ -123,11 +128,12 @@ impl Exchange<'_> {
                     .await?
             }
         };
+        record.note_soap(inspection.fact());
         let facts = call.facts(&target, inspection.fact());
         let policy = policies.borrow_and_update().clone();
         let decided = decide(&policy, &facts, message.length, record);
         let permit = decided.map_err(|failure| soap_problem(failure, &inspection, record))?;
-        let mut withdrawn = pin!(withdrawn(policies, facts));
+        let mut withdrawn = pin!(withdrawn(policies, facts, &call.caller));
 
         let parts = RequestParts {
             method: call.method.clone(),
@@ -161,10 +167,14 @@ impl Exchange<'_> {
                 Some(protocol) => upstream.switch(permit, request, protocol).await,
             }
         };
+        record.on_sent();
         let answer = tokio::select! {
             biased;
             why = send.stopped() => return Err(why.into()),
-            refusal = &mut withdrawn => return Err(Failure::Refused(Outcome::Withdrawn, refusal)),
+            Withdrawn { refusal, reason } = &mut withdrawn => {
+                record.reason = Some(reason.to_owned());
+                return Err(Failure::Refused(Outcome::Withdrawn, refusal));
+            }
             answer = answering => answer,
         };
         let idle = upstream.timeouts().idle.0;
@@ -174,7 +184,8 @@ impl Exchange<'_> {
                 self.send_head(head, send, record).await?;
                 return tokio::select! {
                     biased;
-                    _ = &mut withdrawn => {
+                    Withdrawn { reason, .. } = &mut withdrawn => {
+                        record.reason = Some(reason.to_owned());
                         Err(Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn))
                     }
                     spliced = self.splice(io, send, &mut recv, idle, record) => spliced,
@@ -194,7 +205,8 @@ impl Exchange<'_> {
         self.send_head(head, send, record).await?;
         let pumped = tokio::select! {
             biased;
-            _ = &mut withdrawn => {
+            Withdrawn { reason, .. } = &mut withdrawn => {
+                record.reason = Some(reason.to_owned());
                 return Err(Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn));
             }
             pumped = pump(body, send, idle, &mut record.answered) => pumped,
@@ -211,7 +223,7 @@ impl Exchange<'_> {
         send: &mut SendStream,
         record: &mut Record<'_>,
     ) -> Result<(), Failure> {
-        record.status = head.status.as_u16();
+        record.on_answer(head.status.as_u16());
         send.send_head(&Head::Response(head))
             .await
             .map_err(|error| match error {
@@ -405,22 +417,8 @@ fn soap_problem(mut failure: Failure, inspection: &Inspection, record: &mut Reco
     failure
 }
 
-/// Completes once a new policy forbids the call.
-async fn withdrawn(
-    mut policies: watch::Receiver<Arc<ActivePolicy>>,
-    facts: CallFacts<'_>,
-) -> Refusal {
-    while policies.changed().await.is_ok() {
-        let policy = policies.borrow_and_update().clone();
-        if let Decision::Deny(denial) = policy.policy.decide(&facts) {
-            return denied(&denial, &policy, &facts);
-        }
-    }
-    // The agent ends, and nothing will change any more.
-    std::future::pending().await
-}
-
-fn denied(denial: &Denial<'_>, policy: &ActivePolicy, facts: &CallFacts<'_>) -> Refusal {
+/// What the caller is told of a denial.
+pub(super) fn denied(denial: &Denial<'_>, policy: &ActivePolicy, facts: &CallFacts<'_>) -> Refusal {
     let detail = match denial.reason() {
         DenyReason::Rule => "A rule of the data centre's policy denies this call.",
         DenyReason::NoRule => {
@@ -443,8 +441,22 @@ fn denied(denial: &Denial<'_>, policy: &ActivePolicy, facts: &CallFacts<'_>) -> 
     }
 }
 
-fn is_soap(facts: &CallFacts<'_>) -> bool {
+pub(super) fn is_soap(facts: &CallFacts<'_>) -> bool {
     matches!(facts.soap, Soap::Operation { .. } | Soap::Undetermined)
+}
+
+fn unaudited() -> Failure {
+    let detail = "The agent cannot write its audit log and is set to make no call without it; \
+                  try again later, and tell its operator.";
+    Failure::Refused(
+        Outcome::Refused,
+        Refusal {
+            code: ErrorCode::Overloaded,
+            detail: detail.into(),
+            rule: None,
+            soap: false,
+        },
+    )
 }
 
 fn overloaded() -> Failure {

@@ -4,11 +4,14 @@
 //! * `soap`: the operation of a SOAP call, from the beginning of its body;
 //! * `exchange`: the call itself, top to bottom: check, decide, forward, answer;
 //! * `pump`: the answer's body on its way back;
-//! * `audit`: one line per call, however it ends.
+//! * `leash`: how long a call may go on: a new policy or an expired credential ends it;
+//! * `audit`: the record of a call, however it ends; `accounts`: where it is kept.
 
+mod accounts;
 mod audit;
 mod call;
 mod exchange;
+mod leash;
 mod pump;
 mod soap;
 #[cfg(test)]
@@ -25,6 +28,8 @@ use culvert_session::Incoming;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::accounts::{Accounts, RefusedCall};
+pub(crate) use self::audit::Outcome;
 use crate::policy::ActivePolicy;
 use crate::upstream::{DialerError, Upstream};
 
@@ -33,6 +38,7 @@ use crate::upstream::{DialerError, Upstream};
 pub(crate) struct Serving {
     endpoints: HashMap<EndpointName, ServedEndpoint>,
     policy: watch::Receiver<Arc<ActivePolicy>>,
+    accounts: Accounts,
     /// Calls in progress, of all sessions.
     calls: TaskTracker,
 }
@@ -61,6 +67,7 @@ impl Serving {
     pub(crate) fn new(
         endpoints: &[Endpoint],
         policy: watch::Receiver<Arc<ActivePolicy>>,
+        accounts: Accounts,
     ) -> Result<Self, EndpointError> {
         let prepare = |endpoint: &Endpoint| {
             let name = endpoint.name.clone();
@@ -76,6 +83,7 @@ impl Serving {
         Ok(Self {
             endpoints,
             policy,
+            accounts,
             calls: TaskTracker::new(),
         })
     }
@@ -97,6 +105,11 @@ impl Serving {
     /// Calls in progress; waited for by a drain.
     pub(crate) fn calls(&self) -> &TaskTracker {
         &self.calls
+    }
+
+    /// Where calls are accounted for.
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     /// Closes upstream connections that idled too long. Call it every few seconds.

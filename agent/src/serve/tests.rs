@@ -90,6 +90,7 @@ impl Tunnel {
         let serving = Arc::new(Serving {
             endpoints: HashMap::from([(endpoint.name.clone(), served)]),
             policy: policy.subscribe(),
+            accounts: Accounts::idle(),
             calls: TaskTracker::new(),
         });
         let (near, far) = tokio::io::duplex(64 * 1024);

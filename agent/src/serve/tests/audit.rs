@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Mutex;
 
-use culvert_proto::code::GoawayCode;
+use culvert_proto::code::{ErrorCode, GoawayCode};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
@@ -54,30 +55,27 @@ impl Log {
     fn take(&self) -> Vec<Line> {
         std::mem::take(&mut self.lines.lock().unwrap())
     }
-
-    /// The one line of a call that is over.
-    async fn one(&self, tunnel: &Tunnel) -> Line {
-        tunnel.serving.calls().close();
-        tunnel.serving.calls().wait().await;
-        let mut lines = self.take();
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        lines.remove(0)
-    }
 }
 
-fn assert_line(line: &Line, expected: &[(&str, &str)]) {
+/// The one audit line of a tunnel's one call, which is over.
+async fn one(tunnel: &Tunnel) -> Value {
+    tunnel.serving.calls().close();
+    tunnel.serving.calls().wait().await;
+    let mut lines = tunnel.serving.accounts().audit.take_lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    serde_json::from_str(&lines.remove(0)).unwrap()
+}
+
+/// A line has these fields, and of those without a value none.
+fn assert_line(line: &Value, expected: &[(&str, Value)]) {
     for (field, value) in expected {
-        assert_eq!(
-            line.get(*field).map(String::as_str),
-            Some(*value),
-            "{field} in {line:?}"
-        );
+        let found = line.get(*field).unwrap_or(&Value::Null);
+        assert_eq!(found, value, "{field} in {line}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answered_call_leaves_a_line_with_all_that_was_decided() {
-    let (log, _guard) = Log::listen("culvert::audit");
     let mut tunnel = Tunnel::new(POLICY).await;
     let mut call = tunnel.call(&post("/api/vms?x=1", BodyLength::Exact(4)), "four");
     let mut upstream = tunnel.connection().await;
@@ -85,39 +83,37 @@ async fn an_answered_call_leaves_a_line_with_all_that_was_decided() {
     upstream.send(HELLO).await;
     assert_eq!(body_of(&mut call).await, b"hello");
     assert_line(
-        &log.one(&tunnel).await,
+        &one(&tunnel).await,
         &[
-            ("call", "07070707070707070707070707070707"),
-            ("tenant", "acme"),
-            ("caller", "director-7"),
-            ("endpoint", "api"),
-            ("mode", "http"),
-            ("method", "POST"),
-            ("target", "/api/vms?x=1"),
-            ("decision", "allow"),
-            ("rule", "read"),
-            ("status", "200"),
-            ("bytes_in", "4"),
-            ("bytes_out", "5"),
-            ("outcome", "answered"),
+            ("call", "07070707070707070707070707070707".into()),
+            ("tenant", "acme".into()),
+            ("caller", "director-7".into()),
+            ("endpoint", "api".into()),
+            ("mode", "http".into()),
+            ("method", "POST".into()),
+            ("target", "/api/vms?x=1".into()),
+            ("decision", "allow".into()),
+            ("rule", "read".into()),
+            ("status", 200.into()),
+            ("bytes_in", 4.into()),
+            ("bytes_out", 5.into()),
+            ("outcome", "answered".into()),
         ],
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_ending_leaves_exactly_one_line() {
-    let (log, _guard) = Log::listen("culvert::audit");
-
     let tunnel = Tunnel::new(POLICY).await;
     refusal(&mut tunnel.call(&get("/api/secrets/1"), "")).await;
     assert_line(
-        &log.one(&tunnel).await,
+        &one(&tunnel).await,
         &[
-            ("decision", "deny"),
-            ("rule", "secrets"),
-            ("reason", "rule"),
-            ("status", "403"),
-            ("outcome", "refused"),
+            ("decision", "deny".into()),
+            ("rule", "secrets".into()),
+            ("reason", "rule".into()),
+            ("status", 403.into()),
+            ("outcome", "refused".into()),
         ],
     );
 
@@ -126,8 +122,8 @@ async fn every_ending_leaves_exactly_one_line() {
     tunnel.connection().await.request().await.unwrap();
     refusal(&mut call).await;
     assert_line(
-        &log.one(&tunnel).await,
-        &[("status", "502"), ("outcome", "failed")],
+        &one(&tunnel).await,
+        &[("status", 502.into()), ("outcome", "failed".into())],
     );
 
     let mut tunnel = Tunnel::new(POLICY).await;
@@ -141,11 +137,11 @@ async fn every_ending_leaves_exactly_one_line() {
     drop(upstream);
     body(&mut call).await.1.unwrap_err();
     assert_line(
-        &log.one(&tunnel).await,
+        &one(&tunnel).await,
         &[
-            ("status", "200"),
-            ("bytes_out", "5"),
-            ("outcome", "truncated"),
+            ("status", 200.into()),
+            ("bytes_out", 5.into()),
+            ("outcome", "truncated".into()),
         ],
     );
 
@@ -154,13 +150,13 @@ async fn every_ending_leaves_exactly_one_line() {
     let mut upstream = tunnel.connection().await;
     upstream.request().await.unwrap();
     drop(call);
-    assert_line(&log.one(&tunnel).await, &[("outcome", "caller-gone")]);
+    assert_line(&one(&tunnel).await, &[("outcome", "caller-gone".into())]);
 
     let mut tunnel = Tunnel::new(POLICY).await;
     let _call = tunnel.call(&get("/api/1"), "");
     let _upstream = tunnel.connection().await;
     tunnel.relay.close(GoawayCode::Internal, "gone");
-    assert_line(&log.one(&tunnel).await, &[("outcome", "session-lost")]);
+    assert_line(&one(&tunnel).await, &[("outcome", "session-lost".into())]);
 
     let mut tunnel = Tunnel::new(POLICY).await;
     let _call = tunnel.call(&get("/api/1"), "");
@@ -168,21 +164,28 @@ async fn every_ending_leaves_exactly_one_line() {
     tunnel.policy.send_replace(policy(
         "version = 1\n[[rule]]\nid = \"no\"\naction = \"deny\"\n",
     ));
-    assert_line(&log.one(&tunnel).await, &[("outcome", "withdrawn")]);
+    assert_line(&one(&tunnel).await, &[("outcome", "withdrawn".into())]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_shadow_rule_is_logged_and_not_applied() {
-    let (log, _guard) = Log::listen("culvert::audit");
     let rules = format!(
         "{POLICY}\n[[rule]]\nid = \"soon\"\naction = \"deny\"\npath = [\"/api/old/**\"]\nenforce = false\n"
     );
     let mut tunnel = Tunnel::new(&rules).await;
-    let _call = tunnel.call(&get("/api/old/1"), "");
-    tunnel.connection().await.request().await.unwrap();
-    let lines = log.take();
-    assert_eq!(lines.len(), 1);
-    assert_line(&lines[0], &[("rule", "soon")]);
+    let call = tunnel.call(&get("/api/old/1"), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    drop(call);
+    let line = one(&tunnel).await;
+    assert_line(
+        &line,
+        &[
+            ("shadow", serde_json::json!(["soon"])),
+            ("decision", "allow".into()),
+            ("rule", "read".into()),
+        ],
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,10 +195,8 @@ async fn what_no_relay_in_good_order_sends_is_a_security_event() {
     refusal(&mut tunnel.call(&get("/api/../\"secrets"), "")).await;
     let lines = log.take();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert_line(
-        &lines[0],
-        &[("relay", "relay-1"), ("target", "/api/../\\\"secrets")],
-    );
+    assert_eq!(lines[0]["relay"], "relay-1");
+    assert_eq!(lines[0]["target"], "/api/../\\\"secrets");
 
     refusal(&mut tunnel.call(&get("/api/a;b"), "")).await;
     refusal(&mut tunnel.call(&get("/api/secrets/1"), "")).await;
@@ -204,4 +205,97 @@ async fn what_no_relay_in_good_order_sends_is_a_security_event() {
         Vec::<Line>::new(),
         "callers' own doing is no security event"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_upstream_said_and_how_long_it_took_is_in_the_line() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let mut head = get("/api/vms?sessionTicket=cst-1&x=2");
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    head.headers.insert("traceparent", trace.parse().unwrap());
+    let mut call = tunnel.call(&head, "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    upstream.send(HELLO).await;
+    assert_eq!(body_of(&mut call).await, b"hello");
+    let line = one(&tunnel).await;
+    assert_line(
+        &line,
+        &[
+            ("event", "call".into()),
+            ("relay", "relay-1".into()),
+            ("source", "192.0.2.1".into()),
+            ("target", "/api/vms?sessionTicket=***&x=2".into()),
+            ("upstream_status", 200.into()),
+            ("upstream_ms", 2000.into()),
+            ("duration_ms", 2000.into()),
+            ("trace", "4bf92f3577b34da6a3ce929d0e0e4736".into()),
+            ("code", Value::Null),
+            ("reason", Value::Null),
+            ("soap_op", Value::Null),
+        ],
+    );
+    assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+}
+
+fn expiring(target: &'static str, expires: u64) -> CallHead {
+    let mut head = get(target);
+    head.caller.expires = expires;
+    head
+}
+
+fn now() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+async fn assert_expired(tunnel: &Tunnel, call: &mut Stream) {
+    assert_eq!(refusal(call).await.code, ErrorCode::CallerUnverified);
+    let expected = [
+        ("outcome", "withdrawn".into()),
+        ("reason", "credential-expired".into()),
+        ("code", "caller-unverified".into()),
+    ];
+    assert_line(&one(tunnel).await, &expected);
+}
+
+/// By the wall clock, which does not stop for tests: within a second, as the grace is 15 s.
+#[tokio::test]
+async fn a_call_in_progress_ends_when_its_callers_credential_has_expired() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let mut call = tunnel.call(&expiring("/api/long-poll", now() - 14), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    assert_expired(&tunnel, &mut call).await;
+    upstream.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_an_expired_credential_does_not_reach_the_upstream() {
+    for expires in [0, now() - 60] {
+        let mut tunnel = Tunnel::new(POLICY).await;
+        let mut call = tunnel.call(&expiring("/api/vms", expires), "");
+        assert_expired(&tunnel, &mut call).await;
+        tunnel.assert_untouched();
+    }
+    // One that never expires, whatever a relay says, harms nobody.
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let mut call = tunnel.call(&expiring("/api/vms", u64::MAX), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    upstream.send(HELLO).await;
+    assert_eq!(body_of(&mut call).await, b"hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_calls_are_remembered_for_status_with_their_secrets_masked() {
+    let tunnel = Tunnel::new(POLICY).await;
+    refusal(&mut tunnel.call(&get("/api/secrets/1?token=t0ps3cret"), "")).await;
+    one(&tunnel).await;
+    let refusals = tunnel.serving.accounts().refusals();
+    assert_eq!(refusals.len(), 1);
+    assert_eq!(refusals[0].target, "/api/secrets/1?token=***");
+    assert_eq!(refusals[0].rule.as_deref(), Some("secrets"));
+    assert_eq!(refusals[0].code, "policy-denied");
 }

@@ -1,0 +1,396 @@
+//! The status of an agent: what `/api/v1/status` answers and `culvert-agent status` shows.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use culvert_config::audit::{AuditSink, OnFull};
+use culvert_config::endpoint::Endpoint;
+use culvert_identity::TokenSource;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::audit::Time;
+use crate::connect::{LiveSession, LiveSessions};
+use crate::register::Registered;
+use crate::reload::PolicySource;
+use crate::serve::{RefusedCall, Serving};
+
+/// Everybody who knows something that operators ask for.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) started: Instant,
+    /// The relay's URL.
+    pub(crate) relay: String,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) sessions: Arc<LiveSessions>,
+    pub(crate) tokens: TokenSource,
+    pub(crate) policy: Arc<PolicySource>,
+    pub(crate) serving: Arc<Serving>,
+}
+
+/// Everything about an agent at one moment.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The version that runs.
+    pub(crate) version: String,
+    /// Whether it takes calls.
+    pub(crate) ready: bool,
+    /// What is wrong, unless it is ready.
+    pub(crate) waiting_for: Vec<String>,
+    /// Seconds since it started.
+    pub(crate) uptime_s: u64,
+    /// The relay's URL.
+    pub(crate) relay: String,
+    /// Sessions with relay nodes, oldest first.
+    pub(crate) sessions: Vec<SessionStatus>,
+    /// Why the last attempt at a session failed, unless one was established since.
+    pub(crate) last_session_error: Option<String>,
+    /// The agent's own token.
+    pub(crate) token: TokenReport,
+    /// What is offered.
+    pub(crate) endpoints: Vec<EndpointStatus>,
+    /// The allow/deny list.
+    pub(crate) policy: PolicyReport,
+    /// The audit log.
+    pub(crate) audit: AuditReport,
+    /// Calls that are not over.
+    pub(crate) calls: u64,
+    /// The last calls that were refused or failed, latest first.
+    pub(crate) refusals: Vec<RefusedCall>,
+}
+
+/// One session.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SessionStatus {
+    /// The relay node's name.
+    pub(crate) node: String,
+    /// Seconds since it began.
+    pub(crate) age_s: u64,
+    /// `open`, or `draining`: the relay takes no new calls for it.
+    pub(crate) state: String,
+    /// Round trip time, once measured.
+    pub(crate) rtt_ms: Option<f64>,
+    /// Calls in flight.
+    pub(crate) calls: usize,
+    /// Connections.
+    pub(crate) lanes: usize,
+    /// What the relay said to the registration of each endpoint.
+    pub(crate) registrations: Vec<Registered>,
+}
+
+/// The agent's own token.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TokenReport {
+    /// Seconds until it expires; none without a token.
+    pub(crate) expires_in_s: Option<u64>,
+    /// Why the last attempt to obtain one failed.
+    pub(crate) error: Option<String>,
+}
+
+/// One endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EndpointStatus {
+    /// Its name.
+    pub(crate) endpoint: String,
+    /// The local API.
+    pub(crate) upstream: String,
+    /// Sessions on which it is registered.
+    pub(crate) sessions: usize,
+}
+
+/// The allow/deny list.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PolicyReport {
+    /// Its file.
+    pub(crate) file: String,
+    /// When the policy in force was loaded, as RFC 3339.
+    pub(crate) loaded: String,
+    /// Rules in force.
+    pub(crate) rules: usize,
+    /// Policies that came into force after the first.
+    pub(crate) reloads: u64,
+    /// Why the file as it is now is refused; the policy in force is an older one.
+    pub(crate) error: Option<String>,
+    /// Since when, as RFC 3339.
+    pub(crate) error_since: Option<String>,
+}
+
+/// The audit log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AuditReport {
+    /// Where it goes: a file, `stdout`, or a syslog server.
+    pub(crate) to: String,
+    /// `continue` or `stop`.
+    pub(crate) on_full: String,
+    /// Why lines cannot be written at the moment.
+    pub(crate) alarm: Option<String>,
+    /// Lines that were lost since the start.
+    pub(crate) lost: u64,
+    /// Lines that wait to be written.
+    pub(crate) waiting: usize,
+    /// Lines that were written since the start.
+    pub(crate) written: u64,
+    /// Number of the last line.
+    pub(crate) seq: u64,
+    /// Hash of the last line.
+    pub(crate) hash: String,
+}
+
+impl Desk {
+    /// Looks at everything.
+    pub(crate) fn status(&self) -> Status {
+        let live = self.sessions.all();
+        let sessions: Vec<_> = live.iter().map(|live| session(live)).collect();
+        let token = self.tokens.status();
+        let accounts = self.serving.accounts();
+        let audit = self.audit();
+        let waiting_for = self.waiting_for(&sessions, &audit);
+        let endpoint = |endpoint: &Endpoint| EndpointStatus {
+            endpoint: endpoint.name.to_string(),
+            upstream: endpoint.upstream.to_string(),
+            sessions: count(&sessions, endpoint.name.as_str()),
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: waiting_for.is_empty(),
+            waiting_for,
+            uptime_s: self.started.elapsed().as_secs(),
+            relay: self.relay.clone(),
+            last_session_error: self.sessions.trouble(),
+            token: TokenReport {
+                expires_in_s: token.expires_in.map(|left| left.as_secs()),
+                error: token.error.map(|error| error.to_string()),
+            },
+            endpoints: self.endpoints.iter().map(endpoint).collect(),
+            policy: self.policy(),
+            audit,
+            calls: u64::try_from(accounts.metrics.calls_in_flight.get()).unwrap_or(0),
+            refusals: accounts.refusals(),
+            sessions,
+        }
+    }
+
+    /// Every count as OpenMetrics text.
+    pub(crate) fn metrics(&self) -> Result<String, fmt::Error> {
+        let status = self.status();
+        let metrics = &self.serving.accounts().metrics;
+        let policy = self.policy.status();
+        let read = &metrics.read;
+        let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        read.sessions.set(gauge(status.sessions.len()));
+        let registered = status.endpoints.iter().map(|endpoint| endpoint.sessions);
+        read.registrations.set(gauge(registered.sum()));
+        let expiry = status.token.expires_in_s.unwrap_or(0);
+        read.token_expiry
+            .set(i64::try_from(expiry).unwrap_or(i64::MAX));
+        read.audit_alarm
+            .set(i64::from(status.audit.alarm.is_some()));
+        read.audit_waiting.set(gauge(status.audit.waiting));
+        read.audit_lines.set(status.audit.written);
+        read.audit_lost.set(status.audit.lost);
+        read.policy_rules.set(gauge(policy.rules));
+        read.policy_reloads.set(policy.reloads);
+        read.policy_failures.set(policy.failures);
+        metrics.render()
+    }
+
+    fn waiting_for(&self, sessions: &[SessionStatus], audit: &AuditReport) -> Vec<String> {
+        let mut waiting = Vec::new();
+        let registered = |endpoint: &Endpoint| count(sessions, endpoint.name.as_str()) > 0;
+        if sessions.is_empty() {
+            waiting.push("a session with the relay".to_owned());
+        } else if !self.endpoints.iter().any(registered) {
+            waiting.push("the registration of an endpoint".to_owned());
+        }
+        if !self.serving.accounts().audit.admits() {
+            let why = audit.alarm.as_deref().unwrap_or("too many lines wait");
+            waiting.push(format!("the audit log: {why}"));
+        }
+        waiting
+    }
+
+    fn policy(&self) -> PolicyReport {
+        let status = self.policy.status();
+        let (since, error) = status.refused.unzip();
+        PolicyReport {
+            file: self.policy.file().display().to_string(),
+            loaded: Time(status.loaded).to_string(),
+            rules: status.rules,
+            reloads: status.reloads,
+            error,
+            error_since: since.map(|since| Time(since).to_string()),
+        }
+    }
+
+    fn audit(&self) -> AuditReport {
+        let audit = &self.serving.accounts().audit;
+        let status = audit.status();
+        let to = match &audit.config().sink {
+            AuditSink::File { file, .. } => file.display().to_string(),
+            AuditSink::Stdout { .. } => "stdout".to_owned(),
+            AuditSink::Syslog { syslog } => syslog.to_string(),
+        };
+        let on_full = match audit.config().on_full {
+            OnFull::Stop => "stop",
+            OnFull::Continue => "continue",
+        };
+        AuditReport {
+            to,
+            on_full: on_full.to_owned(),
+            alarm: status.alarm,
+            lost: status.lost,
+            waiting: status.waiting,
+            written: status.written,
+            seq: status.head.seq,
+            hash: status.head.hash.to_string(),
+        }
+    }
+}
+
+fn session(live: &LiveSession) -> SessionStatus {
+    let session = &live.session;
+    let state = if session.is_draining() {
+        "draining"
+    } else {
+        "open"
+    };
+    SessionStatus {
+        node: live.node.to_string(),
+        age_s: live.since.elapsed().as_secs(),
+        state: state.to_owned(),
+        rtt_ms: session.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+        calls: session.stream_count(),
+        lanes: session.lanes(),
+        registrations: live.registered(),
+    }
+}
+
+/// Sessions on which an endpoint is registered.
+fn count(sessions: &[SessionStatus], endpoint: &str) -> usize {
+    let registered = |session: &&SessionStatus| {
+        let mut results = session.registrations.iter();
+        results.any(|result| result.endpoint == endpoint && result.refused.is_none())
+    };
+    sessions.iter().filter(registered).count()
+}
+
+/// For a terminal. What peers say of themselves was escaped before.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.ready { "ready" } else { "not ready" };
+        let (version, uptime) = (&self.version, self.uptime_s);
+        writeln!(
+            f,
+            "culvert-agent: {state} (version {version}, up {uptime} s)"
+        )?;
+        for what in &self.waiting_for {
+            writeln!(f, "  waits for {what}")?;
+        }
+        writeln!(f, "\n{} sessions with {}", self.sessions.len(), self.relay)?;
+        for session in &self.sessions {
+            let SessionStatus {
+                node,
+                age_s,
+                calls,
+                state,
+                ..
+            } = session;
+            let mut line = format!("  {node}: {state}, {age_s} s, {calls} calls");
+            if let Some(rtt) = session.rtt_ms {
+                write!(line, ", {rtt:.1} ms")?;
+            }
+            if session.lanes > 1 {
+                write!(line, ", {} lanes", session.lanes)?;
+            }
+            writeln!(f, "{line}")?;
+            for result in &session.registrations {
+                if let Some(reason) = &result.refused {
+                    writeln!(f, "    {} is refused: {reason}", result.endpoint)?;
+                }
+            }
+        }
+        if let Some(error) = &self.last_session_error {
+            writeln!(f, "  last attempt: {error}")?;
+        }
+        match self.token.expires_in_s {
+            Some(left) => write!(f, "\ntoken: expires in {left} s")?,
+            None => write!(f, "\ntoken: none")?,
+        }
+        match &self.token.error {
+            Some(error) => writeln!(f, " ({error})")?,
+            None => writeln!(f)?,
+        }
+        writeln!(
+            f,
+            "\n{} endpoints, {} calls in flight",
+            self.endpoints.len(),
+            self.calls
+        )?;
+        for endpoint in &self.endpoints {
+            let EndpointStatus {
+                endpoint,
+                upstream,
+                sessions,
+            } = endpoint;
+            let registered = match sessions {
+                0 => "not registered".to_owned(),
+                1 => "on 1 session".to_owned(),
+                _ => format!("on {sessions} sessions"),
+            };
+            writeln!(f, "  {endpoint}: {upstream}, {registered}")?;
+        }
+        let PolicyReport {
+            file,
+            loaded,
+            rules,
+            ..
+        } = &self.policy;
+        writeln!(
+            f,
+            "\npolicy: {rules} rules of {file}, in force since {loaded}"
+        )?;
+        if let (Some(error), Some(since)) = (&self.policy.error, &self.policy.error_since) {
+            writeln!(f, "  THE FILE IS REFUSED since {since}: {error}")?;
+        }
+        let AuditReport { to, seq, hash, .. } = &self.audit;
+        writeln!(f, "\naudit log: {to}, line {seq}, hash {hash}")?;
+        if let Some(alarm) = &self.audit.alarm {
+            let waiting = self.audit.waiting;
+            writeln!(
+                f,
+                "  ALARM: it cannot be written ({alarm}); {waiting} lines wait"
+            )?;
+        }
+        if self.audit.lost > 0 {
+            writeln!(f, "  {} lines were lost", self.audit.lost)?;
+        }
+        if !self.refusals.is_empty() {
+            writeln!(f, "\nlast refusals")?;
+        }
+        for refused in &self.refusals {
+            let RefusedCall {
+                time,
+                call,
+                caller,
+                endpoint,
+                method,
+                target,
+                code,
+                ..
+            } = refused;
+            write!(
+                f,
+                "  {time} {call} {code}: {caller} {method} {endpoint} {target}"
+            )?;
+            if let Some(operation) = &refused.soap_op {
+                write!(f, " {operation}")?;
+            }
+            match (&refused.rule, &refused.reason) {
+                (Some(rule), _) => writeln!(f, " (rule {rule})")?,
+                (None, Some(reason)) => writeln!(f, " ({reason})")?,
+                (None, None) => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+}

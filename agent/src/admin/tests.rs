@@ -1,0 +1,172 @@
+//! What the admin listener answers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use culvert_config::agent_admin::AgentAdmin;
+use culvert_config::audit::AuditConfig;
+use culvert_config::endpoint::Trust;
+use culvert_identity::{Grant, TokenSource};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::client::{AskError, ask};
+use super::status::Status;
+use super::*;
+use crate::audit::Audit;
+use crate::connect::LiveSessions;
+use crate::reload::PolicySource;
+use crate::serve::{Accounts, Serving};
+use crate::testing::endpoint;
+
+/// Of an agent that has no session.
+async fn desk() -> (tempfile::TempDir, Desk) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.toml");
+    std::fs::write(&file, "version = 1\n").unwrap();
+    let policy = Arc::new(PolicySource::load(&file).unwrap());
+    let endpoints = vec![endpoint("https://127.0.0.1:9", Trust::Pins(vec![[7; 32]]))];
+    let accounts = Accounts::new(Audit::new(&AuditConfig::default()), &endpoints);
+    let serving = Serving::new(&endpoints, policy.watch(), accounts).unwrap();
+    let nothing = Grant::TokenFile(folder.path().join("token"));
+    let desk = Desk {
+        started: Instant::now(),
+        relay: "wss://relay.example.com".into(),
+        endpoints,
+        sessions: Arc::new(LiveSessions::default()),
+        tokens: TokenSource::start(nothing).await,
+        policy,
+        serving: Arc::new(serving),
+    };
+    (folder, desk)
+}
+
+fn request(method: Method, host: &str, path: &str) -> Request<()> {
+    let request = Request::builder().method(method).uri(path);
+    request.header(HOST, host).body(()).unwrap()
+}
+
+/// Status and body of the answer to a GET.
+async fn get(desk: &Desk, path: &str) -> (u16, String) {
+    let response = answer(desk, &request(Method::GET, "127.0.0.1:9902", path));
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.into()).unwrap())
+}
+
+#[tokio::test]
+async fn an_agent_without_a_session_works_and_is_not_ready() {
+    let (_folder, desk) = desk().await;
+    assert_eq!(get(&desk, "/healthz").await.0, 200);
+    let (status, why) = get(&desk, "/readyz").await;
+    assert_eq!((status, why.as_str()), (503, "a session with the relay\n"));
+    assert_eq!(get(&desk, "/nothing").await.0, 404);
+    let (_, page) = get(&desk, "/").await;
+    assert!(page.contains("not ready"), "{page}");
+}
+
+#[tokio::test]
+async fn every_metric_is_there_from_the_start() {
+    let (_folder, desk) = desk().await;
+    let (status, text) = get(&desk, "/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "culvert_agent_calls_total{endpoint=\"api\",decision=\"deny\"} 0",
+        "culvert_agent_call_ends_total{outcome=\"answered\"} 0",
+        "culvert_agent_sessions 0",
+        "culvert_agent_token_expiry_seconds 0",
+        "culvert_agent_audit_alarm 0",
+        "culvert_agent_audit_lost_lines_total 0",
+        "culvert_agent_policy_reload_failures_total 0",
+        "culvert_agent_policy_rules 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn only_this_machine_may_ask_and_nothing_can_be_changed() {
+    let (_folder, desk) = desk().await;
+    for (host, status) in [
+        ("127.0.0.1:9902", 200),
+        ("localhost", 200),
+        ("[::1]:9902", 200),
+        ("evil.example", 403),
+        ("evil.example:9902", 403),
+        ("", 403),
+    ] {
+        let response = answer(&desk, &request(Method::GET, host, "/healthz"));
+        assert_eq!(response.status().as_u16(), status, "{host}");
+    }
+    for method in [Method::POST, Method::PUT, Method::DELETE] {
+        let response = answer(&desk, &request(method, "localhost", "/api/v1/status"));
+        assert_eq!(response.status(), 405);
+        assert_eq!(response.headers()[ALLOW], "GET, HEAD");
+    }
+}
+
+/// The description names the fields that the status has, no more and no fewer.
+#[tokio::test]
+async fn the_description_is_that_of_the_status() {
+    let (_folder, desk) = desk().await;
+    let api: Value = serde_json::from_str(&get(&desk, "/api/v1/openapi.json").await.1).unwrap();
+    let status: Value = serde_json::from_str(&get(&desk, "/api/v1/status").await.1).unwrap();
+    let names = |value: &Value| -> BTreeSet<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    let schemas = &api["components"]["schemas"];
+    for (schema, found) in [
+        ("Status", &status),
+        ("Token", &status["token"]),
+        ("Policy", &status["policy"]),
+        ("Audit", &status["audit"]),
+        ("Endpoint", &status["endpoints"][0]),
+    ] {
+        assert_eq!(
+            names(&schemas[schema]["properties"]),
+            names(found),
+            "{schema}"
+        );
+    }
+    for path in api["paths"].as_object().unwrap().keys() {
+        assert_ne!(get(&desk, path).await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_in_the_file_system_answers_and_replaces_one_that_was_left() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, desk) = desk().await;
+    let path = folder.path().join("admin.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let admin = Admin::bind(&AgentAdmin::Socket(path.clone()), desk)
+        .await
+        .unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    tokio::spawn(admin.run());
+    let body = ask(&format!("unix:{}", path.display()), "/api/v1/status")
+        .await
+        .unwrap();
+    let status: Status = serde_json::from_slice(&body).unwrap();
+    assert!(!status.ready);
+
+    // One that is in use is not taken away from its agent.
+    let (_other, desk) = self::desk().await;
+    let taken = Admin::bind(&AgentAdmin::Socket(path), desk).await;
+    assert!(taken.err().unwrap().to_string().contains("admin.socket"));
+}
+
+#[tokio::test]
+async fn whoever_asks_in_vain_is_told_what_to_look_at() {
+    for address in ["localhost:9902", "http://", "http://127.0.0.1:1/x", ""] {
+        let error = ask(address, "/api/v1/status").await.unwrap_err();
+        assert!(matches!(error, AskError::Address(_)), "{error}");
+    }
+    for address in ["http://127.0.0.1:1", "unix:/nonexistent.sock"] {
+        let error = ask(address, "/api/v1/status").await.unwrap_err();
+        assert!(error.to_string().contains("is it running"), "{error}");
+    }
+}

@@ -1,0 +1,243 @@
+//! The thread that writes the audit log.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::chain::Head;
+use super::file::LogFiles;
+use super::queue::{Queue, Work};
+use super::syslog::Syslog;
+use super::{Suppressed, line, suppress};
+
+/// How often the thread looks around: for a file that was moved, for counts that are due, for
+/// lines that are not yet safe on the disk, and whether a log that failed works again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Where lines go.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    Files(LogFiles),
+    Stdout,
+    Syslog(Syslog),
+}
+
+/// Lines with their seals.
+struct Batch {
+    bytes: Vec<u8>,
+    /// Of each line: where it ends, and the chain's head behind it.
+    lines: Vec<(usize, Head)>,
+    head: Head,
+}
+
+impl Batch {
+    fn seal(&mut self, fields: &str) {
+        self.head = self.head.seal(fields, &mut self.bytes);
+        self.lines.push((self.bytes.len(), self.head));
+    }
+}
+
+/// Only so many lines of a batch were written.
+struct Failed {
+    written: usize,
+    error: io::Error,
+}
+
+impl Sink {
+    fn write(&mut self, batch: &Batch) -> Result<(), Failed> {
+        let nothing = |error| Failed { written: 0, error };
+        match self {
+            Self::Files(files) => files.append(&batch.bytes).map_err(nothing),
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                let written = out.write_all(&batch.bytes).and_then(|()| out.flush());
+                written.map_err(nothing)
+            }
+            Self::Syslog(syslog) => {
+                let mut start = 0;
+                for (written, (end, _)) in batch.lines.iter().enumerate() {
+                    // Without its line feed.
+                    let sent = syslog.send(&batch.bytes[start..end - 1]);
+                    sent.map_err(|error| Failed { written, error })?;
+                    start = *end;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What the next line says before any other.
+#[derive(Debug, Clone, Copy)]
+enum Begin {
+    Start { torn: bool, missing: u64 },
+    Open,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    queue: Arc<Queue>,
+    suppressed: Suppressed,
+    sink: Sink,
+    head: Head,
+    begin: Option<Begin>,
+    failing: bool,
+    /// The agent ends.
+    closing: bool,
+    /// Something was written since the last sync.
+    dirty: bool,
+    looked: Instant,
+}
+
+impl Writer {
+    /// Goes on behind `head`, where the last run left half a line (`torn`) and `missing` lines
+    /// are gone.
+    pub(crate) fn new(
+        queue: Arc<Queue>,
+        suppressed: Suppressed,
+        sink: Sink,
+        head: Head,
+        (torn, missing): (bool, u64),
+    ) -> Self {
+        Self {
+            queue,
+            suppressed,
+            sink,
+            head,
+            begin: Some(Begin::Start { torn, missing }),
+            failing: false,
+            closing: false,
+            dirty: false,
+            looked: Instant::now(),
+        }
+    }
+
+    /// Writes until the queue is closed and empty.
+    pub(crate) fn run(mut self) {
+        self.write(Vec::new(), 0);
+        loop {
+            let work = self.queue.take(TICK, self.failing);
+            let due = self.looked.elapsed() >= TICK || work.reopen || work.closing;
+            let looked = if due { self.look(&work) } else { Ok(()) };
+            // The first time, what was counted is in the queue only now.
+            let ends = work.closing && std::mem::replace(&mut self.closing, work.closing);
+            let last = work.last;
+            let idle = work.lines.is_empty() && work.lost == 0;
+            match looked {
+                Err(error) => {
+                    let failed = Failed { written: 0, error };
+                    self.failed(failed, work.lines, 0, work.lost, &[]);
+                }
+                Ok(()) if idle && self.begin.is_none() && !self.failing => {}
+                Ok(()) => self.write(work.lines, work.lost),
+            }
+            if ends && (last || self.failing) {
+                return self.end();
+            }
+        }
+    }
+
+    /// Looks after everything but the lines.
+    fn look(&mut self, work: &Work) -> io::Result<()> {
+        self.looked = Instant::now();
+        let window = if work.closing {
+            Duration::ZERO
+        } else {
+            suppress::WINDOW
+        };
+        for summary in self.suppressed.due(self.looked, window) {
+            self.queue.push(line::denied(&summary), false);
+        }
+        if let Sink::Files(files) = &mut self.sink
+            && (work.reopen || files.has_moved())
+        {
+            files.reopen()?;
+            self.begin = Some(Begin::Open);
+        }
+        self.sync()
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if let (true, Sink::Files(files)) = (self.dirty, &mut self.sink) {
+            files.sync(self.head)?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, lines: Vec<String>, lost: u64) {
+        if let Err(error) = self.make_room() {
+            return self.failed(Failed { written: 0, error }, lines, 0, lost, &[]);
+        }
+        let mut batch = Batch {
+            bytes: Vec::with_capacity(lines.iter().map(|line| line.len() + 128).sum()),
+            lines: Vec::with_capacity(lines.len() + 2),
+            head: self.head,
+        };
+        match self.begin {
+            None => {}
+            Some(Begin::Start { torn, missing }) => {
+                batch.seal(&line::start(&self.head.hash, torn, missing));
+            }
+            Some(Begin::Open) => batch.seal(&line::open(&self.head.hash)),
+        }
+        let before = batch.lines.len();
+        lines.iter().for_each(|line| batch.seal(line));
+        if lost > 0 {
+            batch.seal(&line::gap(lost));
+        }
+        match self.sink.write(&batch) {
+            Ok(()) => {
+                (self.head, self.begin) = (batch.head, None);
+                (self.dirty, self.failing) = (true, false);
+                self.queue.on_written(batch.lines.len(), self.head);
+            }
+            Err(failed) => self.failed(failed, lines, before, lost, &batch.lines),
+        }
+    }
+
+    /// Begins the next file where the current one is full.
+    fn make_room(&mut self) -> io::Result<()> {
+        if let Sink::Files(files) = &mut self.sink
+            && files.is_full()
+        {
+            files.rotate()?;
+            self.begin = Some(Begin::Open);
+        }
+        Ok(())
+    }
+
+    /// Takes note of a batch that was not written whole: `before` lines of it were the writer's
+    /// own, then came `lines`.
+    fn failed(
+        &mut self,
+        failed: Failed,
+        lines: Vec<String>,
+        before: usize,
+        lost: u64,
+        batch: &[(usize, Head)],
+    ) {
+        let Failed { written, error } = failed;
+        if written > 0 {
+            self.head = batch[written - 1].1;
+            self.begin = None;
+            self.dirty = true;
+        }
+        self.failing = true;
+        let unwritten = lines.into_iter().skip(written.saturating_sub(before));
+        self.queue
+            .on_failed(written, self.head, unwritten, lost, error.to_string());
+    }
+
+    fn end(mut self) {
+        self.write(vec![line::stop()], 0);
+        if let Err(error) = self.sync() {
+            tracing::error!(target: "culvert::audit", %error, "the audit log may not be on the disk");
+        }
+        let left = self.queue.abandon();
+        if left > 0 {
+            tracing::error!(target: "culvert::audit", lines = left, "audit lines are lost");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! How long a call may go on: as long as the policy in force allows it, and its caller's
+//! credential is valid.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use culvert_policy::{CallFacts, Decision};
+use culvert_proto::code::ErrorCode;
+use culvert_proto::head::Refusal;
+use culvert_proto::principal::Principal;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::exchange::{denied, is_soap};
+use crate::policy::ActivePolicy;
+
+/// How long a call may go on after its caller's credential expired: clocks differ, and the
+/// relay, which ends it too, does so after 30 s.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// How often the wall clock is looked at, which may be set meanwhile.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// A call was allowed and is no longer.
+#[derive(Debug)]
+pub(super) struct Withdrawn {
+    /// What the caller is told where no answer has begun.
+    pub(super) refusal: Refusal,
+    /// A bounded word for the audit log.
+    pub(super) reason: &'static str,
+}
+
+/// Completes once a new policy forbids the call, or its caller's credential has expired.
+///
+/// `policies` is a receiver that has seen the policy which allowed the call: every later one is
+/// asked about it. In all modes a call is raced against this for as long as it lasts.
+pub(super) async fn withdrawn(
+    policies: watch::Receiver<Arc<ActivePolicy>>,
+    facts: CallFacts<'_>,
+    caller: &Principal,
+) -> Withdrawn {
+    tokio::select! {
+        refusal = forbidden(policies, facts) => Withdrawn { refusal, reason: "policy" },
+        () = expired(caller) => Withdrawn {
+            refusal: expired_refusal(is_soap(&facts)),
+            reason: "credential-expired",
+        },
+    }
+}
+
+async fn forbidden(
+    mut policies: watch::Receiver<Arc<ActivePolicy>>,
+    facts: CallFacts<'_>,
+) -> Refusal {
+    while policies.changed().await.is_ok() {
+        let policy = policies.borrow_and_update().clone();
+        if let Decision::Deny(denial) = policy.policy.decide(&facts) {
+            return denied(&denial, &policy, &facts);
+        }
+    }
+    // The agent ends, and nothing will change any more.
+    std::future::pending().await
+}
+
+/// Completes when the credential has been void for [`GRACE`].
+async fn expired(caller: &Principal) {
+    let end = Duration::from_secs(caller.expires).checked_add(GRACE);
+    let Some(end) = end.and_then(|end| UNIX_EPOCH.checked_add(end)) else {
+        // The clock does not count that far.
+        return std::future::pending().await;
+    };
+    while let Ok(left) = end.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        sleep(left.min(LOOK)).await;
+    }
+}
+
+fn expired_refusal(soap: bool) -> Refusal {
+    let detail = "The caller's credential expired while the call was in progress; \
+                  call again with a new one.";
+    Refusal {
+        code: ErrorCode::CallerUnverified,
+        detail: detail.to_owned(),
+        rule: None,
+        soap,
+    }
+}
