@@ -51,7 +51,9 @@ impl SoapPaths {
     /// How a call with a body has to be looked into.
     pub(crate) fn look(&self, endpoint: &str, method: &str, target: &CanonicalTarget) -> Look {
         let path = target.folded_path();
-        if twin_operation(path).is_some() {
+        // Most calls are not about SOAP, and every decision asks.
+        let sdk = path.starts_with("/sdk");
+        if sdk && twin_operation(path).is_some() {
             return Look::Json;
         }
         let reads = matches!(method, "GET" | "HEAD" | "OPTIONS");
@@ -61,7 +63,7 @@ impl SoapPaths {
                 (endpoints.is_empty() || endpoints.iter().any(here)) && pattern.matches(path)
             })
         };
-        if !reads && (is_under_sdk(path) || named()) {
+        if !reads && ((sdk && is_under_sdk(path)) || named()) {
             Look::Soap
         } else {
             Look::No
