@@ -8,7 +8,8 @@
 //! - [`mux`]: one session's streams, credit and schedule. [`mux::Mux`] says how it is driven.
 //! - [`growth`]: the memory that windows of all sessions share.
 //! - [`websocket`]: the framing of the messages that carry all this.
-//! - [`code`], [`limits`], [`names`], [`principal`]: the words that the other rooms share.
+//! - [`code`], [`limits`], [`names`], [`principal`], [`trace`]: the words that the other rooms
+//!   share.
 //!
 //! A driver owns the connection and a `Mux`. In each turn it hands over what came
 //! (`handle_message`) and the time (`handle_timeout`), tells its users what happened
@@ -33,6 +34,7 @@ mod name_table;
 pub mod names;
 pub mod principal;
 pub mod priority;
+pub mod trace;
 pub mod websocket;
 mod wire;
 

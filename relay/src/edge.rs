@@ -6,7 +6,8 @@
 //!    [`guard`] or [`frames`] between TLS and hyper; [`pace`] has the timers, [`connection`] and
 //!    [`traffic`] what the calls of one connection share.
 //! 2. [`call`] is one call from top to bottom: [`route`] makes an endpoint of the host,
-//!    [`authenticate`] a principal of the credential, [`headers`] drops what must not pass.
+//!    [`authenticate`] a principal of the credential, [`headers`] drops what must not pass, [`trace`]
+//!    carries the caller's trace on.
 //! 3. [`forward`] carries it through the tunnel, with [`upload`] as its body; [`download`] is
 //!    the body of what comes back.
 //! 4. [`answer`] is the body of whatever is answered; [`respond`] the answer where there is none
@@ -32,6 +33,7 @@ mod route;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod traffic;
 mod upload;
 

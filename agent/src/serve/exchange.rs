@@ -3,8 +3,10 @@
 //! The order is that of what is known when something fails: the head alone, the endpoint, the
 //! canonical target, the operation, the decision; only then the upstream hears of the call.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use culvert_policy::{CallFacts, Decision, Denial, DenyReason, Look, Permit, Soap};
@@ -15,6 +17,8 @@ use culvert_session::body::RecvBody;
 use culvert_session::splice::{Moved, SpliceError, splice};
 use culvert_session::{RecvStream, SendStream, Stream};
 use futures_util::FutureExt;
+use http::header::EXPECT;
+use http::{HeaderMap, StatusCode};
 
 use super::audit::{Outcome, Printable, Record};
 use super::call::{BadHead, Call, Message};
@@ -24,7 +28,8 @@ use super::soap::{InspectError, Inspection};
 use super::{ServedEndpoint, Serving};
 use crate::policy::ActivePolicy;
 use crate::upstream::{
-    Answer, BadAnswer, Progress, RequestBody, RequestParts, Switch, Switched, UpstreamError,
+    Answer, BadAnswer, Interims, Progress, RequestBody, RequestParts, Switch, Switched,
+    UpstreamError,
 };
 
 /// Why a call ended otherwise than with a whole answer.
@@ -100,7 +105,7 @@ struct Exchange<'c> {
 impl Exchange<'_> {
     async fn carry(
         &self,
-        message: Message,
+        mut message: Message,
         send: &mut SendStream,
         mut recv: RecvStream,
         record: &mut Record<'_>,
@@ -124,6 +129,10 @@ impl Exchange<'_> {
         let inspection = match look {
             Look::No => Inspection::none(message.length),
             look => {
+                if message.headers.remove(EXPECT).is_some() {
+                    // The caller waits with what is to be looked at.
+                    go_on(send).await?;
+                }
                 self.inspect(look, endpoint, &message, &mut recv, send)
                     .await?
             }
@@ -135,10 +144,16 @@ impl Exchange<'_> {
         let permit = decided.map_err(|failure| soap_problem(failure, &inspection, record))?;
         let mut withdrawn = pin!(withdrawn(policies, facts, &call.caller));
 
+        let names = &self.serving.names;
+        let translation = names.for_call(&call.endpoint, &call.caller.tenant, &message.authority);
+        let mut headers = message.headers;
+        if let Some(translation) = &translation {
+            translation.request(&mut headers);
+        }
         let parts = RequestParts {
             method: call.method.clone(),
             target: call.target.clone(),
-            headers: message.headers,
+            headers,
             authority: message.authority,
             source: call.source,
             length: message.length,
@@ -156,7 +171,9 @@ impl Exchange<'_> {
             Some(_) => (RequestBody::empty(), Some(recv)),
         };
         let request = upstream.request(parts, body);
-        let request = request.map_err(|error| suspect(error.into()))?;
+        let mut request = request.map_err(|error| suspect(error.into()))?;
+        let interims = Interims::default();
+        request.extensions_mut().insert(interims.clone());
         let progress = record.request.clone();
         let answering = async {
             match &call.upgrade {
@@ -168,19 +185,36 @@ impl Exchange<'_> {
             }
         };
         record.on_sent();
+        let mut answering = pin!(answering);
+        let answering = poll_fn(|cx| {
+            let answer = answering.as_mut().poll(cx);
+            for interim in interims.take() {
+                // Sent without waiting: heads have room of their own.
+                let sent = send.send_head(&Head::Interim(interim)).now_or_never();
+                if let Some(Err(error)) = sent {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            match answer {
+                Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                Poll::Pending => send.poll_stopped(cx).map(Err),
+            }
+        });
         let answer = tokio::select! {
             biased;
-            why = send.stopped() => return Err(why.into()),
             Withdrawn { refusal, reason } = &mut withdrawn => {
                 record.reason = Some(reason.to_owned());
                 return Err(Failure::Refused(Outcome::Withdrawn, refusal));
             }
-            answer = answering => answer,
+            answer = answering => answer?,
         };
         let idle = upstream.timeouts().idle.0;
-        let Answer { head, body } = match (answer, recv) {
+        let Answer { mut head, body } = match (answer, recv) {
             (Err(error), _) => return Err(self.no_answer(&error, record)),
-            (Ok(Switch::Switched(head, io)), Some(mut recv)) => {
+            (Ok(Switch::Switched(mut head, io)), Some(mut recv)) => {
+                if let Some(translation) = &translation {
+                    translation.answer(&mut head.headers);
+                }
                 self.send_head(head, send, record).await?;
                 return tokio::select! {
                     biased;
@@ -202,6 +236,9 @@ impl Exchange<'_> {
                 answer
             }
         };
+        if let Some(translation) = &translation {
+            translation.answer(&mut head.headers);
+        }
         self.send_head(head, send, record).await?;
         let pumped = tokio::select! {
             biased;
@@ -357,6 +394,16 @@ impl Exchange<'_> {
         };
         Failure::Broken(Outcome::Truncated, code)
     }
+}
+
+/// Lets a caller that waits with its body send it.
+async fn go_on(send: &mut SendStream) -> Result<(), StreamError> {
+    let head = ResponseHead {
+        status: StatusCode::CONTINUE,
+        headers: HeaderMap::new(),
+        body: BodyLength::Empty,
+    };
+    send.send_head(&Head::Interim(head)).await
 }
 
 /// Asks the policy, and notes what it says.

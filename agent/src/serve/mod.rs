@@ -3,6 +3,7 @@
 //! * `call`: what is known of a call, and what the relay ought to have checked;
 //! * `soap`: the operation of a SOAP call, from the beginning of its body;
 //! * `exchange`: the call itself, top to bottom: check, decide, forward, answer;
+//! * `translate`: public names for local ones and back, in its headers;
 //! * `pump`: the answer's body on its way back;
 //! * `leash`: how long a call may go on: a new policy or an expired credential ends it;
 //! * `audit`: the record of a call, however it ends; `accounts`: where it is kept.
@@ -16,6 +17,7 @@ mod pump;
 mod soap;
 #[cfg(test)]
 mod tests;
+mod translate;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::accounts::{Accounts, RefusedCall};
 pub(crate) use self::audit::Outcome;
+use self::translate::LocalNames;
 use crate::policy::ActivePolicy;
 use crate::upstream::{DialerError, Upstream};
 
@@ -37,6 +40,7 @@ use crate::upstream::{DialerError, Upstream};
 #[derive(Debug)]
 pub(crate) struct Serving {
     endpoints: HashMap<EndpointName, ServedEndpoint>,
+    names: LocalNames,
     policy: watch::Receiver<Arc<ActivePolicy>>,
     accounts: Accounts,
     /// Calls in progress, of all sessions.
@@ -79,9 +83,11 @@ impl Serving {
                 }),
             }
         };
+        let names = LocalNames::of(endpoints);
         let endpoints = endpoints.iter().map(prepare).collect::<Result<_, _>>()?;
         Ok(Self {
             endpoints,
+            names,
             policy,
             accounts,
             calls: TaskTracker::new(),

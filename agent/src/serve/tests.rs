@@ -5,6 +5,7 @@ mod bodies;
 mod endings;
 mod heads;
 mod http2;
+mod interim;
 mod soap;
 mod switch;
 
@@ -89,6 +90,7 @@ impl Tunnel {
         let served = ServedEndpoint::new(endpoint, client);
         let serving = Arc::new(Serving {
             endpoints: HashMap::from([(endpoint.name.clone(), served)]),
+            names: LocalNames::of(std::slice::from_ref(endpoint)),
             policy: policy.subscribe(),
             accounts: Accounts::idle(),
             calls: TaskTracker::new(),

@@ -7,16 +7,17 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use http::header::{CONNECTION, HeaderValue, TE};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::error::{BadAnswer, UpstreamError};
+use super::interim::Interims;
 use super::request_body::RequestBody;
 use super::switch::Switched;
 use super::transport::{Noted, Seen, Transport};
@@ -102,16 +103,22 @@ impl Connection {
         &mut self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendFailure> {
-        let interim = Arc::new(AtomicUsize::new(0));
-        let counter = interim.clone();
-        hyper::ext::on_informational(&mut request, move |_| {
-            counter.fetch_add(1, Ordering::Relaxed);
+        if request.headers().contains_key(TE) {
+            // Of this connection (RFC 9110, 10.1.4).
+            let connection = request.headers_mut().entry(CONNECTION);
+            connection.or_insert(HeaderValue::from_static("TE"));
+        }
+        let interims = request.extensions().get::<Interims>().cloned();
+        let interims = interims.unwrap_or_default();
+        let noted = interims.clone();
+        hyper::ext::on_informational(&mut request, move |interim| {
+            noted.on_interim(interim.status(), interim.headers());
         });
         self.seen.forget();
         let mut answer = pin!(self.sender.try_send_request(request));
         let sent = poll_fn(|cx| {
             self.drive(cx);
-            if interim.load(Ordering::Relaxed) > MAX_INTERIM {
+            if interims.are_too_many() {
                 return Poll::Ready(None);
             }
             answer.as_mut().poll(cx).map(Some)

@@ -1,17 +1,37 @@
 //! Which headers never cross the agent, in either direction.
 
+use culvert_proto::head::BodyLength;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 
 /// Removes from a request what belongs to one connection, what the agent sets itself, and what
 /// an upstream could take for the word of somebody it trusts. The relay does the same; it is not
 /// trusted to.
-pub(crate) fn strip_request(headers: &mut HeaderMap) {
+///
+/// Of what is about the way of a message, two words stay: that the caller takes trailers, and that
+/// it waits with its body (`Expect: 100-continue`). `length` is that of the body: trailers follow
+/// only one that is sent in chunks.
+pub(crate) fn strip_request(headers: &mut HeaderMap, length: BodyLength) {
+    let says = |name: HeaderName, word: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| value.as_bytes().eq_ignore_ascii_case(word.as_bytes()))
+    };
+    let takes_trailers = says(TE, "trailers");
+    let waits = length != BodyLength::Empty && says(EXPECT, "100-continue");
     strip(headers, |name| {
-        is_hop_by_hop(name) || is_ours(name) || is_misleading(name.as_str())
+        is_hop_by_hop(name)
+            || is_ours(name)
+            || is_misleading(name.as_str())
+            || (*name == TRAILER && length != BodyLength::Unknown)
     });
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if waits {
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+    }
 }
 
 /// Removes from an answer what belongs to one connection and what only relay and agent may say.
@@ -27,7 +47,11 @@ pub(crate) fn strip_answer(headers: &mut HeaderMap) {
 /// Removes from trailers what strips from heads, and framing on top.
 pub(crate) fn strip_trailers(headers: &mut HeaderMap) {
     strip(headers, |name| {
-        is_hop_by_hop(name) || is_reserved(name.as_str()) || is_ours(name) || name == "set-cookie"
+        is_hop_by_hop(name)
+            || is_reserved(name.as_str())
+            || is_ours(name)
+            || *name == TRAILER
+            || name == "set-cookie"
     });
 }
 
@@ -50,12 +74,11 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     *name == CONNECTION
         || *name == TRANSFER_ENCODING
         || *name == TE
-        || *name == TRAILER
         || *name == UPGRADE
         || name == "keep-alive"
 }
 
-/// The agent sets these, or HTTP on the next leg does. Expect is answered by the relay.
+/// The agent sets these, or HTTP on the next leg does.
 fn is_ours(name: &HeaderName) -> bool {
     *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT || name == "http2-settings"
 }
@@ -100,8 +123,6 @@ fn is_misleading(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn headers(names: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -132,7 +153,7 @@ mod tests {
             ("connection", "close, X-Named , , keep-alive"),
             ("x-named", "1"),
             ("keep-alive", "timeout=5"),
-            ("te", "trailers"),
+            ("te", "gzip"),
             ("trailer", "x"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "h2c"),
@@ -154,9 +175,9 @@ mod tests {
             ("x-http-method", "DELETE"),
             ("host", "elsewhere"),
             ("content-length", "5"),
-            ("expect", "100-continue"),
+            ("expect", "nonsense"),
         ]);
-        strip_request(&mut map);
+        strip_request(&mut map, BodyLength::Empty);
         assert_eq!(
             left(&map),
             [
@@ -191,7 +212,13 @@ mod tests {
         strip_answer(&mut map);
         assert_eq!(
             left(&map),
-            ["content-length", "content-type", "location", "set-cookie"]
+            [
+                "content-length",
+                "content-type",
+                "location",
+                "set-cookie",
+                "trailer"
+            ]
         );
     }
 
@@ -209,6 +236,24 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_may_take_trailers_send_some_and_wait_with_its_body() {
+        let all = [
+            ("te", "Trailers"),
+            ("trailer", "x-sum"),
+            ("expect", "100-Continue"),
+        ];
+        for (length, kept) in [
+            (BodyLength::Unknown, &["expect", "te", "trailer"][..]),
+            (BodyLength::Exact(5), &["expect", "te"]),
+            (BodyLength::Empty, &["te"]),
+        ] {
+            let mut map = headers(&all);
+            strip_request(&mut map, length);
+            assert_eq!(left(&map), kept);
+        }
+    }
+
+    #[test]
     fn every_value_of_a_dropped_header_goes() {
         let mut map = HeaderMap::new();
         map.append("x-forwarded-for", HeaderValue::from_static("1.1.1.1"));
@@ -216,7 +261,7 @@ mod tests {
         map.append("connection", HeaderValue::from_static("x-a"));
         map.append("connection", HeaderValue::from_static("x-b"));
         map.append("x-b", HeaderValue::from_static("1"));
-        strip_request(&mut map);
+        strip_request(&mut map, BodyLength::Empty);
         assert!(map.is_empty());
     }
 }

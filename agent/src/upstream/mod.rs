@@ -5,7 +5,7 @@
 //! * `http2`: HTTP/2 on it, shared by calls;
 //! * `health`: how it is doing, and who dials while it is down;
 //! * `request`, `request_body`, `headers`: what the upstream gets;
-//! * `answer`: what it may say; `switch`: how a call leaves HTTP (WebSocket);
+//! * `answer`, `interim`: what it may say; `switch`: how a call leaves HTTP (WebSocket);
 //! * `error`: what went wrong, for the log and for the caller.
 //!
 //! Redirects are answers like any other: they are passed on, never followed.
@@ -18,6 +18,7 @@ mod error;
 mod headers;
 mod health;
 mod http2;
+mod interim;
 mod patience;
 mod pool;
 mod request;
@@ -45,6 +46,7 @@ pub(crate) use self::error::{BadAnswer, Phase, UpstreamError};
 pub(crate) use self::headers::strip_trailers;
 use self::health::{Health, Status};
 use self::http2::{Exchange, Shared};
+pub(crate) use self::interim::Interims;
 pub(crate) use self::patience::Timer;
 use self::patience::patience;
 use self::pool::Pool;
@@ -299,6 +301,7 @@ fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
     Some(copy)
 }
 

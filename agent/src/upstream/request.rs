@@ -82,7 +82,7 @@ pub(crate) fn request(
     }
 
     let mut headers = parts.headers;
-    headers::strip_request(&mut headers);
+    headers::strip_request(&mut headers, parts.length);
     join_cookies(&mut headers);
     headers.reserve(8);
     headers.insert(

@@ -11,6 +11,8 @@ use culvert_session::body::{RecvBody, RecvBodyError};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::headers::strip_trailers;
+
 /// Why a request's body cannot be forwarded: never the upstream's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestBodyError {
@@ -80,7 +82,7 @@ impl Progress {
 
 /// The body of a call: what was read for inspection first, then the rest of the stream.
 ///
-/// Trailers of requests are dropped: nobody announced them to the upstream.
+/// Trailers follow; over HTTP/1.1 those that the request has announced.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     inspected: Bytes,
@@ -164,7 +166,12 @@ impl Body for RequestBody {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => return this.data(data),
-                    Err(_trailers) => {}
+                    Err(frame) => {
+                        if let Ok(mut trailers) = frame.into_trailers() {
+                            strip_trailers(&mut trailers);
+                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                        }
+                    }
                 },
                 Some(Err(error)) => return this.fail(error.into()),
                 None => return this.end(),

@@ -27,7 +27,7 @@ use super::record::CallRecord;
 use super::respond::{Problem, insert_call};
 use super::route::{Destination, Endpoint, host};
 use super::upload::Upload;
-use super::{ERRORS_PATH, Edge, SESSION_PATH};
+use super::{ERRORS_PATH, Edge, SESSION_PATH, trace};
 
 /// What the relay cannot know of an endpoint it allows: the agent decides.
 const LENIENT: PathOptions = PathOptions {
@@ -96,7 +96,8 @@ impl Edge {
         let target = canonical(&request)?;
         record.target = target.clone();
 
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        record.trace = trace::carry_on(&mut parts.headers, record.call);
         let caller = authenticate(&parts.headers, &connection.last_token, &self.verifier).await?;
         record.caller = Some(caller.clone());
         if !caller.may_call {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use culvert_identity::verify::VerifiedToken;
 use culvert_proto::head::{CallId, Mode};
+use culvert_proto::trace::TraceId;
 use http::{Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -38,6 +39,8 @@ pub(crate) struct CallRecord {
     pub(crate) caller: Option<Arc<VerifiedToken>>,
     /// The canonical target, once known.
     pub(crate) target: Bytes,
+    /// The trace that it belongs to, once known.
+    pub(crate) trace: Option<TraceId>,
     pub(crate) progress: Arc<Progress>,
     /// Its place among the calls that may be in progress.
     pub(crate) seat: Option<OwnedSemaphorePermit>,
@@ -72,6 +75,7 @@ impl CallRecord {
             endpoint: None,
             caller: None,
             target: Bytes::new(),
+            trace: None,
             progress,
             seat: None,
             ending: Ending::Open,
@@ -141,6 +145,7 @@ impl CallRecord {
         info!(
             target: "culvert::access",
             call = %self.call,
+            trace = self.trace.map(tracing::field::display),
             peer = %self.connection.peer.address,
             tenant,
             endpoint,

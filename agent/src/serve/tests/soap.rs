@@ -221,4 +221,26 @@ async fn an_envelope_that_a_get_brings_is_looked_into() {
     let refusal = refusal(&mut tunnel.call(&head, body)).await;
     assert_eq!(refusal.code, ErrorCode::PolicyDenied);
     tunnel.assert_untouched();
+/// What is to be looked at before the upstream hears of the call cannot wait for the upstream.
+#[tokio::test(start_paused = true)]
+async fn a_soap_caller_that_waits_with_its_body_is_told_to_send_it() {
+    let mut tunnel = Tunnel::new(RULES).await;
+    let body = envelope("RetrieveServiceContent");
+    let mut head = sdk(body.len());
+    let expect = HeaderValue::from_static("100-continue");
+    head.headers.insert("expect", expect);
+    let mut call = tunnel.upload(&head);
+    let Head::Interim(go_on) = first(&mut call).await.unwrap() else {
+        panic!("nobody lets the caller go on")
+    };
+    assert_eq!(go_on.status, 100);
+    tunnel.assert_untouched();
+    call.send.write_bytes(body.clone().into()).await.unwrap();
+    call.send.finish().unwrap();
+    let mut upstream = tunnel.connection().await;
+    let request = upstream.request().await.unwrap();
+    assert!(!request.contains("expect"), "{request}");
+    assert_eq!(upstream.body(body.len()).await.unwrap(), body.as_bytes());
+    upstream.send(HELLO).await;
+    assert_eq!(body_of(&mut call).await, b"hello");
 }
