@@ -25,11 +25,13 @@ if [ ${#missing[@]} -gt 0 ]; then
         ca-certificates "${missing[@]}"
 fi
 
-# Again only if the lock file has changed since.
-if ! cmp -s tests/oidc/package-lock.json tests/oidc/node_modules/.installed; then
-    (cd tests/oidc && npm ci)
-    cp tests/oidc/package-lock.json tests/oidc/node_modules/.installed
-fi
+# Again only if the lock file has changed since. No package needs to run anything to be installed.
+for node in tests/oidc tests/peers; do
+    if ! cmp -s "$node/package-lock.json" "$node/node_modules/.installed"; then
+        (cd "$node" && npm ci --ignore-scripts)
+        cp "$node/package-lock.json" "$node/node_modules/.installed"
+    fi
+done
 
 # One build for all: the programs have the dependencies' features of the tests (tokio's test clock).
 cargo build --workspace --bins --tests --examples --locked

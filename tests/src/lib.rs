@@ -22,6 +22,7 @@
 //! | [`raw`] | callers that send bytes no HTTP client would |
 //! | [`squid`] | a corporate proxy on the agent's way out |
 //! | [`nginx`], [`upstream`] | the local API: a real server, and one that does what a test says |
+//! | [`peers`] | peers in Node: WebSocket and gRPC, both ends |
 //! | [`process`], [`wait`], [`port`] | processes, their memory and logs; waiting for a condition |
 //! | [`pattern`] | long bodies of which every byte can be checked |
 
@@ -29,6 +30,7 @@ pub mod curl;
 pub mod issuer;
 pub mod nginx;
 pub mod pattern;
+pub mod peers;
 pub mod port;
 pub mod process;
 pub mod raw;

@@ -1,6 +1,7 @@
 //! One call, from its request to its answer, top to bottom.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use super::answer::AnswerBody;
 use super::authenticate::authenticate;
 use super::connection::Connection;
 use super::download::Download;
-use super::forward::{forward, unknown_endpoint, visible_length};
+use super::forward::{InterimTo, forward, unknown_endpoint, visible_length};
 use super::guard::head as strict;
 use super::headers;
 use super::pace::Deadline;
@@ -96,6 +97,7 @@ impl Edge {
         let target = canonical(&request)?;
         record.target = target.clone();
 
+        let version = request.version();
         let (mut parts, body) = request.into_parts();
         record.trace = trace::carry_on(&mut parts.headers, record.call);
         let caller = authenticate(&parts.headers, &connection.last_token, &self.verifier).await?;
@@ -123,6 +125,8 @@ impl Edge {
         }
 
         let to_head = parts.method == Method::HEAD;
+        let waits = headers::waits(&parts.headers);
+        record.progress.waits.store(waits, Ordering::Relaxed);
         let upload = Upload::new(body, self.limits.stall.0, record.progress.clone());
         let length = upload.length();
         let head = CallHead {
@@ -146,7 +150,13 @@ impl Edge {
         let directory = if own { &self.directory } else { &self.nowhere };
         let open = self.limits.open.0;
         let expiry = expiry(&caller);
-        let forwarded = forward(directory, &tenant, head, upload, expiry, open).await;
+        let caller_host = host(&authority);
+        let interim = (version == Version::HTTP_11).then_some(InterimTo {
+            traffic: &connection.traffic,
+            progress: &record.progress,
+            host: caller_host,
+        });
+        let forwarded = forward(directory, &tenant, head, upload, interim, expiry, open).await;
         drop(room);
         let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
             Some(violation) => Problem::bad_request(violation.to_string()),
@@ -163,7 +173,7 @@ impl Edge {
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() =
-            headers::of_response(head.headers, length != BodyLength::Empty, host(&authority));
+            headers::of_response(head.headers, length != BodyLength::Empty, caller_host);
         if let Some(promised) = promised {
             response.headers_mut().insert(CONTENT_LENGTH, promised);
         }

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,11 +13,14 @@ use culvert_proto::names::TenantName;
 use culvert_session::body::{SendBodyError, send_body};
 use culvert_session::stream::{RecvStream, Stream};
 use culvert_session::{Item, OpenError, StreamError};
-use http::Method;
+use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
+use super::headers;
 use super::pace::Deadline;
+use super::record::Progress;
 use super::respond::Problem;
+use super::traffic::Traffic;
 use super::upload::{FirstBytes, Upload, UploadError};
 use crate::directory::{Directory, Lookup};
 
@@ -27,6 +31,30 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// How often a call is sent again after a session failed it, where that is safe at all.
 const RETRIES: u32 = 2;
+
+/// Where interim answers go: to a caller of HTTP/1.1. hyper has no way to send them over HTTP/2.
+pub(crate) struct InterimTo<'c> {
+    pub(crate) traffic: &'c Traffic,
+    pub(crate) progress: &'c Progress,
+    /// The name that the caller called.
+    pub(crate) host: &'c str,
+}
+
+impl InterimTo<'_> {
+    /// Passes one on. A 100 is for callers that wait for it.
+    async fn send(&self, head: ResponseHead) {
+        let go_on = head.status == StatusCode::CONTINUE;
+        if go_on && !self.progress.waits.load(Ordering::Relaxed) {
+            return;
+        }
+        self.traffic
+            .send_interim(headers::of_interim(head, self.host))
+            .await;
+        if go_on {
+            self.progress.waits.store(false, Ordering::Relaxed);
+        }
+    }
+}
 
 /// The rest of a request's body on its way.
 pub(crate) type Uploading =
@@ -62,6 +90,7 @@ pub(crate) async fn forward(
     tenant: &TenantName,
     head: CallHead,
     mut upload: Upload,
+    interim: Option<InterimTo<'_>>,
     mut expiry: Deadline,
     patience: Duration,
 ) -> Result<Forwarded, Problem> {
@@ -73,7 +102,7 @@ pub(crate) async fn forward(
     let mut stream = open(directory, tenant, &head, &first, patience).await?;
     let mut retries = 0;
     loop {
-        let error = match exchange(stream, upload.take(), &mut expiry).await {
+        let error = match exchange(stream, upload.take(), interim.as_ref(), &mut expiry).await {
             Ok((head, recv, uploading)) => {
                 return Ok(Forwarded {
                     head,
@@ -171,6 +200,7 @@ fn offline() -> Problem {
 async fn exchange(
     stream: Stream,
     upload: Option<Upload>,
+    interim: Option<&InterimTo<'_>>,
     expiry: &mut Deadline,
 ) -> Result<(ResponseHead, RecvStream, Option<Uploading>), Failure> {
     let (mut send, mut recv) = stream.split();
@@ -199,7 +229,11 @@ async fn exchange(
             }
             Item::Head(Head::Refusal(refusal)) => return Err(Problem::from(refusal).into()),
             // The session bounds how many there can be.
-            Item::Head(Head::Interim(_)) => {}
+            Item::Head(Head::Interim(head)) => {
+                if let Some(interim) = interim {
+                    interim.send(head).await;
+                }
+            }
             Item::Head(Head::Trailers(_)) | Item::Data(_) => {
                 return Err(broken("the agent sent a body without a head").into());
             }

@@ -27,6 +27,10 @@ mod violation;
 
 pub(crate) use violation::Violation;
 
+/// What hyper and the service see in place of `Expect`. hyper would answer it by itself, as soon as
+/// somebody looks at the body; that is for the upstream to do.
+pub(crate) const MASKED_EXPECT: &str = "~xpect";
+
 /// What a byte may be part of, by one look into a table.
 const TOKEN: u8 = 1;
 const VALUE: u8 = 2;

@@ -5,8 +5,16 @@
 //! relay itself has used up. `_` counts as `-`: many servers behind CGI-like interfaces cannot
 //! tell them apart.
 
-use http::header::{CONNECTION, SET_COOKIE, TRAILER};
+use bytes::{Bytes, BytesMut};
+use culvert_proto::head::ResponseHead;
+use http::header::{CONNECTION, EXPECT, SET_COOKIE, TE, TRAILER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::guard::MASKED_EXPECT;
+
+/// How relay and agent, which are one to the world outside, name themselves in answers (RFC 9110,
+/// 7.6.3); the agent does it in requests.
+const VIA_CULVERT: HeaderValue = HeaderValue::from_static("1.1 culvert");
 
 /// Of one connection, in either direction. `trailer` is decided on apart.
 const HOP_BY_HOP: [&str; 11] = [
@@ -132,13 +140,51 @@ fn without(headers: HeaderMap, mut drop: impl FnMut(&str) -> bool) -> HeaderMap 
 /// no trailers do.
 pub(crate) fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
     let named = Named::of(&headers);
-    without(headers, |name| {
+    // That the caller takes trailers is the one thing of its connection that matters behind it.
+    let takes_trailers = headers
+        .get_all(TE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    let waits = body && waits(&headers);
+    let mut headers = without(headers, |name| {
         is_one_of(name, &HOP_BY_HOP)
             || is_forwarding(name)
-            || matches!(name, "host" | "expect")
+            || matches!(name, "host" | "expect" | MASKED_EXPECT)
             || (!body && name == TRAILER)
             || named.has(name)
-    })
+    });
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if waits {
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+    }
+    headers
+}
+
+/// Whether the caller waits with its body until it hears 100 (RFC 9110, 10.1.1). Over HTTP/2 it
+/// cannot be told; such callers go on by themselves after a while.
+pub(crate) fn waits(headers: &HeaderMap) -> bool {
+    let mut expected = headers.get_all(MASKED_EXPECT).iter();
+    expected.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// An interim answer as a caller of HTTP/1.1 gets it.
+pub(crate) fn of_interim(head: ResponseHead, host: &str) -> Bytes {
+    let ResponseHead {
+        status, headers, ..
+    } = head;
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut text = BytesMut::with_capacity(256);
+    text.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).as_bytes());
+    for (name, value) in &of_response(headers, false, host) {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            text.extend_from_slice(part);
+        }
+    }
+    text.extend_from_slice(b"\r\n");
+    text.freeze()
 }
 
 /// The fields of an answer that go to the caller. `host` is the name that the caller called: a
@@ -152,6 +198,7 @@ pub(crate) fn of_response(headers: HeaderMap, body: bool, host: &str) -> HeaderM
             || (!body && name == TRAILER)
             || named.has(name)
     });
+    headers.append(VIA, VIA_CULVERT);
     if headers
         .get_all(SET_COOKIE)
         .iter()
@@ -270,7 +317,11 @@ mod tests {
             ("set-cookie", "c=d"),
             ("date", "x"),
         ];
-        assert_eq!(of_response(map(&answer), true, "a--b.c"), map(&answer));
+        let mut passed = of_response(map(&answer), true, "a--b.c");
+        assert_eq!(passed.remove("via").unwrap(), "1.1 culvert");
+        assert_eq!(passed, map(&answer));
+        let teed = of_request(map(&[("te", "gzip, Trailers")]), false);
+        assert_eq!(teed, map(&[("te", "trailers")]));
     }
 
     #[test]
@@ -283,7 +334,10 @@ mod tests {
             ("x-three", "3"),
         ];
         assert_eq!(names(&of_request(map(&fields), false)), ["x-three"]);
-        assert_eq!(names(&of_response(map(&fields), false, "a")), ["x-three"]);
+        assert_eq!(
+            names(&of_response(map(&fields), false, "a")),
+            ["x-three", "via"]
+        );
     }
 
     #[test]
@@ -296,7 +350,7 @@ mod tests {
             "Upgrade",
         ] {
             let headers = of_response(map(&[(name, "x"), ("ETag", "y")]), false, "a");
-            assert_eq!(names(&headers), ["etag"], "{name}");
+            assert_eq!(names(&headers), ["etag", "via"], "{name}");
         }
     }
 

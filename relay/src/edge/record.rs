@@ -24,6 +24,8 @@ pub(crate) struct Progress {
     pub(crate) received: AtomicU64,
     /// Body bytes to the caller.
     pub(crate) sent: AtomicU64,
+    /// The caller waits with its body until it is told to go on.
+    pub(crate) waits: AtomicBool,
     /// The last piece of the answer was handed to hyper, which has not asked for the next.
     pub(crate) handed: AtomicBool,
 }

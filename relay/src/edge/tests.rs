@@ -4,5 +4,6 @@ mod bodies;
 mod calls;
 mod failures;
 mod hostile;
+mod interim;
 mod record;
 mod rig;

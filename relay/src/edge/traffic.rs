@@ -1,9 +1,11 @@
 //! What the parts of one public connection know of each other.
 
-use std::sync::OnceLock;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Waker;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Poll, Waker};
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
 use super::guard::Violation;
@@ -20,6 +22,18 @@ pub(crate) struct Traffic {
     winding_up: AtomicBool,
     /// Whoever waits for the end of a call.
     waiting: AtomicWaker,
+    interim: Mutex<Interim>,
+    /// The call that waits until its interim answer is written.
+    interim_waiting: AtomicWaker,
+}
+
+/// An interim answer on its way from the service to the guard: one at a time.
+#[derive(Debug, Default)]
+enum Interim {
+    #[default]
+    None,
+    Waiting(Bytes),
+    UnderWay,
 }
 
 impl Traffic {
@@ -78,6 +92,46 @@ impl Traffic {
     /// Whether the connection is to end.
     pub(crate) fn is_winding_up(&self) -> bool {
         self.winding_up.load(Ordering::Acquire)
+    }
+
+    /// Sends an interim answer to the caller of the call in flight, of HTTP/1.1. Completes when it
+    /// is written, so that the answer cannot overtake it.
+    pub(crate) async fn send_interim(&self, bytes: Bytes) {
+        *self.lock_interim() = Interim::Waiting(bytes);
+        poll_fn(|cx| {
+            self.interim_waiting.register(cx.waker());
+            match *self.lock_interim() {
+                Interim::None => Poll::Ready(()),
+                Interim::Waiting(_) | Interim::UnderWay => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    /// Takes an interim answer that is to be written, if there is one.
+    pub(crate) fn take_interim(&self, into: &mut Bytes) -> bool {
+        let mut interim = self.lock_interim();
+        match std::mem::take(&mut *interim) {
+            Interim::Waiting(bytes) => {
+                *into = bytes;
+                *interim = Interim::UnderWay;
+                true
+            }
+            other => {
+                *interim = other;
+                false
+            }
+        }
+    }
+
+    /// It is written.
+    pub(crate) fn on_interim_written(&self) {
+        *self.lock_interim() = Interim::None;
+        self.interim_waiting.wake();
+    }
+
+    fn lock_interim(&self) -> MutexGuard<'_, Interim> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The request in flight is answered with 101: what follows is not HTTP.

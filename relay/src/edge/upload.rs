@@ -38,7 +38,7 @@ pub(crate) enum UploadError {
 }
 
 /// The bytes that are there already when a call begins.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct FirstBytes {
     pub(crate) data: Bytes,
     /// Whether they are all of the body.
@@ -114,6 +114,7 @@ impl Upload {
             Poll::Pending => return Poll::Pending,
         };
         let length = frame.data_ref().map_or(0, Bytes::len);
+        self.progress.waits.store(false, Ordering::Relaxed);
         self.progress
             .received
             .fetch_add(length as u64, Ordering::Relaxed);
@@ -139,6 +140,8 @@ impl Body for Upload {
             return Poll::Ready(Some(Ok(trailers)));
         }
         match this.poll_incoming(cx) {
+            // Not the caller's turn.
+            Poll::Pending if this.progress.waits.load(Ordering::Relaxed) => Poll::Pending,
             Poll::Pending => this
                 .patience
                 .poll_exhausted(cx)

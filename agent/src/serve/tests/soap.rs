@@ -221,6 +221,8 @@ async fn an_envelope_that_a_get_brings_is_looked_into() {
     let refusal = refusal(&mut tunnel.call(&head, body)).await;
     assert_eq!(refusal.code, ErrorCode::PolicyDenied);
     tunnel.assert_untouched();
+}
+
 /// What is to be looked at before the upstream hears of the call cannot wait for the upstream.
 #[tokio::test(start_paused = true)]
 async fn a_soap_caller_that_waits_with_its_body_is_told_to_send_it() {

@@ -12,9 +12,10 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame};
 
-use super::super::connection::{MAX_INTERIM, SendFailure};
+use super::super::connection::SendFailure;
 use super::super::error::{BadAnswer, UpstreamError};
 use super::super::headers;
+use super::super::interim::Interims;
 use super::super::request_body::RequestBody;
 use super::Place;
 
@@ -69,12 +70,13 @@ impl Exchange {
             has_begun: false,
         };
         let mut is_sent = is_whole;
-        let mut interim = 0;
+        let interims = request.extensions().get::<Interims>().cloned();
+        let interims = interims.unwrap_or_default();
         let arrived = poll_fn(|cx| {
             if !is_sent {
                 is_sent = sending.poll(cx).is_ready();
             }
-            poll_head(&mut answer, &mut interim, cx)
+            poll_head(&mut answer, &interims, cx)
         });
         match arrived.await {
             Ok(answer) => {
@@ -210,7 +212,7 @@ enum Unanswered {
 
 fn poll_head(
     answer: &mut ResponseFuture,
-    interim: &mut usize,
+    interims: &Interims,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Response<RecvStream>, Unanswered>> {
     while let Poll::Ready(Some(head)) = answer.poll_informational(cx) {
@@ -218,8 +220,8 @@ fn poll_head(
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Poll::Ready(Err(Unanswered::Bad(BadAnswer::Switched)));
         }
-        *interim += 1;
-        if *interim > MAX_INTERIM {
+        interims.on_interim(head.status(), head.headers());
+        if interims.are_too_many() {
             return Poll::Ready(Err(Unanswered::Bad(BadAnswer::Interim)));
         }
     }

@@ -38,6 +38,8 @@ pub(crate) enum Scanned {
         framing: Framing,
         /// Whether it has an Upgrade field.
         upgrade: bool,
+        /// Where the name of its Expect field begins.
+        expect: Option<usize>,
     },
 }
 
@@ -56,6 +58,7 @@ pub(crate) struct HeadScan {
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
+    expect: Option<usize>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -77,6 +80,9 @@ impl HeadScan {
             let line = bytes[self.line..end]
                 .strip_suffix(b"\r")
                 .ok_or(Violation::BareLineFeed)?;
+            if line.len() > 6 && line[..6].eq_ignore_ascii_case(b"expect") && line[6] == b':' {
+                self.expect = Some(self.line);
+            }
             (self.line, self.searched) = (end + 1, end + 1);
             if self.on_line(line)? {
                 let framing = match self.length {
@@ -84,11 +90,12 @@ impl HeadScan {
                     _ if self.chunked => Framing::Chunked,
                     _ => Framing::Empty,
                 };
-                let (length, upgrade) = (self.line, self.upgrade);
+                let (length, upgrade, expect) = (self.line, self.upgrade, self.expect);
                 return Ok(Scanned::Whole {
                     length,
                     framing,
                     upgrade,
+                    expect,
                 });
             }
         }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::Violation;
 use super::body::BodyScan;
 use super::head::{HeadScan, MAX_HEAD, Scanned};
+use super::{MASKED_EXPECT, Violation};
 use crate::edge::pace::{Deadline, Pace};
 use crate::edge::traffic::Traffic;
 
@@ -40,6 +40,8 @@ pub(crate) struct Guard<IO> {
     waiting: Waiting,
     deadline: Deadline,
     linger: Option<(Deadline, usize)>,
+    /// Interim answers of which the caller has not taken all.
+    interim: Bytes,
 }
 
 #[derive(Debug)]
@@ -79,18 +81,26 @@ impl<IO> Guard<IO> {
             waiting: Waiting::FirstHead,
             deadline,
             linger: None,
+            interim: Bytes::new(),
         }
     }
 
     /// How many of these bytes, the next ones of the message, may pass. `fresh` bytes were not
     /// seen before; of a head that is not whole yet, all bytes are shown again.
-    fn advance(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
+    fn advance(&mut self, bytes: &mut [u8]) -> Result<usize, Violation> {
         match &mut self.stage {
             Stage::Head(scan) => match scan.scan(bytes)? {
                 Scanned::Partial => Ok(0),
                 Scanned::Whole {
-                    length, framing, ..
+                    length,
+                    framing,
+                    expect,
+                    ..
                 } => {
+                    if let Some(at) = expect {
+                        let name = &mut bytes[at..at + MASKED_EXPECT.len()];
+                        name.copy_from_slice(MASKED_EXPECT.as_bytes());
+                    }
                     let mut body = BodyScan::new(framing);
                     // A message that is wrong anywhere in its first bytes is refused as a whole.
                     let taken = body.scan(&bytes[length..])?;
@@ -127,8 +137,8 @@ impl<IO> Guard<IO> {
 
     /// Looks at stashed bytes again, with those that came since.
     fn advance_stash(&mut self) {
-        let stash = std::mem::take(&mut self.stash);
-        match self.advance(&stash) {
+        let mut stash = std::mem::take(&mut self.stash);
+        match self.advance(&mut stash) {
             Ok(cleared) => (self.stash, self.cleared) = (stash, cleared),
             Err(violation) => self.on_violation(violation),
         }
@@ -136,7 +146,7 @@ impl<IO> Guard<IO> {
 
     /// Looks at what was just read into `out`, behind `before`, and leaves there what may pass.
     fn advance_in_place(&mut self, out: &mut ReadBuf<'_>, before: usize) {
-        let fresh = &out.filled()[before..];
+        let fresh = &mut out.filled_mut()[before..];
         let passed = match self.advance(fresh) {
             Ok(passed) => {
                 self.stash.extend_from_slice(&fresh[passed..]);
@@ -306,8 +316,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         self.io.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    /// hyper flushes when it has written all that it has: here an interim answer, which hyper
+    /// itself cannot send, is never in the midst of another.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let written = this.interim.has_remaining() || this.traffic.take_interim(&mut this.interim);
+        while this.interim.has_remaining() {
+            let taken = ready!(Pin::new(&mut this.io).poll_write(cx, &this.interim))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            this.interim.advance(taken);
+        }
+        if written {
+            this.traffic.on_interim_written();
+        }
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -33,7 +33,13 @@ async fn an_allowed_call_reaches_the_agent_parsed_and_its_answer_the_caller() {
         assert!(head.caller.has_scope("vcenter.read"));
         let mut names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["authorization", "cookie", "vmware-api-session-id"]);
+        let passed = [
+            "authorization",
+            "cookie",
+            "traceparent",
+            "vmware-api-session-id",
+        ];
+        assert_eq!(names, passed);
         assert_eq!(read_body(&mut stream).await, "hello");
         let fields = [
             ("set-cookie", "k=v"),

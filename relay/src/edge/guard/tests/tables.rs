@@ -171,6 +171,7 @@ fn a_good_head_passes_with_its_framing() {
                 length,
                 framing,
                 upgrade: false,
+                expect: None,
             }) => {
                 assert_eq!((length, framing), (head.len(), *expected), "{head:?}");
             }

@@ -1,0 +1,34 @@
+//! gRPC through the tunnel: HTTP/2 at both ends, every kind of call, with real peers.
+
+use culvert_tests::Stack;
+use culvert_tests::issuer::world;
+use culvert_tests::peers::{Caller, Server};
+use culvert_tests::stack::caller_token;
+use serde_json::json;
+
+#[test]
+fn every_kind_of_call_passes_with_its_status_and_its_cancellation() {
+    let server = Server::start("grpc.mjs");
+    let stack = Stack::start(&server.url());
+    let ca = world().ca_file();
+    let address = format!("127.0.0.1:{}", stack.public);
+    let name = "vcenter--acme.localhost";
+    let arguments = [&*address, name, ca.to_str().unwrap(), caller_token()];
+    let results = Caller::start("grpc.mjs", &arguments).result();
+    assert_eq!(
+        results,
+        json!({
+            "unary": "hello",
+            "collect": "abc",
+            "split": ["x", "y", "z"],
+            "chat": ["A", "B", "B"],
+            // An answer that is trailers alone.
+            "fail": { "code": 5, "details": "no such thing", "why": "because" },
+            // What the caller cancels says so to the caller ...
+            "wait": { "code": 1 },
+        })
+    );
+    // ... and to the server.
+    assert_eq!(server.event(), "waiting");
+    assert_eq!(server.event(), "cancelled");
+}
