@@ -5,7 +5,6 @@ use std::time::Duration;
 use culvert_config::endpoint::Endpoint;
 use culvert_identity::AccessToken;
 use culvert_proto::control::{Control, Offer, Registration};
-use culvert_proto::head::Mode;
 use culvert_proto::mux::ControlError;
 use culvert_session::Session;
 use serde::{Deserialize, Serialize};
@@ -17,8 +16,8 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) fn offers(endpoints: &[Endpoint]) -> Vec<Offer> {
     let offer = |endpoint: &Endpoint| Offer {
         endpoint: endpoint.name.clone(),
-        modes: vec![Mode::Http],
-        connect: Vec::new(),
+        modes: endpoint.modes.clone(),
+        connect: endpoint.connect.iter().map(ToString::to_string).collect(),
         priority: endpoint.priority,
     };
     endpoints.iter().map(offer).collect()
@@ -135,6 +134,7 @@ impl<'a> Registrations<'a> {
 
 #[cfg(test)]
 mod tests {
+    use culvert_proto::head::Mode;
     use culvert_proto::names::EndpointName;
 
     use super::*;

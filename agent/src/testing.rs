@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use culvert_config::endpoint::{Endpoint, HostHeader, Timeouts, Trust, UpstreamProtocol};
 use culvert_config::units::Span;
+use culvert_proto::head::Mode;
 use culvert_proto::names::EndpointName;
 use culvert_session::tls::provider;
 use rustls::server::WebPkiClientVerifier;
@@ -229,6 +230,9 @@ pub(crate) fn endpoint(upstream: &str, trust: Trust) -> Endpoint {
     Endpoint {
         name: EndpointName::new("api").unwrap(),
         upstream: upstream.parse().unwrap(),
+        modes: vec![Mode::Http],
+        connect: Vec::new(),
+        allow_no_sni: false,
         trust,
         upstream_protocol: UpstreamProtocol::Auto,
         client_identity: None,

@@ -150,6 +150,11 @@ impl AgentConfig {
             .map(|endpoint| crate::endpoint::check(&document, endpoint.get_ref()))
             .collect::<Result<Vec<_>, ConfigError>>()?;
         check_endpoints(&document, &written.endpoint)?;
+        let names = written
+            .endpoint
+            .iter()
+            .map(|e| e.get_ref().connect.as_ref());
+        crate::proxied::check_all(&document, endpoints.iter().zip(names))?;
         Ok(Self {
             relay: check_relay(&document, &written.relay, proxies)?,
             oauth: crate::oauth::check(&document, &written.oauth, secret)?,

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::head::Mode;
 use culvert_proto::names::EndpointName;
 use culvert_proto::priority::{Priority, UnknownPriority};
 use ipnet::IpNet;
@@ -22,6 +24,17 @@ pub struct Endpoint {
     pub name: EndpointName,
     /// Where the API is: `http` or `https`, host and port, no path.
     pub upstream: Url,
+    /// How calls may be carried: `http`, and at most one of the others.
+    #[serde(rename = "mode", serialize_with = "crate::proxied::mode_words")]
+    pub modes: Vec<Mode>,
+    /// What callers may CONNECT to.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "crate::proxied::name_words"
+    )]
+    pub connect: Vec<ConnectName>,
+    /// Whether a caller of mode `connect` may leave out which server it means.
+    pub allow_no_sni: bool,
     /// Whose certificate the upstream may have.
     pub trust: Trust,
     /// Which HTTP the upstream is spoken to in.
@@ -143,7 +156,10 @@ impl Default for Timeouts {
 pub(crate) struct WrittenEndpoint {
     pub(crate) name: Spanned<String>,
     upstream: Spanned<String>,
-    mode: Option<Spanned<Vec<String>>>,
+    mode: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) connect: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    allow_no_sni: bool,
     ca: Option<Spanned<PathBuf>>,
     pin_sha256: Option<Spanned<Vec<Spanned<String>>>>,
     client_certificate: Option<Spanned<PathBuf>>,
@@ -167,17 +183,15 @@ pub(crate) fn check(
     document: &Document,
     written: &WrittenEndpoint,
 ) -> Result<Endpoint, ConfigError> {
-    if let Some(modes) = &written.mode
-        && modes.get_ref().as_slice() != ["http"]
-    {
-        return Err(document.error(
-            modes.span(),
-            format!(
-                "found {:?}; this version has [\"http\"] only",
-                modes.get_ref()
-            ),
-        ));
-    }
+    let upstream = check_upstream(document, &written.upstream)?;
+    let modes = crate::proxied::modes(document, written.mode.as_ref())?;
+    let place = written.mode.as_ref().map_or(0..0, Spanned::span);
+    let connect = crate::proxied::names(
+        document,
+        written.connect.as_ref(),
+        &Spanned::new(place, modes.as_slice()),
+        &upstream,
+    )?;
     let max_streams = match &written.max_streams {
         None => 1_024,
         Some(max) if *max.get_ref() > 0 => *max.get_ref(),
@@ -195,12 +209,14 @@ pub(crate) fn check(
             }
         },
     };
-    let upstream = check_upstream(document, &written.upstream)?;
     Ok(Endpoint {
         name: crate::check::name(document, &written.name)?,
         client_identity: check_client(document, written, &upstream)?,
         allow_networks: check_networks(document, written, &upstream)?,
         upstream,
+        modes,
+        connect,
+        allow_no_sni: written.allow_no_sni,
         trust: check_trust(document, written)?,
         upstream_protocol: written.upstream_protocol,
         host: written.host,

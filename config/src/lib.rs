@@ -19,9 +19,10 @@ mod error;
 pub mod issuer;
 pub mod oauth;
 pub mod policy_file;
+mod proxied;
 pub mod proxy;
 pub mod relay;
-mod secret;
+pub mod secret;
 pub mod units;
 
 pub use agent::AgentConfig;

@@ -1,6 +1,6 @@
 //! `relay.toml`: what a relay node runs with.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use culvert_proto::limits::MAX_LANES;
@@ -46,6 +46,9 @@ pub struct Listen {
     /// Health, metrics, API. Plain HTTP, so loopback only.
     #[serde(default = "default_admin")]
     pub admin: SocketAddr,
+    /// Callers that CONNECT in plain text; none unless it is given. A private address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<SocketAddr>,
 }
 
 fn default_public() -> SocketAddr {
@@ -61,6 +64,7 @@ impl Default for Listen {
         Self {
             public: default_public(),
             admin: default_admin(),
+            proxy: None,
         }
     }
 }
@@ -231,6 +235,18 @@ impl RelayConfig {
                 )
             });
         }
+        if let Some(proxy) = written.listen.proxy.filter(|proxy| !is_private(proxy.ip())) {
+            return Err(ConfigError {
+                key: Some("listen.proxy".into()),
+                ..ConfigError::file(
+                    &document.file,
+                    format!(
+                        "found {proxy}; expected a loopback or private address (10.0.0.0/8, \
+                         172.16.0.0/12, 192.168.0.0/16, fc00::/7): tokens pass there in plain text"
+                    ),
+                )
+            });
+        }
         let tls = RelayTls {
             certificate: crate::check::file(document, &written.tls.certificate)?,
             private_key: crate::check::private_file(document, &written.tls.private_key)?,
@@ -290,6 +306,14 @@ impl RelayConfig {
     /// What the node runs with, as TOML; holds no secret.
     pub fn render(&self) -> String {
         crate::render(self)
+    }
+}
+
+/// Whether an address is one of a private network or of this machine.
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
     }
 }
 

@@ -13,7 +13,7 @@ const MAX_SECRET: u64 = 64 * 1024;
 ///
 /// A file that others than its owner may read or write is refused, except among systemd
 /// credentials, whose folder systemd itself protects. One trailing line break is dropped.
-pub(crate) fn read(path: &Path, written: &Path) -> Result<SecretString, String> {
+pub fn read(path: &Path, written: &Path) -> Result<SecretString, String> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     read_from(folder.as_deref(), path, written)
 }

@@ -20,7 +20,7 @@ use crate::admin::Admin;
 use crate::directory::Directory;
 use crate::drain::{self, Ending};
 use crate::edge::{Edge, Parts};
-use crate::listener::{Listener, Terms};
+use crate::listener::{Alpn, Listener, Terms};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::sessions::Agents;
@@ -158,6 +158,24 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
             address,
             error,
         })?;
+    let proxy = match config.listen.proxy {
+        None => None,
+        Some(address) => {
+            let key = "listen.proxy";
+            let bound = listener.beside(address);
+            let bound = bound.map_err(|error| RunError::Listen {
+                key,
+                address,
+                error,
+            })?;
+            tracing::warn!(
+                %address,
+                "listen.proxy takes CONNECT in plain text: tokens and names can be read on the way; \
+                 it is for private networks only"
+            );
+            Some(bound)
+        }
+    };
     node.listening.store(true, Ordering::Release);
     tracing::info!(
         node = config.node,
@@ -177,6 +195,13 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     }));
     background.spawn(forget(directory));
     background.spawn(announce(node));
+    if let Some(proxy) = proxy {
+        let (edge, drained) = (edge.clone(), ending.drain.clone());
+        background.spawn(proxy.run_plain(ending.clone(), move |connection, peer| {
+            edge.clone()
+                .serve_connection(connection, Alpn::Http1, peer, drained.clone())
+        }));
+    }
     let drained = ending.drain.clone();
     background.spawn(listener.run(ending.clone(), move |connection, alpn, peer| {
         edge.clone()

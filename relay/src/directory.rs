@@ -1,4 +1,5 @@
-//! Which sessions serve which endpoint: (tenant, endpoint) to sessions, in this process.
+//! Which sessions serve which endpoint: (tenant, endpoint) to sessions, in this process; and
+//! which endpoint a name belongs to that callers CONNECT to: (tenant, name) to endpoint.
 //!
 //! Nothing here is looked up by an endpoint's name alone: the tenant comes first, always. What is
 //! stored is bounded by what sessions may register, and what is remembered of those that are gone
@@ -9,9 +10,11 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::head::Mode;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::priority::Priority;
 use culvert_session::Session;
@@ -42,6 +45,17 @@ pub enum Lookup<S = Session> {
     Offline,
     /// There is no such endpoint, as far as anybody remembers.
     Unknown,
+}
+
+/// How a session serves an endpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Service {
+    /// How urgent its calls are on that session; `None`: each earns its class.
+    pub priority: Option<Priority>,
+    /// Names that callers may CONNECT to.
+    pub names: Arc<[ConnectName]>,
+    /// How such calls are carried; `None`: there are none.
+    pub tunnel: Option<Mode>,
 }
 
 /// What the directory must know of a session to choose among several.
@@ -80,20 +94,26 @@ struct Tenant<S> {
     endpoints: HashMap<EndpointName, Endpoint<S>>,
     /// When endpoints went, oldest first. Some are back since, or gone again.
     gone: VecDeque<(Instant, EndpointName)>,
+    /// The endpoint that each name belongs to: the one that had it first, for as long as it is
+    /// served or remembered.
+    names: HashMap<ConnectName, EndpointName>,
 }
 
 struct Endpoint<S> {
     sessions: Vec<Served<S>>,
     /// When the last session went, if there is none.
     since: Instant,
+    /// What its sessions declare, or the last one did.
+    names: Vec<ConnectName>,
+    /// How calls to those names are carried, as was said last.
+    tunnel: Option<Mode>,
 }
 
 /// A session that serves an endpoint.
 struct Served<S> {
     id: SessionId,
     session: S,
-    /// How urgent its calls are on that session.
-    priority: Option<Priority>,
+    service: Service,
 }
 
 /// An endpoint in [`Directory::list`].
@@ -126,31 +146,66 @@ impl<S: Target> Directory<S> {
     /// Finds a session for a call: of two picked at random the one with fewer calls in flight.
     pub fn lookup(&self, tenant: &TenantName, endpoint: &EndpointName) -> Lookup<S> {
         let tenants = self.read();
-        let found = tenants
-            .by_name
-            .get(tenant)
-            .and_then(|tenant| tenant.endpoints.get(endpoint));
-        let Some(found) = found else {
-            return Lookup::Unknown;
-        };
-        if found.sessions.is_empty() && found.since.elapsed() >= self.memory {
-            return Lookup::Unknown;
-        }
-        match choose(&found.sessions) {
-            Some(served) => Lookup::Session(served.session.clone(), served.priority),
-            None => Lookup::Offline,
+        match tenants.find(tenant, endpoint, self.memory) {
+            Some(found) => chosen(choose(&found.sessions)),
+            None => Lookup::Unknown,
         }
     }
 
-    /// Binds an endpoint to a session, beside those that serve it already; or sets how urgent its
-    /// calls are there from now on.
+    /// The endpoint that a name belongs to, and how calls to the name are carried.
+    pub fn holder(&self, tenant: &TenantName, name: &ConnectName) -> Option<(EndpointName, Mode)> {
+        let tenants = self.read();
+        let endpoint = tenants.by_name.get(tenant)?.names.get(name)?;
+        let found = tenants.find(tenant, endpoint, self.memory)?;
+        Some((endpoint.clone(), found.tunnel?))
+    }
+
+    /// The names of a tenant that callers may CONNECT to with TLS, and their endpoints, by name.
+    pub fn names(&self, tenant: &TenantName) -> Vec<(ConnectName, EndpointName)> {
+        let tenants = self.read();
+        let Some(found) = tenants.by_name.get(tenant) else {
+            return Vec::new();
+        };
+        let is_tls = |endpoint: &EndpointName| {
+            let found = tenants.find(tenant, endpoint, self.memory);
+            found.is_some_and(|found| found.tunnel != Some(Mode::Tcp))
+        };
+        let named = found.names.iter().filter(|(_, endpoint)| is_tls(endpoint));
+        let mut names: Vec<_> = named.map(|(n, e)| (n.clone(), e.clone())).collect();
+        drop(tenants);
+        names.sort();
+        names
+    }
+
+    /// Like [`lookup`](Self::lookup), among the sessions of the endpoint that declare the name.
+    pub fn lookup_name(
+        &self,
+        tenant: &TenantName,
+        endpoint: &EndpointName,
+        name: &ConnectName,
+    ) -> Lookup<S> {
+        let tenants = self.read();
+        let Some(found) = tenants.find(tenant, endpoint, self.memory) else {
+            return Lookup::Unknown;
+        };
+        let declares = |served: &&Served<S>| served.service.names.contains(name);
+        if found.sessions.iter().all(|served| declares(&served)) {
+            return chosen(choose(&found.sessions));
+        }
+        let open = |served: &&Served<S>| !served.session.is_closing();
+        let declaring = found.sessions.iter().filter(declares).filter(open);
+        chosen(declaring.min_by_key(|served| served.session.load()))
+    }
+
+    /// Binds an endpoint to a session, beside those that serve it already; or sets how it serves
+    /// the endpoint from now on. A name that belongs to another endpoint stays there.
     pub(crate) fn register(
         &self,
         tenant: &TenantName,
         endpoint: &EndpointName,
         id: SessionId,
         session: &S,
-        priority: Option<Priority>,
+        service: Service,
     ) {
         let mut guard = self.write();
         let tenants = &mut *guard;
@@ -158,36 +213,30 @@ impl<S: Target> Directory<S> {
             .by_name
             .entry(tenant.clone())
             .or_insert_with(Tenant::new);
-        let entry = tenant.endpoints.get_mut(endpoint);
-        let sessions = match entry {
+        let entry = match tenant.endpoints.get_mut(endpoint) {
             Some(entry) => {
                 if entry.sessions.is_empty() {
                     tenants.remembered -= 1;
                     tenants.served += 1;
                 }
-                &mut entry.sessions
+                entry
             }
             None => {
                 tenants.served += 1;
-                let new = Endpoint {
-                    sessions: Vec::new(),
-                    since: Instant::now(),
-                };
-                &mut tenant
-                    .endpoints
-                    .entry(endpoint.clone())
-                    .or_insert(new)
-                    .sessions
+                let new = tenant.endpoints.entry(endpoint.clone());
+                new.or_insert_with(Endpoint::new)
             }
         };
-        match sessions.iter_mut().find(|known| known.id == id) {
-            Some(known) => known.priority = priority,
-            None => sessions.push(Served {
+        entry.tunnel = service.tunnel.or(entry.tunnel);
+        match entry.sessions.iter_mut().find(|known| known.id == id) {
+            Some(known) => known.service = service,
+            None => entry.sessions.push(Served {
                 id,
                 session: session.clone(),
-                priority,
+                service,
             }),
         }
+        tenant.name_anew(endpoint);
     }
 
     /// Takes back what [`register`](Self::register) did.
@@ -250,6 +299,13 @@ impl<S: Target> Directory<S> {
     }
 }
 
+fn chosen<S: Target>(served: Option<&Served<S>>) -> Lookup<S> {
+    match served {
+        Some(served) => Lookup::Session(served.session.clone(), served.service.priority),
+        None => Lookup::Offline,
+    }
+}
+
 /// Two at random, the one with less to do. Where one of them takes no calls, any that does.
 fn choose<S: Target>(sessions: &[Served<S>]) -> Option<&Served<S>> {
     let count = sessions.len();
@@ -271,7 +327,30 @@ fn choose<S: Target>(sessions: &[Served<S>]) -> Option<&Served<S>> {
     }
 }
 
+impl<S> Endpoint<S> {
+    fn new() -> Self {
+        Self {
+            sessions: Vec::new(),
+            since: Instant::now(),
+            names: Vec::new(),
+            tunnel: None,
+        }
+    }
+}
+
 impl<S> Tenants<S> {
+    /// An endpoint that is served, or remembered.
+    fn find(
+        &self,
+        tenant: &TenantName,
+        endpoint: &EndpointName,
+        memory: Duration,
+    ) -> Option<&Endpoint<S>> {
+        let found = self.by_name.get(tenant)?.endpoints.get(endpoint)?;
+        let is_known = !found.sessions.is_empty() || found.since.elapsed() < memory;
+        is_known.then_some(found)
+    }
+
     fn withdraw(
         &mut self,
         name: &TenantName,
@@ -287,7 +366,10 @@ impl<S> Tenants<S> {
         };
         let before = entry.sessions.len();
         entry.sessions.retain(|known| known.id != id);
-        if !entry.sessions.is_empty() || before == 0 {
+        if !entry.sessions.is_empty() {
+            return tenant.name_anew(endpoint);
+        }
+        if before == 0 {
             return;
         }
         let now = Instant::now();
@@ -312,6 +394,32 @@ impl<S> Tenant<S> {
         Self {
             endpoints: HashMap::new(),
             gone: VecDeque::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// Gives an endpoint the names that its sessions declare, but for those that are another's.
+    fn name_anew(&mut self, endpoint: &EndpointName) {
+        let Some(entry) = self.endpoints.get_mut(endpoint) else {
+            return;
+        };
+        let mut names: Vec<ConnectName> = Vec::new();
+        for name in entry
+            .sessions
+            .iter()
+            .flat_map(|served| &*served.service.names)
+        {
+            let holder = self
+                .names
+                .entry(name.clone())
+                .or_insert_with(|| endpoint.clone());
+            if holder == endpoint && !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        let before = std::mem::replace(&mut entry.names, names);
+        for name in before.iter().filter(|name| !entry.names.contains(name)) {
+            self.names.remove(name);
         }
     }
 
@@ -338,8 +446,10 @@ impl<S> Tenant<S> {
             .endpoints
             .get(&name)
             .is_some_and(|entry| entry.sessions.is_empty() && entry.since == since);
-        if still_gone {
-            self.endpoints.remove(&name);
+        if still_gone && let Some(entry) = self.endpoints.remove(&name) {
+            for name in &entry.names {
+                self.names.remove(name);
+            }
         }
         still_gone
     }

@@ -8,8 +8,11 @@
 //! 2. [`call`] is one call from top to bottom: [`route`] makes an endpoint of the host,
 //!    [`authenticate`] a principal of the credential, [`headers`] drops what must not pass, [`trace`]
 //!    carries the caller's trace on.
+//!    What the relay serves itself are the pages in [`pages`]: [`errors`], [`pac`].
 //! 3. [`forward`] carries it through the tunnel, with [`upload`] as its body; [`download`] is
 //!    the body of what comes back.
+//!    [`connect`] is a CONNECT from top to bottom: it has no body, and after its answer [`passage`]
+//!    carries bytes both ways, with [`grip`] on the caller's side.
 //! 4. [`answer`] is the body of whatever is answered; [`respond`] the answer where there is none
 //!    from the upstream, explained on the page in [`errors`].
 //! 5. [`record`] is what remains of it: an access line and the metrics, however it ended.
@@ -19,14 +22,19 @@
 mod answer;
 mod authenticate;
 mod call;
+mod connect;
 mod connection;
 mod download;
 mod errors;
 mod forward;
 mod frames;
+mod grip;
 mod guard;
 mod headers;
+mod pac;
 mod pace;
+mod pages;
+mod passage;
 mod record;
 mod respond;
 mod route;

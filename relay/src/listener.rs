@@ -10,12 +10,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use culvert_session::socket::{self, ReadAhead};
 use rustls::{ProtocolVersion, ServerConfig};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -46,6 +47,15 @@ pub enum Alpn {
     H2,
 }
 
+/// What a connection came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// `listen.public`: TLS, everything.
+    Public,
+    /// `listen.proxy`: plain text, CONNECT and the PAC file.
+    Proxy,
+}
+
 /// The other side of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
@@ -53,12 +63,52 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Whether the connection is TLS 1.3.
     pub tls13: bool,
+    /// What it came in by.
+    pub door: Door,
 }
 
 /// A connection as the edge gets it.
 pub type Connection = TlsStream<ReadAhead<Admitted>>;
 
+/// A connection without TLS.
+pub type PlainConnection = ReadAhead<Admitted>;
+
+/// Makes a connection end by a reset (TCP RST) when it is dropped, so that its peer cannot take
+/// what came for all there was. Clones are of the same connection.
+#[derive(Debug, Clone, Default)]
+pub struct Breaker(Arc<AtomicBool>);
+
+impl Breaker {
+    /// From now on, the end is a reset.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that can be made to end by a reset.
+pub trait Breakable {
+    /// What makes it so.
+    fn breaker(&self) -> Breaker;
+}
+
+impl Breakable for Connection {
+    fn breaker(&self) -> Breaker {
+        self.get_ref().0.io().breaker.clone()
+    }
+}
+
+impl Breakable for PlainConnection {
+    fn breaker(&self) -> Breaker {
+        self.io().breaker.clone()
+    }
+}
+
 /// What a listener must know.
+#[derive(Clone)]
 pub(crate) struct Terms {
     /// The TLS side.
     pub(crate) tls: Arc<ServerConfig>,
@@ -101,11 +151,72 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Takes connections until the node drains, each served by a task of its own; then closes
-    /// the socket.
-    pub(crate) async fn run<S, F>(mut self, ending: Ending, serve: S)
+    /// A further listener, for connections without TLS, that shares this one's limits.
+    pub(crate) fn beside(&self, address: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            socket: bind(address)?,
+            terms: self.terms.clone(),
+            seats: self.seats.clone(),
+            metrics: self.metrics.clone(),
+            complained: None,
+        })
+    }
+
+    /// Takes connections without TLS.
+    pub(crate) async fn run_plain<S, F>(self, ending: Ending, serve: S)
+    where
+        S: Fn(PlainConnection, Peer) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let metrics = self.metrics.clone();
+        let each = move |tcp, address| {
+            metrics.connections.on_arrival(Arrival::Established);
+            let peer = Peer {
+                address,
+                tls13: false,
+                door: Door::Proxy,
+            };
+            serve(ReadAhead::new(tcp), peer)
+        };
+        self.take(ending, each).await;
+    }
+
+    /// Takes connections and speaks TLS with them.
+    pub(crate) async fn run<S, F>(self, ending: Ending, serve: S)
     where
         S: Fn(Connection, Alpn, Peer) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let tls = TlsAcceptor::from(self.terms.tls.clone());
+        let (patience, metrics) = (self.terms.handshake, self.metrics.clone());
+        let each = move |tcp, address| {
+            let (tls, metrics, serve) = (tls.clone(), metrics.clone(), serve.clone());
+            async move {
+                match timeout(patience, tls.accept(ReadAhead::new(tcp))).await {
+                    Ok(Ok(connection)) => {
+                        metrics.connections.on_arrival(Arrival::Established);
+                        let (alpn, peer) = describe(&connection, address);
+                        serve(connection, alpn, peer).await;
+                    }
+                    Ok(Err(error)) => {
+                        metrics.connections.on_arrival(Arrival::NoTls);
+                        tracing::debug!(peer = %address, %error, "no TLS");
+                    }
+                    Err(_) => {
+                        metrics.connections.on_arrival(Arrival::NoTls);
+                        tracing::debug!(peer = %address, "no TLS in time");
+                    }
+                }
+            }
+        };
+        self.take(ending, each).await;
+    }
+
+    /// Takes connections until the node drains, each served by a task of its own; then closes
+    /// the socket.
+    async fn take<S, F>(mut self, ending: Ending, serve: S)
+    where
+        S: Fn(Admitted, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
         loop {
@@ -124,26 +235,8 @@ impl Listener {
             let Some(tcp) = self.admit(tcp, &ending) else {
                 continue;
             };
-            let tls = TlsAcceptor::from(self.terms.tls.clone());
-            let (patience, metrics) = (self.terms.handshake, self.metrics.clone());
             let serve = serve.clone();
-            ending.spawn(async move {
-                match timeout(patience, tls.accept(ReadAhead::new(tcp))).await {
-                    Ok(Ok(connection)) => {
-                        metrics.connections.on_arrival(Arrival::Established);
-                        let (alpn, peer) = describe(&connection, address);
-                        serve(connection, alpn, peer).await;
-                    }
-                    Ok(Err(error)) => {
-                        metrics.connections.on_arrival(Arrival::NoTls);
-                        tracing::debug!(peer = %address, %error, "no TLS");
-                    }
-                    Err(_) => {
-                        metrics.connections.on_arrival(Arrival::NoTls);
-                        tracing::debug!(peer = %address, "no TLS in time");
-                    }
-                }
-            });
+            ending.spawn(async move { serve(tcp, address).await });
         }
     }
 
@@ -162,7 +255,11 @@ impl Listener {
             _open: ending.socket(),
             metrics,
         };
-        Some(Admitted { tcp, _seat: seat })
+        Some(Admitted {
+            tcp,
+            breaker: Breaker::default(),
+            _seat: seat,
+        })
     }
 
     /// Some errors of accept(2) are those of a connection that is gone already; the others last.
@@ -212,7 +309,13 @@ fn describe(connection: &Connection, address: SocketAddr) -> (Alpn, Peer) {
         Alpn::Http1
     };
     let tls13 = tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-    (alpn, Peer { address, tls13 })
+    let door = Door::Public;
+    let peer = Peer {
+        address,
+        tls13,
+        door,
+    };
+    (alpn, peer)
 }
 
 /// A TCP connection with its seat among the connections of the node. The seat goes where the
@@ -220,7 +323,16 @@ fn describe(connection: &Connection, address: SocketAddr) -> (Alpn, Peer) {
 #[derive(Debug)]
 pub struct Admitted {
     tcp: TcpStream,
+    breaker: Breaker,
     _seat: Seat,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if self.breaker.is_set() {
+            let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+        }
+    }
 }
 
 #[derive(Debug)]

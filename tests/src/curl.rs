@@ -46,6 +46,23 @@ impl Curl {
         Self { command }
     }
 
+    /// A GET of `url` through the relay at `port` as proxy.
+    pub fn through(port: u16, url: &str) -> Self {
+        let mut curl = Self::new(url);
+        let proxy = format!("https://{}:{port}", crate::stack::DOMAIN);
+        curl.command.args(["--noproxy", "", "--proxy", &proxy]);
+        curl.command
+            .args(["--suppress-connect-headers", "--proxy-cacert"]);
+        curl.command.arg(world().ca_file());
+        curl
+    }
+
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, arg: &str) -> Self {
         self.command.arg(arg);

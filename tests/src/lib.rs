@@ -21,6 +21,7 @@
 //! | [`wires`] | the network between agent and relay, to be cut |
 //! | [`raw`] | callers that send bytes no HTTP client would |
 //! | [`squid`] | a corporate proxy on the agent's way out |
+//! | [`way`] | callers that CONNECT, and look at how a connection ends |
 //! | [`nginx`], [`upstream`] | the local API: a real server, and one that does what a test says |
 //! | [`peers`] | peers in Node: WebSocket and gRPC, both ends |
 //! | [`process`], [`wait`], [`port`] | processes, their memory and logs; waiting for a condition |
@@ -38,6 +39,7 @@ pub mod squid;
 pub mod stack;
 pub mod upstream;
 pub mod wait;
+pub mod way;
 pub mod wires;
 
 pub use curl::{Answer, Curl, Http};

@@ -43,7 +43,9 @@ impl Nginx {
     fn launch(authority: &Authority, listen: &str, directives: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path();
-        let leaf = authority.issue(&["localhost"]).expect("a certificate");
+        let leaf = authority
+            .issue(&["localhost", "vcenter.sddc.local"])
+            .expect("a certificate");
         leaf.write(path, "nginx").expect("a certificate");
         for name in ["files", "temp"] {
             std::fs::create_dir(path.join(name)).expect("a folder");

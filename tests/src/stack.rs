@@ -49,6 +49,7 @@ pub struct StackOptions {
     endpoints: Vec<(String, String)>,
     settings: String,
     policy: String,
+    listen: String,
     relay: String,
     agent: String,
     link: String,
@@ -62,6 +63,7 @@ impl Default for StackOptions {
             endpoints: Vec::new(),
             settings: String::new(),
             policy: POLICY.to_owned(),
+            listen: String::new(),
             relay: String::new(),
             agent: String::new(),
             link: String::new(),
@@ -87,6 +89,12 @@ impl StackOptions {
     /// Replaces [`POLICY`].
     pub fn policy(mut self, policy: &str) -> Self {
         self.policy = policy.to_owned();
+        self
+    }
+
+    /// Adds lines to `relay.toml`'s table of listeners.
+    pub fn listen(mut self, toml: &str) -> Self {
+        self.listen = toml.to_owned();
         self
     }
 
@@ -124,7 +132,7 @@ impl StackOptions {
     pub fn configure(&self) -> Configured {
         let folder = tempfile::tempdir().expect("a folder");
         let (public, admin) = (port::free(), port::free());
-        write_relay(folder.path(), public, admin, &self.relay);
+        write_relay(folder.path(), public, admin, self);
         let wires = self.over_wires.then(|| Wires::to(public));
         let dialled = wires.as_ref().map_or(public, Wires::port);
         write_agent(folder.path(), dialled, self);
@@ -341,7 +349,8 @@ pub fn run(name: &str, arguments: &[&str]) -> Output {
 }
 
 /// Writes `relay.toml` and what it names.
-fn write_relay(folder: &Path, public: u16, admin: u16, more: &str) {
+fn write_relay(folder: &Path, public: u16, admin: u16, options: &StackOptions) {
+    let (listen, more) = (&options.listen, &options.relay);
     let mut names = vec![DOMAIN.to_owned(), "127.0.0.1".to_owned()];
     for tenant in ["acme", "globex"] {
         names.extend(ENDPOINTS.map(|endpoint| format!("{endpoint}--{tenant}.{DOMAIN}")));
@@ -357,7 +366,7 @@ node = "relay-1"
 [listen]
 public = "127.0.0.1:{public}"
 admin = "127.0.0.1:{admin}"
-
+{listen}
 [tls]
 certificate = "relay.pem"
 private_key = "relay.key"

@@ -61,10 +61,15 @@ impl Upstream {
     pub fn start(
         handle: impl Fn(&Request, &mut Connection) -> io::Result<Then> + Send + Sync + 'static,
     ) -> Self {
-        let leaf = world()
-            .authority
-            .issue(&["localhost"])
-            .expect("a certificate");
+        Self::start_named(&["localhost"], handle)
+    }
+
+    /// Starts one whose certificate has these names.
+    pub fn start_named(
+        names: &[&str],
+        handle: impl Fn(&Request, &mut Connection) -> io::Result<Then> + Send + Sync + 'static,
+    ) -> Self {
+        let leaf = world().authority.issue(names).expect("a certificate");
         let tls = Arc::new(
             leaf.server_config(&["http/1.1"])
                 .expect("a TLS configuration"),

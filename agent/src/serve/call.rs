@@ -8,6 +8,7 @@ use culvert_policy::{
     CallFacts, CanonicalTarget, Look, Mode as PolicyMode, PathOptions, Policy, Soap,
 };
 use culvert_proto::code::ErrorCode;
+use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::{BodyLength, CallHead, CallId, Mode, Refusal};
 use culvert_proto::names::EndpointName;
 use culvert_proto::principal::Principal;
@@ -110,6 +111,35 @@ impl Call {
         Ok(())
     }
 
+    /// The name that a CONNECT is for. The relay has brought it to its one spelling.
+    pub(crate) fn connect_name(&self) -> Result<ConnectName, BadHead> {
+        let text = std::str::from_utf8(&self.target).map_err(|_| BadHead::Name)?;
+        let name = ConnectName::parse(text).map_err(|_| BadHead::Name)?;
+        let is_call = self.method == Method::CONNECT && self.upgrade.is_none();
+        if is_call && name.as_str() == text {
+            Ok(name)
+        } else {
+            Err(BadHead::Name)
+        }
+    }
+
+    /// What the policy is asked about where the agent sees bytes only.
+    pub(crate) fn passage_facts<'a>(&'a self, name: &'a ConnectName) -> CallFacts<'a> {
+        CallFacts {
+            endpoint: self.endpoint.as_str(),
+            mode: policy_mode(self.mode),
+            method: self.method.as_str(),
+            target: None,
+            caller: &self.caller.subject,
+            scopes: &self.caller.scopes,
+            soap: Soap::No,
+            upgrade: None,
+            source: self.source,
+            host: Some(name.host()),
+            port: Some(name.port()),
+        }
+    }
+
     /// How the call has to be looked into. Servers read an envelope from whatever brings a body.
     pub(crate) fn look(
         &self,
@@ -132,12 +162,7 @@ impl Call {
     ) -> CallFacts<'a> {
         CallFacts {
             endpoint: self.endpoint.as_str(),
-            mode: match self.mode {
-                Mode::Http => PolicyMode::Http,
-                Mode::Connect => PolicyMode::Connect,
-                Mode::Terminate => PolicyMode::Terminate,
-                Mode::Tcp => PolicyMode::Tcp,
-            },
+            mode: policy_mode(self.mode),
             method: self.method.as_str(),
             target: Some(target),
             caller: &self.caller.subject,
@@ -151,6 +176,15 @@ impl Call {
     }
 }
 
+fn policy_mode(mode: Mode) -> PolicyMode {
+    match mode {
+        Mode::Http => PolicyMode::Http,
+        Mode::Connect => PolicyMode::Connect,
+        Mode::Terminate => PolicyMode::Terminate,
+        Mode::Tcp => PolicyMode::Tcp,
+    }
+}
+
 /// Why a head is refused before the policy is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadHead {
@@ -160,6 +194,9 @@ pub(crate) enum BadHead {
     /// A mode that the endpoint does not have.
     #[error("the endpoint does not have this call mode")]
     Mode,
+    /// Not a name that the endpoint declares.
+    #[error("the endpoint does not declare this name and port")]
+    Name,
     /// Not a method that is forwarded.
     #[error("the method is not one that is forwarded")]
     Method,
@@ -180,7 +217,9 @@ impl BadHead {
         match self {
             // What an endpoint accepts in paths beyond the strict form is only known here.
             Self::Target(reason) => !matches!(reason, "semicolon" | "forbidden-escape"),
-            Self::Endpoint | Self::Mode | Self::Method | Self::Upgrade | Self::Request(_) => true,
+            // Which modes an endpoint has, relays that were here before do not know.
+            Self::Mode => false,
+            Self::Endpoint | Self::Name | Self::Method | Self::Upgrade | Self::Request(_) => true,
         }
     }
 
@@ -188,6 +227,7 @@ impl BadHead {
         match self {
             Self::Endpoint => "unknown-endpoint",
             Self::Mode => "mode",
+            Self::Name => "name",
             Self::Method => "method",
             Self::Target(reason) => reason,
             Self::Upgrade => "upgrade",
@@ -197,7 +237,7 @@ impl BadHead {
 
     pub(crate) fn refusal(self) -> Refusal {
         let code = match self {
-            Self::Endpoint => ErrorCode::UnknownEndpoint,
+            Self::Endpoint | Self::Name => ErrorCode::UnknownEndpoint,
             Self::Mode | Self::Method | Self::Target(_) | Self::Upgrade | Self::Request(_) => {
                 ErrorCode::BadRequest
             }

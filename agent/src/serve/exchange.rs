@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use culvert_policy::{CallFacts, Decision, Denial, DenyReason, Look, Permit, Soap};
 use culvert_proto::code::{ErrorCode, ResetCode};
-use culvert_proto::head::{BodyLength, CallHead, Head, Refusal, ResponseHead};
+use culvert_proto::head::{BodyLength, CallHead, Head, Mode, Refusal, ResponseHead};
 use culvert_proto::mux::{Item, StreamError};
 use culvert_session::body::RecvBody;
 use culvert_session::splice::{Moved, SpliceError, splice};
@@ -33,7 +33,7 @@ use crate::upstream::{
 };
 
 /// Why a call ended otherwise than with a whole answer.
-enum Failure {
+pub(super) enum Failure {
     /// No answer has begun: the caller is told why there is none.
     Refused(Outcome, Refusal),
     /// The answer has begun: the caller sees it break off.
@@ -96,10 +96,10 @@ async fn refuse(refusal: Refusal, send: &mut SendStream) {
 }
 
 /// What every step of a call looks at.
-struct Exchange<'c> {
-    serving: &'c Serving,
-    call: &'c Call,
-    node: &'c str,
+pub(super) struct Exchange<'c> {
+    pub(super) serving: &'c Serving,
+    pub(super) call: &'c Call,
+    pub(super) node: &'c str,
 }
 
 impl Exchange<'_> {
@@ -115,6 +115,12 @@ impl Exchange<'_> {
         let endpoint = self.serving.endpoints.get(&call.endpoint);
         let endpoint = endpoint.ok_or(BadHead::Endpoint).map_err(suspect)?;
         send.set_priority(endpoint.priority);
+        if call.mode != Mode::Http {
+            return self.pass(endpoint, send, &mut recv, record).await;
+        }
+        if !endpoint.serves_http {
+            return Err(suspect(BadHead::Mode));
+        }
         call.check(&message).map_err(suspect)?;
         let target = call.canonical(endpoint.paths).map_err(suspect)?;
         if !self.serving.accounts.audit.admits() {
@@ -344,7 +350,7 @@ impl Exchange<'_> {
         RequestBody::new(inspection.bytes.clone(), rest, limit, progress)
     }
 
-    fn bad_head(&self, bad: BadHead) -> Failure {
+    pub(super) fn bad_head(&self, bad: BadHead) -> Failure {
         if bad.is_suspicious() {
             tracing::warn!(
                 target: "culvert::security",
@@ -362,7 +368,7 @@ impl Exchange<'_> {
         Failure::Refused(Outcome::Refused, bad.refusal())
     }
 
-    fn no_answer(&self, error: &UpstreamError, record: &mut Record<'_>) -> Failure {
+    pub(super) fn no_answer(&self, error: &UpstreamError, record: &mut Record<'_>) -> Failure {
         record.reason = Some(error.to_string());
         if let Some(error) = error.stream_error() {
             return Failure::Gone(error);
@@ -407,7 +413,7 @@ async fn go_on(send: &mut SendStream) -> Result<(), StreamError> {
 }
 
 /// Asks the policy, and notes what it says.
-fn decide(
+pub(super) fn decide(
     policy: &ActivePolicy,
     facts: &CallFacts<'_>,
     length: BodyLength,
@@ -492,7 +498,7 @@ pub(super) fn is_soap(facts: &CallFacts<'_>) -> bool {
     matches!(facts.soap, Soap::Operation { .. } | Soap::Undetermined)
 }
 
-fn unaudited() -> Failure {
+pub(super) fn unaudited() -> Failure {
     let detail = "The agent cannot write its audit log and is set to make no call without it; \
                   try again later, and tell its operator.";
     Failure::Refused(
@@ -506,7 +512,7 @@ fn unaudited() -> Failure {
     )
 }
 
-fn overloaded() -> Failure {
+pub(super) fn overloaded() -> Failure {
     let detail = "The endpoint has as many calls in progress as it may; try again later.";
     Failure::Refused(
         Outcome::Refused,

@@ -4,6 +4,7 @@
 //! * `soap`: the operation of a SOAP call, from the beginning of its body;
 //! * `exchange`: the call itself, top to bottom: check, decide, forward, answer;
 //! * `translate`: public names for local ones and back, in its headers;
+//! * `passage`: a call that is bytes, with `hello` for the beginning of the caller's TLS;
 //! * `pump`: the answer's body on its way back;
 //! * `leash`: how long a call may go on: a new policy or an expired credential ends it;
 //! * `audit`: the record of a call, however it ends; `accounts`: where it is kept.
@@ -12,7 +13,9 @@ mod accounts;
 mod audit;
 mod call;
 mod exchange;
+mod hello;
 mod leash;
+mod passage;
 mod pump;
 mod soap;
 #[cfg(test)]
@@ -24,6 +27,8 @@ use std::sync::Arc;
 
 use culvert_config::endpoint::Endpoint;
 use culvert_policy::PathOptions;
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::head::Mode;
 use culvert_proto::names::EndpointName;
 use culvert_proto::priority::Priority;
 use culvert_session::Incoming;
@@ -52,6 +57,13 @@ pub(crate) struct Serving {
 struct ServedEndpoint {
     upstream: Upstream,
     paths: PathOptions,
+    serves_http: bool,
+    /// How a CONNECT to one of its names is carried.
+    proxied: Option<Mode>,
+    names: Vec<ConnectName>,
+    /// The port of the upstream that each name leads to.
+    ports: Vec<u16>,
+    allow_no_sni: bool,
     /// How urgent its answers are; `None`: each earns its class.
     priority: Option<Priority>,
     /// One for each call that may be in progress.
@@ -127,6 +139,18 @@ impl Serving {
 }
 
 impl ServedEndpoint {
+    /// Whether one of the declared names has this host.
+    fn has_host(&self, host: &str) -> bool {
+        let mut hosts = self.names.iter().map(ConnectName::host);
+        hosts.any(|known| known.eq_ignore_ascii_case(host))
+    }
+
+    /// The port of the upstream that a declared name leads to.
+    fn port_of(&self, name: &ConnectName) -> Option<u16> {
+        let place = self.names.iter().position(|known| known == name)?;
+        Some(self.ports[place])
+    }
+
     fn new(endpoint: &Endpoint, upstream: Upstream) -> Self {
         Self {
             upstream,
@@ -134,6 +158,15 @@ impl ServedEndpoint {
                 allow_semicolon: endpoint.allow_semicolon,
                 allow_encoded_slash: endpoint.allow_encoded_slash,
             },
+            serves_http: endpoint.modes.contains(&Mode::Http),
+            proxied: endpoint.proxied(),
+            names: endpoint.connect.clone(),
+            ports: endpoint
+                .connect
+                .iter()
+                .map(|name| endpoint.port_of(name))
+                .collect(),
+            allow_no_sni: endpoint.allow_no_sni,
             priority: endpoint.priority,
             slots: Semaphore::new(endpoint.max_streams as usize),
         }

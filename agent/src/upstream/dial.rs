@@ -121,11 +121,11 @@ impl Dialer {
         })
     }
 
-    /// A TCP connection to an address that was checked. Cancel safe.
-    pub(crate) async fn tcp(&self) -> Result<TcpStream, UpstreamError> {
+    /// A TCP connection to a port of an address that was checked. Cancel safe.
+    pub(crate) async fn tcp(&self, port: u16) -> Result<TcpStream, UpstreamError> {
         let phase = Phase::Connect;
         let limit = self.connect;
-        let reached = timeout(limit, self.reach()).await;
+        let reached = timeout(limit, self.reach(port)).await;
         let tcp = reached.map_err(|_| UpstreamError::Timeout { phase, limit })??;
         socket::tune(&tcp);
         Ok(tcp)
@@ -151,7 +151,7 @@ impl Dialer {
         let Some(tls) = &self.tls else {
             return Ok(Vec::new());
         };
-        let shown = certificate::shown(self.tcp().await?, tls.name.clone()).await;
+        let shown = certificate::shown(self.tcp(self.port).await?, tls.name.clone()).await;
         shown.map_err(|source| UpstreamError::Tls {
             host: self.host.clone(),
             source,
@@ -167,7 +167,7 @@ impl Dialer {
             let _ = peer.send(far);
             return Ok(Transport::Memory(near));
         }
-        let tcp = self.tcp().await?;
+        let tcp = self.tcp(self.port).await?;
         let Some(tls) = &self.tls else {
             return Ok(Transport::Plain(tcp));
         };
@@ -208,22 +208,22 @@ impl Dialer {
 
     /// A TCP connection to an address that was checked: the name is resolved once, and what was
     /// checked is what is dialled.
-    async fn reach(&self) -> Result<TcpStream, UpstreamError> {
+    async fn reach(&self, port: u16) -> Result<TcpStream, UpstreamError> {
         let addresses = match self.address {
-            Some(address) => vec![SocketAddr::new(address, self.port)],
-            None => self.resolve().await?,
+            Some(address) => vec![SocketAddr::new(address, port)],
+            None => self.resolve(port).await?,
         };
         race::connect(addresses)
             .await
             .map_err(|source| UpstreamError::Connect {
                 host: self.host.clone(),
-                port: self.port,
+                port,
                 source,
             })
     }
 
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, UpstreamError> {
-        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
+    async fn resolve(&self, port: u16) -> Result<Vec<SocketAddr>, UpstreamError> {
+        let found = tokio::net::lookup_host((self.host.as_str(), port)).await;
         let found = found.map_err(|source| UpstreamError::Resolve {
             name: self.host.clone(),
             source,

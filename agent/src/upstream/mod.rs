@@ -235,11 +235,14 @@ impl Upstream {
         })
     }
 
-    /// A TCP connection to an address of the upstream that was checked, within
-    /// `timeouts.connect`: for calls whose bytes are not HTTP.
-    #[allow(dead_code, reason = "no call mode but host mode is served yet")]
-    pub(crate) async fn tcp(&self) -> Result<tokio::net::TcpStream, UpstreamError> {
-        self.health.dial(|| self.dialer.tcp()).await
+    /// A TCP connection to a port of the upstream, at an address that was checked, within
+    /// `timeouts.connect`: for permitted calls that are bytes.
+    pub(crate) async fn tcp(
+        &self,
+        _permit: Permit,
+        port: u16,
+    ) -> Result<tokio::net::TcpStream, UpstreamError> {
+        self.health.dial(|| self.dialer.tcp(port)).await
     }
 
     /// Opens a connection as a call would, asks nothing on it, and says what is there.

@@ -51,7 +51,36 @@ fn endpoint(name: &str) -> EndpointName {
 /// What tests say about directories.
 impl Directory<Fake> {
     fn add(&self, of: &str, name: &str, id: u64, session: &Fake) {
-        self.register(&tenant(of), &endpoint(name), SessionId(id), session, None);
+        self.add_named(of, name, id, session, &[]);
+    }
+
+    fn add_named(&self, of: &str, name: &str, id: u64, session: &Fake, names: &[&str]) {
+        let names = names.iter().map(|name| ConnectName::parse(name).unwrap());
+        let service = Service {
+            priority: None,
+            names: names.collect(),
+            tunnel: Some(Mode::Connect),
+        };
+        self.register(
+            &tenant(of),
+            &endpoint(name),
+            SessionId(id),
+            session,
+            service,
+        );
+    }
+
+    /// Which endpoint a name belongs to.
+    fn held(&self, of: &str, name: &str) -> Option<String> {
+        let name = ConnectName::parse(name).unwrap();
+        let holder = self.holder(&tenant(of), &name);
+        holder.map(|(endpoint, _)| endpoint.as_str().to_owned())
+    }
+
+    /// A session of an endpoint that declares a name.
+    fn find_named(&self, of: &str, endpoint_name: &str, name: &str) -> Lookup<Fake> {
+        let name = ConnectName::parse(name).unwrap();
+        self.lookup_name(&tenant(of), &endpoint(endpoint_name), &name)
     }
 
     fn remove(&self, of: &str, name: &str, id: u64) {
@@ -284,4 +313,62 @@ fn an_endpoint_is_listed_with_its_sessions_and_calls() {
         [listed("nsx", 0, 0), listed("vcenter", 2, 5)]
     );
     assert_eq!(directory.served(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_belongs_to_the_endpoint_that_had_it_first_until_that_is_forgotten() {
+    let directory = Directory::new(MEMORY);
+    let (one, two) = (Fake::default(), Fake::default());
+    let names = ["vc.sddc.local:443", "VC.sddc.local.:5480"];
+    directory.add_named("acme", "vc", 1, &one, &names);
+    directory.add_named("acme", "other", 2, &two, &["vc.sddc.local:443", "nsx:443"]);
+    assert_eq!(
+        directory.held("acme", "VC.SDDC.local:443").as_deref(),
+        Some("vc")
+    );
+    assert_eq!(
+        directory.held("acme", "vc.sddc.local:5480").as_deref(),
+        Some("vc")
+    );
+    assert_eq!(directory.held("acme", "nsx:443").as_deref(), Some("other"));
+    assert_eq!(directory.held("acme", "vc.sddc.local:80"), None);
+    assert_eq!(directory.held("globex", "vc.sddc.local:443"), None);
+
+    directory.remove("acme", "vc", 1);
+    assert_eq!(
+        directory.held("acme", "vc.sddc.local:443").as_deref(),
+        Some("vc")
+    );
+    assert!(matches!(
+        directory.find_named("acme", "vc", "vc.sddc.local:443"),
+        Lookup::Offline
+    ));
+    tokio::time::advance(MEMORY).await;
+    assert_eq!(directory.held("acme", "vc.sddc.local:443"), None);
+    directory.forget_old();
+    directory.add_named("acme", "other", 2, &two, &["vc.sddc.local:443"]);
+    assert_eq!(
+        directory.held("acme", "vc.sddc.local:443").as_deref(),
+        Some("other")
+    );
+    assert_eq!(
+        directory.held("acme", "nsx:443"),
+        None,
+        "it is declared no more"
+    );
+}
+
+#[test]
+fn a_name_leads_to_a_session_that_declares_it() {
+    let directory = Directory::new(MEMORY);
+    let (old, new) = (Fake::default(), Fake::with_load(7));
+    directory.add_named("acme", "vc", 1, &old, &["vc:443"]);
+    directory.add_named("acme", "vc", 2, &new, &["vc:443", "vc:5480"]);
+    for _ in 0..20 {
+        let found = directory.find_named("acme", "vc", "vc:5480");
+        assert!(matches!(found, Lookup::Session(found, _) if found.is(&new)));
+    }
+    directory.remove("acme", "vc", 2);
+    assert_eq!(directory.held("acme", "vc:5480"), None);
+    assert_eq!(directory.held("acme", "vc:443").as_deref(), Some("vc"));
 }

@@ -15,7 +15,8 @@ use super::record::CallRecord;
 /// breaks off what is still under way.
 pub(crate) struct AnswerBody {
     source: Source,
-    record: CallRecord,
+    /// None of an answer after which the call goes on.
+    record: Option<CallRecord>,
 }
 
 enum Source {
@@ -29,14 +30,28 @@ impl AnswerBody {
     /// The relay's own words; may be empty.
     pub(crate) fn text(text: Bytes, record: CallRecord) -> Self {
         let text = (!text.is_empty()).then_some(text);
-        let source = Source::Text(text);
-        Self { source, record }
+        Self {
+            source: Source::Text(text),
+            record: Some(record),
+        }
+    }
+
+    /// None: what follows the answer's head is no body, and the call's record is with whoever
+    /// carries it.
+    pub(crate) fn none() -> Self {
+        Self {
+            source: Source::Text(None),
+            record: None,
+        }
     }
 
     /// The upstream's answer.
     pub(crate) fn stream(download: Download, record: CallRecord) -> Self {
         let source = Source::Stream(download);
-        Self { source, record }
+        Self {
+            source,
+            record: Some(record),
+        }
     }
 }
 
@@ -48,7 +63,13 @@ impl Body for AnswerBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
-        let Self { source, record } = self.get_mut();
+        let Self {
+            source,
+            record: Some(record),
+        } = self.get_mut()
+        else {
+            return Poll::Ready(None);
+        };
         record.progress.handed.store(false, Ordering::Relaxed);
         let next = match source {
             Source::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
@@ -92,8 +113,8 @@ impl Drop for AnswerBody {
             Source::Text(text) => text.is_none(),
             Source::Stream(download) => download.is_whole(),
         };
-        if whole {
-            self.record.on_end();
+        if whole && let Some(record) = &mut self.record {
+            record.on_end();
         }
     }
 }

@@ -10,25 +10,30 @@ use culvert_policy::canonical::{CanonicalTarget, PathOptions};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, Mode};
 use culvert_session::body::RecvBody;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::Edge;
 use super::answer::AnswerBody;
 use super::authenticate::authenticate;
+use super::connect::is_connect;
 use super::connection::Connection;
 use super::download::Download;
 use super::forward::{InterimTo, forward, unknown_endpoint, visible_length};
+use super::grip::{Grip, StreamGrip};
 use super::guard::head as strict;
 use super::headers;
 use super::pace::Deadline;
+use super::passage::Passage;
 use super::record::CallRecord;
 use super::respond::{Problem, insert_call};
 use super::route::{Destination, Endpoint, host};
 use super::upload::Upload;
-use super::{ERRORS_PATH, Edge, SESSION_PATH, trace};
+use super::trace;
+use crate::listener::Door;
 
 /// What the relay cannot know of an endpoint it allows: the agent decides.
 const LENIENT: PathOptions = PathOptions {
@@ -48,14 +53,17 @@ impl Edge {
         mut record: CallRecord,
     ) -> Response<AnswerBody> {
         let version = request.version();
+        let proxy = is_connect(&request);
         match self.call(&connection, request, &mut record).await {
-            Ok(answer) => answer.finish(record),
-            Err(problem) => {
+            Ok(answer) => answer.finish(&connection, version, record),
+            Err(mut problem) => {
+                problem.proxy = proxy;
+                problem.basic |= proxy;
                 let method = record.method.as_ref().unwrap_or(&Method::GET);
                 let (response, body) = problem.answer(self.routes.domain(), record.call, method);
                 let mut response = response.map(|()| body);
                 let headers = response.headers_mut();
-                let last = problem.status() == StatusCode::UNAUTHORIZED && connection.on_refused();
+                let last = problem.code == ErrorCode::Unauthenticated && connection.on_refused();
                 if version < Version::HTTP_2 && last {
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 } else if version < Version::HTTP_2 && problem.upgrade {
@@ -69,7 +77,7 @@ impl Edge {
     }
 
     /// A place for a call, if there is one.
-    fn seat(&self) -> Result<OwnedSemaphorePermit, Problem> {
+    pub(super) fn seat(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.seats.clone().try_acquire_owned().map_err(|_| {
             Problem::new(
                 ErrorCode::Overloaded,
@@ -88,9 +96,19 @@ impl Edge {
             record.method = None;
             return Err(Problem::bad_request(violation.to_string()));
         }
+        if is_connect(&request) {
+            return self.connect(connection, request, record).await;
+        }
         let authority = check(&request)?;
+        if connection.peer.door == Door::Proxy {
+            return self
+                .proxy_page(connection, request, &authority, record)
+                .await;
+        }
         let endpoint = match self.routes.resolve(&authority) {
-            Destination::Relay => return self.own_page(connection, request).await,
+            Destination::Relay => {
+                return self.own_page(connection, request, &authority, record).await;
+            }
             Destination::Endpoint(endpoint) => Some(endpoint),
             Destination::Unknown => None,
         };
@@ -156,7 +174,8 @@ impl Edge {
             progress: &record.progress,
             host: caller_host,
         });
-        let forwarded = forward(directory, &tenant, head, upload, interim, expiry, open).await;
+        let look = || directory.lookup(&tenant, &head.endpoint);
+        let forwarded = forward(look, &head, upload, interim, expiry, open).await;
         drop(room);
         let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
             Some(violation) => Problem::bad_request(violation.to_string()),
@@ -181,49 +200,23 @@ impl Edge {
         let download = Download::new(body, forwarded.uploading, forwarded.expiry);
         Ok(Answer::Upstream(response, download))
     }
-
-    /// What the relay serves under its own name.
-    async fn own_page(
-        &self,
-        connection: &Arc<Connection>,
-        request: Request<Incoming>,
-    ) -> Result<Answer, Problem> {
-        match (request.method(), request.uri().path()) {
-            (_, SESSION_PATH) => {
-                let upgraded = self
-                    .agents
-                    .clone()
-                    .upgrade(request, connection.peer)
-                    .await?;
-                if upgraded.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    connection.traffic.switch();
-                }
-                Ok(Answer::Own(upgraded.map(|_| Bytes::new())))
-            }
-            (&Method::GET | &Method::HEAD, ERRORS_PATH) => {
-                let mut response = Response::new(self.errors.clone());
-                let html = HeaderValue::from_static("text/html; charset=utf-8");
-                response.headers_mut().insert(CONTENT_TYPE, html);
-                if request.method() == Method::HEAD {
-                    let length = HeaderValue::from(self.errors.len());
-                    response.headers_mut().insert(CONTENT_LENGTH, length);
-                    *response.body_mut() = Bytes::new();
-                }
-                Ok(Answer::Own(response))
-            }
-            _ => Err(unknown_endpoint()),
-        }
-    }
 }
 
 /// An answer without its record.
-enum Answer {
+pub(super) enum Answer {
     Own(Response<Bytes>),
     Upstream(Response<()>, Download),
+    /// From here on it is bytes.
+    Passage(Passage),
 }
 
 impl Answer {
-    fn finish(self, mut record: CallRecord) -> Response<AnswerBody> {
+    fn finish(
+        self,
+        connection: &Arc<Connection>,
+        version: Version,
+        mut record: CallRecord,
+    ) -> Response<AnswerBody> {
         let call = record.call;
         let mut response = match self {
             Self::Own(response) => {
@@ -233,6 +226,18 @@ impl Answer {
             Self::Upstream(response, download) => {
                 record.on_answer(response.status());
                 response.map(|()| AnswerBody::stream(download, record))
+            }
+            Self::Passage(passage) => {
+                record.on_answer(StatusCode::OK);
+                if version == Version::HTTP_2 {
+                    let grip = Grip::Stream(StreamGrip::leave());
+                    tokio::spawn(passage.carry(record, grip));
+                } else {
+                    connection.traffic.switch();
+                    let grip = Grip::Connection(connection.breaker.clone());
+                    connection.leave_afterwards(passage.carry(record, grip));
+                }
+                Response::new(AnswerBody::none())
             }
         };
         insert_call(response.headers_mut(), call);
@@ -245,7 +250,7 @@ impl Answer {
 fn check(request: &Request<Incoming>) -> Result<String, Problem> {
     let (uri, fields) = (request.uri(), request.headers());
     let refuse = |detail: &'static str| Err(Problem::bad_request(detail));
-    if fields.len() > strict::MAX_FIELDS || size(fields) > strict::MAX_HEAD {
+    if too_many_fields(fields) {
         return refuse("the request has too many header fields, or too long ones");
     }
     let method = request.method().as_str();
@@ -290,8 +295,13 @@ fn canonical(request: &Request<Incoming>) -> Result<Bytes, Problem> {
     Ok(Bytes::copy_from_slice(target.as_str().as_bytes()))
 }
 
+/// Whether a request has more fields than anybody needs.
+pub(super) fn too_many_fields(fields: &HeaderMap) -> bool {
+    fields.len() > strict::MAX_FIELDS || size(fields) > strict::MAX_HEAD
+}
+
 /// When a call of this caller ends though it is not over.
-fn expiry(caller: &VerifiedToken) -> Deadline {
+pub(super) fn expiry(caller: &VerifiedToken) -> Deadline {
     let left = caller
         .principal
         .expires_at()

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::head::{BodyLength, CallHead, Head, ResponseHead};
-use culvert_proto::names::TenantName;
 use culvert_session::body::{SendBodyError, send_body};
 use culvert_session::stream::{RecvStream, Stream};
 use culvert_session::{Item, OpenError, StreamError};
@@ -22,7 +21,7 @@ use super::record::Progress;
 use super::respond::Problem;
 use super::traffic::Traffic;
 use super::upload::{FirstBytes, Upload, UploadError};
-use crate::directory::{Directory, Lookup};
+use crate::directory::Lookup;
 
 /// Sessions that are tried at once where one takes no call, before the call waits.
 const TRIES: u32 = 3;
@@ -30,7 +29,7 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How often a call is sent again after a session failed it, where that is safe at all.
-const RETRIES: u32 = 2;
+pub(super) const RETRIES: u32 = 2;
 
 /// Where interim answers go: to a caller of HTTP/1.1. hyper has no way to send them over HTTP/2.
 pub(crate) struct InterimTo<'c> {
@@ -70,7 +69,7 @@ pub(crate) struct Forwarded {
 }
 
 /// Why an exchange gave no answer.
-enum Failure {
+pub(super) enum Failure {
     /// The stream ended in a way that may be tried again, or not, by what the peer has seen.
     Stream(StreamError),
     /// For good.
@@ -83,12 +82,11 @@ impl From<Problem> for Failure {
     }
 }
 
-/// Sends a call to a session of its endpoint and waits for the answer's head, without a limit:
+/// Sends a call to a session that `look` finds and waits for the answer's head, without a limit:
 /// a long poll may take half an hour.
 pub(crate) async fn forward(
-    directory: &Directory,
-    tenant: &TenantName,
-    head: CallHead,
+    look: impl Fn() -> Lookup + Copy,
+    head: &CallHead,
     mut upload: Upload,
     interim: Option<InterimTo<'_>>,
     mut expiry: Deadline,
@@ -99,7 +97,7 @@ pub(crate) async fn forward(
         .await
         .map_err(|error| bad_upload(&error))?;
     let mut upload = (!first.end).then_some(upload);
-    let mut stream = open(directory, tenant, &head, &first, patience).await?;
+    let mut stream = open(look, head, &first, patience).await?;
     let mut retries = 0;
     loop {
         let error = match exchange(stream, upload.take(), interim.as_ref(), &mut expiry).await {
@@ -114,12 +112,12 @@ pub(crate) async fn forward(
             Err(Failure::Problem(problem)) => return Err(problem),
             Err(Failure::Stream(error)) => error,
         };
-        if retries == RETRIES || !may_retry(error, retries, &head, &first) {
+        if retries == RETRIES || !may_retry(error, retries, head, &first) {
             return Err(lost(error));
         }
         retries += 1;
         // Where no other session is found, what happened to the first one is the news.
-        let again = open(directory, tenant, &head, &first, Duration::ZERO).await;
+        let again = open(look, head, &first, Duration::ZERO).await;
         stream = again.map_err(|_| lost(error))?;
     }
 }
@@ -136,10 +134,9 @@ fn may_retry(error: StreamError, retries: u32, head: &CallHead, first: &FirstByt
         }
 }
 
-/// Opens a stream on a session of the endpoint. Waits a while for one that takes it.
-async fn open(
-    directory: &Directory,
-    tenant: &TenantName,
+/// Opens a stream on a session that `look` finds. Waits a while for one that takes it.
+pub(super) async fn open(
+    look: impl Fn() -> Lookup,
     head: &CallHead,
     first: &FirstBytes,
     patience: Duration,
@@ -147,7 +144,7 @@ async fn open(
     let deadline = Instant::now() + patience;
     let mut tries = 0;
     loop {
-        let error = match directory.lookup(tenant, &head.endpoint) {
+        let error = match look() {
             Lookup::Unknown => return Err(unknown_endpoint()),
             Lookup::Offline if tries == 0 => return Err(offline()),
             Lookup::Offline => OpenError::Closed,
@@ -263,14 +260,14 @@ fn check(head: &ResponseHead) -> Result<(), Problem> {
     }
 }
 
-fn expired() -> Problem {
+pub(super) fn expired() -> Problem {
     Problem::unauthenticated(
         "the token expired while the call was in flight",
         Some("invalid_token"),
     )
 }
 
-fn broken(detail: &'static str) -> Problem {
+pub(super) fn broken(detail: &'static str) -> Problem {
     Problem::of_agent(ErrorCode::UpstreamProtocol, detail)
 }
 
@@ -284,7 +281,7 @@ fn bad_upload(error: &UploadError) -> Problem {
 }
 
 /// What a caller is told of a stream that ended before its answer.
-fn lost(error: StreamError) -> Problem {
+pub(super) fn lost(error: StreamError) -> Problem {
     let problem = match error {
         StreamError::Reset(ResetCode::Refused) => Problem::of_agent(
             ErrorCode::Overloaded,

@@ -37,6 +37,7 @@ pub(crate) struct CallRecord {
     /// The method; of a request that the guard refused, nobody knows it.
     pub(crate) method: Option<Method>,
     pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) mode: Mode,
     /// The caller, once proven.
     pub(crate) caller: Option<Arc<VerifiedToken>>,
     /// The canonical target, once known.
@@ -75,6 +76,7 @@ impl CallRecord {
             call: CallId(fastrand::u128(..).to_ne_bytes()),
             method: Some(method),
             endpoint: None,
+            mode: Mode::Http,
             caller: None,
             target: Bytes::new(),
             trace: None,
@@ -152,7 +154,7 @@ impl CallRecord {
             tenant,
             endpoint,
             caller,
-            mode = Mode::Http.as_str(),
+            mode = self.mode.as_str(),
             method = self.method.as_ref().map(Method::as_str),
             path,
             status = status.map(|status| status.as_u16()),

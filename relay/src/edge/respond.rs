@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_proto::code::{ErrorCode, Layer};
 use culvert_proto::head::{CallId, Refusal};
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHENTICATE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 /// The id of the call, on every answer.
@@ -42,6 +44,10 @@ pub struct Problem {
     pub soap: bool,
     /// The address takes WebSocket handshakes only: 426 (RFC 9110, 15.5.22).
     pub(crate) upgrade: bool,
+    /// The answer to a CONNECT: it is the proxy that asks for a credential (RFC 9110, 15.5.8).
+    pub(crate) proxy: bool,
+    /// Ask for Basic beside Bearer: what most tools know alone, with the token as password.
+    pub(crate) basic: bool,
     /// What only the relay's own log may say.
     pub log: Option<String>,
 }
@@ -63,6 +69,8 @@ impl Problem {
             rule: None,
             soap: false,
             upgrade: false,
+            proxy: false,
+            basic: false,
             log: None,
         }
     }
@@ -130,6 +138,9 @@ impl Problem {
         if self.upgrade {
             return StatusCode::UPGRADE_REQUIRED;
         }
+        if self.proxy && self.code == ErrorCode::Unauthenticated {
+            return StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        }
         StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
@@ -161,7 +172,15 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
         if let Some(Ok(challenge)) = self.challenge.as_deref().map(HeaderValue::from_str) {
-            headers.insert(WWW_AUTHENTICATE, challenge);
+            let field = if self.proxy {
+                PROXY_AUTHENTICATE
+            } else {
+                WWW_AUTHENTICATE
+            };
+            headers.insert(&field, challenge);
+            if self.basic {
+                headers.append(&field, HeaderValue::from_static("Basic realm=\"culvert\""));
+            }
         }
         if *method == Method::HEAD {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -23,11 +23,12 @@ use super::Edge;
 use super::answer::AnswerBody;
 use super::connection::Connection;
 use super::frames::FrameGuard;
+use super::grip::StreamGrip;
 use super::guard::head::MAX_HEAD;
 use super::guard::io::Guard;
 use super::pace::{Deadline, Pace, PacedIo, Patience};
 use super::record::{CallRecord, Progress};
-use crate::listener::{Alpn, Peer};
+use crate::listener::{Alpn, Breakable, Peer};
 
 /// What hyper may buffer of one HTTP/1 connection, in either direction.
 const HTTP1_BUFFER: usize = 2 * MAX_HEAD;
@@ -100,9 +101,9 @@ impl Edge {
         peer: Peer,
         drain: CancellationToken,
     ) where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Breakable + Unpin + Send + 'static,
     {
-        let connection = Arc::new(Connection::new(peer));
+        let connection = Arc::new(Connection::new(peer, io.breaker()));
         let io = PacedIo::new(io, self.servers.pace.stall);
         let ended = match alpn {
             Alpn::Http1 => self.serve_http1(io, connection, drain).await,
@@ -144,12 +145,18 @@ impl Edge {
             .http1
             .serve_connection(TokioIo::new(guard), service);
         let mut served = pin!(served.with_upgrades());
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            ended = &mut served => return ended,
-            () = drain.cancelled() => served.as_mut().graceful_shutdown(),
+            ended = &mut served => ended,
+            () = drain.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Some(passing) = connection.take_afterwards() {
+            passing.await;
         }
-        served.await
+        ended
     }
 
     async fn serve_http2<IO>(
@@ -248,6 +255,11 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, call: F) {
+        // What is left after the answer of a call that is no HTTP any more.
+        if let Some(grip) = StreamGrip::take() {
+            tokio::spawn(grip.hold(call));
+            return;
+        }
         // hyper makes a call and executes it in one go, so what was left is this call's.
         let progress = self.connection.take_progress().unwrap_or_default();
         tokio::spawn(TakenCall {
@@ -275,7 +287,10 @@ impl<F: Future<Output = ()>> Future for TakenCall<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if this.call.poll(cx).is_ready() {
+        let ended = this.call.poll(cx);
+        // A hand that nobody took belongs to nobody else.
+        let _ = StreamGrip::take();
+        if ended.is_ready() {
             return Poll::Ready(());
         }
         if !this.progress.handed.load(Ordering::Relaxed) {

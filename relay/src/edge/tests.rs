@@ -2,6 +2,7 @@
 
 mod bodies;
 mod calls;
+mod connect;
 mod failures;
 mod hostile;
 mod interim;

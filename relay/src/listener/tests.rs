@@ -104,7 +104,7 @@ impl Rig {
 }
 
 fn is_tuned(connection: &Connection) -> bool {
-    let socket = socket2::SockRef::from(&connection.get_ref().0.io().tcp);
+    let socket = SockRef::from(&connection.get_ref().0.io().tcp);
     #[cfg(target_os = "linux")]
     let low = socket.tcp_notsent_lowat().unwrap() == socket::NOT_SENT_LOW_WATER;
     #[cfg(not(target_os = "linux"))]

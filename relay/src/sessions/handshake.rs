@@ -134,6 +134,7 @@ mod tests {
             4711,
         ),
         tls13: true,
+        door: crate::listener::Door::Public,
     };
 
     /// A good handshake; the key and its answer are those of RFC 6455, 1.3.
@@ -220,6 +221,7 @@ mod tests {
     fn a_session_takes_tls_1_3() {
         let peer = Peer {
             tls13: false,
+            door: crate::listener::Door::Public,
             ..PEER
         };
         assert_eq!(

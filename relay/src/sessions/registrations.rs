@@ -4,17 +4,18 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use culvert_identity::VerifiedToken;
+use culvert_proto::connect_name::ConnectName;
 use culvert_proto::control::{Offer, Registration};
+use culvert_proto::head::Mode;
 use culvert_proto::limits::MAX_OFFERS;
 use culvert_proto::names::{EndpointName, MAX_NAME};
-use culvert_proto::priority::Priority;
 
 use super::Record;
-use crate::directory::Directory;
+use crate::directory::{Directory, Service};
 use crate::metrics::Metrics;
 
-/// An endpoint and how urgent its calls are.
-type Wanted = (EndpointName, Option<Priority>);
+/// An endpoint and how it is served.
+type Wanted = (EndpointName, Service);
 
 /// The endpoints of one session. Dropped, all are withdrawn.
 pub(crate) struct Registrations {
@@ -47,23 +48,29 @@ impl Registrations {
     /// Takes offers in place of all earlier ones, and says of each what became of it.
     pub(crate) fn offer(&mut self, offers: &[Offer], token: &VerifiedToken) -> Vec<Registration> {
         let mut seen = HashSet::new();
+        let mut named = HashSet::new();
         let mut results = Vec::with_capacity(offers.len());
         self.wanted.clear();
-        for Offer {
-            endpoint, priority, ..
-        } in offers
-        {
+        for offer in offers {
+            let endpoint = &offer.endpoint;
             let refused = if !seen.insert(endpoint) {
-                Some("it is offered twice")
+                Some("it is offered twice".to_owned())
             } else if seen.len() > MAX_OFFERS {
-                Some("a session has no room for so many endpoints")
+                Some("a session has no room for so many endpoints".to_owned())
             } else {
-                refusal(endpoint, token)
+                refusal(endpoint, token).map(str::to_owned)
             };
-            if refused.is_none() {
-                self.wanted.push((endpoint.clone(), *priority));
-            }
-            let refused = refused.map(str::to_owned);
+            let service = match refused {
+                Some(reason) => Err(reason),
+                None => self.service(offer, &mut named),
+            };
+            let refused = match service {
+                Ok(service) => {
+                    self.wanted.push((endpoint.clone(), service));
+                    None
+                }
+                Err(reason) => Some(reason),
+            };
             results.push(Registration {
                 endpoint: endpoint.clone(),
                 refused,
@@ -71,6 +78,34 @@ impl Registrations {
         }
         self.bind();
         results
+    }
+
+    /// How an offer is to be served, with the names that callers may CONNECT to; `named` has those
+    /// of the offers before it.
+    fn service(&self, offer: &Offer, named: &mut HashSet<ConnectName>) -> Result<Service, String> {
+        let tunnel = [Mode::Terminate, Mode::Connect, Mode::Tcp];
+        let tunnel = tunnel.into_iter().find(|mode| offer.modes.contains(mode));
+        let mut names = Vec::with_capacity(offer.connect.len());
+        for text in &offer.connect {
+            let name = ConnectName::parse(text).map_err(|error| {
+                format!("{} is no name to connect to: {error}", text.escape_debug())
+            })?;
+            let holder = self.directory.holder(&self.record.tenant, &name);
+            match holder {
+                Some((holder, _)) if holder != offer.endpoint => {
+                    return Err(format!("{name} belongs to the endpoint {holder} already"));
+                }
+                _ if !named.insert(name.clone()) => {
+                    return Err(format!("{name} is declared twice"));
+                }
+                _ => names.push(name),
+            }
+        }
+        Ok(Service {
+            priority: offer.priority,
+            names: names.into(),
+            tunnel,
+        })
     }
 
     /// The session has a new token: gives up what it does not cover, takes back what waited for
@@ -116,9 +151,9 @@ impl Registrations {
         for endpoint in self.bound.iter().filter(|bound| !endpoints.contains(bound)) {
             self.directory.withdraw(tenant, endpoint, id);
         }
-        for (endpoint, priority) in &wanted {
+        for (endpoint, service) in wanted {
             self.directory
-                .register(tenant, endpoint, id, &self.record.session, *priority);
+                .register(tenant, &endpoint, id, &self.record.session, service);
         }
         self.bound = endpoints;
         self.record.state().endpoints.clone_from(&self.bound);

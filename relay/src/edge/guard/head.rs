@@ -1,5 +1,6 @@
 //! The head of a request, scanned line by line.
 
+use culvert_proto::connect_name::ConnectName;
 use memchr::memchr;
 
 use super::{TARGET, TOKEN, Violation, is};
@@ -54,6 +55,7 @@ pub(crate) struct HeadScan {
     begun: Begun,
     fields: usize,
     http10: bool,
+    connect: bool,
     host: bool,
     length: Option<u64>,
     chunked: bool,
@@ -122,7 +124,7 @@ impl HeadScan {
         match self.begun {
             Begun::No if line.is_empty() => self.begun = Begun::EmptyLine,
             Begun::No | Begun::EmptyLine => {
-                self.http10 = request_line(line)?;
+                (self.http10, self.connect) = request_line(line)?;
                 self.begun = Begun::Yes;
             }
             Begun::Yes if line.is_empty() => {
@@ -174,7 +176,11 @@ impl HeadScan {
         if self.chunked && self.length.is_some() {
             return Err(Violation::LengthAndCoding);
         }
-        if self.host {
+        if self.connect && (self.chunked || self.length.is_some()) {
+            return Err(Violation::ConnectBody);
+        }
+        // Tools that know HTTP/1.0 alone name the host in CONNECT's target and nowhere else.
+        if self.host || (self.connect && self.http10) {
             Ok(())
         } else {
             Err(Violation::NoHost)
@@ -182,8 +188,8 @@ impl HeadScan {
     }
 }
 
-/// Checks the request line; says whether it is HTTP/1.0.
-fn request_line(line: &[u8]) -> Result<bool, Violation> {
+/// Checks the request line; says whether it is HTTP/1.0, and whether a CONNECT.
+fn request_line(line: &[u8]) -> Result<(bool, bool), Violation> {
     let mut parts = line.splitn(3, |&byte| byte == b' ');
     let (method, target, version) = match (parts.next(), parts.next(), parts.next()) {
         (Some(method), Some(target), Some(version)) => (method, target, version),
@@ -202,7 +208,13 @@ fn request_line(line: &[u8]) -> Result<bool, Violation> {
     }
     match method {
         b"TRACE" => return Err(Violation::Trace),
-        b"CONNECT" => return Err(Violation::Connect),
+        b"CONNECT" => {
+            let target = std::str::from_utf8(target).map(ConnectName::parse);
+            return match target {
+                Ok(Ok(_)) => Ok((http10, true)),
+                _ => Err(Violation::ConnectTarget),
+            };
+        }
         _ => {}
     }
     if target.first() != Some(&b'/') {
@@ -214,7 +226,7 @@ fn request_line(line: &[u8]) -> Result<bool, Violation> {
     if !target.iter().all(|&byte| is(TARGET, byte)) {
         return Err(Violation::TargetCharacter);
     }
-    Ok(http10)
+    Ok((http10, false))
 }
 
 /// What to say of a line that is no request line.

@@ -21,8 +21,10 @@ pub(crate) enum Violation {
     Method,
     #[error("the method TRACE is not accepted")]
     Trace,
-    #[error("the method CONNECT is not accepted at this address")]
-    Connect,
+    #[error("the target of CONNECT must be NAME:PORT")]
+    ConnectTarget,
+    #[error("a CONNECT has no body: neither Content-Length nor Transfer-Encoding")]
+    ConnectBody,
     #[error("the protocol version must be HTTP/1.1 or HTTP/1.0")]
     Version,
     #[error("the target must be in origin form: a path that begins with '/'")]

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use culvert_config::relay::RelayLimits;
 use culvert_identity::verify::Algorithm;
 use culvert_identity::{IssuerRules, KeySource, TrustedIssuer, Verifier};
+use culvert_proto::connect_name::ConnectName;
 use culvert_proto::control::Hello;
-use culvert_proto::head::{BodyLength, CallHead, Head, ResponseHead};
+use culvert_proto::head::{BodyLength, CallHead, Head, Mode, ResponseHead};
 use culvert_proto::mux::{Config, Item, Side, VERSION};
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_session::{Incoming as IncomingCalls, Session, Stream, WebSocketIo};
@@ -25,9 +26,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_util::sync::CancellationToken;
 
-use crate::directory::{Directory, SessionId};
+use crate::directory::{Directory, Service, SessionId};
 use crate::edge::{Edge, Parts};
-use crate::listener::{Alpn, Peer};
+use crate::listener::{Alpn, Breakable, Breaker, Peer};
 use crate::metrics::Metrics;
 use crate::sessions::Agents;
 
@@ -37,6 +38,12 @@ const ISSUER: &str = "https://issuer.test";
 
 /// Long enough that it only fires where something hangs.
 pub(crate) const SOON: Duration = Duration::from_secs(100);
+
+impl Breakable for DuplexStream {
+    fn breaker(&self) -> Breaker {
+        Breaker::default()
+    }
+}
 
 pub(crate) struct Rig {
     pub(crate) edge: Arc<Edge>,
@@ -140,6 +147,21 @@ impl Rig {
         self.agent_that_takes(endpoint, 100).await
     }
 
+    /// Brings an agent of tenant acme up that serves the endpoint, and these names to CONNECT to.
+    pub(crate) async fn agent_with_names(&self, endpoint: &str, names: &[&str]) -> FakeAgent {
+        let agent = self.agent(endpoint).await;
+        let names = names.iter().map(|name| ConnectName::parse(name).unwrap());
+        let service = Service {
+            priority: None,
+            names: names.collect(),
+            tunnel: Some(Mode::Connect),
+        };
+        let name = EndpointName::new(endpoint).unwrap();
+        self.directory
+            .register(&tenant("acme"), &name, agent.id, &agent.relay, service);
+        agent
+    }
+
     pub(crate) async fn agent_that_takes(&self, endpoint: &str, max_streams: u32) -> FakeAgent {
         let (near, far) = duplex(256 * 1024);
         let (relay, _, relay_controls) =
@@ -152,7 +174,8 @@ impl Rig {
         session.ready().await.unwrap();
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (tenant, name) = (tenant("acme"), EndpointName::new(endpoint).unwrap());
-        self.directory.register(&tenant, &name, id, &relay, None);
+        self.directory
+            .register(&tenant, &name, id, &relay, Service::default());
         drop((relay_controls, controls));
         FakeAgent {
             session,
@@ -173,6 +196,7 @@ impl Rig {
         let peer = Peer {
             address: "192.0.2.7:4711".parse().unwrap(),
             tls13: true,
+            door: crate::listener::Door::Public,
         };
         let served = self
             .edge

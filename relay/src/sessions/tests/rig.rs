@@ -59,6 +59,7 @@ impl Rig {
                 let peer = Peer {
                     address: "192.0.2.7:4711".parse().unwrap(),
                     tls13: true,
+                    door: crate::listener::Door::Public,
                 };
                 let response = match agents.upgrade(request, peer).await {
                     Ok(upgraded) => upgraded.map(|()| Full::new(Bytes::new())),

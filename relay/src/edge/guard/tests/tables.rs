@@ -123,7 +123,22 @@ fn a_malformed_head_is_refused_and_the_reason_named() {
         ("Get / HTTP/1.1\r\nHost: a\r\n\r\n", Method),
         ("G@T / HTTP/1.1\r\nHost: a\r\n\r\n", Method),
         ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Trace),
-        ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", Connect),
+        ("CONNECT /a HTTP/1.1\r\nHost: a\r\n\r\n", ConnectTarget),
+        ("CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", ConnectTarget),
+        ("CONNECT x@a:443 HTTP/1.1\r\nHost: a\r\n\r\n", ConnectTarget),
+        (
+            "CONNECT https://a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
+            ConnectTarget,
+        ),
+        (
+            "CONNECT a:443 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+            ConnectBody,
+        ),
+        (
+            "CONNECT a:443 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            ConnectBody,
+        ),
+        ("CONNECT a:443 HTTP/1.1\r\n\r\n", NoHost),
         ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter),
         ("GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter),
         ("GET /\"a\" HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter),

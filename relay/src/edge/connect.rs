@@ -1,0 +1,191 @@
+//! CONNECT: a caller asks for a way to a name that an endpoint of its tenant declares.
+//!
+//! The tenant is the credential's, so a name means what it means there and nothing else: there is
+//! no way to this relay, to another tenant, or to an address that nobody declared.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_proto::code::{ErrorCode, ResetCode};
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::head::{BodyLength, CallHead, Head, Mode};
+use culvert_proto::names::TenantName;
+use culvert_session::{Item, Stream, StreamError};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderMap, Method, Request, Version};
+use hyper::body::Incoming;
+
+use super::Edge;
+use super::authenticate::authenticate;
+use super::call::{Answer, expiry, too_many_fields};
+use super::connection::Connection;
+use super::forward::{Failure, RETRIES, broken, expired, lost, open};
+use super::pace::Deadline;
+use super::passage::Passage;
+use super::record::CallRecord;
+use super::respond::Problem;
+use super::route::{Destination, Endpoint};
+use super::upload::FirstBytes;
+
+/// Whether a request asks for a way to somewhere, and not for another protocol (RFC 8441).
+pub(crate) fn is_connect(request: &Request<Incoming>) -> bool {
+    request.method() == Method::CONNECT
+        && request.extensions().get::<hyper::ext::Protocol>().is_none()
+}
+
+impl Edge {
+    /// Opens a way to the name that a CONNECT asks for.
+    pub(super) async fn connect(
+        &self,
+        connection: &Arc<Connection>,
+        mut request: Request<Incoming>,
+        record: &mut CallRecord,
+    ) -> Result<Answer, Problem> {
+        record.mode = Mode::Connect;
+        let name = self.connect_target(&request)?;
+        record.target = Bytes::copy_from_slice(name.as_str().as_bytes());
+        let caller =
+            authenticate(request.headers(), &connection.last_token, &self.verifier).await?;
+        record.caller = Some(caller.clone());
+        if !caller.may_call {
+            return Err(Problem::forbidden(
+                "the token lacks the scope that calling takes",
+            ));
+        }
+        record.seat = Some(self.seat()?);
+        let tenant = &caller.principal.tenant;
+        let (endpoint, mode) = self
+            .directory
+            .holder(tenant, &name)
+            .ok_or_else(unknown_name)?;
+        record.mode = mode;
+        record.endpoint = Some(Endpoint {
+            tenant: tenant.clone(),
+            name: endpoint.clone(),
+        });
+        if !caller.may_call_endpoint(&endpoint) {
+            return Err(Problem::forbidden(
+                "the token is not good for this endpoint",
+            ));
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        let head = CallHead {
+            call: record.call,
+            endpoint,
+            mode,
+            method: Method::CONNECT,
+            target: record.target.clone(),
+            headers: HeaderMap::new(),
+            body: BodyLength::Unknown,
+            upgrade: None,
+            authority: record.target.clone(),
+            source: Some(connection.peer.address.ip()),
+            caller: caller.principal.clone(),
+        };
+        let mut expiry = expiry(&caller);
+        let stream = self.way(tenant, &name, &head, &mut expiry).await?;
+        Ok(Answer::Passage(Passage {
+            upgrade,
+            stream,
+            expiry,
+            stall: self.limits.stall.0,
+        }))
+    }
+
+    /// A stream whose other end the agent has connected.
+    async fn way(
+        &self,
+        tenant: &TenantName,
+        name: &ConnectName,
+        head: &CallHead,
+        expiry: &mut Deadline,
+    ) -> Result<Stream, Problem> {
+        let look = || self.directory.lookup_name(tenant, &head.endpoint, name);
+        let nothing = FirstBytes {
+            data: Bytes::new(),
+            end: false,
+        };
+        let mut stream = open(look, head, &nothing, self.limits.open.0).await?;
+        let mut retries = 0;
+        loop {
+            let error = match connected(&mut stream, expiry).await {
+                Ok(()) => return Ok(stream),
+                Err(Failure::Problem(problem)) => return Err(problem),
+                Err(Failure::Stream(error)) => error,
+            };
+            if retries == RETRIES || error != StreamError::Reset(ResetCode::Refused) {
+                return Err(lost(error));
+            }
+            retries += 1;
+            let again = open(look, head, &nothing, Duration::ZERO).await;
+            stream = again.map_err(|_| lost(error))?;
+        }
+    }
+
+    /// What a CONNECT asks for, in its one spelling.
+    fn connect_target(&self, request: &Request<Incoming>) -> Result<ConnectName, Problem> {
+        let (uri, fields) = (request.uri(), request.headers());
+        let refuse = |detail: String| Err(Problem::bad_request(detail));
+        if too_many_fields(fields) {
+            return refuse("the request has too many header fields, or too long ones".into());
+        }
+        if uri.scheme().is_some() || uri.path_and_query().is_some() {
+            return refuse("a CONNECT has neither scheme nor path".into());
+        }
+        if fields.contains_key(CONTENT_LENGTH) {
+            return refuse("a CONNECT has no body and no Content-Length".into());
+        }
+        let target = uri.authority().map_or("", |authority| authority.as_str());
+        let name = match ConnectName::parse(target) {
+            Ok(name) => name,
+            Err(error) => return refuse(format!("the target of CONNECT is not accepted: {error}")),
+        };
+        let mut hosts = fields.get_all(HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (Some(_), Some(_)) => refuse("the request has more than one Host".into()),
+            (Some(host), None) if !self.is_host_of(host.as_bytes(), &name, request.version()) => {
+                refuse("the Host and the target of CONNECT differ".into())
+            }
+            _ => Ok(name),
+        }
+    }
+
+    /// Whether a Host goes with the target: it is the same, perhaps without a port that is the
+    /// client's default, or in HTTP/1 this relay itself, which some tools take for their server.
+    fn is_host_of(&self, host: &[u8], name: &ConnectName, version: Version) -> bool {
+        let Ok(host) = std::str::from_utf8(host) else {
+            return false;
+        };
+        let port = name.port();
+        let is_target = ConnectName::parse(host)
+            .or_else(|_| ConnectName::parse(&format!("{host}:{port}")))
+            .is_ok_and(|host| host == *name);
+        let is_relay = || self.routes.resolve(host) == Destination::Relay;
+        is_target || (version < Version::HTTP_2 && is_relay())
+    }
+}
+
+/// Waits until the agent says that the way is open.
+async fn connected(stream: &mut Stream, expiry: &mut Deadline) -> Result<(), Failure> {
+    let item = poll_fn(|cx| match stream.recv.poll_item(cx) {
+        Poll::Pending => expiry.poll(cx).map(|()| Err(Failure::Problem(expired()))),
+        item => item.map_err(Failure::Stream),
+    });
+    match item.await? {
+        Item::Head(Head::Response(head)) if head.status.is_success() => Ok(()),
+        Item::Head(Head::Refusal(refusal)) => Err(Problem::from(refusal).into()),
+        _ => Err(broken("the agent gave no answer to a CONNECT").into()),
+    }
+}
+
+/// No endpoint of the caller's tenant declares it; whether another's does, nobody can tell.
+fn unknown_name() -> Problem {
+    Problem::new(
+        ErrorCode::UnknownEndpoint,
+        "no endpoint of your tenant declares this name and port: check both, and the key `connect` \
+         of the agent's configuration",
+    )
+}

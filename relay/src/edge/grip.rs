@@ -1,0 +1,75 @@
+//! A hand on a caller's side of a passage: to break it visibly, and to notice that it is gone.
+//!
+//! With HTTP/1.1 the connection is the caller's side; broken, it ends by a TCP reset. With HTTP/2 it
+//! is one stream. hyper sends on it from a task of its own, which it makes in the same breath as it
+//! answers; whoever gives the answer leaves the hand for that task in [`LEFT`].
+
+use std::cell::Cell;
+use std::future::{Future, pending};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::listener::Breaker;
+
+thread_local! {
+    /// For the task that hyper is about to make, on this thread and in this very poll.
+    static LEFT: Cell<Option<StreamGrip>> = const { Cell::new(None) };
+}
+
+/// A hand on a caller's side.
+#[derive(Debug)]
+pub(crate) enum Grip {
+    Connection(Breaker),
+    Stream(StreamGrip),
+}
+
+/// A hand on a stream of HTTP/2. Clones hold the same stream.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StreamGrip {
+    cut: CancellationToken,
+    gone: CancellationToken,
+}
+
+impl Grip {
+    /// Lets the caller see that what it got is not all: the connection or stream ends by a reset
+    /// once it is dropped.
+    pub(crate) fn cut(&self) {
+        match self {
+            Self::Connection(breaker) => breaker.set(),
+            Self::Stream(stream) => stream.cut.cancel(),
+        }
+    }
+
+    /// Completes when nothing can be sent to the caller any more. A connection that is gone shows
+    /// that by itself, when it is read.
+    pub(crate) async fn gone(&self) {
+        match self {
+            Self::Connection(_) => pending().await,
+            Self::Stream(stream) => stream.gone.cancelled().await,
+        }
+    }
+}
+
+impl StreamGrip {
+    /// Leaves a hand for the task that hyper makes next.
+    pub(crate) fn leave() -> Self {
+        let grip = Self::default();
+        LEFT.set(Some(grip.clone()));
+        grip
+    }
+
+    /// Takes what was left, if this task is the one.
+    pub(crate) fn take() -> Option<Self> {
+        LEFT.take()
+    }
+
+    /// Runs what sends on the stream, until it ends or is cut.
+    pub(crate) async fn hold(self, sending: impl Future<Output = ()>) {
+        let _gone = self.gone.drop_guard();
+        tokio::select! {
+            biased;
+            () = self.cut.cancelled() => {}
+            () = sending => {}
+        }
+    }
+}

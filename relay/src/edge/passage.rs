@@ -1,0 +1,71 @@
+//! What goes on after an answer that ends HTTP: bytes both ways between caller and agent.
+
+use std::future::poll_fn;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use culvert_session::Stream;
+use culvert_session::splice::{Moved, SpliceError, splice};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::grip::Grip;
+use super::pace::{Deadline, PacedIo};
+use super::record::CallRecord;
+
+/// The agent has the limit for silence.
+const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A caller's way through the tunnel, opened at the other end.
+pub(crate) struct Passage {
+    /// Gives the caller's side once the answer is on its way.
+    pub(crate) upgrade: OnUpgrade,
+    pub(crate) stream: Stream,
+    /// When the caller's token is void.
+    pub(crate) expiry: Deadline,
+    /// How long a caller may take nothing.
+    pub(crate) stall: Duration,
+}
+
+/// Why a passage ended before both directions had.
+enum End {
+    Splice(SpliceError),
+    Expired,
+    CallerGone,
+}
+
+impl Passage {
+    /// Carries bytes until both directions have ended, or one side is gone.
+    pub(crate) async fn carry(self, mut record: CallRecord, grip: Grip) {
+        let mut expiry = self.expiry;
+        let Ok(upgraded) = self.upgrade.await else {
+            return;
+        };
+        let Stream { mut send, mut recv } = self.stream;
+        let mut io = PacedIo::new(TokioIo::new(upgraded), self.stall);
+        let progress = record.progress.clone();
+        let moved = |moved| {
+            let (counter, bytes) = match moved {
+                Moved::In(bytes) => (&progress.received, bytes),
+                Moved::Out(bytes) => (&progress.sent, bytes),
+            };
+            counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = splice(&mut send, &mut recv, &mut io, NO_LIMIT, moved) => ended.map_err(End::Splice),
+            () = poll_fn(|cx| expiry.poll(cx)) => Err(End::Expired),
+            () = grip.gone() => Err(End::CallerGone),
+        };
+        match ended {
+            Ok(()) => return record.on_end(),
+            Err(End::CallerGone | End::Splice(SpliceError::Io(_))) => {}
+            Err(End::Splice(error)) => record.on_cut_short(error.to_string()),
+            Err(End::Expired) => {
+                record
+                    .on_cut_short("the caller's token expired while the call was in flight".into());
+            }
+        }
+        grip.cut();
+    }
+}
