@@ -9,7 +9,8 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# What cc, curl, nginx, squid and node are called as packages. nginx may lie where only root's PATH looks.
+# What cc, curl, nginx, squid, node and python are called as packages. nginx may lie where only
+# root's PATH looks.
 export PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
@@ -18,6 +19,7 @@ command -v nginx >/dev/null || missing+=(nginx)
 command -v squid >/dev/null || missing+=(squid)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+python3 -c "import ensurepip, venv" 2>/dev/null || missing+=(python3 python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then
     echo "Installing ${missing[*]}"
     as_root apt-get update -qq
@@ -32,6 +34,12 @@ for node in tests/oidc tests/peers; do
         cp "$node/package-lock.json" "$node/node_modules/.installed"
     fi
 done
+
+if ! cmp -s tests/python/requirements.txt tests/python/.venv/.installed; then
+    python3 -m venv tests/python/.venv
+    tests/python/.venv/bin/pip install --quiet --requirement tests/python/requirements.txt
+    cp tests/python/requirements.txt tests/python/.venv/.installed
+fi
 
 # One build for all: the programs have the dependencies' features of the tests (tokio's test clock).
 cargo build --workspace --bins --tests --examples --locked

@@ -101,6 +101,7 @@ fn no_room_reaches_what_it_must_not_know() {
     let programs = [
         "culvert-relay",
         "culvert-agent",
+        "culvert-connect",
         "culvert-demo",
         "culvert-tests",
     ];
@@ -167,11 +168,17 @@ fn no_room_reaches_what_it_must_not_know() {
 #[test]
 fn the_programs_do_not_know_each_other() {
     let graph = Graph::load();
-    for program in ["culvert-relay", "culvert-agent", "culvert-demo"] {
+    for program in [
+        "culvert-relay",
+        "culvert-agent",
+        "culvert-connect",
+        "culvert-demo",
+    ] {
         let reachable = graph.reachable(program);
         for other in [
             "culvert-relay",
             "culvert-agent",
+            "culvert-connect",
             "culvert-demo",
             "culvert-tests",
         ] {

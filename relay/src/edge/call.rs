@@ -31,8 +31,8 @@ use super::passage::Passage;
 use super::record::CallRecord;
 use super::respond::{Problem, insert_call};
 use super::route::{Destination, Endpoint, host};
-use super::upload::Upload;
 use super::trace;
+use super::upload::Upload;
 use crate::listener::Door;
 
 /// What the relay cannot know of an endpoint it allows: the agent decides.

@@ -1,0 +1,102 @@
+//! The command line.
+
+use std::fmt::Display;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::listener;
+use crate::relay::Relay;
+
+/// Exit code of a program that failed while it ran.
+const FAILED: u8 = 1;
+
+/// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
+const BAD_CONFIG: u8 = 78;
+
+/// A local HTTP proxy for callers whose tools cannot speak TLS to a proxy or carry a token.
+///
+/// Tools are pointed at it with HTTPS_PROXY=http://127.0.0.1:3128 or a setting of their own. It takes
+/// CONNECT and nothing else: TLS goes on from the tool to the local API, and nobody between sees
+/// what it carries.
+#[derive(Debug, Parser)]
+#[command(name = "culvert-connect", version)]
+struct Cli {
+    /// The relay: https://HOST[:PORT].
+    #[arg(long, value_name = "URL")]
+    relay: String,
+    /// The file with the access token; its owner's alone (chmod 600). Read for each connection, so
+    /// that a renewed token counts at once.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// Where tools connect.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3128")]
+    listen: SocketAddr,
+    /// The CA of the relay's certificate, PEM; default: the system's roots.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Allows --listen addresses that other machines can reach. Whoever reaches the port calls with
+    /// the token.
+    #[arg(long)]
+    allow_other_machines: bool,
+    /// Form of the log on standard error. What is logged: RUST_LOG.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Runs the program; gives its exit code: 0, 1 (failed while running), 2 (usage) or 78
+/// (configuration).
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.log_format);
+    if !cli.listen.ip().is_loopback() && !cli.allow_other_machines {
+        return fail(
+            BAD_CONFIG,
+            format!(
+                "--listen {}: found an address that other machines can reach; expected a loopback \
+                 address, or --allow-other-machines beside it: whoever reaches the port calls with \
+                 the token",
+                cli.listen
+            ),
+        );
+    }
+    let relay = match Relay::new(&cli.relay, cli.token_file, cli.ca) {
+        Ok(relay) => relay,
+        Err(error) => return fail(BAD_CONFIG, error),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, format!("the runtime cannot be started: {error}")),
+    };
+    match runtime.block_on(listener::run(cli.listen, relay)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+fn fail(code: u8, error: impl Display) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::from(code)
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

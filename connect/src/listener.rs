@@ -1,0 +1,84 @@
+//! Taking tools' connections, until a signal asks for the end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::passage;
+use crate::relay::Relay;
+
+/// Most connections at once; further ones wait in the kernel.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// How long connections may go on after a signal.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long it rests when the system has no file descriptor for another connection.
+const REST: Duration = Duration::from_millis(100);
+
+/// The proxy cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+}
+
+/// Serves tools until SIGTERM or SIGINT; then lets those that are connected go on for a while.
+pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunError> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| RunError::Listen { address, error })?;
+    let address = listener.local_addr().unwrap_or(address);
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    tracing::info!(
+        %address,
+        relay = relay.name(),
+        version = env!("CARGO_PKG_VERSION"),
+        "culvert-connect runs"
+    );
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "whoever reaches this port from other machines calls with the token");
+    }
+    let relay = Arc::new(relay);
+    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let tools = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            accepted = async {
+                let seat = seats.clone().acquire_owned().await;
+                (listener.accept().await, seat)
+            } => accepted,
+        };
+        match accepted {
+            (Ok((tool, peer)), seat) => {
+                let relay = relay.clone();
+                tools.spawn(async move {
+                    passage::serve(tool, peer, &relay).await;
+                    drop(seat);
+                });
+            }
+            (Err(error), _) => {
+                tracing::warn!("a connection cannot be taken: {error}");
+                sleep(REST).await;
+            }
+        }
+    }
+    drop(listener);
+    tools.close();
+    let _ = timeout(DRAIN, tools.wait()).await;
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! `culvert-connect`: a local proxy on a caller's machine.
+
+fn main() -> std::process::ExitCode {
+    culvert_connect::cli::main()
+}

@@ -1,0 +1,242 @@
+//! The relay: how to reach it, and what it says to a CONNECT.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use culvert_proto::connect_name::ConnectName;
+use culvert_session::socket;
+use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
+use rustls_pki_types::ServerName;
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use url::Url;
+
+use crate::request::Refusal;
+
+/// How long TCP and TLS with the relay may take together.
+const REACH: Duration = Duration::from_secs(20);
+
+/// How long the relay may take to answer: it waits for the agent, and that for the local API.
+const ANSWER: Duration = Duration::from_secs(120);
+
+/// Longest head and longest body of an answer that refuses.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_BODY: usize = 64 * 1024;
+
+/// Fields of an answer that are about its own connection.
+const OF_CONNECTION: [&str; 5] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "content-length",
+];
+
+/// A relay, and the token for it.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    host: String,
+    port: u16,
+    name: ServerName<'static>,
+    tls: TlsSettings,
+    token_file: PathBuf,
+}
+
+struct TlsSettings(TlsConnector);
+
+impl std::fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsSettings").finish_non_exhaustive()
+    }
+}
+
+/// The command line names a relay or a token that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadSettings {
+    #[error(
+        "--relay: found {0:?}; expected https://HOST[:PORT] without path, query or credentials"
+    )]
+    Url(String),
+    #[error("--ca: {0}")]
+    Ca(#[from] TlsConfigError),
+    #[error("--token-file: {0}")]
+    Token(String),
+}
+
+/// What the relay says to a CONNECT.
+pub(crate) enum Answer {
+    /// The way is open: fields for the tool, what came behind the head, and the way.
+    Open {
+        fields: String,
+        early: BytesMut,
+        way: Box<TlsStream<TcpStream>>,
+    },
+    /// A refusal, as it goes to the tool.
+    Refused(Vec<u8>),
+}
+
+impl Relay {
+    /// Checks the settings, and that there is a token.
+    pub(crate) fn new(
+        url: &str,
+        token_file: PathBuf,
+        ca: Option<PathBuf>,
+    ) -> Result<Self, BadSettings> {
+        let bad = || BadSettings::Url(url.to_owned());
+        let parsed = Url::parse(url).map_err(|_| bad())?;
+        let plain = parsed.scheme() == "https"
+            && parsed.path() == "/"
+            && parsed.query().is_none()
+            && parsed.fragment().is_none()
+            && parsed.username().is_empty()
+            && parsed.password().is_none();
+        let host = parsed.host_str().filter(|_| plain).ok_or_else(bad)?;
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
+        let trust = ca.map_or(ServerTrust::SystemRoots, ServerTrust::CaFile);
+        let relay = Self {
+            port: parsed.port_or_known_default().unwrap_or(443),
+            name,
+            tls: TlsSettings(TlsConnector::from(client_tls(&trust, TlsMin::V12)?)),
+            token_file,
+            host,
+        };
+        relay.token().map_err(BadSettings::Token)?;
+        Ok(relay)
+    }
+
+    /// For the log.
+    pub(crate) fn name(&self) -> &str {
+        &self.host
+    }
+
+    /// The token as the file has it now: it is small, and a renewed one must count at once.
+    fn token(&self) -> Result<secrecy::SecretString, String> {
+        let token = culvert_config::secret::read(&self.token_file, &self.token_file)?;
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+        if token.expose_secret().bytes().all(legal) {
+            Ok(token)
+        } else {
+            let file = self.token_file.display();
+            Err(format!(
+                "{file} holds no token; expected one line with an access token"
+            ))
+        }
+    }
+
+    /// Asks for a way. Cancel safe: dropped, it hangs up.
+    pub(crate) async fn connect(&self, target: &ConnectName) -> Result<Answer, Refusal> {
+        let token = self.token().map_err(|error| {
+            tracing::error!("no token: {error}");
+            Refusal::no_gateway(format!("culvert-connect has no token: {error}"))
+        })?;
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            tracing::warn!(relay = self.host, "{what}: {error}");
+            Refusal::no_gateway(format!("{what} {}: {error}", self.host))
+        };
+        let reached = timeout(REACH, self.reach()).await;
+        let mut way = reached
+            .map_err(|_| failed("the relay does not answer at", &"no connection in 20 s"))?
+            .map_err(|error| failed("culvert-connect cannot reach the relay", &error))?;
+        let request = format!(
+            "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: culvert-connect/{}\r\n\
+             Proxy-Authorization: Bearer {}\r\n\r\n",
+            env!("CARGO_PKG_VERSION"),
+            token.expose_secret(),
+        );
+        let broke = |error: std::io::Error| failed("the connection broke to the relay", &error);
+        way.write_all(request.as_bytes()).await.map_err(broke)?;
+        way.flush().await.map_err(broke)?;
+        let answer = timeout(ANSWER, read_answer(way)).await;
+        answer
+            .map_err(|_| failed("there is no answer from the relay", &"none in 120 s"))?
+            .map_err(broke)
+    }
+
+    async fn reach(&self) -> std::io::Result<Box<TlsStream<TcpStream>>> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        socket::tune(&tcp);
+        Ok(Box::new(self.tls.0.connect(self.name.clone(), tcp).await?))
+    }
+}
+
+fn invalid(what: &'static str) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, what)
+}
+
+async fn read_answer(mut way: Box<TlsStream<TcpStream>>) -> std::io::Result<Answer> {
+    let mut bytes = BytesMut::with_capacity(2048);
+    let (status, reason, fields, body) = loop {
+        if way.read_buf(&mut bytes).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some((length, head)) = parse_head(&bytes)? {
+            bytes.advance(length);
+            break head;
+        }
+        if bytes.len() >= MAX_HEAD {
+            return Err(invalid("its answer has too long a head"));
+        }
+    };
+    if (200..300).contains(&status) {
+        return Ok(Answer::Open {
+            fields,
+            early: bytes,
+            way,
+        });
+    }
+    let body = body.min(MAX_BODY);
+    while bytes.len() < body {
+        if way.read_buf(&mut bytes).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let mut answer = format!(
+        "HTTP/1.1 {status} {reason}\r\n{fields}Content-Length: {body}\r\nConnection: close\r\n\r\n"
+    )
+    .into_bytes();
+    answer.extend_from_slice(&bytes[..body]);
+    Ok(Answer::Refused(answer))
+}
+
+/// Status, reason, the fields that go on to the tool, length of the body.
+type Head = (u16, String, String, usize);
+
+/// The head of an answer, once it is whole, and its length.
+fn parse_head(bytes: &[u8]) -> std::io::Result<Option<(usize, Head)>> {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut head = httparse::Response::new(&mut fields);
+    let parsed = head
+        .parse(bytes)
+        .map_err(|_| invalid("its answer is not HTTP"))?;
+    let httparse::Status::Complete(length) = parsed else {
+        return Ok(None);
+    };
+    let (mut kept, mut body) = (String::new(), 0);
+    for field in head.headers.iter() {
+        let value =
+            std::str::from_utf8(field.value).map_err(|_| invalid("its answer is not text"))?;
+        if field.name.eq_ignore_ascii_case("content-length") {
+            body = value
+                .parse()
+                .map_err(|_| invalid("its answer has no length"))?;
+        }
+        if !OF_CONNECTION
+            .iter()
+            .any(|name| field.name.eq_ignore_ascii_case(name))
+        {
+            kept.push_str(&format!("{}: {value}\r\n", field.name));
+        }
+    }
+    let status = head.code.unwrap_or_default();
+    let reason = head.reason.unwrap_or_default().to_owned();
+    Ok(Some((length, (status, reason, kept, body))))
+}
