@@ -11,6 +11,7 @@
 //!    What the relay serves itself are the pages in [`pages`]: [`errors`], [`pac`].
 //! 3. [`forward`] carries it through the tunnel, with [`upload`] as its body; [`download`] is
 //!    the body of what comes back.
+//!    [`upgrade`] says which calls ask to leave HTTP (WebSocket).
 //!    [`connect`] is a CONNECT from top to bottom: it has no body, and after its answer [`passage`]
 //!    carries bytes both ways, with [`grip`] on the caller's side.
 //! 4. [`answer`] is the body of whatever is answered; [`respond`] the answer where there is none
@@ -43,6 +44,7 @@ mod serve;
 mod tests;
 mod trace;
 mod traffic;
+mod upgrade;
 mod upload;
 
 use std::fmt;

@@ -4,7 +4,8 @@
 //   `closed CODE`. It closes with code and reason when it is sent `close CODE REASON`, and
 //   drops the connection when it is sent `kill`. Ends when its standard input does.
 // `call VERSION URL CA TOKEN WORDS`: opens a WebSocket over HTTP/1.1 or HTTP/2, sends 200 kB and
-//   then WORDS, and prints as JSON what came of it. With `stay` as WORDS it prints `open` and waits.
+//   then WORDS, and prints as JSON what came of it. With `stay` as WORDS it prints `open` and
+//   waits; with `time N` it sends N short messages, one after the other, and prints how long echoes take.
 
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -38,10 +39,29 @@ function serve(cert, key) {
 // What the two versions have in common: messages in, words out.
 function converse(send, words, result) {
   if (words === 'stay') return console.log('open');
+  if (words.startsWith('time ')) return time(send, Number(words.slice(5)));
   send(BODY, true);
   return (data, isBinary) => {
     result.same = isBinary && BODY.equals(data);
     send(words, false);
+  };
+}
+
+// Echo after echo, like keys that are pressed in a console.
+function time(send, count) {
+  const times = [];
+  let sent;
+  const next = () => {
+    sent = performance.now();
+    send(BODY.subarray(0, 64), true);
+  };
+  next();
+  return () => {
+    times.push(performance.now() - sent);
+    if (times.length < count) return next();
+    times.sort((a, b) => a - b);
+    const at = (part) => Math.round(100 * times[Math.floor(part * (count - 1))]) / 100;
+    done({ p50_ms: at(0.5), p90_ms: at(0.9), p99_ms: at(0.99) });
   };
 }
 

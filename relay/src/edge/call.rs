@@ -9,10 +9,12 @@ use culvert_identity::verify::VerifiedToken;
 use culvert_policy::canonical::{CanonicalTarget, PathOptions};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, Mode};
+use culvert_session::Stream;
 use culvert_session::body::RecvBody;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -31,8 +33,8 @@ use super::passage::Passage;
 use super::record::CallRecord;
 use super::respond::{Problem, insert_call};
 use super::route::{Destination, Endpoint, host};
-use super::trace;
 use super::upload::Upload;
+use super::{trace, upgrade};
 use crate::listener::Door;
 
 /// What the relay cannot know of an endpoint it allows: the agent decides.
@@ -115,7 +117,7 @@ impl Edge {
         let target = canonical(&request)?;
         record.target = target.clone();
 
-        let version = request.version();
+        let (version, asked) = (request.version(), upgrade::asked(&request));
         let (mut parts, body) = request.into_parts();
         record.trace = trace::carry_on(&mut parts.headers, record.call);
         let caller = authenticate(&parts.headers, &connection.last_token, &self.verifier).await?;
@@ -136,10 +138,15 @@ impl Edge {
                 "the token is not good for this endpoint",
             ));
         }
-        if parts.headers.contains_key(UPGRADE) || parts.method == Method::CONNECT {
-            return Err(Problem::bad_request(
-                "upgrades are not accepted at this address",
-            ));
+        let asked = asked?;
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+        if asked.is_some() {
+            // What HTTP/2 calls CONNECT is a GET to those who do not know it; its key, which it has
+            // none of, the agent makes up.
+            parts.method = Method::GET;
+            if version == Version::HTTP_2 {
+                parts.headers.remove(SEC_WEBSOCKET_KEY);
+            }
         }
 
         let to_head = parts.method == Method::HEAD;
@@ -155,7 +162,7 @@ impl Edge {
             target,
             headers: headers::of_request(parts.headers, length != BodyLength::Empty),
             body: length,
-            upgrade: None,
+            upgrade: asked,
             authority: Bytes::copy_from_slice(authority.as_bytes()),
             source: Some(connection.peer.address.ip()),
             caller: caller.principal.clone(),
@@ -182,17 +189,41 @@ impl Edge {
             None => problem,
         })?;
 
-        let mut head = forwarded.head;
-        let length = visible_length(to_head, &head);
+        let mut answer = forwarded.head;
+        if let (Some(protocol), Some(upgrade), Some(mut send)) =
+            (&head.upgrade, on_upgrade, forwarded.send)
+        {
+            if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+                let headers = headers::of_response(answer.headers, false, caller_host);
+                let response = upgrade::switched(version, protocol, headers);
+                let passage = Passage {
+                    upgrade,
+                    stream: Stream {
+                        send,
+                        recv: forwarded.recv,
+                    },
+                    expiry: forwarded.expiry,
+                    stall: self.limits.stall.0,
+                };
+                return Ok(Answer::Passage(response, passage));
+            }
+            // Nothing follows the request. If that cannot be said, it shows in the answer.
+            let _ = send.finish();
+            if version == Version::HTTP_2 && answer.status.is_success() {
+                // There it would mean that it has switched.
+                return Err(stays_with_http());
+            }
+        }
+        let length = visible_length(to_head, &answer);
         if !to_head {
             // Where there is a body, its own length counts; elsewhere the field promises one.
-            head.headers.remove(CONTENT_LENGTH);
+            answer.headers.remove(CONTENT_LENGTH);
         }
-        let promised = head.headers.remove(CONTENT_LENGTH);
+        let promised = answer.headers.remove(CONTENT_LENGTH);
         let mut response = Response::new(());
-        *response.status_mut() = head.status;
+        *response.status_mut() = answer.status;
         *response.headers_mut() =
-            headers::of_response(head.headers, length != BodyLength::Empty, caller_host);
+            headers::of_response(answer.headers, length != BodyLength::Empty, caller_host);
         if let Some(promised) = promised {
             response.headers_mut().insert(CONTENT_LENGTH, promised);
         }
@@ -207,7 +238,7 @@ pub(super) enum Answer {
     Own(Response<Bytes>),
     Upstream(Response<()>, Download),
     /// From here on it is bytes.
-    Passage(Passage),
+    Passage(Response<()>, Passage),
 }
 
 impl Answer {
@@ -227,8 +258,8 @@ impl Answer {
                 record.on_answer(response.status());
                 response.map(|()| AnswerBody::stream(download, record))
             }
-            Self::Passage(passage) => {
-                record.on_answer(StatusCode::OK);
+            Self::Passage(response, passage) => {
+                record.on_answer(response.status());
                 if version == Version::HTTP_2 {
                     let grip = Grip::Stream(StreamGrip::leave());
                     tokio::spawn(passage.carry(record, grip));
@@ -237,7 +268,7 @@ impl Answer {
                     let grip = Grip::Connection(connection.breaker.clone());
                     connection.leave_afterwards(passage.carry(record, grip));
                 }
-                Response::new(AnswerBody::none())
+                response.map(|()| AnswerBody::none())
             }
         };
         insert_call(response.headers_mut(), call);
@@ -257,7 +288,8 @@ fn check(request: &Request<Incoming>) -> Result<String, Problem> {
     if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
         return refuse("the method must be an upper-case word");
     }
-    if method == "TRACE" || method == "CONNECT" {
+    let plain_connect = method == "CONNECT" && is_connect(request);
+    if method == "TRACE" || plain_connect {
         return refuse("the method is not accepted at this address");
     }
     if uri
@@ -321,6 +353,13 @@ fn size(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 32)
         .sum()
+}
+
+fn stays_with_http() -> Problem {
+    Problem::of_agent(
+        ErrorCode::UpstreamProtocol,
+        "the local API answered without switching to the protocol that was asked for",
+    )
 }
 
 fn crowded() -> Problem {

@@ -15,7 +15,7 @@ use culvert_proto::head::{BodyLength, CallHead, Head, Mode};
 use culvert_proto::names::TenantName;
 use culvert_session::{Item, Stream, StreamError};
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::Edge;
@@ -87,12 +87,13 @@ impl Edge {
         };
         let mut expiry = expiry(&caller);
         let stream = self.way(tenant, &name, &head, &mut expiry).await?;
-        Ok(Answer::Passage(Passage {
+        let passage = Passage {
             upgrade,
             stream,
             expiry,
             stall: self.limits.stall.0,
-        }))
+        };
+        Ok(Answer::Passage(Response::new(()), passage))
     }
 
     /// A stream whose other end the agent has connected.

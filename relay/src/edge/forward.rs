@@ -10,7 +10,7 @@ use std::time::Duration;
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::head::{BodyLength, CallHead, Head, ResponseHead};
 use culvert_session::body::{SendBodyError, send_body};
-use culvert_session::stream::{RecvStream, Stream};
+use culvert_session::stream::{RecvStream, SendStream, Stream};
 use culvert_session::{Item, OpenError, StreamError};
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
@@ -64,6 +64,8 @@ pub(crate) struct Forwarded {
     pub(crate) head: ResponseHead,
     pub(crate) recv: RecvStream,
     pub(crate) uploading: Option<Uploading>,
+    /// Where the caller's bytes go once both sides have switched protocols. Nothing was sent yet.
+    pub(crate) send: Option<SendStream>,
     /// When the caller's token is void.
     pub(crate) expiry: Deadline,
 }
@@ -92,20 +94,35 @@ pub(crate) async fn forward(
     mut expiry: Deadline,
     patience: Duration,
 ) -> Result<Forwarded, Problem> {
-    let first = upload
-        .first_bytes()
-        .await
-        .map_err(|error| bad_upload(&error))?;
-    let mut upload = (!first.end).then_some(upload);
+    let switches = head.upgrade.is_some();
+    let first = match switches {
+        false => upload.first_bytes().await,
+        // There is no body, and the half stays open.
+        true => Ok(FirstBytes::default()),
+    };
+    let first = first.map_err(|error| bad_upload(&error))?;
+    let mut upload = (!first.end && !switches).then_some(upload);
     let mut stream = open(look, head, &first, patience).await?;
     let mut retries = 0;
     loop {
-        let error = match exchange(stream, upload.take(), interim.as_ref(), &mut expiry).await {
-            Ok((head, recv, uploading)) => {
+        let sent = exchange(
+            stream,
+            upload.take(),
+            switches,
+            interim.as_ref(),
+            &mut expiry,
+        );
+        let error = match sent.await {
+            Ok((head, recv, sending)) => {
+                let (uploading, send) = match sending {
+                    Sending::Body(uploading) => (uploading, None),
+                    Sending::Nothing(send) => (None, switches.then_some(send)),
+                };
                 return Ok(Forwarded {
                     head,
                     recv,
                     uploading,
+                    send,
                     expiry,
                 });
             }
@@ -126,7 +143,9 @@ pub(crate) async fn forward(
 /// cannot have seen it, or seeing it twice makes no difference.
 fn may_retry(error: StreamError, retries: u32, head: &CallHead, first: &FirstBytes) -> bool {
     let harmless = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    first.end
+    // Consoles are opened with tickets that are good once.
+    let harmless = harmless && head.upgrade.is_none();
+    (first.end || head.upgrade.is_some())
         && match error {
             StreamError::Reset(ResetCode::Refused) => true,
             StreamError::SessionLost => harmless && first.data.is_empty() && retries == 0,
@@ -193,22 +212,37 @@ fn offline() -> Problem {
     )
 }
 
-/// Sends the rest of the body and waits for the answer's head.
+/// What becomes of the half of a stream that sends.
+enum Sending {
+    /// It sends the rest of a body, or has sent it.
+    Body(Option<Uploading>),
+    /// There is nothing to send, for now or at all.
+    Nothing(SendStream),
+}
+
+/// Sends the rest of the body and waits for the answer's head. `switches` says whether the call
+/// asks to leave HTTP.
 async fn exchange(
     stream: Stream,
     upload: Option<Upload>,
+    switches: bool,
     interim: Option<&InterimTo<'_>>,
     expiry: &mut Deadline,
-) -> Result<(ResponseHead, RecvStream, Option<Uploading>), Failure> {
+) -> Result<(ResponseHead, RecvStream, Sending), Failure> {
     let (mut send, mut recv) = stream.split();
-    let mut uploading: Option<Uploading> =
-        upload.map(|upload| Box::pin(async move { send_body(upload, &mut send).await }) as _);
+    let mut sending = match upload {
+        None => Sending::Nothing(send),
+        Some(upload) => {
+            let uploading = async move { send_body(upload, &mut send).await };
+            Sending::Body(Some(Box::pin(uploading)))
+        }
+    };
     loop {
         let item = poll_fn(|cx| {
-            if let Some(running) = &mut uploading
+            if let Sending::Body(Some(running)) = &mut sending
                 && let Poll::Ready(done) = running.as_mut().poll(cx)
             {
-                uploading = None;
+                sending = Sending::Body(None);
                 // A peer that wants no more of the body has an answer, which is awaited.
                 if let Err(SendBodyError::Source(error)) = done {
                     return Poll::Ready(Err(Failure::Problem(bad_upload(&error))));
@@ -221,8 +255,8 @@ async fn exchange(
         });
         match item.await? {
             Item::Head(Head::Response(head)) => {
-                check(&head)?;
-                return Ok((head, recv, uploading));
+                check(&head, switches)?;
+                return Ok((head, recv, sending));
             }
             Item::Head(Head::Refusal(refusal)) => return Err(Problem::from(refusal).into()),
             // The session bounds how many there can be.
@@ -240,7 +274,10 @@ async fn exchange(
 }
 
 /// Refuses what no caller may see: it would change the meaning of what follows.
-fn check(head: &ResponseHead) -> Result<(), Problem> {
+fn check(head: &ResponseHead, switches: bool) -> Result<(), Problem> {
+    if switches && head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(());
+    }
     if head.status.is_informational() {
         return Err(broken(
             "the local API switched protocols without being asked",

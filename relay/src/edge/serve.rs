@@ -79,6 +79,7 @@ impl Servers {
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.streams)
+            .enable_connect_protocol()
             .max_header_list_size(MAX_HEADER_LIST)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

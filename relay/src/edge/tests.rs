@@ -8,3 +8,4 @@ mod hostile;
 mod interim;
 mod record;
 mod rig;
+mod switch;

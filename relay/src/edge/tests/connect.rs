@@ -25,7 +25,7 @@ fn connect(target: &str, fields: &str) -> String {
 }
 
 /// The head of an answer, and nothing behind it.
-async fn read_head(caller: &mut DuplexStream) -> String {
+pub(super) async fn read_head(caller: &mut DuplexStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = timeout(SOON, caller.read_u8()).await.unwrap();

@@ -5,18 +5,9 @@ use culvert_session::Stream;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
+use super::connect::read_head;
 use super::rig::*;
 use crate::listener::Alpn;
-
-/// The head of an answer, in lower case, and nothing behind it.
-async fn read_head(caller: &mut DuplexStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let byte = tokio::time::timeout(SOON, caller.read_u8()).await;
-        head.push(byte.expect("no head comes").unwrap());
-    }
-    show(&head).to_lowercase()
-}
 
 async fn send_interim(stream: &mut Stream, status: u16, fields: &[(&str, &str)]) {
     let Head::Response(head) = response(status, fields, BodyLength::Empty) else {
