@@ -247,7 +247,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_answer_is_refused_and_never_read_without_end() {
-        let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(100_000));
+        // Beyond the bound, and within what the pipe takes when nobody reads any more.
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(40_000));
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(65));
         for answer in [
             "SSH-2.0-OpenSSH_9.2\r\n",
