@@ -280,7 +280,7 @@ impl Exchange<'_> {
     /// Carries bytes both ways after a 101.
     async fn splice(
         &self,
-        io: Switched,
+        io: Box<Switched>,
         send: &mut SendStream,
         recv: &mut RecvStream,
         idle: Duration,

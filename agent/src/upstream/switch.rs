@@ -33,7 +33,7 @@ use super::transport::Noted;
 #[derive(Debug)]
 pub(crate) enum Switch {
     /// It has switched.
-    Switched(ResponseHead, Switched),
+    Switched(ResponseHead, Box<Switched>),
     /// It stays with HTTP, for this answer. Its connection is not used again.
     Refused(Answer),
 }
@@ -81,7 +81,8 @@ impl Upstream {
             headers,
             body: BodyLength::Unknown,
         };
-        Ok(Switch::Switched(head, connection.into_switched().await))
+        let switched = Box::new(connection.into_switched().await);
+        Ok(Switch::Switched(head, switched))
     }
 }
 

@@ -54,9 +54,8 @@ async fn tied() -> Tied {
 
 async fn end_of(recv: &mut RecvStream) -> Result<(), StreamError> {
     loop {
-        match recv.item().await? {
-            culvert_proto::mux::Item::Finished => return Ok(()),
-            _ => {}
+        if let culvert_proto::mux::Item::Finished = recv.item().await? {
+            return Ok(());
         }
     }
 }
