@@ -98,14 +98,17 @@ pub enum FetchError {
     },
 }
 
+/// Says of an address which proxy leads there: `http://[USER:PASSWORD@]HOST:PORT`, or none.
+pub type ChooseProxy = dyn Fn(&Url) -> Option<Url> + Send + Sync;
+
 /// Which corporate proxy leads to which address.
 #[derive(Clone, Default)]
 pub enum Proxying {
     /// What the environment says (`HTTPS_PROXY`, `NO_PROXY`), but never to a loopback address.
     #[default]
     Environment,
-    /// What the function says of an address: `http://[USER:PASSWORD@]HOST:PORT`, or none.
-    Chosen(Arc<dyn Fn(&Url) -> Option<Url> + Send + Sync>),
+    /// What the function says.
+    Chosen(Arc<ChooseProxy>),
 }
 
 /// Without addresses, which may have credentials.

@@ -32,7 +32,7 @@ pub const MEMORY: Duration = Duration::from_secs(30);
 /// Most answers that are remembered. Beyond it tokens are asked about each time.
 pub const MAX_REMEMBERED: usize = 10_000;
 
-/// Most questions at once; further tokens wait, at most [`PATIENCE`].
+/// Most questions at once; further tokens wait for their turn, at most five seconds.
 pub const MAX_QUESTIONS: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -49,7 +49,7 @@ struct Connect {
 impl Connect {
     fn start(stack: &Stack) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        write_private(&folder.path().join("token"), &world().token(CALLER)).unwrap();
+        write_private(&folder.path().join("token"), world().token(CALLER)).unwrap();
         let port = port::free();
         let mut command = Command::new(program("culvert-connect"));
         command
@@ -177,11 +177,11 @@ fn a_renewed_token_counts_at_once_and_an_open_file_is_refused() {
     let stack = start(&nginx.url());
     let connect = Connect::start(&stack);
     let request = "CONNECT vcenter.sddc.local:443 HTTP/1.0\r\n\r\n";
-    write_private(&connect.token_file(), &world().token(OTHER_CALLER)).unwrap();
+    write_private(&connect.token_file(), world().token(OTHER_CALLER)).unwrap();
     assert!(connect.say(request).starts_with("HTTP/1.1 404 "));
     write_private(&connect.token_file(), "a.b.c").unwrap();
     assert!(connect.say(request).starts_with("HTTP/1.1 407 "));
-    write_private(&connect.token_file(), &world().token(CALLER)).unwrap();
+    write_private(&connect.token_file(), world().token(CALLER)).unwrap();
     let mut tool = TcpStream::connect((Ipv4Addr::LOCALHOST, connect.port)).unwrap();
     tool.write_all(request.as_bytes()).unwrap();
     let mut start = [0; 12];

@@ -74,7 +74,7 @@ impl Answer {
         };
         let head = checked(method, parts.status, parts.headers, length)?;
         let source = Source::Http2 {
-            exchange,
+            exchange: Box::new(exchange),
             is_bodiless,
         };
         let body = AnswerBody { source };
@@ -156,7 +156,7 @@ enum Source {
         home: Arc<Pool>,
     },
     Http2 {
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         /// Method or status say that there is no content.
         is_bodiless: bool,
     },

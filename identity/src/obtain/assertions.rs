@@ -22,7 +22,7 @@ const LIFE: u64 = 60;
 #[derive(Clone)]
 pub struct Assertions {
     key: Arc<EncodingKey>,
-    header: Header,
+    header: Box<Header>,
     audience: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Assertions {
             algorithm: algorithm.as_str(),
             reason: error.to_string(),
         };
-        let mut header = Header::new(algorithm.library());
+        let mut header = Box::new(Header::new(algorithm.library()));
         header.kid = key_id;
         let assertions = Self {
             key: Arc::new(key.map_err(bad)?),
