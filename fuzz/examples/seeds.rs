@@ -5,7 +5,7 @@ use std::path::Path;
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (target, name, bytes) in culvert_proto::mux::model::seeds() {
-        write(&corpus.join(target), name, &bytes)?;
+        write(&corpus.join(target), &name, &bytes)?;
     }
     for (target, name, bytes) in culvert_policy::model::seeds() {
         write(&corpus.join(target), name, &bytes)?;
