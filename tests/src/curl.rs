@@ -324,6 +324,21 @@ impl Running {
         self.stdin.take().expect("taken once")
     }
 
+    /// The whole answer of a call of which nothing was read yet.
+    pub fn answer(mut self) -> Answer {
+        let head = self.head();
+        if head.status == 0 {
+            return head;
+        }
+        let end = self.finish();
+        Answer {
+            exit: end.exit,
+            body: end.body,
+            errors: end.errors,
+            ..head
+        }
+    }
+
     /// Waits for the end; the answer has the exit code and the rest of the body.
     pub fn finish(mut self) -> Answer {
         let mut body = Vec::new();

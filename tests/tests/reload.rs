@@ -61,7 +61,7 @@ fn a_new_policy_ends_the_live_calls_that_it_forbids_and_leaves_the_others_alone(
     until("the calls wait", || upstream.requests().len() == 3);
 
     replace(&stack.file("policy.toml"), &format!("{POLICY}{FORBID}"));
-    let refused = waiting.finish();
+    let refused = waiting.answer();
     refused.assert_refused(403, "policy-denied", "agent");
     let cut = streaming.finish();
     assert!(
@@ -69,7 +69,7 @@ fn a_new_policy_ends_the_live_calls_that_it_forbids_and_leaves_the_others_alone(
         "it looks as if the answer were whole: {cut}"
     );
     go.store(true, Ordering::Relaxed);
-    let answer = other.finish();
+    let answer = other.answer();
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
     stack
         .call("/wait")
