@@ -321,6 +321,30 @@ fn a_reset_travels_both_ways() {
     );
 }
 
+#[test]
+fn a_new_policy_ends_the_ways_that_it_forbids_and_leaves_the_others_open() {
+    let (upstream, connections) = listen();
+    let names = r#"["esx-01.sddc.local:902", "esx-02.sddc.local:902"]"#;
+    let stack = stack(&upstream, "tcp", names);
+    let bearer = bearer(caller_token());
+    let mut forbidden = Way::open(stack.public, "esx-01.sddc.local:902", &bearer);
+    let mut its_upstream = accepted(&connections);
+    let mut other = Way::open(stack.public, "esx-02.sddc.local:902", &bearer);
+    let mut other_upstream = accepted(&connections);
+
+    let rule = "[[rule]]\nid = \"closed\"\naction = \"deny\"\nhost = [\"esx-01.sddc.local\"]\n";
+    let (file, new) = (stack.file("policy.toml"), stack.file("policy.new"));
+    std::fs::write(&new, format!("{POLICY}\n{rule}")).unwrap();
+    std::fs::rename(new, file).unwrap();
+    let (rest, ending) = forbidden.read_to_end();
+    assert_eq!((rest.as_slice(), ending), (&b""[..], Ending::Reset));
+    let error = its_upstream.read(&mut [0]).expect_err("no clean end");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+    other_upstream.write_all(b"still here").unwrap();
+    assert_eq!(other.read(10), b"still here");
+}
+
 /// Closes with a TCP reset.
 fn reset(connection: TcpStream) {
     let linger = socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO));

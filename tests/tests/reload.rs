@@ -149,6 +149,7 @@ fn a_policy_that_is_empty_cut_off_or_missing_stops_the_agent_at_start() {
 #[test]
 fn the_status_of_a_running_agent_is_told_to_people_and_programs() {
     let stack = Stack::start(&Upstream::plain().url());
+    assert_eq!(stack.call("/x").ok().status, 200);
     let call = stack.call("/forbidden/x?token=t0ps3cret").ok().call();
     let admin = format!("unix:{}", stack.file("admin.sock").display());
     until("the refusal is remembered", || {
@@ -164,7 +165,15 @@ fn the_status_of_a_running_agent_is_told_to_people_and_programs() {
         (&"relay-1".into(), &"open".into())
     );
     assert_eq!(session["registrations"][0]["endpoint"], "vcenter");
-    assert_eq!(status["endpoints"][0]["sessions"], 1);
+    let endpoint = &status["endpoints"][0];
+    assert_eq!(
+        (&endpoint["sessions"], &endpoint["failures"]),
+        (&1.into(), &0.into())
+    );
+    assert!(
+        endpoint["answered_s"].is_u64() && endpoint["failure"].is_null(),
+        "{status}"
+    );
     assert!(
         status["token"]["expires_in_s"].as_u64().unwrap() > 0,
         "{status}"

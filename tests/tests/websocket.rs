@@ -9,6 +9,7 @@ use culvert_tests::curl::Http;
 use culvert_tests::issuer::world;
 use culvert_tests::peers::{Caller, Server};
 use culvert_tests::stack::{POLICY, caller_token};
+use culvert_tests::wait::until;
 use culvert_tests::{Stack, Upstream};
 
 const CONSOLE: &str = r#"
@@ -48,6 +49,10 @@ fn a_console_keeps_its_subprotocol_its_bytes_and_its_close_code() {
         assert_eq!(server.event(), "opened /ticket/1");
         assert_eq!(server.event(), "closed 4321");
     }
+    until("the audit log says what both asked for", || {
+        let log = stack.agent.log();
+        log.matches(r#""upgrade":"websocket""#).count() == Http::BOTH.len()
+    });
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::connect::{LiveSession, LiveSessions};
 use crate::register::Registered;
 use crate::reload::PolicySource;
 use crate::serve::{RefusedCall, Serving};
+use crate::upstream::Upstream;
 
 /// Everybody who knows something that operators ask for.
 #[derive(Debug)]
@@ -96,6 +97,14 @@ pub(crate) struct EndpointStatus {
     pub(crate) upstream: String,
     /// Sessions on which it is registered.
     pub(crate) sessions: usize,
+    /// Seconds since the upstream answered last; none if it has not yet.
+    pub(crate) answered_s: Option<u64>,
+    /// Seconds since it failed last; none if it has not yet.
+    pub(crate) failed_s: Option<u64>,
+    /// How it failed last.
+    pub(crate) failure: Option<String>,
+    /// Failures since it answered last.
+    pub(crate) failures: u32,
 }
 
 /// The allow/deny list.
@@ -145,10 +154,20 @@ impl Desk {
         let accounts = self.serving.accounts();
         let audit = self.audit();
         let waiting_for = self.waiting_for(&sessions, &audit);
-        let endpoint = |endpoint: &Endpoint| EndpointStatus {
-            endpoint: endpoint.name.to_string(),
-            upstream: endpoint.upstream.to_string(),
-            sessions: count(&sessions, endpoint.name.as_str()),
+        let endpoint = |endpoint: &Endpoint| {
+            let upstream = self.serving.upstream(&endpoint.name);
+            let health = upstream.map(Upstream::status).unwrap_or_default();
+            let (failed, failure) = health.last_failure.unzip();
+            let ago = |then: Instant| then.elapsed().as_secs();
+            EndpointStatus {
+                endpoint: endpoint.name.to_string(),
+                upstream: endpoint.upstream.to_string(),
+                sessions: count(&sessions, endpoint.name.as_str()),
+                answered_s: health.last_success.map(ago),
+                failed_s: failed.map(ago),
+                failure,
+                failures: health.failures,
+            }
         };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -331,6 +350,9 @@ impl fmt::Display for Status {
                 endpoint,
                 upstream,
                 sessions,
+                failures,
+                failure,
+                ..
             } = endpoint;
             let registered = match sessions {
                 0 => "not registered".to_owned(),
@@ -338,6 +360,9 @@ impl fmt::Display for Status {
                 _ => format!("on {sessions} sessions"),
             };
             writeln!(f, "  {endpoint}: {upstream}, {registered}")?;
+            if let (Some(failure), 1..) = (failure, failures) {
+                writeln!(f, "    failed {failures} times, now: {failure}")?;
+            }
         }
         let PolicyReport {
             file,

@@ -261,6 +261,7 @@ fn a_call(call: &str) -> CallLine<'_> {
         mode: "http",
         method: "GET",
         target: "/",
+        upgrade: None,
         soap_op: None,
         soap_ns: None,
         decision: "allow",

@@ -185,6 +185,8 @@ impl Drop for Record<'_> {
         let method = Printable(call.method.as_str().as_bytes()).text();
         let target = Printable(&call.target).text();
         let target = mask_target(&target);
+        let upgrade = call.upgrade.as_ref();
+        let upgrade = upgrade.map(|protocol| Printable(protocol.as_bytes()).text());
         let (soap_ns, soap_op) = match &self.soap {
             Some((ns, name)) => (Some(&**ns), Some(&**name)),
             None => (None, None),
@@ -201,6 +203,7 @@ impl Drop for Record<'_> {
             mode: call.mode.as_str(),
             method: &method,
             target: &target,
+            upgrade: upgrade.as_deref(),
             soap_op,
             soap_ns,
             decision: self.decision,

@@ -14,7 +14,6 @@ use super::error::UpstreamError;
 const SILENCE_BELIEVED: Duration = Duration::from_secs(1);
 
 /// How an upstream is doing.
-#[allow(dead_code, reason = "for the agent's status")]
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Status {
     /// When it answered last.

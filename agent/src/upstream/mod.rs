@@ -270,7 +270,6 @@ impl Upstream {
     }
 
     /// How it is doing.
-    #[allow(dead_code, reason = "for the agent's status")]
     pub(crate) fn status(&self) -> Status {
         self.health.status()
     }
