@@ -2,7 +2,7 @@
 //! happens in between.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,6 +23,20 @@ fn client(server: &Server) -> OAuthClient {
         ca: None,
         proxying: Proxying::default(),
     }
+}
+
+/// The grant with the token at `path`.
+fn grant_of(server: &Server, path: &Path) -> Grant {
+    let file = RefreshTokenFile::claim(path.to_owned()).unwrap();
+    Grant::RefreshToken(client(server), file)
+}
+
+/// A folder with a token, and the token's path.
+fn with_token(token: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("refresh");
+    std::fs::write(&path, token).unwrap();
+    (folder, path)
 }
 
 /// An issuer that takes each refresh token once and gives the next: `refresh-1` and so on.
@@ -59,11 +73,8 @@ fn stored(path: &Path) -> String {
 #[tokio::test]
 async fn each_refresh_token_is_used_once_and_the_next_one_is_on_disk_before_it_counts() {
     let server = rotating().await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("refresh");
-    std::fs::write(&path, "refresh-1\n").unwrap();
-    let file = RefreshTokenFile::claim(path.clone()).unwrap();
-    let grant = Grant::RefreshToken(client(&server), file);
+    let (_folder, path) = with_token("refresh-1\n");
+    let grant = grant_of(&server, &path);
     for number in 1..=3 {
         let token = grant.obtain().await.unwrap();
         assert_eq!(token.expose(), format!("access-{number}"));
@@ -77,19 +88,15 @@ async fn each_refresh_token_is_used_once_and_the_next_one_is_on_disk_before_it_c
     );
     // A program that starts anew goes on from there.
     drop(grant);
-    let file = RefreshTokenFile::claim(path).unwrap();
-    let grant = Grant::RefreshToken(client(&server), file);
+    let grant = grant_of(&server, &path);
     assert_eq!(grant.obtain().await.unwrap().expose(), "access-4");
 }
 
 #[tokio::test]
 async fn an_exchange_that_nobody_waits_for_any_more_still_stores_what_it_got() {
     let server = rotating().await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("refresh");
-    std::fs::write(&path, "refresh-1").unwrap();
-    let file = RefreshTokenFile::claim(path.clone()).unwrap();
-    let grant = Grant::RefreshToken(client(&server), file);
+    let (_folder, path) = with_token("refresh-1");
+    let grant = grant_of(&server, &path);
     // One poll starts the exchange; then the future is dropped.
     let begun = tokio::time::timeout(Duration::ZERO, grant.obtain()).await;
     assert!(begun.is_err());
@@ -102,11 +109,8 @@ async fn an_exchange_that_nobody_waits_for_any_more_still_stores_what_it_got() {
 #[tokio::test]
 async fn what_the_disk_does_not_take_is_kept_and_stored_later() {
     let server = rotating().await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("refresh");
-    std::fs::write(&path, "refresh-1").unwrap();
-    let file = RefreshTokenFile::claim(path.clone()).unwrap();
-    let grant = Grant::RefreshToken(client(&server), file);
+    let (folder, path) = with_token("refresh-1");
+    let grant = grant_of(&server, &path);
     // Where the next version is to be written stands a folder.
     let obstacle = folder.path().join("refresh.new");
     std::fs::create_dir(&obstacle).unwrap();
@@ -121,14 +125,8 @@ async fn what_the_disk_does_not_take_is_kept_and_stored_later() {
 #[tokio::test]
 async fn a_void_refresh_token_is_said_to_be_the_configurations_fault_and_what_to_do() {
     let server = Server::start(|_| refusal()).await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("refresh");
-    std::fs::write(&path, "refresh-0").unwrap();
-    let file = RefreshTokenFile::claim(path.clone()).unwrap();
-    let error = Grant::RefreshToken(client(&server), file)
-        .obtain()
-        .await
-        .unwrap_err();
+    let (_folder, path) = with_token("refresh-0");
+    let error = grant_of(&server, &path).obtain().await.unwrap_err();
     assert_eq!(error.fault(), Fault::Configuration);
     let text = error.to_string();
     assert!(
@@ -140,9 +138,7 @@ async fn a_void_refresh_token_is_said_to_be_the_configurations_fault_and_what_to
 
 #[test]
 fn two_programs_cannot_use_one_refresh_token() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("refresh");
-    std::fs::write(&path, "refresh-1").unwrap();
+    let (_folder, path) = with_token("refresh-1");
     let first = RefreshTokenFile::claim(path.clone()).unwrap();
     let second = RefreshTokenFile::claim(path.clone()).unwrap_err();
     assert!(second.to_string().contains("another program"), "{second}");
