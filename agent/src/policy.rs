@@ -5,8 +5,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_config::ConfigError;
-use culvert_policy::{Permit, Policy};
+use culvert_policy::{self as rules, Permit, Policy};
+use culvert_proto::head::Mode;
 use tokio::time::Instant;
+
+/// The policy's word for how a call is carried.
+pub(crate) fn mode(mode: Mode) -> rules::Mode {
+    match mode {
+        Mode::Http => rules::Mode::Http,
+        Mode::Connect => rules::Mode::Connect,
+        Mode::Terminate => rules::Mode::Terminate,
+        Mode::Tcp => rules::Mode::Tcp,
+    }
+}
 
 /// A policy in force, with what has been counted under it.
 #[derive(Debug)]

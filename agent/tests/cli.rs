@@ -259,6 +259,21 @@ fn lint_exits_with_1_where_it_finds_something() {
 }
 
 #[test]
+fn lint_knows_which_modes_an_endpoint_has() {
+    let files = Files::new();
+    let rule = "[[rule]]\nid = \"ways\"\naction = \"allow\"\nmode = [\"connect\"]\n\
+                port = [443]\ncaller = [\"director-*\"]\n";
+    files.write("policy.toml", &format!("{POLICY}{rule}"));
+    let without = stdout(&policy(&files, "lint", &[]));
+    assert!(without.contains("\"ways\""), "{without}");
+    let name = "mode = [\"http\", \"connect\"]\nconnect = [\"vcenter.sddc.local:443\"]\n";
+    let agent = AGENT.replace("pin_sha256", &format!("{name}pin_sha256"));
+    files.write("agent.toml", &agent);
+    let with = stdout(&policy(&files, "lint", &[]));
+    assert_eq!(with, "nothing found\n");
+}
+
+#[test]
 fn presets_are_shown_and_named_by_explain() {
     let names = agent(&["policy", "show"]);
     assert!(

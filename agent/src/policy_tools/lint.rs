@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use culvert_config::AgentConfig;
-use culvert_policy::{LintEndpoint, Mode, PathOptions};
+use culvert_policy::{LintEndpoint, PathOptions};
 
 use super::{Answer, ToolError, count, load};
 
@@ -52,7 +52,12 @@ pub(crate) fn lint(args: &LintArgs) -> Result<Answer, ToolError> {
 fn endpoints(config: &AgentConfig) -> Vec<LintEndpoint> {
     let endpoints = config.endpoints.iter().map(|endpoint| LintEndpoint {
         name: endpoint.name.as_str().to_owned(),
-        modes: vec![Mode::Http],
+        modes: endpoint
+            .modes
+            .iter()
+            .copied()
+            .map(crate::policy::mode)
+            .collect(),
         paths: PathOptions {
             allow_semicolon: endpoint.allow_semicolon,
             allow_encoded_slash: endpoint.allow_encoded_slash,

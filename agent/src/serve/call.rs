@@ -4,9 +4,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use culvert_policy::{
-    CallFacts, CanonicalTarget, Look, Mode as PolicyMode, PathOptions, Policy, Soap,
-};
+use culvert_policy::{CallFacts, CanonicalTarget, Look, PathOptions, Policy, Soap};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::{BodyLength, CallHead, CallId, Mode, Refusal};
@@ -127,7 +125,7 @@ impl Call {
     pub(crate) fn passage_facts<'a>(&'a self, name: &'a ConnectName) -> CallFacts<'a> {
         CallFacts {
             endpoint: self.endpoint.as_str(),
-            mode: policy_mode(self.mode),
+            mode: crate::policy::mode(self.mode),
             method: self.method.as_str(),
             target: None,
             caller: &self.caller.subject,
@@ -162,7 +160,7 @@ impl Call {
     ) -> CallFacts<'a> {
         CallFacts {
             endpoint: self.endpoint.as_str(),
-            mode: policy_mode(self.mode),
+            mode: crate::policy::mode(self.mode),
             method: self.method.as_str(),
             target: Some(target),
             caller: &self.caller.subject,
@@ -173,15 +171,6 @@ impl Call {
             host: None,
             port: None,
         }
-    }
-}
-
-fn policy_mode(mode: Mode) -> PolicyMode {
-    match mode {
-        Mode::Http => PolicyMode::Http,
-        Mode::Connect => PolicyMode::Connect,
-        Mode::Terminate => PolicyMode::Terminate,
-        Mode::Tcp => PolicyMode::Tcp,
     }
 }
 
