@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use culvert_config::{ConfigError, RelayConfig};
+use culvert_http::Alpn;
 use culvert_identity::Verifier;
 use culvert_session::tls::TlsConfigError;
 use sd_notify::NotifyState;
@@ -20,7 +21,7 @@ use crate::admin::Admin;
 use crate::directory::Directory;
 use crate::drain::{self, Ending};
 use crate::edge::{Edge, Parts};
-use crate::listener::{Alpn, Listener, Terms};
+use crate::listener::{Listener, Terms};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::sessions::Agents;

@@ -2,20 +2,18 @@
 //!
 //! The life of a call, and the files in its order:
 //!
-//! 1. [`serve`] takes a connection from the listener and speaks HTTP/1.1 or HTTP/2 with it, with
-//!    [`guard`] or [`frames`] between TLS and hyper; [`pace`] has the timers, [`connection`] and
-//!    [`traffic`] what the calls of one connection share.
+//! 1. [`serve`] takes a connection from the listener. [`culvert_http::Server`] speaks HTTP/1.1 or
+//!    HTTP/2 with it, strictly and within its timers; [`connection`] is what the calls of one
+//!    connection share.
 //! 2. [`call`] is one call from top to bottom: [`route`] makes an endpoint of the host,
-//!    [`authenticate`] a principal of the credential, [`headers`] drops what must not pass, [`trace`]
+//!    [`authenticate`] a principal of the credential; [`culvert_http`] drops what must not pass and
 //!    carries the caller's trace on.
 //!    What the relay serves itself are the pages in [`pages`]: [`errors`], [`pac`].
-//! 3. [`forward`] carries it through the tunnel, with [`upload`] as its body; [`download`] is
-//!    the body of what comes back.
-//!    [`upgrade`] says which calls ask to leave HTTP (WebSocket).
+//! 3. [`forward`] carries it through the tunnel; [`download`] is the body of what comes back.
 //!    [`connect`] is a CONNECT from top to bottom: it has no body, and after its answer [`passage`]
-//!    carries bytes both ways, with [`grip`] on the caller's side.
-//! 4. [`answer`] is the body of whatever is answered; [`respond`] the answer where there is none
-//!    from the upstream, explained on the page in [`errors`].
+//!    carries bytes both ways.
+//! 4. [`answer`] is the body of whatever is answered; where there is no answer from the upstream,
+//!    [`culvert_http::Problem`] is one, explained on the page in [`errors`].
 //! 5. [`record`] is what remains of it: an access line and the metrics, however it ended.
 //!
 //! Nothing here knows frames of the tunnel or where a session lives.
@@ -28,24 +26,14 @@ mod connection;
 mod download;
 mod errors;
 mod forward;
-mod frames;
-mod grip;
-mod guard;
-mod headers;
 mod pac;
-mod pace;
 mod pages;
 mod passage;
 mod record;
-mod respond;
 mod route;
 mod serve;
 #[cfg(test)]
 mod tests;
-mod trace;
-mod traffic;
-mod upgrade;
-mod upload;
 
 use std::fmt;
 use std::sync::Arc;
@@ -53,10 +41,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_config::relay::{RelayLimits, Route};
+use culvert_http::Server;
+use culvert_http::pace::Pace;
 use culvert_identity::Verifier;
 use tokio::sync::Semaphore;
 
-pub use self::respond::Problem;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 use crate::sessions::Agents;
@@ -78,7 +67,7 @@ pub struct Edge {
     limits: RelayLimits,
     /// One for each call that may be in progress.
     seats: Arc<Semaphore>,
-    servers: serve::Servers,
+    server: Server,
     errors: Bytes,
 }
 
@@ -104,7 +93,7 @@ impl Edge {
             agents,
             metrics,
         } = parts;
-        let pace = pace::Pace {
+        let pace = Pace {
             head: limits.request_head.0,
             keep_alive: limits.keep_alive.0,
             stall: limits.stall.0,
@@ -118,7 +107,7 @@ impl Edge {
             metrics,
             limits: limits.clone(),
             seats: Arc::new(Semaphore::new(limits.calls as usize)),
-            servers: serve::Servers::new(pace, limits.streams_per_connection),
+            server: Server::new(pace, limits.streams_per_connection),
             errors: errors::page(domain),
         }
     }

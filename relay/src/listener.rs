@@ -10,10 +10,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use culvert_http::{Alpn, Breaker};
 use culvert_session::socket::{self, ReadAhead};
 use rustls::{ProtocolVersion, ServerConfig};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -37,15 +37,6 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Least time between two log lines about connections that could not be taken.
 const QUIET: Duration = Duration::from_secs(10);
-
-/// What the edge speaks on a connection, chosen by ALPN.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alpn {
-    /// HTTP/1.1; also without ALPN.
-    Http1,
-    /// HTTP/2.
-    H2,
-}
 
 /// What a connection came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,22 +63,6 @@ pub type Connection = TlsStream<ReadAhead<Admitted>>;
 
 /// A connection without TLS.
 pub type PlainConnection = ReadAhead<Admitted>;
-
-/// Makes a connection end by a reset (TCP RST) when it is dropped, so that its peer cannot take
-/// what came for all there was. Clones are of the same connection.
-#[derive(Debug, Clone, Default)]
-pub struct Breaker(Arc<AtomicBool>);
-
-impl Breaker {
-    /// From now on, the end is a reset.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// A connection that can be made to end by a reset.
 pub trait Breakable {

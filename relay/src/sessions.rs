@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use culvert_config::relay::RelayLimits;
+use culvert_http::Problem;
 use culvert_identity::{TokenError, VerifiedToken, Verifier};
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::Hello;
@@ -39,7 +40,6 @@ use self::handshake::Handshake;
 use self::keeper::Keeper;
 use self::lanes::Joinable;
 use crate::directory::{Directory, SessionId};
-use crate::edge::Problem;
 use crate::listener::Peer;
 use crate::metrics::{Metrics, Refused};
 

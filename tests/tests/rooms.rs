@@ -105,7 +105,7 @@ fn no_room_reaches_what_it_must_not_know() {
         "culvert-demo",
         "culvert-tests",
     ];
-    let rooms: [(&str, &[&str]); 5] = [
+    let rooms: [(&str, &[&str]); 6] = [
         (
             "culvert-proto",
             &[
@@ -128,6 +128,18 @@ fn no_room_reaches_what_it_must_not_know() {
                 "hyper",
                 "jsonwebtoken",
                 "toml",
+                "culvert-policy",
+                "culvert-identity",
+                "culvert-config",
+            ],
+        ),
+        (
+            "culvert-http",
+            &[
+                "rustls",
+                "jsonwebtoken",
+                "toml",
+                "culvert-session",
                 "culvert-policy",
                 "culvert-identity",
                 "culvert-config",

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use culvert_http::Problem;
 use culvert_identity::Verifier;
 use culvert_identity::verify::{MAX_TOKEN, VerifiedToken};
 use culvert_proto::code::ErrorCode;
@@ -20,8 +21,6 @@ use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
-
-use super::respond::Problem;
 
 const CULVERT_AUTHORIZATION: HeaderName = HeaderName::from_static("culvert-authorization");
 
@@ -167,6 +166,9 @@ fn malformed(detail: &'static str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use culvert_proto::head::CallId;
+    use http::Method;
+
     use super::*;
 
     fn found(fields: &[(&str, &str)]) -> Result<String, (String, bool)> {
@@ -250,5 +252,27 @@ mod tests {
     fn a_token_is_never_shown() {
         let last = LastToken::default();
         assert_eq!(format!("{last:?}"), "LastToken { .. }");
+    }
+
+    #[test]
+    fn the_answer_to_who_has_not_proven_anything_is_small() {
+        // The least that asks for an endpoint: 10 times that is what it may get. Each comes in a
+        // TLS record: header, content type, tag.
+        const RECORD: usize = 5 + 1 + 16;
+        let request = "GET / HTTP/1.1\r\nHost: vc--acme.relay.example.com\r\n\r\n";
+        let problem = no_credential();
+        let (response, body) =
+            problem.answer("relay.example.com", CallId([0xAB; 16]), &Method::GET);
+        let fields = response.headers().iter();
+        let head: usize = fields
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum();
+        // Status line, Date, Content-Length.
+        let head = head + 27 + 37 + 21;
+        assert!(
+            head + body.len() + RECORD <= 10 * (request.len() + RECORD),
+            "{head} + {}",
+            body.len()
+        );
     }
 }

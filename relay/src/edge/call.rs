@@ -5,14 +5,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use culvert_http::pace::Deadline;
+use culvert_http::problem::insert_call;
+use culvert_http::request::{check, is_connect, size};
+use culvert_http::upload::Upload;
+use culvert_http::{Grip, Problem, StreamGrip, headers, trace, upgrade};
 use culvert_identity::verify::VerifiedToken;
 use culvert_policy::canonical::{CanonicalTarget, PathOptions};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, Mode};
 use culvert_session::Stream;
 use culvert_session::body::RecvBody;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,20 +26,12 @@ use tokio::time::Instant;
 use super::Edge;
 use super::answer::AnswerBody;
 use super::authenticate::authenticate;
-use super::connect::is_connect;
 use super::connection::Connection;
 use super::download::Download;
 use super::forward::{InterimTo, forward, unknown_endpoint, visible_length};
-use super::grip::{Grip, StreamGrip};
-use super::guard::head as strict;
-use super::headers;
-use super::pace::Deadline;
 use super::passage::Passage;
 use super::record::CallRecord;
-use super::respond::{Problem, insert_call};
 use super::route::{Destination, Endpoint, host};
-use super::upload::Upload;
-use super::{trace, upgrade};
 use crate::listener::Door;
 
 /// What the relay cannot know of an endpoint it allows: the agent decides.
@@ -168,6 +165,7 @@ impl Edge {
             caller: caller.principal.clone(),
         };
         let room = connection
+            .traffic
             .take_room(size(&head.headers))
             .ok_or_else(crowded)?;
         // Whether an endpoint is another tenant's or does not exist: the same steps, the same
@@ -194,7 +192,7 @@ impl Edge {
             (&head.upgrade, on_upgrade, forwarded.send)
         {
             if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-                let headers = headers::of_response(answer.headers, false, caller_host);
+                let headers = headers::of_response(answer.headers, false, Some(caller_host));
                 let response = upgrade::switched(version, protocol, headers);
                 let passage = Passage {
                     upgrade,
@@ -222,8 +220,11 @@ impl Edge {
         let promised = answer.headers.remove(CONTENT_LENGTH);
         let mut response = Response::new(());
         *response.status_mut() = answer.status;
-        *response.headers_mut() =
-            headers::of_response(answer.headers, length != BodyLength::Empty, caller_host);
+        *response.headers_mut() = headers::of_response(
+            answer.headers,
+            length != BodyLength::Empty,
+            Some(caller_host),
+        );
         if let Some(promised) = promised {
             response.headers_mut().insert(CONTENT_LENGTH, promised);
         }
@@ -266,7 +267,9 @@ impl Answer {
                 } else {
                     connection.traffic.switch();
                     let grip = Grip::Connection(connection.breaker.clone());
-                    connection.leave_afterwards(passage.carry(record, grip));
+                    connection
+                        .traffic
+                        .leave_afterwards(passage.carry(record, grip));
                 }
                 response.map(|()| AnswerBody::none())
             }
@@ -274,45 +277,6 @@ impl Answer {
         insert_call(response.headers_mut(), call);
         response
     }
-}
-
-/// Checks what the guard of HTTP/1 has checked already and HTTP/2 has not; gives the host, as
-/// the caller wrote it.
-fn check(request: &Request<Incoming>) -> Result<String, Problem> {
-    let (uri, fields) = (request.uri(), request.headers());
-    let refuse = |detail: &'static str| Err(Problem::bad_request(detail));
-    if too_many_fields(fields) {
-        return refuse("the request has too many header fields, or too long ones");
-    }
-    let method = request.method().as_str();
-    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return refuse("the method must be an upper-case word");
-    }
-    let plain_connect = method == "CONNECT" && is_connect(request);
-    if method == "TRACE" || plain_connect {
-        return refuse("the method is not accepted at this address");
-    }
-    if uri
-        .scheme()
-        .is_some_and(|scheme| *scheme != http::uri::Scheme::HTTPS)
-    {
-        return refuse("the scheme must be https");
-    }
-    let mut hosts = fields.get_all(HOST).iter().map(HeaderValue::as_bytes);
-    let authority = uri
-        .authority()
-        .map(|authority| authority.as_str().as_bytes());
-    let host = match (authority, hosts.next(), hosts.next()) {
-        (_, _, Some(_)) => return refuse("the request has more than one Host"),
-        (None, None, None) => return refuse("the request has no Host"),
-        (Some(authority), Some(host), None) if !authority.eq_ignore_ascii_case(host) => {
-            return refuse("the Host and the :authority differ");
-        }
-        (Some(host), _, None) | (None, Some(host), None) => host,
-    };
-    strict::host(host).map_err(|violation| Problem::bad_request(violation.to_string()))?;
-    // A checked host is ASCII.
-    Ok(String::from_utf8_lossy(host).into_owned())
 }
 
 /// The one spelling of the target that everybody behind here sees.
@@ -325,11 +289,6 @@ fn canonical(request: &Request<Incoming>) -> Result<Bytes, Problem> {
     let target = target
         .map_err(|error| Problem::bad_request(format!("the target is not accepted: {error}")))?;
     Ok(Bytes::copy_from_slice(target.as_str().as_bytes()))
-}
-
-/// Whether a request has more fields than anybody needs.
-pub(super) fn too_many_fields(fields: &HeaderMap) -> bool {
-    fields.len() > strict::MAX_FIELDS || size(fields) > strict::MAX_HEAD
 }
 
 /// When a call of this caller ends though it is not over.
@@ -345,14 +304,6 @@ pub(super) fn expiry(caller: &VerifiedToken) -> Deadline {
         expiry.set(at);
     }
     expiry
-}
-
-/// How much the fields take, as HTTP/2 counts (RFC 9113, 10.5.1).
-fn size(headers: &HeaderMap) -> usize {
-    headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 32)
-        .sum()
 }
 
 fn stays_with_http() -> Problem {

@@ -9,6 +9,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use culvert_http::Problem;
+use culvert_http::pace::Deadline;
+use culvert_http::request::too_many_fields;
+use culvert_http::upload::FirstBytes;
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::{BodyLength, CallHead, Head, Mode};
@@ -20,21 +24,12 @@ use hyper::body::Incoming;
 
 use super::Edge;
 use super::authenticate::authenticate;
-use super::call::{Answer, expiry, too_many_fields};
+use super::call::{Answer, expiry};
 use super::connection::Connection;
 use super::forward::{Failure, RETRIES, broken, expired, lost, open};
-use super::pace::Deadline;
 use super::passage::Passage;
 use super::record::CallRecord;
-use super::respond::Problem;
 use super::route::{Destination, Endpoint};
-use super::upload::FirstBytes;
-
-/// Whether a request asks for a way to somewhere, and not for another protocol (RFC 8441).
-pub(crate) fn is_connect(request: &Request<Incoming>) -> bool {
-    request.method() == Method::CONNECT
-        && request.extensions().get::<hyper::ext::Protocol>().is_none()
-}
 
 impl Edge {
     /// Opens a way to the name that a CONNECT asks for.

@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use culvert_http::headers;
+use culvert_http::pace::Deadline;
 use culvert_session::body::{RecvBody, RecvBodyError};
 use http_body::{Body, Frame, SizeHint};
 
 use super::forward::Uploading;
-use super::headers;
-use super::pace::Deadline;
 
 /// An upstream's body on its way to the caller.
 pub(crate) struct Download {

@@ -3,10 +3,12 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use culvert_http::pace::Deadline;
+use culvert_http::upload::{FirstBytes, Upload, UploadError};
+use culvert_http::{Problem, Progress, Traffic};
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::head::{BodyLength, CallHead, Head, ResponseHead};
 use culvert_session::body::{SendBodyError, send_body};
@@ -15,12 +17,6 @@ use culvert_session::{Item, OpenError, StreamError};
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
-use super::headers;
-use super::pace::Deadline;
-use super::record::Progress;
-use super::respond::Problem;
-use super::traffic::Traffic;
-use super::upload::{FirstBytes, Upload, UploadError};
 use crate::directory::Lookup;
 
 /// Sessions that are tried at once where one takes no call, before the call waits.
@@ -40,18 +36,10 @@ pub(crate) struct InterimTo<'c> {
 }
 
 impl InterimTo<'_> {
-    /// Passes one on. A 100 is for callers that wait for it.
     async fn send(&self, head: ResponseHead) {
-        let go_on = head.status == StatusCode::CONTINUE;
-        if go_on && !self.progress.waits.load(Ordering::Relaxed) {
-            return;
-        }
         self.traffic
-            .send_interim(headers::of_interim(head, self.host))
+            .pass_interim(self.progress, head, Some(self.host))
             .await;
-        if go_on {
-            self.progress.waits.store(false, Ordering::Relaxed);
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use culvert_http::Problem;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHORIZATION, VARY,
 };
@@ -14,7 +15,6 @@ use super::call::Answer;
 use super::connection::Connection;
 use super::forward::unknown_endpoint;
 use super::record::CallRecord;
-use super::respond::Problem;
 use super::{ERRORS_PATH, Edge, SESSION_PATH, pac};
 
 /// A browser asks for the script again after so many seconds, and not before.

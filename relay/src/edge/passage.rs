@@ -4,13 +4,13 @@ use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use culvert_http::Grip;
+use culvert_http::pace::{Deadline, PacedIo};
 use culvert_session::Stream;
 use culvert_session::splice::{Moved, SpliceError, splice};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::grip::Grip;
-use super::pace::{Deadline, PacedIo};
 use super::record::CallRecord;
 
 /// The agent has the limit for silence.

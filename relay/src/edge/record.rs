@@ -1,9 +1,10 @@
 //! What remains of a call: one access line and the metrics, however it ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use culvert_http::{Problem, Progress};
 use culvert_identity::verify::VerifiedToken;
 use culvert_proto::head::{CallId, Mode};
 use culvert_proto::trace::TraceId;
@@ -13,22 +14,8 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::connection::Connection;
-use super::respond::Problem;
 use super::route::Endpoint;
 use crate::metrics::{CallEnd, Metrics, Outcome};
-
-/// How far the bodies of a call have come. Shared by whoever moves them.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    /// Body bytes from the caller.
-    pub(crate) received: AtomicU64,
-    /// Body bytes to the caller.
-    pub(crate) sent: AtomicU64,
-    /// The caller waits with its body until it is told to go on.
-    pub(crate) waits: AtomicBool,
-    /// The last piece of the answer was handed to hyper, which has not asked for the next.
-    pub(crate) handed: AtomicBool,
-}
 
 /// The record of one call. Dropped when the call is over, it writes the access line and counts.
 #[derive(Debug)]

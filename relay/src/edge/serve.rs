@@ -1,96 +1,19 @@
-//! Serving one connection: HTTP/1.1 or HTTP/2, as ALPN says, within the limits of time.
+//! Serving one connection: the strict server of [`culvert_http`], with the edge's answers.
 
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
+use culvert_http::{Alpn, Progress};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Edge;
 use super::answer::AnswerBody;
 use super::connection::Connection;
-use super::frames::FrameGuard;
-use super::grip::StreamGrip;
-use super::guard::head::MAX_HEAD;
-use super::guard::io::Guard;
-use super::pace::{Deadline, Pace, PacedIo, Patience};
-use super::record::{CallRecord, Progress};
-use crate::listener::{Alpn, Breakable, Peer};
-
-/// What hyper may buffer of one HTTP/1 connection, in either direction.
-const HTTP1_BUFFER: usize = 2 * MAX_HEAD;
-
-/// Windows of HTTP/2: what a caller may have in flight towards us.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// What h2 may buffer of one answer.
-const SEND_BUFFER: usize = 128 * 1024;
-/// h2 answers longer header lists by itself with a bare 431. The service refuses from 64 KiB on,
-/// with a reason; the room between is for that.
-const MAX_HEADER_LIST: u32 = 96 * 1024;
-/// Streams that a caller reset before they reached the service, and streams that it made h2
-/// reset: more end the connection (rapid reset, MadeYouReset).
-const MAX_PENDING_RESETS: usize = 20;
-const MAX_PROVOKED_RESETS: usize = 100;
-/// A caller that vanished without a word is noticed by a ping after so long.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an idle HTTP/2 connection that was told to go may take.
-const FAREWELL: Duration = Duration::from_secs(5);
-
-/// hyper's settings, made once.
-#[derive(Debug)]
-pub(crate) struct Servers {
-    http1: http1::Builder,
-    streams: u32,
-    pace: Pace,
-}
-
-impl Servers {
-    pub(crate) fn new(pace: Pace, streams: u32) -> Self {
-        let mut http1 = http1::Builder::new();
-        // The guard has the timers: hyper's does not tell an idle connection from a slow head.
-        http1
-            .header_read_timeout(None)
-            .half_close(false)
-            .max_buf_size(HTTP1_BUFFER);
-        Self {
-            http1,
-            streams,
-            pace,
-        }
-    }
-
-    fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
-        let mut http2 = http2::Builder::new(executor);
-        http2
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(self.streams)
-            .enable_connect_protocol()
-            .max_header_list_size(MAX_HEADER_LIST)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            .max_local_error_reset_streams(MAX_PROVOKED_RESETS)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT);
-        http2
-    }
-}
+use super::record::CallRecord;
+use crate::listener::{Breakable, Peer};
 
 impl Edge {
     /// Serves a connection whose TLS is established, to its end. A cancelled `drain` lets the
@@ -105,11 +28,9 @@ impl Edge {
         IO: AsyncRead + AsyncWrite + Breakable + Unpin + Send + 'static,
     {
         let connection = Arc::new(Connection::new(peer, io.breaker()));
-        let io = PacedIo::new(io, self.servers.pace.stall);
-        let ended = match alpn {
-            Alpn::Http1 => self.serve_http1(io, connection, drain).await,
-            Alpn::H2 => self.serve_http2(io, connection, drain).await,
-        };
+        let answer = |request, progress| self.serve(&connection, request, progress);
+        let traffic = &connection.traffic;
+        let ended = self.server.serve(io, alpn, traffic, &drain, answer).await;
         if let Err(error) = ended {
             debug!(%error, peer = %peer.address, "a caller's connection ended");
         }
@@ -121,190 +42,10 @@ impl Edge {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
         progress: Arc<Progress>,
-    ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send + use<> {
+    ) -> impl Future<Output = Response<AnswerBody>> + Send + use<> {
         let (edge, connection) = (self.clone(), connection.clone());
         let method = request.method().clone();
         let record = CallRecord::begin(edge.metrics.clone(), connection.clone(), method, progress);
-        async move { Ok(edge.answer(connection, request, record).await) }
-    }
-
-    async fn serve_http1<IO>(
-        self: Arc<Self>,
-        io: IO,
-        connection: Arc<Connection>,
-        drain: CancellationToken,
-    ) -> hyper::Result<()>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let guard = Guard::new(io, connection.traffic.clone(), self.servers.pace);
-        // The guard has counted the call already: it holds the next one back.
-        let service =
-            service_fn(|request| self.serve(&connection, request, Arc::new(Progress::default())));
-        let served = self
-            .servers
-            .http1
-            .serve_connection(TokioIo::new(guard), service);
-        let mut served = pin!(served.with_upgrades());
-        let ended = tokio::select! {
-            biased;
-            ended = &mut served => ended,
-            () = drain.cancelled() => {
-                served.as_mut().graceful_shutdown();
-                served.await
-            }
-        };
-        if let Some(passing) = connection.take_afterwards() {
-            passing.await;
-        }
-        ended
-    }
-
-    async fn serve_http2<IO>(
-        self: Arc<Self>,
-        io: IO,
-        connection: Arc<Connection>,
-        drain: CancellationToken,
-    ) -> hyper::Result<()>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let pace = self.servers.pace;
-        let guard = FrameGuard::new(io, connection.traffic.clone(), pace);
-        let service = service_fn(|request| {
-            let progress = Arc::new(Progress::default());
-            connection.traffic.on_begin();
-            connection.leave_progress(&progress);
-            self.serve(&connection, request, progress)
-        });
-        let executor = StreamExecutor {
-            connection: connection.clone(),
-            stall: pace.stall,
-        };
-        let served = self
-            .servers
-            .http2(executor)
-            .serve_connection(TokioIo::new(guard), service);
-        let mut served = pin!(served);
-        let mut drained = pin!(drain.cancelled());
-        let mut idle = Idle::new(pace.keep_alive);
-        let mut leaving = false;
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(ended) = served.as_mut().poll(cx) {
-                    return Poll::Ready(ended);
-                }
-                let traffic = &connection.traffic;
-                let expired = idle.poll(cx, traffic.begun(), traffic.poll_busy(cx.waker()));
-                if leaving {
-                    return expired.map(Ok);
-                }
-                if expired.is_pending()
-                    && !traffic.is_winding_up()
-                    && drained.as_mut().poll(cx).is_pending()
-                {
-                    return Poll::Pending;
-                }
-                leaving = true;
-                idle = Idle::new(FAREWELL);
-                served.as_mut().graceful_shutdown();
-            }
-        })
-        .await
-    }
-}
-
-/// The silence of an HTTP/2 connection without calls.
-struct Idle {
-    span: Duration,
-    begun: usize,
-    deadline: Deadline,
-}
-
-impl Idle {
-    fn new(span: Duration) -> Self {
-        Self {
-            span,
-            begun: 0,
-            deadline: Deadline::default(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, begun: usize, busy: bool) -> Poll<()> {
-        if busy {
-            self.deadline.clear();
-            return Poll::Pending;
-        }
-        if !self.deadline.is_set() || begun != self.begun {
-            self.begun = begun;
-            self.deadline.set(Instant::now() + self.span);
-        }
-        self.deadline.poll(cx)
-    }
-}
-
-/// Runs each call of an HTTP/2 connection as a task of its own, as long as its caller takes the
-/// answer: a stuck stream is reset, and the others go on.
-#[derive(Debug, Clone)]
-struct StreamExecutor {
-    connection: Arc<Connection>,
-    stall: Duration,
-}
-
-impl<F> hyper::rt::Executor<F> for StreamExecutor
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, call: F) {
-        // What is left after the answer of a call that is no HTTP any more.
-        if let Some(grip) = StreamGrip::take() {
-            tokio::spawn(grip.hold(call));
-            return;
-        }
-        // hyper makes a call and executes it in one go, so what was left is this call's.
-        let progress = self.connection.take_progress().unwrap_or_default();
-        tokio::spawn(TakenCall {
-            call,
-            progress,
-            taken: 0,
-            patience: Patience::new(self.stall),
-        });
-    }
-}
-
-pin_project! {
-    /// A call that ends when its caller does not take the answer.
-    struct TakenCall<F> {
-        #[pin]
-        call: F,
-        progress: Arc<Progress>,
-        taken: u64,
-        patience: Patience,
-    }
-}
-
-impl<F: Future<Output = ()>> Future for TakenCall<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        let ended = this.call.poll(cx);
-        // A hand that nobody took belongs to nobody else.
-        let _ = StreamGrip::take();
-        if ended.is_ready() {
-            return Poll::Ready(());
-        }
-        if !this.progress.handed.load(Ordering::Relaxed) {
-            this.patience.reset();
-            return Poll::Pending;
-        }
-        // hyper holds a piece of the answer for which the caller has not given room.
-        let sent = this.progress.sent.load(Ordering::Relaxed);
-        let fresh = usize::try_from(sent - *this.taken).unwrap_or(usize::MAX);
-        *this.taken = sent;
-        if fresh > 0 {
-            this.patience.on_progress(fresh);
-        }
-        this.patience.poll_exhausted(cx)
+        edge.answer(connection, request, record)
     }
 }

@@ -1,6 +1,7 @@
 //! Bodies, both ways: whole, empty, large, cut short.
 
 use bytes::Bytes;
+use culvert_http::Alpn;
 use culvert_proto::code::ResetCode;
 use culvert_proto::head::{BodyLength, Head};
 use culvert_proto::mux::Item;
@@ -8,7 +9,6 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::rig::*;
-use crate::listener::Alpn;
 
 #[tokio::test]
 async fn a_small_body_travels_with_the_head() {

@@ -1,12 +1,12 @@
 //! Calls that are answered, and who may make them.
 
+use culvert_http::Alpn;
 use culvert_proto::code::GoawayCode;
 use culvert_proto::head::{BodyLength, Mode};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::rig::*;
-use crate::listener::Alpn;
 
 #[tokio::test]
 async fn an_allowed_call_reaches_the_agent_parsed_and_its_answer_the_caller() {

@@ -1,5 +1,6 @@
 //! CONNECT: who gets a way, to what, and how it ends.
 
+use culvert_http::Alpn;
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::head::{BodyLength, Head, Mode, Refusal};
 use culvert_session::{Item, StreamError};
@@ -11,7 +12,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::timeout;
 
 use super::rig::{Reply, Rig, SOON, read_body, response, show};
-use crate::listener::Alpn;
 
 const NAME: &str = "vcenter.sddc.local:443";
 

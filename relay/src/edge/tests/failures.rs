@@ -1,6 +1,7 @@
 //! Calls that get no answer from their upstream, and callers that go.
 
 use culvert_config::relay::RelayLimits;
+use culvert_http::Alpn;
 use culvert_proto::code::{ErrorCode, GoawayCode, ResetCode};
 use culvert_proto::head::{BodyLength, Head, Refusal};
 use culvert_proto::mux::StreamError;
@@ -8,7 +9,6 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::rig::*;
-use crate::listener::Alpn;
 
 #[tokio::test]
 async fn a_refusal_of_the_agent_says_what_and_why() {

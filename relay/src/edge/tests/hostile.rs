@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use culvert_http::Alpn;
 use culvert_proto::code::ResetCode;
 use culvert_proto::head::BodyLength;
 use culvert_proto::mux::{Item, StreamError};
@@ -12,7 +13,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::rig::*;
-use crate::listener::Alpn;
 
 #[tokio::test]
 async fn a_malformed_request_gets_a_400_that_says_why_and_nothing_reaches_the_agent() {

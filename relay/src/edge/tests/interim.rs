@@ -1,5 +1,6 @@
 //! What comes before an answer: interim ones, and callers that wait for them.
 
+use culvert_http::Alpn;
 use culvert_proto::head::{BodyLength, Head, ResponseHead};
 use culvert_session::Stream;
 use http::StatusCode;
@@ -7,7 +8,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::connect::read_head;
 use super::rig::*;
-use crate::listener::Alpn;
 
 async fn send_interim(stream: &mut Stream, status: u16, fields: &[(&str, &str)]) {
     let Head::Response(head) = response(status, fields, BodyLength::Empty) else {

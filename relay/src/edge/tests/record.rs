@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use culvert_http::Alpn;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::rig::*;
-use crate::listener::Alpn;
 
 /// Collects log lines.
 #[derive(Clone, Default)]

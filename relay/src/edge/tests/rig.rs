@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use culvert_config::relay::RelayLimits;
+use culvert_http::{Alpn, Breaker};
 use culvert_identity::verify::Algorithm;
 use culvert_identity::{IssuerRules, KeySource, TrustedIssuer, Verifier};
 use culvert_proto::connect_name::ConnectName;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::directory::{Directory, Service, SessionId};
 use crate::edge::{Edge, Parts};
-use crate::listener::{Alpn, Breakable, Breaker, Peer};
+use crate::listener::{Breakable, Peer};
 use crate::metrics::Metrics;
 use crate::sessions::Agents;
 

@@ -1,6 +1,7 @@
 //! Callers that ask to switch protocols: WebSocket over HTTP/1.1 and HTTP/2.
 
 use bytes::Bytes;
+use culvert_http::Alpn;
 use culvert_proto::code::ResetCode;
 use culvert_proto::head::{BodyLength, CallHead};
 use culvert_session::{Item, Stream, StreamError};
@@ -14,7 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::connect::read_head;
 use super::rig::*;
-use crate::listener::Alpn;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 

@@ -10,7 +10,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Names the relay as the parent of whatever comes behind it, in the caller's trace. Where there
 /// is none, or one that cannot be read, a trace begins that has the call's id; what such a caller
 /// says of the state of its trace is dropped with it.
-pub(crate) fn carry_on(headers: &mut HeaderMap, call: CallId) -> Option<TraceId> {
+pub fn carry_on(headers: &mut HeaderMap, call: CallId) -> Option<TraceId> {
     let mut given = headers.get_all(TRACEPARENT).iter();
     let context = match (given.next(), given.next()) {
         (Some(only), None) => TraceContext::parse(only.as_bytes()),

@@ -4,7 +4,8 @@ use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
 
 /// What is wrong with a request. `Display` is the `detail` of the caller's 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub(crate) enum Violation {
+#[expect(missing_docs, reason = "each says in its own words what it is")]
+pub enum Violation {
     #[error("the request's head is longer than {MAX_HEAD} bytes")]
     HeadTooLong,
     #[error("the request has more than {MAX_FIELDS} header fields")]

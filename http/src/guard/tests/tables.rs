@@ -1,9 +1,9 @@
 //! Heads and bodies, one by one.
 
 use super::{scan, with};
-use crate::edge::guard::Violation;
-use crate::edge::guard::body::BodyScan;
-use crate::edge::guard::head::{Framing, MAX_HEAD, Scanned};
+use crate::guard::Violation;
+use crate::guard::body::BodyScan;
+use crate::guard::head::{Framing, MAX_HEAD, Scanned};
 
 #[test]
 fn a_malformed_head_is_refused_and_the_reason_named() {

@@ -6,26 +6,45 @@
 
 use std::cell::Cell;
 use std::future::{Future, pending};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
-
-use crate::listener::Breaker;
 
 thread_local! {
     /// For the task that hyper is about to make, on this thread and in this very poll.
     static LEFT: Cell<Option<StreamGrip>> = const { Cell::new(None) };
 }
 
+/// Makes a connection end by a reset (TCP RST) when it is dropped, so that its peer cannot take
+/// what came for all there was. Clones are of the same connection.
+#[derive(Debug, Clone, Default)]
+pub struct Breaker(Arc<AtomicBool>);
+
+impl Breaker {
+    /// From now on, the end is a reset.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the end is a reset: for whoever holds the connection.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A hand on a caller's side.
 #[derive(Debug)]
-pub(crate) enum Grip {
+pub enum Grip {
+    /// On a connection of HTTP/1.1.
     Connection(Breaker),
+    /// On a stream of HTTP/2.
     Stream(StreamGrip),
 }
 
 /// A hand on a stream of HTTP/2. Clones hold the same stream.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct StreamGrip {
+pub struct StreamGrip {
     cut: CancellationToken,
     gone: CancellationToken,
 }
@@ -33,7 +52,7 @@ pub(crate) struct StreamGrip {
 impl Grip {
     /// Lets the caller see that what it got is not all: the connection or stream ends by a reset
     /// once it is dropped.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         match self {
             Self::Connection(breaker) => breaker.set(),
             Self::Stream(stream) => stream.cut.cancel(),
@@ -42,7 +61,7 @@ impl Grip {
 
     /// Completes when nothing can be sent to the caller any more. A connection that is gone shows
     /// that by itself, when it is read.
-    pub(crate) async fn gone(&self) {
+    pub async fn gone(&self) {
         match self {
             Self::Connection(_) => pending().await,
             Self::Stream(stream) => stream.gone.cancelled().await,
@@ -52,19 +71,19 @@ impl Grip {
 
 impl StreamGrip {
     /// Leaves a hand for the task that hyper makes next.
-    pub(crate) fn leave() -> Self {
+    pub fn leave() -> Self {
         let grip = Self::default();
         LEFT.set(Some(grip.clone()));
         grip
     }
 
     /// Takes what was left, if this task is the one.
-    pub(crate) fn take() -> Option<Self> {
+    pub fn take() -> Option<Self> {
         LEFT.take()
     }
 
     /// Runs what sends on the stream, until it ends or is cut.
-    pub(crate) async fn hold(self, sending: impl Future<Output = ()>) {
+    pub async fn hold(self, sending: impl Future<Output = ()>) {
         let _gone = self.gone.drop_guard();
         tokio::select! {
             biased;

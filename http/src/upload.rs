@@ -12,13 +12,13 @@ use culvert_proto::head::BodyLength;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::headers;
-use super::pace::Patience;
-use super::record::Progress;
+use crate::headers;
+use crate::pace::Patience;
+use crate::progress::Progress;
 
 /// A request's body: counted, filtered, and given up where the caller stalls.
 #[derive(Debug)]
-pub(crate) struct Upload {
+pub struct Upload {
     incoming: Incoming,
     /// What was found while looking for the first bytes and is not data.
     trailers: Option<Frame<Bytes>>,
@@ -28,7 +28,7 @@ pub(crate) struct Upload {
 
 /// Why a request's body is not whole.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UploadError {
+pub enum UploadError {
     /// The caller did not go on.
     #[error("the request's body stopped coming")]
     Stalled,
@@ -39,14 +39,16 @@ pub(crate) enum UploadError {
 
 /// The bytes that are there already when a call begins.
 #[derive(Debug, Default)]
-pub(crate) struct FirstBytes {
-    pub(crate) data: Bytes,
+pub struct FirstBytes {
+    /// They themselves.
+    pub data: Bytes,
     /// Whether they are all of the body.
-    pub(crate) end: bool,
+    pub end: bool,
 }
 
 impl Upload {
-    pub(crate) fn new(incoming: Incoming, stall: Duration, progress: Arc<Progress>) -> Self {
+    /// The body of a request whose caller is waited for so long whenever it is its turn.
+    pub fn new(incoming: Incoming, stall: Duration, progress: Arc<Progress>) -> Self {
         Self {
             incoming,
             trailers: None,
@@ -56,7 +58,7 @@ impl Upload {
     }
 
     /// What the request's head says about its body.
-    pub(crate) fn length(&self) -> BodyLength {
+    pub fn length(&self) -> BodyLength {
         match (
             self.incoming.is_end_stream(),
             self.incoming.size_hint().exact(),
@@ -69,7 +71,7 @@ impl Upload {
 
     /// Takes what came together with the head, so that a small request leaves in one frame.
     /// Does not wait for the caller, only for hyper's turn to hand over what it has read.
-    pub(crate) async fn first_bytes(&mut self) -> Result<FirstBytes, UploadError> {
+    pub async fn first_bytes(&mut self) -> Result<FirstBytes, UploadError> {
         if self.incoming.is_end_stream() {
             return Ok(FirstBytes {
                 data: Bytes::new(),

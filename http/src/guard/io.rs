@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::body::BodyScan;
 use super::head::{HeadScan, MAX_HEAD, Scanned};
 use super::{MASKED_EXPECT, Violation};
-use crate::edge::pace::{Deadline, Pace};
-use crate::edge::traffic::Traffic;
+use crate::pace::{Deadline, Pace};
+use crate::traffic::Traffic;
 
 /// What hyper gets in place of a refused request.
 pub(crate) const REFUSED_REQUEST: &[u8] =

@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::Violation;
 use super::head::{HeadScan, Scanned};
 use super::io::Guard;
-use crate::edge::pace::Pace;
-use crate::edge::traffic::Traffic;
+use crate::pace::Pace;
+use crate::traffic::Traffic;
 
 const PACE: Pace = Pace {
     head: Duration::from_secs(10),

@@ -8,14 +8,14 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Versi
 use http_body::Body;
 use hyper::ext::Protocol;
 
-use super::respond::Problem;
+use crate::problem::Problem;
 
 /// The one protocol that HTTP/2 callers may ask for: others have other meanings there.
 const WEBSOCKET: &str = "websocket";
 
 /// The protocol that a request asks for, in lower case. A request that cannot be carried out is
 /// refused, never sent on as if it had not asked.
-pub(crate) fn asked<B: Body>(request: &Request<B>) -> Result<Option<String>, Problem> {
+pub fn asked<B: Body>(request: &Request<B>) -> Result<Option<String>, Problem> {
     let headers = request.headers();
     if request.version() == Version::HTTP_2 {
         let protocol = request.extensions().get::<Protocol>().map(Protocol::as_str);
@@ -61,7 +61,7 @@ pub(crate) fn asked<B: Body>(request: &Request<B>) -> Result<Option<String>, Pro
 }
 
 /// The head of the answer to a caller whose upstream has switched.
-pub(crate) fn switched(version: Version, protocol: &str, headers: HeaderMap) -> Response<()> {
+pub fn switched(version: Version, protocol: &str, headers: HeaderMap) -> Response<()> {
     let mut response = Response::new(());
     *response.headers_mut() = headers;
     if version < Version::HTTP_2 {

@@ -1,4 +1,4 @@
-//! Which header fields pass the relay.
+//! Which header fields pass a relay, and an agent in its place.
 //!
 //! What concerns one connection only stays there (RFC 9110, 7.6.1), what could make somebody
 //! believe that a proxy of ours said something is dropped, and so are the credentials that the
@@ -10,7 +10,7 @@ use culvert_proto::head::ResponseHead;
 use http::header::{CONNECTION, EXPECT, SET_COOKIE, TE, TRAILER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::guard::MASKED_EXPECT;
+use crate::guard::MASKED_EXPECT;
 
 /// How relay and agent, which are one to the world outside, name themselves in answers (RFC 9110,
 /// 7.6.3); the agent does it in requests.
@@ -138,7 +138,7 @@ fn without(headers: HeaderMap, mut drop: impl FnMut(&str) -> bool) -> HeaderMap 
 
 /// The fields of a request that go to the upstream. `body` says whether one follows: without it,
 /// no trailers do.
-pub(crate) fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
+pub fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
     let named = Named::of(&headers);
     // That the caller takes trailers is the one thing of its connection that matters behind it.
     let takes_trailers = headers
@@ -165,13 +165,13 @@ pub(crate) fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
 
 /// Whether the caller waits with its body until it hears 100 (RFC 9110, 10.1.1). Over HTTP/2 it
 /// cannot be told; such callers go on by themselves after a while.
-pub(crate) fn waits(headers: &HeaderMap) -> bool {
+pub fn waits(headers: &HeaderMap) -> bool {
     let mut expected = headers.get_all(MASKED_EXPECT).iter();
     expected.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// An interim answer as a caller of HTTP/1.1 gets it.
-pub(crate) fn of_interim(head: ResponseHead, host: &str) -> Bytes {
+pub(crate) fn of_interim(head: ResponseHead, host: Option<&str>) -> Bytes {
     let ResponseHead {
         status, headers, ..
     } = head;
@@ -187,9 +187,9 @@ pub(crate) fn of_interim(head: ResponseHead, host: &str) -> Bytes {
     text.freeze()
 }
 
-/// The fields of an answer that go to the caller. `host` is the name that the caller called: a
-/// cookie must not reach any other.
-pub(crate) fn of_response(headers: HeaderMap, body: bool, host: &str) -> HeaderMap {
+/// The fields of an answer that go to the caller. `body` says whether one follows. `host` is the
+/// name that the caller called, where it is one of the relay's: a cookie must not reach any other.
+pub fn of_response(headers: HeaderMap, body: bool, host: Option<&str>) -> HeaderMap {
     let named = Named::of(&headers);
     let mut headers = without(headers, |name| {
         is_one_of(name, &HOP_BY_HOP)
@@ -199,10 +199,11 @@ pub(crate) fn of_response(headers: HeaderMap, body: bool, host: &str) -> HeaderM
             || named.has(name)
     });
     headers.append(VIA, VIA_CULVERT);
-    if headers
-        .get_all(SET_COOKIE)
-        .iter()
-        .any(|cookie| is_for_others(cookie, host))
+    if let Some(host) = host
+        && headers
+            .get_all(SET_COOKIE)
+            .iter()
+            .any(|cookie| is_for_others(cookie, host))
     {
         let all = headers.get_all(SET_COOKIE).iter();
         let own: Vec<_> = all
@@ -236,7 +237,7 @@ fn is_for_others(cookie: &HeaderValue, host: &str) -> bool {
 }
 
 /// The trailers that pass, in either direction.
-pub(crate) fn of_trailers(trailers: HeaderMap) -> HeaderMap {
+pub fn of_trailers(trailers: HeaderMap) -> HeaderMap {
     without(trailers, |name| {
         is_one_of(name, &HOP_BY_HOP) || is_forwarding(name) || is_one_of(name, &NOT_IN_TRAILERS)
     })
@@ -317,7 +318,7 @@ mod tests {
             ("set-cookie", "c=d"),
             ("date", "x"),
         ];
-        let mut passed = of_response(map(&answer), true, "a--b.c");
+        let mut passed = of_response(map(&answer), true, Some("a--b.c"));
         assert_eq!(passed.remove("via").unwrap(), "1.1 culvert");
         assert_eq!(passed, map(&answer));
         let teed = of_request(map(&[("te", "gzip, Trailers")]), false);
@@ -335,7 +336,7 @@ mod tests {
         ];
         assert_eq!(names(&of_request(map(&fields), false)), ["x-three"]);
         assert_eq!(
-            names(&of_response(map(&fields), false, "a")),
+            names(&of_response(map(&fields), false, Some("a"))),
             ["x-three", "via"]
         );
     }
@@ -349,7 +350,7 @@ mod tests {
             "Connection",
             "Upgrade",
         ] {
-            let headers = of_response(map(&[(name, "x"), ("ETag", "y")]), false, "a");
+            let headers = of_response(map(&[(name, "x"), ("ETag", "y")]), false, None);
             assert_eq!(names(&headers), ["etag", "via"], "{name}");
         }
     }
@@ -370,7 +371,9 @@ mod tests {
             ("set-cookie", "d=4; Secure"),
             ("set-cookie", "e=domain=x; Path=/"),
         ]);
-        let headers = of_response(cookies, true, "VC--acme.relay.example.com");
+        let own = of_response(cookies.clone(), true, None);
+        assert_eq!(own.get_all(SET_COOKIE).iter().count(), 5);
+        let headers = of_response(cookies, true, Some("VC--acme.relay.example.com"));
         let kept: Vec<_> = headers
             .get_all(SET_COOKIE)
             .iter()

@@ -1,19 +1,28 @@
-//! What the parts of one public connection know of each other.
+//! What the parts of one caller's connection know of each other.
 
+use std::fmt;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
+use culvert_proto::head::ResponseHead;
 use futures_util::task::AtomicWaker;
+use http::StatusCode;
 
-use super::guard::Violation;
+use crate::guard::Violation;
+use crate::headers;
+use crate::progress::Progress;
+
+/// Most bytes of heads that wait for an answer, all calls of an HTTP/2 connection together.
+const MAX_HEADS: usize = 512 * 1024;
 
 /// The calls of one connection, and what its guard found. Shared by the guard, which sees bytes,
 /// and the service, which sees requests.
 #[derive(Debug, Default)]
-pub(crate) struct Traffic {
+pub struct Traffic {
     /// Calls that are not over, and calls that ever were.
     calls: AtomicUsize,
     begun: AtomicUsize,
@@ -25,6 +34,24 @@ pub(crate) struct Traffic {
     interim: Mutex<Interim>,
     /// The call that waits until its interim answer is written.
     interim_waiting: AtomicWaker,
+    /// Bytes of heads that wait for an answer.
+    heads: AtomicUsize,
+    /// The progress of the call that was just begun, until its task is spawned.
+    fresh: Mutex<Option<Arc<Progress>>>,
+    afterwards: Afterwards,
+}
+
+/// What goes on on an HTTP/1.1 connection when HTTP has ended there.
+#[derive(Default)]
+struct Afterwards(Mutex<Option<Passing>>);
+
+type Passing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Room for one head, given back when dropped.
+#[derive(Debug)]
+pub struct HeadRoom {
+    traffic: Arc<Traffic>,
+    bytes: usize,
 }
 
 /// An interim answer on its way from the service to the guard: one at a time.
@@ -55,13 +82,13 @@ impl Traffic {
     }
 
     /// A call is over: answered to the last byte, or broken off.
-    pub(crate) fn on_end(&self) {
+    pub fn on_end(&self) {
         self.calls.fetch_sub(1, Ordering::Release);
         self.waiting.wake();
     }
 
     /// Whether a call is in flight.
-    pub(crate) fn is_busy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         self.calls.load(Ordering::Acquire) > 0
     }
 
@@ -79,12 +106,12 @@ impl Traffic {
     }
 
     /// What the guard refused. Nothing follows on this connection.
-    pub(crate) fn refused(&self) -> Option<Violation> {
+    pub fn refused(&self) -> Option<Violation> {
         self.refused.get().copied()
     }
 
     /// The connection is to end after the calls in flight.
-    pub(crate) fn wind_up(&self) {
+    pub fn wind_up(&self) {
         self.winding_up.store(true, Ordering::Release);
         self.waiting.wake();
     }
@@ -96,7 +123,7 @@ impl Traffic {
 
     /// Sends an interim answer to the caller of the call in flight, of HTTP/1.1. Completes when it
     /// is written, so that the answer cannot overtake it.
-    pub(crate) async fn send_interim(&self, bytes: Bytes) {
+    async fn send_interim(&self, bytes: Bytes) {
         *self.lock_interim() = Interim::Waiting(bytes);
         poll_fn(|cx| {
             self.interim_waiting.register(cx.waker());
@@ -106,6 +133,20 @@ impl Traffic {
             }
         })
         .await;
+    }
+
+    /// Passes an interim answer on to the caller of the call in flight, of HTTP/1.1: hyper has no way
+    /// to send one over HTTP/2. A 100 is for callers that wait for it. `host` as for
+    /// [`headers::of_response`].
+    pub async fn pass_interim(&self, progress: &Progress, head: ResponseHead, host: Option<&str>) {
+        let go_on = head.status == StatusCode::CONTINUE;
+        if go_on && !progress.waits.load(Ordering::Relaxed) {
+            return;
+        }
+        self.send_interim(headers::of_interim(head, host)).await;
+        if go_on {
+            progress.waits.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Takes an interim answer that is to be written, if there is one.
@@ -131,16 +172,62 @@ impl Traffic {
     }
 
     fn lock_interim(&self) -> MutexGuard<'_, Interim> {
-        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.interim)
     }
 
     /// The request in flight is answered with 101: what follows is not HTTP.
-    pub(crate) fn switch(&self) {
+    pub fn switch(&self) {
         self.switched.store(true, Ordering::Release);
     }
 
     /// Whether what follows is not HTTP.
     pub(crate) fn is_switched(&self) -> bool {
         self.switched.load(Ordering::Acquire)
+    }
+
+    /// Takes room for a head of so many bytes, to be held until its answer; `None` if there is none.
+    pub fn take_room(self: &Arc<Self>, bytes: usize) -> Option<HeadRoom> {
+        let room = HeadRoom {
+            traffic: self.clone(),
+            bytes,
+        };
+        let held = self.heads.fetch_add(bytes, Ordering::Relaxed);
+        (held + bytes <= MAX_HEADS || held == 0).then_some(room)
+    }
+
+    /// Leaves what goes on here once HTTP has ended.
+    pub fn leave_afterwards(&self, passing: impl Future<Output = ()> + Send + 'static) {
+        *lock(&self.afterwards.0) = Some(Box::pin(passing));
+    }
+
+    /// Takes what goes on once HTTP has ended.
+    pub(crate) fn take_afterwards(&self) -> Option<Passing> {
+        lock(&self.afterwards.0).take()
+    }
+
+    /// Leaves the progress of a call for the task that it is about to get.
+    pub(crate) fn leave_progress(&self, progress: &Arc<Progress>) {
+        *lock(&self.fresh) = Some(progress.clone());
+    }
+
+    /// Takes what was left.
+    pub(crate) fn take_progress(&self) -> Option<Arc<Progress>> {
+        lock(&self.fresh).take()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Afterwards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Afterwards").finish_non_exhaustive()
+    }
+}
+
+impl Drop for HeadRoom {
+    fn drop(&mut self) {
+        self.traffic.heads.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

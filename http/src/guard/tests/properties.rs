@@ -11,10 +11,10 @@ use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
 
 use super::{pass, scan};
-use crate::edge::guard::Violation;
-use crate::edge::guard::body::BodyScan;
-use crate::edge::guard::head::{Framing, Scanned};
-use crate::edge::guard::io::REFUSED_REQUEST;
+use crate::guard::Violation;
+use crate::guard::body::BodyScan;
+use crate::guard::head::{Framing, Scanned};
+use crate::guard::io::REFUSED_REQUEST;
 
 fn good_request() -> impl Strategy<Value = Vec<u8>> {
     let method = prop_oneof!["GET", "POST", "PUT", "DELETE", "M-SEARCH"];

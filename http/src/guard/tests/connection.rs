@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::{PACE, pass, with};
-use crate::edge::guard::Violation;
-use crate::edge::guard::io::{Guard, REFUSED_REQUEST};
-use crate::edge::traffic::Traffic;
+use crate::guard::Violation;
+use crate::guard::io::{Guard, REFUSED_REQUEST};
+use crate::traffic::Traffic;
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_head_is_replaced_and_nothing_after_it_is_read() {

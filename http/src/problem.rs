@@ -16,7 +16,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 /// The id of the call, on every answer.
-pub(crate) const CULVERT_CALL: HeaderName = HeaderName::from_static("culvert-call");
+pub const CULVERT_CALL: HeaderName = HeaderName::from_static("culvert-call");
 /// Who in the chain failed, and how (RFC 9209).
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -43,11 +43,11 @@ pub struct Problem {
     /// Answer as a SOAP fault.
     pub soap: bool,
     /// The address takes WebSocket handshakes only: 426 (RFC 9110, 15.5.22).
-    pub(crate) upgrade: bool,
+    pub upgrade: bool,
     /// The answer to a CONNECT: it is the proxy that asks for a credential (RFC 9110, 15.5.8).
-    pub(crate) proxy: bool,
+    pub proxy: bool,
     /// Ask for Basic beside Bearer: what most tools know alone, with the token as password.
-    pub(crate) basic: bool,
+    pub basic: bool,
     /// What only the relay's own log may say.
     pub log: Option<String>,
 }
@@ -82,7 +82,7 @@ impl Problem {
     }
 
     /// A failure that the relay concluded from what the agent did.
-    pub(crate) fn of_agent(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn of_agent(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             layer: Layer::Agent,
             ..Self::new(code, detail)
@@ -90,12 +90,12 @@ impl Problem {
     }
 
     /// The request is malformed.
-    pub(crate) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorCode::BadRequest, detail)
     }
 
     /// This address takes WebSocket handshakes of ours only.
-    pub(crate) fn upgrade_required(detail: &'static str) -> Self {
+    pub fn upgrade_required(detail: &'static str) -> Self {
         Self {
             upgrade: true,
             ..Self::bad_request(detail)
@@ -131,7 +131,7 @@ impl Problem {
     }
 
     /// What the status of the answer will be.
-    pub(crate) fn status(&self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         if self.soap {
             return StatusCode::INTERNAL_SERVER_ERROR;
         }
@@ -146,12 +146,7 @@ impl Problem {
 
     /// The answer of a relay of this domain, and its body. The answer to HEAD says how long the
     /// body would be and has none.
-    pub(crate) fn answer(
-        &self,
-        domain: &str,
-        call: CallId,
-        method: &Method,
-    ) -> (Response<()>, Bytes) {
+    pub fn answer(&self, domain: &str, call: CallId, method: &Method) -> (Response<()>, Bytes) {
         let (kind, body) = if self.soap {
             ("text/xml; charset=utf-8", self.soap_fault(call))
         } else {
@@ -272,7 +267,7 @@ impl From<Refusal> for Problem {
 }
 
 /// Puts the call's id on an answer.
-pub(crate) fn insert_call(headers: &mut HeaderMap, call: CallId) {
+pub fn insert_call(headers: &mut HeaderMap, call: CallId) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0; 32];
     for (pair, byte) in text.chunks_exact_mut(2).zip(call.0) {

@@ -93,27 +93,6 @@ fn a_missing_and_a_bad_credential_are_challenged() {
 }
 
 #[test]
-fn the_answer_to_who_has_not_proven_anything_is_small() {
-    // The least that asks for an endpoint: 10 times that is what it may get. Each comes in a
-    // TLS record: header, content type, tag.
-    const RECORD: usize = 5 + 1 + 16;
-    let request = "GET / HTTP/1.1\r\nHost: vc--acme.relay.example.com\r\n\r\n";
-    let problem = crate::edge::authenticate::no_credential();
-    let (response, body) = problem.answer("relay.example.com", CALL, &Method::GET);
-    let fields = response.headers().iter();
-    let head: usize = fields
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    // Status line, Date, Content-Length.
-    let head = head + 27 + 37 + 21;
-    assert!(
-        head + body.len() + RECORD <= 10 * (request.len() + RECORD),
-        "{head} + {}",
-        body.len()
-    );
-}
-
-#[test]
 fn a_refused_soap_call_gets_a_fault_with_the_same_text() {
     let refusal = Refusal {
         code: ErrorCode::PolicyDenied,

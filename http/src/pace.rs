@@ -16,32 +16,34 @@ pub(crate) const MIN_PROGRESS: u64 = 1024;
 /// A point in time that moves often and is reached rarely. To move it back costs no call into
 /// tokio's timer: the timer is armed once and looks again when it fires.
 #[derive(Debug, Default)]
-pub(crate) struct Deadline {
+pub struct Deadline {
     at: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Deadline {
-    pub(crate) fn set(&mut self, at: Instant) {
+    /// Moves it to this point.
+    pub fn set(&mut self, at: Instant) {
         self.at = Some(at);
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// There is none any more.
+    pub fn clear(&mut self) {
         self.at = None;
     }
 
     /// Whether there is a deadline.
-    pub(crate) fn is_set(&self) -> bool {
+    pub fn is_set(&self) -> bool {
         self.at.is_some()
     }
 
     /// Whether it has passed, without waiting for it.
-    pub(crate) fn is_past(&self) -> bool {
+    pub fn is_past(&self) -> bool {
         self.at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Ready once the deadline has passed; else the task is woken when it does.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else {
             return Poll::Pending;
         };
@@ -62,7 +64,7 @@ impl Deadline {
 /// How long a caller is waited for that takes or gives nothing, or next to nothing: only the
 /// time counts in which it is the caller's turn.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub struct Patience {
     span: Duration,
     left: Duration,
     progress: u64,
@@ -71,7 +73,8 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    pub(crate) fn new(span: Duration) -> Self {
+    /// A caller that is waited for so long.
+    pub fn new(span: Duration) -> Self {
         Self {
             span,
             left: span,
@@ -82,7 +85,7 @@ impl Patience {
     }
 
     /// The caller moved so many bytes: it is not its turn for now.
-    pub(crate) fn on_progress(&mut self, bytes: usize) {
+    pub fn on_progress(&mut self, bytes: usize) {
         self.progress += bytes as u64;
         if self.progress >= MIN_PROGRESS {
             self.reset();
@@ -93,7 +96,7 @@ impl Patience {
     }
 
     /// Nothing is asked of the caller any more.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.progress = 0;
         self.left = self.span;
         self.since = None;
@@ -101,7 +104,7 @@ impl Patience {
     }
 
     /// To be called whenever it is the caller's turn: ready when it took too long.
-    pub(crate) fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.since.is_none() {
             let now = Instant::now();
             self.since = Some(now);
@@ -113,24 +116,25 @@ impl Patience {
 
 /// How long the phases of a connection may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
+pub struct Pace {
     /// A request's head, from the first byte on; the first one from the connection's start on.
-    pub(crate) head: Duration,
+    pub head: Duration,
     /// The silence between two requests.
-    pub(crate) keep_alive: Duration,
+    pub keep_alive: Duration,
     /// A caller that does not take the answer, or does not go on with its body.
-    pub(crate) stall: Duration,
+    pub stall: Duration,
 }
 
 /// A connection that breaks when its peer does not take what is written.
 #[derive(Debug)]
-pub(crate) struct PacedIo<IO> {
+pub struct PacedIo<IO> {
     io: IO,
     patience: Patience,
 }
 
 impl<IO> PacedIo<IO> {
-    pub(crate) fn new(io: IO, stall: Duration) -> Self {
+    /// A connection whose peer is waited for so long.
+    pub fn new(io: IO, stall: Duration) -> Self {
         Self {
             io,
             patience: Patience::new(stall),

@@ -15,7 +15,7 @@
 //!
 //! hyper never sees a head that was refused: in its place it gets [`io::REFUSED_REQUEST`], which
 //! the service answers with the violation that the guard noted in the connection's
-//! [`Traffic`](super::traffic::Traffic); then the connection closes. A violation within a body
+//! [`Traffic`](crate::traffic::Traffic); then the connection closes. A violation within a body
 //! reaches hyper as an I/O error, so that the call is broken off.
 
 pub(crate) mod body;
@@ -25,7 +25,7 @@ pub(crate) mod io;
 mod tests;
 mod violation;
 
-pub(crate) use violation::Violation;
+pub use violation::Violation;
 
 /// What hyper and the service see in place of `Expect`. hyper would answer it by itself, as soon as
 /// somebody looks at the body; that is for the upstream to do.

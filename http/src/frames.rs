@@ -23,8 +23,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::pace::{Deadline, Pace};
-use super::traffic::Traffic;
+use crate::pace::{Deadline, Pace};
+use crate::traffic::Traffic;
 
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`
 const PREFACE: usize = 24;

@@ -1,0 +1,46 @@
+//! The strict HTTP server that callers speak to: at the relay's edge, and at the agent where it ends
+//! a caller's TLS itself (mode `terminate`). Both refuse and pass on the same things, by the same
+//! code (`docs/adr/0004-one-http-guard.md`).
+//!
+//! ```text
+//!   TLS -- pace -- guard (HTTP/1) ---- hyper -- the service: relay's edge, agent's terminate
+//!                  frames (HTTP/2)               |
+//!                     |                          |
+//!                     +------- Traffic ----------+    what they know of each other
+//! ```
+//!
+//! - [`server::Server`] serves one connection over any byte stream, with a service that the caller
+//!   of it supplies. Between TLS and hyper it puts the guard of HTTP/1 or the frame guard of HTTP/2,
+//!   and the timers of [`pace`].
+//! - [`request`] checks what only a parsed request shows (target, host, method); [`upgrade`] says
+//!   which requests ask to leave HTTP, [`headers`] which fields pass and which are dropped, [`trace`]
+//!   carries the caller's trace on, [`upload`] is the request's body.
+//! - [`problem`] is what a caller gets in place of an upstream's answer.
+//! - [`Grip`] is a hand on the caller's side of what goes on when HTTP has ended.
+//!
+//! This room knows no tunnel, no policy, no identity and no configuration: limits come as
+//! arguments.
+
+// These pages are for people who read the code: private rooms are worth a link too.
+#![allow(rustdoc::private_intra_doc_links)]
+
+mod frames;
+mod grip;
+mod guard;
+pub mod headers;
+pub mod pace;
+pub mod problem;
+mod progress;
+pub mod request;
+pub mod server;
+pub mod trace;
+mod traffic;
+pub mod upgrade;
+pub mod upload;
+
+pub use grip::{Breaker, Grip, StreamGrip};
+pub use guard::Violation;
+pub use problem::Problem;
+pub use progress::Progress;
+pub use server::{Alpn, Server};
+pub use traffic::{HeadRoom, Traffic};

@@ -1,0 +1,16 @@
+//! How far a call has come on its caller's side.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+/// How far the bodies of a call have come. Shared by whoever moves them.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Body bytes from the caller.
+    pub received: AtomicU64,
+    /// Body bytes to the caller.
+    pub sent: AtomicU64,
+    /// The caller waits with its body until it is told to go on.
+    pub waits: AtomicBool,
+    /// The last piece of the answer was handed to hyper, which has not asked for the next.
+    pub handed: AtomicBool,
+}
