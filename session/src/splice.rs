@@ -33,13 +33,15 @@ pub enum SpliceError {
     Idle(Duration),
 }
 
-/// Bytes that a splice has moved.
+/// What a splice has moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// From the stream into the connection.
+    /// So many bytes from the stream into the connection.
     Out(usize),
-    /// From the connection into the stream.
+    /// So many bytes from the connection into the stream.
     In(usize),
+    /// The end of the stream, about which the connection is told next.
+    OutEnd,
 }
 
 /// Passes bytes on both ways. Each direction ends for itself: the end of what the connection sends
@@ -174,7 +176,10 @@ impl Outward {
             }
             match recv.poll_item(cx) {
                 Poll::Ready(Ok(Item::Data(data))) => self.piece = data,
-                Poll::Ready(Ok(Item::Finished)) => self.finished = true,
+                Poll::Ready(Ok(Item::Finished)) => {
+                    self.finished = true;
+                    moved(Moved::OutEnd);
+                }
                 Poll::Ready(Ok(Item::Head(_))) => {
                     let error = "a head where only bytes are expected";
                     let error = io::Error::new(io::ErrorKind::InvalidData, error);

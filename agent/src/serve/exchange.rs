@@ -291,6 +291,7 @@ impl Exchange<'_> {
         let spliced = splice(send, recv, io, idle, |moved| match moved {
             Moved::Out(bytes) => progress.note(bytes, false),
             Moved::In(bytes) => record.answered += bytes as u64,
+            Moved::OutEnd => {}
         });
         spliced.await.map_err(|error| {
             record.reason = Some(error.to_string());

@@ -123,6 +123,7 @@ impl Exchange<'_> {
         let spliced = splice(send, recv, capped, idle, |moved| match moved {
             Moved::Out(bytes) => progress.note(bytes, false),
             Moved::In(bytes) => record.answered += bytes as u64,
+            Moved::OutEnd => {}
         });
         spliced.await.map_err(|error| broken(error, record))
     }

@@ -1,7 +1,7 @@
 //! What goes on after an answer that ends HTTP: bytes both ways between caller and agent.
 
-use std::future::poll_fn;
-use std::sync::atomic::Ordering;
+use std::future::{pending, poll_fn};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use culvert_http::Grip;
@@ -44,10 +44,12 @@ impl Passage {
         let Stream { mut send, mut recv } = self.stream;
         let mut io = PacedIo::new(TokioIo::new(upgraded), self.stall);
         let progress = record.progress.clone();
+        let all_sent = AtomicBool::new(false);
         let moved = |moved| {
             let (counter, bytes) = match moved {
                 Moved::In(bytes) => (&progress.received, bytes),
                 Moved::Out(bytes) => (&progress.sent, bytes),
+                Moved::OutEnd => return all_sent.store(true, Ordering::Relaxed),
             };
             counter.fetch_add(bytes as u64, Ordering::Relaxed);
         };
@@ -55,7 +57,7 @@ impl Passage {
             biased;
             ended = splice(&mut send, &mut recv, &mut io, NO_LIMIT, moved) => ended.map_err(End::Splice),
             () = poll_fn(|cx| expiry.poll(cx)) => Err(End::Expired),
-            () = grip.gone() => Err(End::CallerGone),
+            () = gone(&grip, &all_sent) => Err(End::CallerGone),
         };
         match ended {
             Ok(()) => return record.on_end(),
@@ -67,5 +69,14 @@ impl Passage {
             }
         }
         grip.cut();
+    }
+}
+
+/// Completes when the caller cannot be sent to, although there may be more to send. That all is
+/// sent looks the same to its hand; whether the caller goes on then shows when it is read.
+async fn gone(grip: &Grip, all_sent: &AtomicBool) {
+    grip.gone().await;
+    if all_sent.load(Ordering::Relaxed) {
+        pending().await
     }
 }

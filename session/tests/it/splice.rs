@@ -35,6 +35,7 @@ fn tie(
         let ended = splice(&mut send, &mut recv, io, IDLE, |piece| match piece {
             Moved::Out(bytes) => moved[0] += bytes,
             Moved::In(bytes) => moved[1] += bytes,
+            Moved::OutEnd => {}
         });
         (ended.await, moved)
     })

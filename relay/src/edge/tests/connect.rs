@@ -251,6 +251,16 @@ async fn a_way_over_http2_ends_or_breaks_as_its_stream_does() {
     way.read_to_string(&mut back).await.unwrap();
     assert_eq!(back, "back");
 
+    let (mut way, mut stream) = open(&mut agent).await;
+    stream.send.write_bytes("that was all".into()).await.unwrap();
+    stream.send.finish().unwrap();
+    let mut back = String::new();
+    way.read_to_string(&mut back).await.unwrap();
+    assert_eq!(back, "that was all");
+    way.write_all(b"and this comes later").await.unwrap();
+    way.shutdown().await.unwrap();
+    assert_eq!(read_body(&mut stream).await, "and this comes later");
+
     let (way, mut stream) = open(&mut agent).await;
     drop(way);
     // hyper's client ends its half in good order when it is dropped, and resets the other one.
