@@ -27,6 +27,7 @@
 //! | [`process`], [`wait`], [`port`] | processes, their memory and logs; waiting for a condition |
 //! | [`pattern`] | long bodies of which every byte can be checked |
 
+pub mod browser;
 pub mod curl;
 pub mod issuer;
 pub mod nginx;

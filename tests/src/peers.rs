@@ -33,10 +33,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server of a script, with a certificate for `localhost`.
+    /// Starts the server of a script, with a certificate for `localhost` and `vcenter.sddc.local`.
     pub fn start(script: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let leaf = world().authority.issue(&["localhost"]);
+        let leaf = world()
+            .authority
+            .issue(&["localhost", "vcenter.sddc.local"]);
         let leaf = leaf.expect("a certificate");
         leaf.write(folder.path(), "server").expect("a certificate");
         let mut command = node(script);

@@ -46,6 +46,32 @@ fn every_method_and_kind_of_answer_passes_as_it_is() {
             .ok();
         assert_eq!((part.status, part.text().as_str()), (206, "234"), "{part}");
 
+        let parts = stack
+            .call("/files/known")
+            .header("Range: bytes=0-1,7-")
+            .http(http)
+            .ok();
+        let kind = parts.header("content-type").unwrap_or_default();
+        assert!(
+            kind.starts_with("multipart/byteranges; boundary="),
+            "{parts}"
+        );
+        let text = parts.text();
+        assert!(
+            text.contains("\r\n\r\n01\r\n") && text.contains("\r\n\r\n789\r\n"),
+            "{parts}"
+        );
+        let beyond = stack
+            .call("/files/known")
+            .header("Range: bytes=10-")
+            .http(http)
+            .ok();
+        assert_eq!(
+            (beyond.status, beyond.header("content-range")),
+            (416, Some("bytes */10")),
+            "{beyond}"
+        );
+
         let etag = head.header("etag").unwrap();
         let condition = format!("If-None-Match: {etag}");
         let same = stack

@@ -252,7 +252,11 @@ async fn a_way_over_http2_ends_or_breaks_as_its_stream_does() {
     assert_eq!(back, "back");
 
     let (mut way, mut stream) = open(&mut agent).await;
-    stream.send.write_bytes("that was all".into()).await.unwrap();
+    stream
+        .send
+        .write_bytes("that was all".into())
+        .await
+        .unwrap();
     stream.send.finish().unwrap();
     let mut back = String::new();
     way.read_to_string(&mut back).await.unwrap();
