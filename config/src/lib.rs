@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod agent_admin;
 pub mod audit;
+pub mod caller;
 mod check;
 mod document;
 pub mod endpoint;

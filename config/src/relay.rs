@@ -8,6 +8,7 @@ use culvert_proto::names::{EndpointName, TenantName};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::caller::{Caller, WrittenCaller};
 use crate::document::Document;
 use crate::error::ConfigError;
 use crate::issuer::{Issuer, WrittenIssuer};
@@ -27,6 +28,9 @@ pub struct RelayConfig {
     /// Who may issue tokens.
     #[serde(rename = "issuer")]
     pub issuers: Vec<Issuer>,
+    /// Who calls with a client certificate.
+    #[serde(rename = "caller", skip_serializing_if = "Vec::is_empty")]
+    pub callers: Vec<Caller>,
     /// Further host names of endpoints.
     #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
@@ -69,13 +73,16 @@ impl Default for Listen {
     }
 }
 
-/// A certificate chain and its private key, both PEM.
+/// A certificate chain, its private key, and whose certificates callers may show: all PEM.
 #[derive(Debug, Clone, Serialize)]
 pub struct RelayTls {
     /// The chain, leaf first.
     pub certificate: PathBuf,
     /// The private key (PKCS#8, PKCS#1 or SEC1).
     pub private_key: PathBuf,
+    /// The authority of callers' certificates; none are asked for if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
 }
 
 /// A further host name for an endpoint.
@@ -170,6 +177,8 @@ struct Written {
     #[serde(default)]
     issuer: Vec<Spanned<WrittenIssuer>>,
     #[serde(default)]
+    caller: Vec<WrittenCaller>,
+    #[serde(default)]
     route: Vec<WrittenRoute>,
     #[serde(default)]
     directory: Option<WrittenDirectory>,
@@ -182,6 +191,7 @@ struct Written {
 struct WrittenTls {
     certificate: Spanned<PathBuf>,
     private_key: Spanned<PathBuf>,
+    client_ca: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]
@@ -250,6 +260,12 @@ impl RelayConfig {
         let tls = RelayTls {
             certificate: crate::check::file(document, &written.tls.certificate)?,
             private_key: crate::check::private_file(document, &written.tls.private_key)?,
+            client_ca: written
+                .tls
+                .client_ca
+                .as_ref()
+                .map(|ca| crate::check::file(document, ca))
+                .transpose()?,
         };
         if written.issuer.is_empty() {
             return Err(ConfigError {
@@ -262,6 +278,7 @@ impl RelayConfig {
             });
         }
         let issuers = crate::issuer::check_all(document, &written.issuer)?;
+        let callers = crate::caller::check_all(document, &written.caller, tls.client_ca.is_some())?;
         let routes = written
             .route
             .iter()
@@ -297,6 +314,7 @@ impl RelayConfig {
             listen: written.listen,
             tls,
             issuers,
+            callers,
             routes,
             directory,
             limits: written.limits,

@@ -12,6 +12,7 @@
 //! * [`verify`] judges a token by the rules and keys of its issuer at a given time. It is pure,
 //!   knows neither network nor clock, and makes the [`Principal`](culvert_proto::principal::Principal)
 //!   in one function.
+//! * [`certificate`] does the same for client certificates.
 //! * [`Verifier`] is what a program holds: several issuers, their keys fetched from
 //!   [`KeySource`]s, refreshed one at a time and kept through outages. Verifying takes a snapshot
 //!   of the keys and locks nothing.
@@ -23,6 +24,7 @@
 //!
 //! Tokens and secrets appear in no error, log line or `Debug` output.
 
+pub mod certificate;
 pub mod fetch;
 pub mod introspection;
 pub mod keys;
@@ -32,6 +34,7 @@ mod testing;
 mod verifier;
 pub mod verify;
 
+pub use self::certificate::{CertificateError, KnownCaller, KnownCallers};
 pub use self::fetch::Proxying;
 pub use self::introspection::Introspection;
 pub use self::keys::{KeySource, KeysError};

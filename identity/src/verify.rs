@@ -72,7 +72,7 @@ pub struct IssuerRules {
     pub leeway: Duration,
 }
 
-/// A token that passed every check.
+/// What a token (or a client certificate) that passed every check is good for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedToken {
     /// Who it speaks for.

@@ -8,8 +8,8 @@
 //! - [`mux`]: one session's streams, credit and schedule. [`mux::Mux`] says how it is driven.
 //! - [`growth`]: the memory that windows of all sessions share.
 //! - [`websocket`]: the framing of the messages that carry all this.
-//! - [`code`], [`limits`], [`names`], [`connect_name`], [`principal`], [`trace`]: the words that
-//!   the other rooms share.
+//! - [`code`], [`limits`], [`names`], [`connect_name`], [`certificate_name`], [`principal`],
+//!   [`trace`]: the words that the other rooms share.
 //!
 //! A driver owns the connection and a `Mux`. In each turn it hands over what came
 //! (`handle_message`) and the time (`handle_timeout`), tells its users what happened
@@ -20,6 +20,7 @@
 //! Nothing here waits, allocates without a bound, or panics on input. Heads are types of the
 //! `http` crate (`docs/adr/0001-heads-are-http-types.md`).
 
+pub mod certificate_name;
 pub mod code;
 pub mod connect_name;
 pub mod control;

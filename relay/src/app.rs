@@ -20,12 +20,12 @@ use tokio::time::{Instant, interval, timeout};
 use crate::admin::Admin;
 use crate::directory::Directory;
 use crate::drain::{self, Ending};
-use crate::edge::{Edge, Parts};
+use crate::edge::{CertificateCallers, Edge, Parts};
 use crate::listener::{Listener, Terms};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::sessions::Agents;
-use crate::tls::{self, Certificate};
+use crate::tls::{self, PublicTls};
 use crate::{descriptors, issuers};
 
 /// How often the directory forgets what it has remembered for long enough.
@@ -40,7 +40,8 @@ const ANNOUNCE_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Prepared {
     config: RelayConfig,
-    certificate: Arc<Certificate>,
+    tls: Arc<PublicTls>,
+    certificates: Option<CertificateCallers>,
     verifier: Arc<Verifier>,
 }
 
@@ -49,18 +50,24 @@ impl Prepared {
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
         let config = RelayConfig::load(file)?;
         let wrong = |key: &str, message: String| ConfigError::at_key(file, key, message);
-        let certificate = Certificate::load(&config.tls).map_err(|error| match &error {
+        let tls = PublicTls::load(&config.tls).map_err(|error| match &error {
             TlsConfigError::Key { .. } => wrong("tls.private_key", error.to_string()),
             TlsConfigError::Pem { path, .. } if *path == config.tls.private_key => {
                 wrong("tls.private_key", error.to_string())
+            }
+            error if concerns(error, config.tls.client_ca.as_deref()) => {
+                wrong("tls.client_ca", error.to_string())
             }
             _ => wrong("tls.certificate", error.to_string()),
         })?;
         let verifier = issuers::verifier(&config.issuers)
             .map_err(|error| wrong("issuer", error.to_string()))?;
+        let certificates = CertificateCallers::new(&config, tls.clone())
+            .map_err(|error| wrong("caller", error.to_string()))?;
         Ok(Self {
             config,
-            certificate,
+            tls,
+            certificates,
             verifier: Arc::new(verifier),
         })
     }
@@ -68,6 +75,16 @@ impl Prepared {
     /// What the node runs with.
     pub(crate) fn config(&self) -> &RelayConfig {
         &self.config
+    }
+}
+
+/// Whether an error is about this file.
+fn concerns(error: &TlsConfigError, file: Option<&Path>) -> bool {
+    match error {
+        TlsConfigError::Pem { path, .. }
+        | TlsConfigError::NoCertificate { path }
+        | TlsConfigError::BadCertificate { path, .. } => Some(path.as_path()) == file,
+        _ => false,
     }
 }
 
@@ -87,9 +104,6 @@ pub(crate) enum RunError {
         /// What the system says.
         error: io::Error,
     },
-    /// The TLS library refuses.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(#[from] rustls::Error),
     /// Signals cannot be received.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
@@ -99,7 +113,8 @@ pub(crate) enum RunError {
 pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     let Prepared {
         config,
-        certificate,
+        tls,
+        certificates,
         verifier,
     } = prepared;
     let limits = &config.limits;
@@ -120,6 +135,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         limits,
         Parts {
             verifier: verifier.clone(),
+            certificates,
             directory: directory.clone(),
             agents: agents.clone(),
             metrics: metrics.clone(),
@@ -149,7 +165,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         })?;
     let address = config.listen.public;
     let terms = Terms {
-        tls: tls::server_config(certificate.clone())?,
+        tls: tls.clone(),
         handshake: limits.tls_handshake.0,
         connections,
     };
@@ -191,9 +207,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     let mut background = JoinSet::new();
     background.spawn(admin.run());
     background.spawn(refresh(verifier));
-    background.spawn(tls::keep_fresh(certificate, async move || {
-        _ = hangup.recv().await
-    }));
+    background.spawn(tls::keep_fresh(tls, async move || _ = hangup.recv().await));
     background.spawn(forget(directory));
     background.spawn(announce(node));
     if let Some(proxy) = proxy {

@@ -6,7 +6,8 @@
 //!    HTTP/2 with it, strictly and within its timers; [`connection`] is what the calls of one
 //!    connection share.
 //! 2. [`call`] is one call from top to bottom: [`route`] makes an endpoint of the host,
-//!    [`authenticate`] a principal of the credential; [`culvert_http`] drops what must not pass and
+//!    [`authenticate`] a principal of the credential (a token, or one of [`certificates`]);
+//!    [`culvert_http`] drops what must not pass and
 //!    carries the caller's trace on.
 //!    What the relay serves itself are the pages in [`pages`]: [`errors`], [`pac`].
 //! 3. [`forward`] carries it through the tunnel; [`download`] is the body of what comes back.
@@ -21,6 +22,7 @@
 mod answer;
 mod authenticate;
 mod call;
+mod certificates;
 mod connect;
 mod connection;
 mod download;
@@ -46,6 +48,7 @@ use culvert_http::pace::Pace;
 use culvert_identity::Verifier;
 use tokio::sync::Semaphore;
 
+pub use self::certificates::CertificateCallers;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 use crate::sessions::Agents;
@@ -59,6 +62,7 @@ pub const ERRORS_PATH: &str = "/.culvert/errors";
 pub struct Edge {
     routes: route::Routes,
     verifier: Arc<Verifier>,
+    certificates: Option<CertificateCallers>,
     directory: Arc<Directory>,
     /// An empty directory: where endpoints of other tenants are looked up.
     nowhere: Directory,
@@ -76,6 +80,8 @@ pub struct Edge {
 pub struct Parts {
     /// Judges callers' tokens.
     pub verifier: Arc<Verifier>,
+    /// Judges callers' certificates, where they are asked for any.
+    pub certificates: Option<CertificateCallers>,
     /// Finds sessions for calls.
     pub directory: Arc<Directory>,
     /// Takes agents' sessions.
@@ -89,6 +95,7 @@ impl Edge {
     pub fn new(domain: &str, routes: &[Route], limits: &RelayLimits, parts: Parts) -> Self {
         let Parts {
             verifier,
+            certificates,
             directory,
             agents,
             metrics,
@@ -101,6 +108,7 @@ impl Edge {
         Self {
             routes: route::Routes::new(domain, routes),
             verifier,
+            certificates,
             directory,
             nowhere: Directory::new(Duration::ZERO),
             agents,

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use culvert_http::{Alpn, Breaker};
 use culvert_session::socket::{self, ReadAhead};
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::ProtocolVersion;
+use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +28,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::drain::Ending;
 use crate::metrics::{Arrival, Metrics};
+use crate::tls::PublicTls;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -64,19 +66,28 @@ pub type Connection = TlsStream<ReadAhead<Admitted>>;
 /// A connection without TLS.
 pub type PlainConnection = ReadAhead<Admitted>;
 
-/// A connection that can be made to end by a reset.
-pub trait Breakable {
-    /// What makes it so.
+/// What a connection is beside its bytes.
+pub trait Transport {
+    /// What makes it end by a reset.
     fn breaker(&self) -> Breaker;
-}
 
-impl Breakable for Connection {
-    fn breaker(&self) -> Breaker {
-        self.get_ref().0.io().breaker.clone()
+    /// The certificates that the client has shown, its own first. TLS has verified them.
+    fn client_certificates(&self) -> &[CertificateDer<'static>] {
+        &[]
     }
 }
 
-impl Breakable for PlainConnection {
+impl Transport for Connection {
+    fn breaker(&self) -> Breaker {
+        self.get_ref().0.io().breaker.clone()
+    }
+
+    fn client_certificates(&self) -> &[CertificateDer<'static>] {
+        self.get_ref().1.peer_certificates().unwrap_or_default()
+    }
+}
+
+impl Transport for PlainConnection {
     fn breaker(&self) -> Breaker {
         self.io().breaker.clone()
     }
@@ -86,7 +97,7 @@ impl Breakable for PlainConnection {
 #[derive(Clone)]
 pub(crate) struct Terms {
     /// The TLS side.
-    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) tls: Arc<PublicTls>,
     /// TCP accepted to TLS established.
     pub(crate) handshake: Duration,
     /// Most connections at once.
@@ -162,10 +173,11 @@ impl Listener {
         S: Fn(Connection, Alpn, Peer) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let tls = TlsAcceptor::from(self.terms.tls.clone());
+        let tls = self.terms.tls.clone();
         let (patience, metrics) = (self.terms.handshake, self.metrics.clone());
         let each = move |tcp, address| {
-            let (tls, metrics, serve) = (tls.clone(), metrics.clone(), serve.clone());
+            let tls = TlsAcceptor::from(tls.server());
+            let (metrics, serve) = (metrics.clone(), serve.clone());
             async move {
                 match timeout(patience, tls.accept(ReadAhead::new(tcp))).await {
                     Ok(Ok(connection)) => {

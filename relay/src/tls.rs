@@ -1,7 +1,7 @@
-//! The public certificate: loaded at start, read again when its files change or on SIGHUP.
+//! The TLS of the public address: loaded at start, read again when its files change or on SIGHUP.
 //!
-//! New connections get the new certificate, the old ones go on undisturbed. Files that cannot be
-//! used keep the old certificate and say so.
+//! New connections get the new certificate and are asked for certificates of the new authorities,
+//! the old ones go on undisturbed. Files that cannot be used keep what there is and say so.
 
 use std::fmt;
 use std::io;
@@ -11,84 +11,121 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use culvert_config::relay::RelayTls;
-use culvert_session::tls::{TlsConfigError, provider, server_identity};
+use culvert_session::tls::{
+    TlsConfigError, client_certificates, pin_of, provider, server_identity,
+};
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 /// How often the files are looked at. A renewal is days early; this only has to beat patience.
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The node's certificate and private key.
-pub(crate) struct Certificate {
+/// The TLS side of the public address: TLS 1.2 and 1.3, `h2` and `http/1.1`.
+pub(crate) struct PublicTls {
     files: RelayTls,
-    current: ArcSwap<CertifiedKey>,
+    current: ArcSwap<Loaded>,
 }
 
-impl Certificate {
+/// What the files hold.
+struct Loaded {
+    server: Arc<ServerConfig>,
+    identity: Arc<CertifiedKey>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl PublicTls {
     /// Loads the files. Blocks: for the start of a program.
     pub(crate) fn load(files: &RelayTls) -> Result<Arc<Self>, TlsConfigError> {
-        let identity = server_identity(&files.certificate, &files.private_key)?;
         Ok(Arc::new(Self {
             files: files.clone(),
-            current: ArcSwap::new(identity),
+            current: ArcSwap::from_pointee(Loaded::read(files)?),
         }))
     }
 
-    /// Loads the files again. On an error the old certificate stays.
+    /// Loads the files again. On an error everything stays as it is.
     pub(crate) fn reload(&self) -> Result<(), TlsConfigError> {
-        let identity = server_identity(&self.files.certificate, &self.files.private_key)?;
-        self.current.store(identity);
+        self.current.store(Arc::new(Loaded::read(&self.files)?));
         Ok(())
     }
 
+    /// What a new connection is accepted with.
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        self.current.load().server.clone()
+    }
+
+    /// Judges clients' certificates; `None`: nobody is asked for one.
+    pub(crate) fn clients(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        self.current.load().clients.clone()
+    }
+
+    /// The SHA-256 of the current certificate, in lower-case hex.
+    fn fingerprint(&self) -> String {
+        let current = self.current.load();
+        let certificate = current.identity.cert.first();
+        let digest = certificate.map(pin_of).unwrap_or_default();
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// What tells one version of the files from the next, also when a link now points elsewhere.
-    fn stamp(&self) -> [Result<Stamp, io::ErrorKind>; 2] {
-        [&self.files.certificate, &self.files.private_key].map(|path| {
+    fn stamp(&self) -> Vec<Result<Stamp, io::ErrorKind>> {
+        let stamp = |path: &PathBuf| {
             use std::os::unix::fs::MetadataExt;
             let metadata = std::fs::metadata(path).map_err(|error| error.kind())?;
             let modified = metadata.modified().map_err(|error| error.kind())?;
             Ok((modified, metadata.len(), metadata.ino()))
-        })
+        };
+        let RelayTls {
+            certificate,
+            private_key,
+            client_ca,
+        } = &self.files;
+        let files = [certificate, private_key].into_iter().chain(client_ca);
+        files.map(stamp).collect()
     }
 }
 
 type Stamp = (SystemTime, u64, u64);
 
-impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
+impl Loaded {
+    fn read(files: &RelayTls) -> Result<Self, TlsConfigError> {
+        let identity = server_identity(&files.certificate, &files.private_key)?;
+        let clients = files.client_ca.as_deref().map(client_certificates);
+        let clients = clients.transpose()?;
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let config = match &clients {
+            Some(clients) => config.with_client_cert_verifier(clients.clone()),
+            None => config.with_no_client_auth(),
+        };
+        let resolver = SingleCertAndKey::from(identity.clone());
+        let mut config = config.with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Callers such as govc connect anew for every command: let them resume, and hold nothing
+        // for them meanwhile. Tickets hold client certificates; those of other authorities than
+        // the current ones resume nothing, since each version of the files has its own key.
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        Ok(Self {
+            server: Arc::new(config),
+            identity,
+            clients,
+        })
     }
 }
 
-impl fmt::Debug for Certificate {
+impl fmt::Debug for PublicTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate")
+        f.debug_struct("PublicTls")
             .field("files", &self.files)
             .finish_non_exhaustive()
     }
 }
 
-/// The TLS side of the public listener: TLS 1.2 and 1.3, `h2` and `http/1.1`.
-pub(crate) fn server_config(
-    certificate: Arc<Certificate>,
-) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Callers such as govc connect anew for every command: let them resume, and hold nothing
-    // for them meanwhile.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    Ok(Arc::new(config))
-}
-
-/// Reads the certificate again whenever its files change, and whenever `asked` says so. Runs
+/// Reads the files again whenever they change, and whenever `asked` says so. Runs
 /// until it is dropped.
-pub(crate) async fn keep_fresh(certificate: Arc<Certificate>, mut asked: impl AsyncFnMut()) {
-    let mut stamp = certificate.stamp();
+pub(crate) async fn keep_fresh(tls: Arc<PublicTls>, mut asked: impl AsyncFnMut()) {
+    let mut stamp = tls.stamp();
     let mut ticks = tokio::time::interval(WATCH_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -96,16 +133,19 @@ pub(crate) async fn keep_fresh(certificate: Arc<Certificate>, mut asked: impl As
             () = asked() => true,
             _ = ticks.tick() => false,
         };
-        let found = certificate.stamp();
+        let found = tls.stamp();
         if !by_hand && found == stamp {
             continue;
         }
         stamp = found;
-        let path: PathBuf = certificate.files.certificate.clone();
+        let path: PathBuf = tls.files.certificate.clone();
         let path = path.display();
-        let reloading = certificate.clone();
+        let reloading = tls.clone();
         match tokio::task::spawn_blocking(move || reloading.reload()).await {
-            Ok(Ok(())) => tracing::info!(%path, "loaded the certificate again"),
+            Ok(Ok(())) => {
+                let sha256 = tls.fingerprint();
+                tracing::info!(%path, sha256, "loaded the certificate again");
+            }
             Ok(Err(error)) => {
                 tracing::warn!("the new certificate is of no use, the old one stays: {error}");
             }
@@ -132,19 +172,20 @@ mod tests {
         std::fs::write(folder.join("relay.key"), key.serialize_pem()).unwrap();
     }
 
-    fn load() -> (TempDir, Arc<Certificate>) {
+    fn load() -> (TempDir, Arc<PublicTls>) {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path());
         let files = RelayTls {
             certificate: folder.path().join("relay.pem"),
             private_key: folder.path().join("relay.key"),
+            client_ca: None,
         };
-        let certificate = Certificate::load(&files).unwrap();
+        let certificate = PublicTls::load(&files).unwrap();
         (folder, certificate)
     }
 
-    fn shown(certificate: &Certificate) -> Vec<u8> {
-        certificate.current.load().cert[0].to_vec()
+    fn shown(tls: &PublicTls) -> String {
+        tls.fingerprint()
     }
 
     #[test]
@@ -175,7 +216,7 @@ mod tests {
     }
 
     /// Waits, in real time, until the certificate is another one than `old`.
-    async fn changed(certificate: &Certificate, old: &[u8]) {
+    async fn changed(certificate: &PublicTls, old: &str) {
         while shown(certificate) == old {
             tokio::task::yield_now().await;
         }

@@ -9,6 +9,8 @@ use std::sync::{Arc, LazyLock};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
@@ -106,6 +108,9 @@ pub enum TlsConfigError {
         /// What was found instead.
         detail: String,
     },
+    /// The TLS library refuses.
+    #[error("TLS cannot be set up: {0}")]
+    Library(#[from] rustls::Error),
     /// The trust given in memory is empty or not usable.
     #[error("the given trust is not usable: {detail}")]
     BadTrust {
@@ -190,6 +195,16 @@ pub fn server_tls(identity: Arc<CertifiedKey>, alpn: &[&[u8]]) -> Arc<ServerConf
         .with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Arc::new(config)
+}
+
+/// What an acceptor asks of clients: a certificate that an authority in this PEM file has signed,
+/// or none at all. One that does not verify fails the handshake.
+pub fn client_certificates(ca: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsConfigError> {
+    let roots = Arc::new(roots_from_file(ca)?);
+    WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(bad_trust)
 }
 
 /// The SHA-256 of a certificate's DER: what a pin is compared with.

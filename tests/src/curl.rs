@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::certificates::ClientCertificate;
 use crate::issuer::world;
 
 /// The version of HTTP that curl insists on.
@@ -96,6 +97,20 @@ impl Curl {
     /// Presents `token` to the relay.
     pub fn token(self, token: &str) -> Self {
         self.header(&format!("Culvert-Authorization: Bearer {token}"))
+    }
+
+    /// Shows a certificate to whoever the URL names.
+    pub fn certificate(mut self, shown: &ClientCertificate) -> Self {
+        self.command.arg("--cert").arg(&shown.certificate);
+        self.command.arg("--key").arg(&shown.key);
+        self
+    }
+
+    /// Shows a certificate to the relay as proxy.
+    pub fn proxy_certificate(mut self, shown: &ClientCertificate) -> Self {
+        self.command.arg("--proxy-cert").arg(&shown.certificate);
+        self.command.arg("--proxy-key").arg(&shown.key);
+        self
     }
 
     /// Runs it to its end, for what `--write-out` says; fails the test if curl fails.

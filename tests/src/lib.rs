@@ -18,6 +18,7 @@
 //! | [`stack`] | relay and agent, their configuration and policy |
 //! | [`issuer`] | the OAuth server, and tokens that it would never issue |
 //! | [`curl`] | callers, to the end or a step at a time |
+//! | [`certificates`] | what callers show in place of a token |
 //! | [`wires`] | the network between agent and relay, to be cut |
 //! | [`raw`] | callers that send bytes no HTTP client would |
 //! | [`squid`] | a corporate proxy on the agent's way out |
@@ -28,6 +29,7 @@
 //! | [`pattern`] | long bodies of which every byte can be checked |
 
 pub mod browser;
+pub mod certificates;
 pub mod curl;
 pub mod issuer;
 pub mod nginx;

@@ -50,6 +50,7 @@ pub struct StackOptions {
     settings: String,
     policy: String,
     listen: String,
+    tls: String,
     relay: String,
     agent: String,
     link: String,
@@ -64,6 +65,7 @@ impl Default for StackOptions {
             settings: String::new(),
             policy: POLICY.to_owned(),
             listen: String::new(),
+            tls: String::new(),
             relay: String::new(),
             agent: String::new(),
             link: String::new(),
@@ -95,6 +97,12 @@ impl StackOptions {
     /// Adds lines to `relay.toml`'s table of listeners.
     pub fn listen(mut self, toml: &str) -> Self {
         self.listen = toml.to_owned();
+        self
+    }
+
+    /// Adds lines to `relay.toml`'s table of TLS.
+    pub fn tls(mut self, toml: &str) -> Self {
+        self.tls = format!("{toml}\n");
         self
     }
 
@@ -350,7 +358,7 @@ pub fn run(name: &str, arguments: &[&str]) -> Output {
 
 /// Writes `relay.toml` and what it names.
 fn write_relay(folder: &Path, public: u16, admin: u16, options: &StackOptions) {
-    let (listen, more) = (&options.listen, &options.relay);
+    let (listen, tls, more) = (&options.listen, &options.tls, &options.relay);
     let mut names = vec![DOMAIN.to_owned(), "127.0.0.1".to_owned()];
     for tenant in ["acme", "globex"] {
         names.extend(ENDPOINTS.map(|endpoint| format!("{endpoint}--{tenant}.{DOMAIN}")));
@@ -370,7 +378,7 @@ admin = "127.0.0.1:{admin}"
 [tls]
 certificate = "relay.pem"
 private_key = "relay.key"
-
+{tls}
 [[issuer]]
 url = "{issuer}"
 audience = "{AUDIENCE}"

@@ -1,7 +1,11 @@
 //! From a request to the one who calls.
 //!
-//! The credential for the relay stands in `Proxy-Authorization` (Bearer, or Basic with the token
-//! as password: what `https://x:TOKEN@relay` becomes) or in `Culvert-Authorization` (Bearer).
+//! A client certificate that is a caller's comes first, and then nothing else is looked at. One
+//! that is nobody's (or no longer anybody's) counts as none: whoever has a token as well could
+//! have come without it.
+//!
+//! The token for the relay stands in `Proxy-Authorization` (Bearer, or Basic with the token as
+//! password: what `https://x:TOKEN@relay` becomes) or in `Culvert-Authorization` (Bearer).
 //! `Authorization` belongs to the upstream and is not looked at; neither is the query.
 
 use std::borrow::Cow;
@@ -13,14 +17,17 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use culvert_http::Problem;
-use culvert_identity::Verifier;
 use culvert_identity::verify::{MAX_TOKEN, VerifiedToken};
+use culvert_identity::{CertificateError, Verifier};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::principal::Proof;
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
+
+use super::Edge;
+use super::connection::Connection;
 
 const CULVERT_AUTHORIZATION: HeaderName = HeaderName::from_static("culvert-authorization");
 
@@ -75,8 +82,45 @@ fn is_same(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
-/// Who sends a request with these headers.
-pub(crate) async fn authenticate(
+impl Edge {
+    /// Who sends a request with these headers on a connection.
+    pub(super) async fn authenticate(
+        &self,
+        connection: &Connection,
+        headers: &HeaderMap,
+    ) -> Result<Arc<VerifiedToken>, Problem> {
+        if let (Some(callers), Some(shown)) = (&self.certificates, &connection.certificate) {
+            match callers.judge(shown, SystemTime::now()) {
+                Ok(caller) => return Ok(caller),
+                Err(error) if !has_token(headers) => return Err(nobodys(error)),
+                Err(_) => {}
+            }
+        }
+        by_token(headers, &connection.last_token, &self.verifier).await
+    }
+}
+
+/// Whether a request has anything where a token may stand.
+fn has_token(headers: &HeaderMap) -> bool {
+    headers.contains_key(PROXY_AUTHORIZATION) || headers.contains_key(CULVERT_AUTHORIZATION)
+}
+
+/// There is a client certificate that is no caller's, and nothing else.
+fn nobodys(error: CertificateError) -> Problem {
+    let detail = match error {
+        CertificateError::Time => "the client certificate is not valid at this time",
+        CertificateError::Unreadable
+        | CertificateError::Authority
+        | CertificateError::Nobody
+        | CertificateError::Several => {
+            "the client certificate is no caller's here; show another one, or send an access token"
+        }
+    };
+    Problem::unauthenticated(detail, None).with_log(error.to_string())
+}
+
+/// Who sends a request with a token in these headers.
+async fn by_token(
     headers: &HeaderMap,
     last: &LastToken,
     verifier: &Verifier,

@@ -25,7 +25,6 @@ use tokio::time::Instant;
 
 use super::Edge;
 use super::answer::AnswerBody;
-use super::authenticate::authenticate;
 use super::connection::Connection;
 use super::download::Download;
 use super::forward::{InterimTo, forward, unknown_endpoint, visible_length};
@@ -117,7 +116,7 @@ impl Edge {
         let (version, asked) = (request.version(), upgrade::asked(&request));
         let (mut parts, body) = request.into_parts();
         record.trace = trace::carry_on(&mut parts.headers, record.call);
-        let caller = authenticate(&parts.headers, &connection.last_token, &self.verifier).await?;
+        let caller = self.authenticate(connection, &parts.headers).await?;
         record.caller = Some(caller.clone());
         if !caller.may_call {
             return Err(Problem::forbidden(

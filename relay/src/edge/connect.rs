@@ -23,7 +23,6 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::Edge;
-use super::authenticate::authenticate;
 use super::call::{Answer, expiry};
 use super::connection::Connection;
 use super::forward::{Failure, RETRIES, broken, expired, lost, open};
@@ -42,8 +41,7 @@ impl Edge {
         record.mode = Mode::Connect;
         let name = self.connect_target(&request)?;
         record.target = Bytes::copy_from_slice(name.as_str().as_bytes());
-        let caller =
-            authenticate(request.headers(), &connection.last_token, &self.verifier).await?;
+        let caller = self.authenticate(connection, request.headers()).await?;
         record.caller = Some(caller.clone());
         if !caller.may_call {
             return Err(Problem::forbidden(

@@ -10,7 +10,6 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::authenticate::authenticate;
 use super::call::Answer;
 use super::connection::Connection;
 use super::forward::unknown_endpoint;
@@ -85,7 +84,7 @@ impl Edge {
         record: &mut CallRecord,
     ) -> Result<Answer, Problem> {
         let credentials = credentials(request.headers());
-        let caller = authenticate(&credentials, &connection.last_token, &self.verifier).await;
+        let caller = self.authenticate(connection, &credentials).await;
         let caller = caller.map_err(|problem| Problem {
             basic: true,
             ..problem

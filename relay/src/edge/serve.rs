@@ -11,9 +11,10 @@ use tracing::debug;
 
 use super::Edge;
 use super::answer::AnswerBody;
+use super::certificates::ShownCertificate;
 use super::connection::Connection;
 use super::record::CallRecord;
-use crate::listener::{Breakable, Peer};
+use crate::listener::{Peer, Transport};
 
 impl Edge {
     /// Serves a connection whose TLS is established, to its end. A cancelled `drain` lets the
@@ -25,9 +26,10 @@ impl Edge {
         peer: Peer,
         drain: CancellationToken,
     ) where
-        IO: AsyncRead + AsyncWrite + Breakable + Unpin + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Transport + Unpin + Send + 'static,
     {
-        let connection = Arc::new(Connection::new(peer, io.breaker()));
+        let shown = ShownCertificate::of(io.client_certificates());
+        let connection = Arc::new(Connection::new(peer, io.breaker(), shown));
         let answer = |request, progress| self.serve(&connection, request, progress);
         let traffic = &connection.traffic;
         let ended = self.server.serve(io, alpn, traffic, &drain, answer).await;

@@ -13,12 +13,13 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::tls::{Certificate, server_config};
+use crate::tls::PublicTls;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 struct Rig {
     address: SocketAddr,
+    terms: Terms,
     leaf: CertificateDer<'static>,
     metrics: Arc<Metrics>,
     ending: Ending,
@@ -38,18 +39,23 @@ impl Rig {
         let files = RelayTls {
             certificate: folder.path().join("relay.pem"),
             private_key: folder.path().join("relay.key"),
+            client_ca: None,
         };
         std::fs::write(&files.certificate, leaf.pem()).unwrap();
         std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
-        let tls = server_config(Certificate::load(&files).unwrap()).unwrap();
+        let tls = PublicTls::load(&files).unwrap();
         let (metrics, ending) = (Arc::new(Metrics::new()), Ending::default());
         let terms = Terms {
             tls,
             handshake: HANDSHAKE,
             connections,
         };
-        let listener =
-            Listener::bind("127.0.0.1:0".parse().unwrap(), terms, metrics.clone()).unwrap();
+        let listener = Listener::bind(
+            "127.0.0.1:0".parse().unwrap(),
+            terms.clone(),
+            metrics.clone(),
+        )
+        .unwrap();
         let address = listener.address().unwrap();
         let (tell, served) = mpsc::channel(100);
         let tuned = Arc::new(AtomicBool::new(false));
@@ -65,6 +71,7 @@ impl Rig {
         }));
         Self {
             address,
+            terms,
             leaf: leaf.der().clone(),
             metrics,
             ending,
@@ -238,18 +245,7 @@ async fn a_node_that_drains_takes_no_connections_and_lets_the_others_go_on() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_an_error() {
     let rig = Rig::new(1).await;
-    let terms = Terms {
-        tls: Arc::new(
-            ServerConfig::builder_with_provider(provider())
-                .with_protocol_versions(&[&rustls::version::TLS13])
-                .unwrap()
-                .with_no_client_auth()
-                .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new())),
-        ),
-        handshake: HANDSHAKE,
-        connections: 1,
-    };
-    let error = Listener::bind(rig.address, terms, rig.metrics.clone())
+    let error = Listener::bind(rig.address, rig.terms, rig.metrics.clone())
         .err()
         .unwrap();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);

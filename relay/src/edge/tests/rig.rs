@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::directory::{Directory, Service, SessionId};
 use crate::edge::{Edge, Parts};
-use crate::listener::{Breakable, Peer};
+use crate::listener::{Peer, Transport};
 use crate::metrics::Metrics;
 use crate::sessions::Agents;
 
@@ -40,7 +40,7 @@ const ISSUER: &str = "https://issuer.test";
 /// Long enough that it only fires where something hangs.
 pub(crate) const SOON: Duration = Duration::from_secs(100);
 
-impl Breakable for DuplexStream {
+impl Transport for DuplexStream {
     fn breaker(&self) -> Breaker {
         Breaker::default()
     }
@@ -97,6 +97,7 @@ impl Rig {
         let (found, counts) = (directory.clone(), metrics.clone());
         let parts = Parts {
             verifier,
+            certificates: None,
             directory: found,
             agents,
             metrics: counts,
