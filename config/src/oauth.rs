@@ -234,9 +234,7 @@ fn private(
     let Some(written) = written else {
         return Ok(());
     };
-    crate::secret::read(path, written.get_ref())
-        .map(drop)
-        .map_err(|message| document.error(written.span(), message))
+    crate::secret::check_private(path).map_err(|message| document.error(written.span(), message))
 }
 
 /// Refuses what says how to ask an issuer where nobody asks one.

@@ -32,16 +32,10 @@ fn read_from(
         None => (path, true),
     };
     let unreadable = |error| format!("cannot read the secret file {} ({error})", path.display());
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if private && mode & 0o077 != 0 {
-        return Err(format!(
-            "the secret file {} has mode {mode:03o}; expected one that only its owner may use \
-             (chmod 600 {})",
-            path.display(),
-            path.display()
-        ));
+    if private {
+        check_private(path)?;
     }
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if metadata.len() > MAX_SECRET {
         return Err(format!(
             "the secret file {} is larger than {MAX_SECRET} bytes",
@@ -57,6 +51,22 @@ fn read_from(
     let secret = SecretString::from(secret);
     text.zeroize();
     Ok(secret)
+}
+
+/// Refuses a secret file that others than its owner may read or write, or that is not there.
+pub(crate) fn check_private(path: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| format!("cannot read the secret file {} ({error})", path.display()))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "the secret file {} has mode {mode:03o}; expected one that only its owner may use (chmod 600 \
+         {})",
+        path.display(),
+        path.display()
+    ))
 }
 
 /// Shows that there is a secret.
