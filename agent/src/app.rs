@@ -7,7 +7,7 @@ use std::time::Duration;
 use culvert_config::proxy::Proxies;
 use culvert_config::{AgentConfig, ConfigError};
 use culvert_identity::obtain::BadSigningKey;
-use culvert_identity::{Proxying, TokenSource};
+use culvert_identity::{Proxying, TokenSource, VerifierError};
 use culvert_proto::control::Hello;
 use culvert_proto::growth::GrowthBudget;
 use culvert_proto::limits::Limits;
@@ -29,7 +29,7 @@ use crate::diagnose::Diagnosis;
 use crate::drain::drain;
 use crate::register;
 use crate::reload::PolicySource;
-use crate::serve::{Accounts, EndpointError, Serving};
+use crate::serve::{Accounts, CallerChecks, EndpointError, Serving};
 use crate::tokens::{self, GrantError};
 
 /// How often idle upstream connections are looked at.
@@ -39,6 +39,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub(crate) struct App {
     config: AgentConfig,
     policy: Arc<PolicySource>,
+    callers: Option<Arc<CallerChecks>>,
     serving: Arc<Serving>,
     target: DialTarget,
 }
@@ -56,6 +57,8 @@ pub(crate) enum AppError {
     RelayUrl(#[from] TargetError),
     #[error("oauth.private_key_jwt: {0}")]
     SigningKey(#[from] BadSigningKey),
+    #[error("verify_callers: {0}")]
+    Callers(#[from] VerifierError),
 }
 
 /// The agent cannot go on.
@@ -81,7 +84,15 @@ impl App {
         tokens::check(&config.oauth)?;
         let policy = Arc::new(PolicySource::load(&config.policy.file)?);
         let accounts = Accounts::new(Audit::new(&config.audit), &config.endpoints);
+        let proxies = proxying(config.relay.proxy.clone());
+        let callers = config
+            .verify_callers
+            .as_ref()
+            .map(|callers| CallerChecks::new(callers, proxies))
+            .transpose()?
+            .map(Arc::new);
         let serving = Serving::new(&config.endpoints, policy.watch(), accounts)?;
+        let serving = serving.verifying(callers.clone());
         let serving = Arc::new(serving);
         let trust = match &config.relay.ca {
             Some(file) => ServerTrust::CaFile(file.clone()),
@@ -96,6 +107,7 @@ impl App {
         Ok(Self {
             config,
             policy,
+            callers,
             serving,
             target,
         })
@@ -142,6 +154,9 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(admin.run());
         background.spawn(self.policy.clone().keep());
+        if let Some(callers) = self.callers.clone() {
+            background.spawn(callers.keep(tokens.watch()));
+        }
         let stop = CancellationToken::new();
         let link = Arc::new(Link {
             target: self.target,
@@ -265,7 +280,10 @@ fn session_config(config: &AgentConfig) -> Result<mux::Config, RunError> {
         hello: Hello {
             min_version: mux::VERSION,
             max_version: mux::VERSION,
-            features: 0,
+            features: match config.verify_callers {
+                Some(_) => mux::CALLER_TOKENS,
+                None => 0,
+            },
             name: config.oauth.client_id().to_owned(),
             instance: instance()?,
             software: SOFTWARE.to_owned(),

@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     /// Endpoints that the agent does not have.
     others: Decisions,
     ends: [Counter; Outcome::ALL.len()],
+    unverified: Family<ReasonLabel, Counter>,
     /// Set whenever the metrics are read.
     pub(crate) read: Readings,
 }
@@ -78,6 +79,11 @@ struct OutcomeLabel {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 impl Metrics {
     /// The counts of an agent with these endpoints, all zero.
     pub(crate) fn new(endpoints: &[Endpoint]) -> Self {
@@ -107,6 +113,7 @@ impl Metrics {
             endpoints: endpoints.iter().map(by_endpoint).collect(),
             others: decisions("other"),
             ends: Outcome::ALL.map(end),
+            unverified: Family::default(),
             read: Readings::default(),
             registry: Registry::default(),
         };
@@ -121,6 +128,11 @@ impl Metrics {
             calls,
         );
         registry.register("call_ends", "Calls that are over, by how they ended", ends);
+        registry.register(
+            "callers_unverified",
+            "Calls whose caller the agent could not verify, by why not",
+            metrics.unverified.clone(),
+        );
         metrics.read.register(&mut registry);
         Self {
             registry,
@@ -143,6 +155,11 @@ impl Metrics {
         }
         .inc();
         self.ends[outcome as usize].inc();
+    }
+
+    /// A caller could not be verified, for a reason out of a closed set.
+    pub(crate) fn caller_unverified(&self, reason: &'static str) {
+        self.unverified.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Everything as OpenMetrics text.

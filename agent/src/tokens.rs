@@ -1,10 +1,9 @@
 //! From `[oauth]` to the grant that obtains access tokens.
 
-use culvert_config::issuer::Algorithm;
 use culvert_config::oauth::{self, OAuth};
 use culvert_identity::obtain::BadSigningKey;
 use culvert_identity::{
-    Assertions, ClientAuth, Grant, OAuthClient, Proxying, RefreshTokenFile, TokenServer, verify,
+    Assertions, ClientAuth, Grant, OAuthClient, Proxying, RefreshTokenFile, TokenServer,
 };
 
 /// Why tokens cannot be obtained as configured.
@@ -62,7 +61,7 @@ fn client(client: &oauth::OAuthClient, proxying: Proxying) -> Result<OAuthClient
                 assertion_audience,
             } => ClientAuth::PrivateKeyJwt(Assertions::new(
                 private_key,
-                self::algorithm(*algorithm),
+                culvert_trust::algorithm(*algorithm),
                 key_id.clone(),
                 assertion_audience.clone(),
             )?),
@@ -74,18 +73,4 @@ fn client(client: &oauth::OAuthClient, proxying: Proxying) -> Result<OAuthClient
         ca: client.ca.clone(),
         proxying,
     })
-}
-
-fn algorithm(algorithm: Algorithm) -> verify::Algorithm {
-    match algorithm {
-        Algorithm::ES256 => verify::Algorithm::ES256,
-        Algorithm::ES384 => verify::Algorithm::ES384,
-        Algorithm::RS256 => verify::Algorithm::RS256,
-        Algorithm::RS384 => verify::Algorithm::RS384,
-        Algorithm::RS512 => verify::Algorithm::RS512,
-        Algorithm::PS256 => verify::Algorithm::PS256,
-        Algorithm::PS384 => verify::Algorithm::PS384,
-        Algorithm::PS512 => verify::Algorithm::PS512,
-        Algorithm::EdDSA => verify::Algorithm::EdDSA,
-    }
 }

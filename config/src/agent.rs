@@ -16,6 +16,7 @@ use crate::error::ConfigError;
 use crate::oauth::{OAuth, SECRET_VARIABLE, WrittenOAuth};
 use crate::proxy::{Environment, Proxies, Proxy};
 use crate::units::{Size, Span};
+use crate::verify_callers::{VerifyCallers, WrittenVerifyCallers};
 
 /// A checked `agent.toml`.
 #[derive(Debug, Clone, Serialize)]
@@ -29,6 +30,9 @@ pub struct AgentConfig {
     pub endpoints: Vec<Endpoint>,
     /// The allow/deny list.
     pub policy: PolicyFile,
+    /// How callers are verified; `None`: the relay's word is taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify_callers: Option<VerifyCallers>,
     /// The audit log.
     pub audit: AuditConfig,
     /// Where operators are answered.
@@ -98,6 +102,7 @@ struct Written {
     #[serde(default)]
     endpoint: Vec<Spanned<WrittenEndpoint>>,
     policy: WrittenPolicy,
+    verify_callers: Option<WrittenVerifyCallers>,
     #[serde(default)]
     audit: WrittenAudit,
     #[serde(default)]
@@ -141,7 +146,15 @@ impl AgentConfig {
             .into_iter()
             .next()
             .map(|(_, value)| SecretString::from(value));
-        let tables = ["relay", "oauth", "policy", "audit", "admin", "limits"];
+        let tables = [
+            "relay",
+            "oauth",
+            "policy",
+            "verify_callers",
+            "audit",
+            "admin",
+            "limits",
+        ];
         let document = Document::read(file)?.with_environment(&[], &tables, others.into_iter())?;
         let written: Written = document.parse()?;
         let endpoints = written
@@ -162,6 +175,10 @@ impl AgentConfig {
             policy: PolicyFile {
                 file: crate::check::file(&document, &written.policy.file)?,
             },
+            verify_callers: written
+                .verify_callers
+                .map(|callers| crate::verify_callers::check(&document, callers))
+                .transpose()?,
             audit: crate::audit::check(&document, &written.audit)?,
             admin: crate::agent_admin::check(&document, &written.admin)?,
             limits: written.limits,

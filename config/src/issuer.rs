@@ -1,4 +1,4 @@
-//! `[[issuer]]` of `relay.toml`: whose tokens are accepted, and how they are read.
+//! `[[issuer]]` of `relay.toml` and `[verify_callers]` of `agent.toml`: whose tokens are accepted, and how they are read.
 
 use std::path::PathBuf;
 
@@ -95,9 +95,61 @@ pub(crate) struct WrittenIssuer {
     call_scope: String,
 }
 
+impl WrittenIssuer {
+    /// One whose keys are where its metadata says, and whose claims have their usual names.
+    pub(crate) fn flat(
+        url: Spanned<String>,
+        audience: Spanned<String>,
+        algorithms: Spanned<Vec<Algorithm>>,
+    ) -> Self {
+        Self {
+            url,
+            audience,
+            algorithms,
+            jwks: None,
+            introspection: None,
+            ca: None,
+            tenant_claim: tenant_claim(),
+            endpoints_claim: endpoints_claim(),
+            register_scope: register_scope(),
+            call_scope: call_scope(),
+        }
+    }
+
+    /// Says how it is asked.
+    pub(crate) fn with_keys(
+        self,
+        jwks: Option<Spanned<String>>,
+        introspection: Option<WrittenIntrospection>,
+        ca: Option<Spanned<PathBuf>>,
+    ) -> Self {
+        Self {
+            jwks,
+            introspection,
+            ca,
+            ..self
+        }
+    }
+
+    /// Says how its claims are named, where that is unusual.
+    pub(crate) fn with_words(
+        self,
+        tenant_claim: Option<String>,
+        endpoints_claim: Option<String>,
+        call_scope: Option<String>,
+    ) -> Self {
+        Self {
+            tenant_claim: tenant_claim.unwrap_or(self.tenant_claim),
+            endpoints_claim: endpoints_claim.unwrap_or(self.endpoints_claim),
+            call_scope: call_scope.unwrap_or(self.call_scope),
+            ..self
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenIntrospection {
+pub(crate) struct WrittenIntrospection {
     url: Spanned<String>,
     client_id: String,
     client_secret_file: Spanned<PathBuf>,
@@ -135,7 +187,7 @@ pub(crate) fn check_all(
     issuers
 }
 
-fn check(document: &Document, written: &WrittenIssuer) -> Result<Issuer, ConfigError> {
+pub(crate) fn check(document: &Document, written: &WrittenIssuer) -> Result<Issuer, ConfigError> {
     crate::check::http_url(document, &written.url)?;
     if written.audience.get_ref().is_empty() {
         return Err(document.error(

@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod relay;
 pub mod secret;
 pub mod units;
+pub mod verify_callers;
 
 pub use agent::AgentConfig;
 pub use error::ConfigError;

@@ -179,6 +179,41 @@ fn the_audit_log_and_the_admin_listener_have_the_documented_defaults() {
 }
 
 #[test]
+fn callers_are_verified_by_one_issuer_or_by_several() {
+    let example = fs::read_to_string(manifest("examples/agent.toml")).unwrap();
+    let load = |more: &str| {
+        let (_folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+        fs::write(&file, format!("{example}\n{more}")).unwrap();
+        let config = load_agent(&file).unwrap_or_else(|error| panic!("{more}: {error}"));
+        toml::from_str::<toml::Table>(&config.render()).expect("what is shown is TOML");
+        config.verify_callers
+    };
+    assert!(load("").is_none());
+    let one = load(
+        "[verify_callers]\nissuer = \"https://a.example\"\naudience = \"culvert\"\n\
+         jwks = \"file:keys.json\"\ntenant = \"acme\"\ncall_scope = \"call\"\n",
+    );
+    let one = one.unwrap();
+    assert_eq!(one.tenant.unwrap().as_str(), "acme");
+    let issuer = &one.issuers[0];
+    assert_eq!(
+        (issuer.url.as_str(), issuer.call_scope.as_str()),
+        ("https://a.example", "call")
+    );
+    assert_eq!(issuer.tenant_claim, "tenant");
+    assert_eq!(issuer.algorithms.len(), 2);
+    let issuer = |name: &str| {
+        format!(
+            "[[verify_callers.issuer]]\nurl = \"https://{name}.example\"\naudience = \"culvert\"\n\
+             algorithms = [\"EdDSA\"]\n"
+        )
+    };
+    let several = load(&format!("{}{}", issuer("a"), issuer("b"))).unwrap();
+    assert!(several.tenant.is_none());
+    assert_eq!(several.issuers[1].url, "https://b.example");
+}
+
+#[test]
 fn defaults_in_the_relay_example_are_the_real_ones() {
     let text = fs::read_to_string(manifest("examples/relay.toml")).unwrap();
     let limits = text.split("[limits]").nth(1).unwrap();

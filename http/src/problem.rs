@@ -121,6 +121,19 @@ impl Problem {
         }
     }
 
+    /// The token is bound to a key, and there is no good proof that the caller has it (RFC 9449,
+    /// 7.1). `algorithms` are those that proofs may use, with spaces between them.
+    pub fn unproved(detail: &'static str, algorithms: &str) -> Self {
+        let challenge = format!(
+            "DPoP realm=\"culvert\", error=\"invalid_dpop_proof\", \
+             error_description=\"{detail}\", algs=\"{algorithms}\""
+        );
+        Self {
+            challenge: Some(challenge.into()),
+            ..Self::new(ErrorCode::Unauthenticated, detail)
+        }
+    }
+
     /// The credential is valid and not good for this.
     pub fn forbidden(detail: &'static str) -> Self {
         let challenge = Some("Bearer realm=\"culvert\", error=\"insufficient_scope\"".into());

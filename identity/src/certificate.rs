@@ -103,6 +103,7 @@ impl KnownCallers {
             may_register: false,
             may_call: caller.may_call,
             call_endpoints: caller.endpoints.clone(),
+            bound_to: None,
         })
     }
 }

@@ -52,6 +52,7 @@ pub struct Introspection {
 /// Asks one issuer.
 pub(crate) struct Introspector {
     settings: Introspection,
+    proxying: Proxying,
     /// Kept while it works; made anew after a failure, with the CA file as it is then.
     fetcher: Mutex<Option<Arc<Fetcher>>>,
     questions: Semaphore,
@@ -66,10 +67,11 @@ struct Answer {
 
 impl Introspector {
     /// Checks what can be checked without the network.
-    pub(crate) fn new(settings: Introspection) -> Result<Self, FetchError> {
-        let fetcher = Fetcher::new(settings.ca.as_deref(), &settings.url, Proxying::default())?;
+    pub(crate) fn new(settings: Introspection, proxying: Proxying) -> Result<Self, FetchError> {
+        let fetcher = Fetcher::new(settings.ca.as_deref(), &settings.url, proxying.clone())?;
         Ok(Self {
             settings,
+            proxying,
             fetcher: Mutex::new(Some(Arc::new(fetcher))),
             questions: Semaphore::new(MAX_QUESTIONS),
             answers: Mutex::default(),
@@ -148,7 +150,7 @@ impl Introspector {
             return Ok(fetcher.clone());
         }
         let (ca, url) = (self.settings.ca.clone(), self.settings.url.clone());
-        let fetcher = Arc::new(Fetcher::open(ca, url, Proxying::default()).await?);
+        let fetcher = Arc::new(Fetcher::open(ca, url, self.proxying.clone()).await?);
         *lock(&self.fetcher) = Some(fetcher.clone());
         Ok(fetcher)
     }

@@ -62,7 +62,11 @@ pub enum KeysError {
 
 impl KeySource {
     /// Gets the keys of `issuer` once.
-    pub(crate) async fn fetch(&self, issuer: &str) -> Result<KeySet, KeysError> {
+    pub(crate) async fn fetch(
+        &self,
+        issuer: &str,
+        proxying: &Proxying,
+    ) -> Result<KeySet, KeysError> {
         match self {
             Self::File(path) => {
                 let path = path.clone();
@@ -70,12 +74,12 @@ impl KeySource {
                 read.unwrap_or_else(|error| Err(file_error(Path::new(""), error.to_string())))
             }
             Self::Url { url, ca } => {
-                let fetcher = Fetcher::open(ca.clone(), url.clone(), Proxying::Environment).await?;
+                let fetcher = Fetcher::open(ca.clone(), url.clone(), proxying.clone()).await?;
                 key_set_at(&fetcher, url).await
             }
             Self::Discovery { ca } => {
                 let fetcher =
-                    Fetcher::open(ca.clone(), issuer_url(issuer)?, Proxying::Environment).await?;
+                    Fetcher::open(ca.clone(), issuer_url(issuer)?, proxying.clone()).await?;
                 let url = discover(&fetcher, issuer).await?.jwks_uri()?;
                 key_set_at(&fetcher, &url).await
             }
@@ -83,15 +87,19 @@ impl KeySource {
     }
 
     /// What can be known without the network: a key file is read, a CA file is loaded.
-    pub(crate) fn prepare(&self, issuer: &str) -> Result<Option<KeySet>, KeysError> {
+    pub(crate) fn prepare(
+        &self,
+        issuer: &str,
+        proxying: &Proxying,
+    ) -> Result<Option<KeySet>, KeysError> {
         match self {
             Self::File(path) => read_file(path).map(Some),
             Self::Url { url, ca } => {
-                Fetcher::new(ca.as_deref(), url, Proxying::Environment)?;
+                Fetcher::new(ca.as_deref(), url, proxying.clone())?;
                 Ok(None)
             }
             Self::Discovery { ca } => {
-                Fetcher::new(ca.as_deref(), &issuer_url(issuer)?, Proxying::Environment)?;
+                Fetcher::new(ca.as_deref(), &issuer_url(issuer)?, proxying.clone())?;
                 Ok(None)
             }
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, Proxying};
 use crate::introspection::{Introspection, Introspector};
 use crate::keys::{KeySource, Keys, KeysError};
 use crate::verify::{IssuerRules, MAX_LEEWAY, Token, TokenError, VerifiedToken};
@@ -85,6 +85,7 @@ pub struct IssuerStatus {
 #[derive(Clone)]
 pub struct Verifier {
     issuers: Arc<[Issuer]>,
+    proxying: Proxying,
 }
 
 struct Issuer {
@@ -95,8 +96,14 @@ struct Issuer {
 }
 
 impl Verifier {
-    /// Checks the issuers and loads key files and CA files; does not touch the network.
+    /// Checks the issuers and loads key files and CA files; does not touch the network. They are
+    /// reached as the environment says.
     pub fn new(trusted: Vec<TrustedIssuer>) -> Result<Self, VerifierError> {
+        Self::through(trusted, Proxying::Environment)
+    }
+
+    /// Like [`Verifier::new`], with the issuers reached by way of `proxying`.
+    pub fn through(trusted: Vec<TrustedIssuer>, proxying: Proxying) -> Result<Self, VerifierError> {
         let mut known = HashSet::new();
         let mut issuers = Vec::new();
         for TrustedIssuer {
@@ -115,11 +122,14 @@ impl Verifier {
             if rules.leeway > MAX_LEEWAY {
                 return Err(VerifierError::Leeway { issuer });
             }
-            let introspector = match introspection.map(Introspector::new).transpose() {
+            let introspector = match introspection
+                .map(|settings| Introspector::new(settings, proxying.clone()))
+                .transpose()
+            {
                 Ok(introspector) => introspector,
                 Err(error) => return Err(VerifierError::Introspection { issuer, error }),
             };
-            match source.prepare(&issuer) {
+            match source.prepare(&issuer, &proxying) {
                 Ok(given) => issuers.push(Issuer {
                     rules,
                     source,
@@ -131,6 +141,7 @@ impl Verifier {
         }
         Ok(Self {
             issuers: issuers.into(),
+            proxying,
         })
     }
 
@@ -214,12 +225,12 @@ impl Verifier {
 
     /// Starts to fetch and refresh keys, until the returned task is aborted. Call it once.
     pub fn spawn_refresh(&self) -> JoinHandle<()> {
-        let issuers = self.issuers.clone();
+        let (issuers, proxying) = (self.issuers.clone(), self.proxying.clone());
         tokio::spawn(async move {
             let mut drivers = JoinSet::new();
             for index in 0..issuers.len() {
-                let issuers = issuers.clone();
-                drivers.spawn(async move { issuers[index].keep_fresh().await });
+                let (issuers, proxying) = (issuers.clone(), proxying.clone());
+                drivers.spawn(async move { issuers[index].keep_fresh(&proxying).await });
             }
             while drivers.join_next().await.is_some() {}
         })
@@ -244,11 +255,11 @@ impl Issuer {
         })
     }
 
-    async fn keep_fresh(&self) {
+    async fn keep_fresh(&self, proxying: &Proxying) {
         let lasting = matches!(self.source, KeySource::File(_));
         let issuer = &self.rules.issuer;
         self.keys
-            .keep_fresh(issuer, lasting, || self.source.fetch(issuer))
+            .keep_fresh(issuer, lasting, || self.source.fetch(issuer, proxying))
             .await;
     }
 }

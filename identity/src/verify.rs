@@ -7,6 +7,8 @@
 //! rules and its keys. [`Token::verify`] then checks the algorithm against the rules, the
 //! signature against the keys (once per token and key set), and only then looks at the claims.
 //!
+//! A token that is bound to a key is good only with a proof by that key: [`Proofs`].
+//!
 //! **Which tokens are access tokens.** `typ` is `at+jwt` (RFC 9068). Many issuers write `JWT` or
 //! nothing into access tokens and ID tokens alike; such a token is taken unless a claim gives it
 //! away: `nonce`, `at_hash`, `c_hash`, `s_hash` (ID tokens), `events` (logout tokens), or a
@@ -14,10 +16,12 @@
 
 mod algorithm;
 mod claims;
+mod dpop;
 mod error;
 mod key_set;
 mod members;
 mod patterns;
+mod replay;
 mod seen;
 #[cfg(test)]
 mod tests;
@@ -30,6 +34,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use culvert_proto::principal::{Principal, Proof};
 
 pub use self::algorithm::{Algorithm, AlgorithmError};
+pub use self::dpop::{MAX_PROOF_ID, PROOF_WINDOW, ProofError, Proofs, ProvedRequest, ProvedTarget};
 pub use self::error::TokenError;
 pub use self::key_set::{KeyFault, KeySet, KeySetError, MAX_KEY_SET, MAX_KEYS};
 use self::members::Members;
@@ -86,6 +91,9 @@ pub struct VerifiedToken {
     /// The endpoints that it may call: the endpoints claim, or all of its tenant's (`None`)
     /// without that claim.
     pub call_endpoints: Option<EndpointPatterns>,
+    /// The thumbprint of the key that the token is bound to: it is good only with a proof by that
+    /// key ([`Proofs`]).
+    pub bound_to: Option<String>,
 }
 
 impl VerifiedToken {
@@ -177,6 +185,11 @@ impl<'a> Token<'a> {
     /// for nothing else.
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// What one claim says, if it is text: of a token that one has obtained oneself.
+    pub fn claim(&self, name: &str) -> Option<String> {
+        Members::parse(&self.claims)?.text(name).ok()?
     }
 
     /// Judges the token by the rules and keys of one issuer at one time.

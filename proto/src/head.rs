@@ -99,6 +99,26 @@ pub struct CallHead {
     pub source: Option<IpAddr>,
     /// Who calls.
     pub caller: Principal,
+    /// What the caller has shown for it, if it was a token. It crosses to peers alone that ask for
+    /// it with the feature [`CALLER_TOKENS`](crate::mux::CALLER_TOKENS).
+    pub token: Option<CallerToken>,
+}
+
+/// A caller's own token, for an agent that does not take the relay's word. A secret: `Debug` shows
+/// nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CallerToken {
+    /// The token, printable ASCII. At most [`crate::limits::MAX_TOKEN`] bytes.
+    pub token: Bytes,
+    /// The proof that the caller has the token's key (RFC 9449), printable ASCII. At most
+    /// [`crate::limits::MAX_PROOF`] bytes.
+    pub proof: Option<Bytes>,
+}
+
+impl fmt::Debug for CallerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallerToken").finish_non_exhaustive()
+    }
 }
 
 /// What a HEAD frame carries, towards the caller (the first three) or either way (trailers).

@@ -6,11 +6,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::code::ErrorCode;
-use crate::head::{BodyLength, CallHead, CallId, Head, Mode, Refusal, ResponseHead};
+use crate::head::{BodyLength, CallHead, CallId, CallerToken, Head, Mode, Refusal, ResponseHead};
 use crate::headers::{put_headers, take_headers};
 use crate::limits::{
-    MAX_AUTHORITY, MAX_METHOD, MAX_REASON, MAX_RULE, MAX_SCOPE_BYTES, MAX_SCOPES, MAX_SUBJECT,
-    MAX_TARGET, MAX_UPGRADE,
+    MAX_AUTHORITY, MAX_METHOD, MAX_PROOF, MAX_REASON, MAX_RULE, MAX_SCOPE_BYTES, MAX_SCOPES,
+    MAX_SUBJECT, MAX_TARGET, MAX_TOKEN, MAX_UPGRADE,
 };
 use crate::principal::{Principal, PrincipalKind, Proof};
 use crate::wire::{
@@ -35,6 +35,9 @@ mod tag {
     // Fields of a call head and of answers.
     pub(super) const BODY: u8 = 0x10;
     pub(super) const HEADERS: u8 = 0x11;
+    // Of a call head again, for peers that ask for them.
+    pub(super) const TOKEN: u8 = 0x81;
+    pub(super) const TOKEN_PROOF: u8 = 0x82;
     // Fields of answers.
     pub(super) const STATUS: u8 = 0x01;
     pub(super) const CODE: u8 = 0x01;
@@ -54,6 +57,14 @@ mod kind {
 /// Appends a call head, if it is within the limits of [`crate::limits`]. What it appended before
 /// it noticed that it is not is of no use.
 pub fn encode_call(head: &CallHead, out: &mut BytesMut) -> Result<(), Unencodable> {
+    encode_call_without_token(head, out)?;
+    head.token
+        .as_ref()
+        .map_or(Ok(()), |token| put_token(out, token))
+}
+
+/// Like [`encode_call`], for a peer that is not to have the caller's token.
+pub fn encode_call_without_token(head: &CallHead, out: &mut BytesMut) -> Result<(), Unencodable> {
     let caller = &head.caller;
     if !is_method(head.method.as_str().as_bytes()) {
         return Err(Unencodable("a method that is not one"));
@@ -101,12 +112,27 @@ pub fn encode_call(head: &CallHead, out: &mut BytesMut) -> Result<(), Unencodabl
     put_headers(out, tag::HEADERS, &head.headers)
 }
 
+fn put_token(out: &mut BytesMut, token: &CallerToken) -> Result<(), Unencodable> {
+    let proof = token.proof.as_deref().unwrap_or_default();
+    if !is_printable(&token.token, MAX_TOKEN) || !is_printable(proof, MAX_PROOF) {
+        return Err(Unencodable(
+            "a token or proof that is too long or not printable",
+        ));
+    }
+    put_field(out, tag::TOKEN, &token.token);
+    if let Some(proof) = &token.proof {
+        put_field(out, tag::TOKEN_PROOF, proof);
+    }
+    Ok(())
+}
+
 /// Reads a call head; `from` holds nothing else.
 pub fn decode_call(from: Bytes) -> Result<CallHead, Malformed> {
     let (mut call, mut endpoint, mut mode, mut method, mut target) = (None, None, None, None, None);
     let (mut authority, mut source, mut tenant, mut subject) = (None, None, None, None);
     let (mut scopes, mut proof, mut expires, mut upgrade) = (None, None, None, None);
     let (mut body, mut headers) = (BodyLength::Unknown, HeaderMap::new());
+    let mut token: Option<CallerToken> = None;
     let mut fields = Fields::new(from);
     while let Some((tag, value)) = fields.take()? {
         match tag {
@@ -129,6 +155,19 @@ pub fn decode_call(from: Bytes) -> Result<CallHead, Malformed> {
             tag::UPGRADE => upgrade = Some(take_upgrade(&value)?),
             tag::BODY => body = take_body(&value)?,
             tag::HEADERS => headers = take_headers(value)?,
+            tag::TOKEN if is_printable(&value, MAX_TOKEN) => {
+                token = Some(CallerToken {
+                    token: value,
+                    proof: None,
+                });
+            }
+            tag::TOKEN_PROOF if is_printable(&value, MAX_PROOF) => match &mut token {
+                Some(token) => token.proof = Some(value),
+                None => return malformed("a proof without the token that it is for"),
+            },
+            tag::TOKEN | tag::TOKEN_PROOF => {
+                return malformed("a token or proof that is too long or not printable");
+            }
             _ => pass_over(tag)?,
         }
     }
@@ -153,6 +192,7 @@ pub fn decode_call(from: Bytes) -> Result<CallHead, Malformed> {
             expires: expires.ok_or(MISSING)?,
             proof,
         },
+        token,
     })
 }
 

@@ -36,7 +36,8 @@ pub const MAX_SCOPES: usize = 64;
 pub const MAX_SCOPE_BYTES: usize = MAX_TOKEN;
 
 /// Longest call head on the wire: its parts at their largest, and 2 KiB for everything small.
-pub const MAX_CALL_HEAD: usize = MAX_HEADER_LIST + MAX_TARGET + MAX_SCOPE_BYTES + 2048;
+pub const MAX_CALL_HEAD: usize =
+    MAX_HEADER_LIST + MAX_TARGET + MAX_SCOPE_BYTES + MAX_TOKEN + MAX_PROOF + 2048;
 
 /// Longest payload of a HEAD frame: a header list, and 1 KiB for everything else.
 pub const MAX_HEAD: usize = MAX_HEADER_LIST + 1024;
@@ -52,6 +53,9 @@ pub const MAX_RULE: usize = 255;
 
 /// Longest access token, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
+
+/// Longest proof that a caller has its token's key, in bytes. RSA keys make long ones.
+pub const MAX_PROOF: usize = 8 * 1024;
 
 /// Longest name of a peer in HELLO, in bytes.
 pub const MAX_PEER_NAME: usize = 255;

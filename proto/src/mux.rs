@@ -48,8 +48,12 @@ pub const VERSION: u16 = 1;
 /// The optional feature of sessions over several connections, each a lane.
 pub const LANES: u64 = 0x1;
 
+/// The optional feature of calls that carry their caller's token: who names it wants to have
+/// them, or, on the side that opens calls, is ready to pass them on.
+pub const CALLER_TOKENS: u64 = 0x2;
+
 /// The optional features that this crate knows.
-pub const FEATURES: u64 = LANES;
+pub const FEATURES: u64 = LANES | CALLER_TOKENS;
 
 /// Which end of the connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

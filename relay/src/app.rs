@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use culvert_config::{ConfigError, RelayConfig};
 use culvert_http::Alpn;
-use culvert_identity::Verifier;
+use culvert_identity::{Proxying, Verifier};
 use culvert_session::tls::TlsConfigError;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
 use crate::admin::Admin;
+use crate::descriptors;
 use crate::directory::Directory;
 use crate::drain::{self, Ending};
 use crate::edge::{CertificateCallers, Edge, Parts};
@@ -26,7 +27,6 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::sessions::Agents;
 use crate::tls::{self, PublicTls};
-use crate::{descriptors, issuers};
 
 /// How often the directory forgets what it has remembered for long enough.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
@@ -60,7 +60,7 @@ impl Prepared {
             }
             _ => wrong("tls.certificate", error.to_string()),
         })?;
-        let verifier = issuers::verifier(&config.issuers)
+        let verifier = culvert_trust::verifier(&config.issuers, Proxying::Environment)
             .map_err(|error| wrong("issuer", error.to_string()))?;
         let certificates = CertificateCallers::new(&config, tls.clone())
             .map_err(|error| wrong("caller", error.to_string()))?;

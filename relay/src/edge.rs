@@ -46,6 +46,7 @@ use culvert_config::relay::{RelayLimits, Route};
 use culvert_http::Server;
 use culvert_http::pace::Pace;
 use culvert_identity::Verifier;
+use culvert_identity::verify::Proofs;
 use tokio::sync::Semaphore;
 
 pub use self::certificates::CertificateCallers;
@@ -63,6 +64,7 @@ pub struct Edge {
     routes: route::Routes,
     verifier: Arc<Verifier>,
     certificates: Option<CertificateCallers>,
+    proofs: Proofs,
     directory: Arc<Directory>,
     /// An empty directory: where endpoints of other tenants are looked up.
     nowhere: Directory,
@@ -109,6 +111,7 @@ impl Edge {
             routes: route::Routes::new(domain, routes),
             verifier,
             certificates,
+            proofs: Proofs::default(),
             directory,
             nowhere: Directory::new(Duration::ZERO),
             agents,

@@ -25,7 +25,6 @@ mod descriptors;
 pub mod directory;
 mod drain;
 pub mod edge;
-mod issuers;
 pub mod listener;
 mod logging;
 pub mod metrics;

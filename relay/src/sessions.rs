@@ -52,6 +52,9 @@ const SOFTWARE: &str = concat!("culvert-relay/", env!("CARGO_PKG_VERSION"));
 /// Receive window of a new stream, in bytes.
 const WINDOW: u32 = 256 * 1024;
 
+/// Why an agent's token is refused though it is good: who dials proves nothing but the token.
+const BOUND: &str = "the token is bound to a key; agents take tokens that are not";
+
 /// When an agent that found no room should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -186,6 +189,9 @@ impl Agents {
             .verify_refreshing(bearer)
             .await
             .map_err(not_verified)?;
+        if token.bound_to.is_some() {
+            return Err(Problem::unauthenticated(BOUND, Some("invalid_token")));
+        }
         if !token.may_register {
             let problem = Problem::forbidden("the token lacks the scope to register endpoints");
             return Err(problem.with_log(format!("subject {:?}", token.principal.subject)));
@@ -240,7 +246,7 @@ impl Agents {
             hello: Hello {
                 min_version: mux::VERSION,
                 max_version: mux::VERSION,
-                features: self.joinable.features(),
+                features: self.joinable.features() | mux::CALLER_TOKENS,
                 name: self.node.name.clone(),
                 instance: self.node.instance,
                 software: SOFTWARE.to_owned(),

@@ -56,7 +56,10 @@ impl TestIssuer {
     }
 
     pub(crate) fn verifier(&self) -> Arc<Verifier> {
-        Arc::new(crate::issuers::verifier(&[self.config()]).unwrap())
+        Arc::new(
+            culvert_trust::verifier(&[self.config()], culvert_identity::Proxying::Environment)
+                .unwrap(),
+        )
     }
 
     /// A token of an agent of tenant acme, good for an hour, with some claims changed.

@@ -66,6 +66,7 @@ fn call_head() -> CallHead {
             expires: 2_000_000_000,
             proof: Proof::Jwt,
         },
+        token: None,
     }
 }
 

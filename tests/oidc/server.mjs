@@ -42,6 +42,7 @@ server.listen(0, '127.0.0.1', () => {
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
+      dPoP: { enabled: true },
       resourceIndicators: {
         enabled: true,
         // One resource, so that nobody has to name it; its tokens are JWTs (RFC 9068).

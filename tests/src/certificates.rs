@@ -39,7 +39,7 @@ impl ClientAuthority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         valid(&mut params, -3600, 3600);
         let certificate = params.self_signed(&key).expect("a certificate");
-        files::write(&folder.path().join("ca.pem"), &certificate.pem()).expect("ca.pem");
+        files::write(&folder.path().join("ca.pem"), certificate.pem()).expect("ca.pem");
         Self {
             folder,
             issuer: Issuer::new(params, key),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::curl::Curl;
 use crate::process::build_folder;
+use crate::proof::ProofKey;
 
 /// The audience of the relay.
 pub const AUDIENCE: &str = "culvert";
@@ -105,6 +106,19 @@ impl World {
         token
             .unwrap_or_else(|| panic!("no token for {client}: {answer}"))
             .to_owned()
+    }
+
+    /// An access token of the OAuth server for `client` that is bound to the client's key.
+    pub fn bound_token(&self, client: &str, key: &ProofKey) -> String {
+        let url = format!("{}/token", self.issuer);
+        let answer = Curl::new(&url)
+            .header(&format!("DPoP: {}", key.prove("POST", &url, None)))
+            .args(["--user", &format!("{client}:{SECRET}")])
+            .args(["--data", "grant_type=client_credentials&scope=culvert:call"])
+            .run();
+        let answer = answer.json();
+        assert_eq!(answer["token_type"], "DPoP", "{answer}");
+        answer["access_token"].as_str().expect("a token").to_owned()
     }
 
     /// The claims of a token that the relay accepts from a caller of tenant `acme`.

@@ -19,6 +19,7 @@
 //! | [`issuer`] | the OAuth server, and tokens that it would never issue |
 //! | [`curl`] | callers, to the end or a step at a time |
 //! | [`certificates`] | what callers show in place of a token |
+//! | [`proof`] | keys that tokens are bound to |
 //! | [`wires`] | the network between agent and relay, to be cut |
 //! | [`raw`] | callers that send bytes no HTTP client would |
 //! | [`squid`] | a corporate proxy on the agent's way out |
@@ -37,6 +38,7 @@ pub mod pattern;
 pub mod peers;
 pub mod port;
 pub mod process;
+pub mod proof;
 pub mod raw;
 pub mod squid;
 pub mod stack;

@@ -71,6 +71,8 @@ pub(crate) struct CallLine<'c> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'c str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) security: Option<&'c str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) trace: Option<&'c str>,
 }
 

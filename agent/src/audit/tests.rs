@@ -276,6 +276,7 @@ fn a_call(call: &str) -> CallLine<'_> {
         outcome: "answered",
         code: None,
         reason: None,
+        security: None,
         trace: None,
     }
 }

@@ -83,6 +83,8 @@ pub(crate) struct Record<'c> {
     soap: Option<(String, String)>,
     /// A bounded word or the error: why the call was refused or failed.
     pub(crate) reason: Option<String>,
+    /// What no relay in good order would have sent, as a word.
+    pub(crate) security: Option<&'static str>,
     /// What the caller was told.
     pub(crate) code: Option<ErrorCode>,
     /// What the caller saw; 0 where it saw nothing.
@@ -118,6 +120,7 @@ impl<'c> Record<'c> {
             shadow: Vec::new(),
             soap: None,
             reason: None,
+            security: None,
             code: None,
             status: 0,
             upstream_status: None,
@@ -218,6 +221,7 @@ impl Drop for Record<'_> {
             outcome: self.outcome.as_str(),
             code: self.code.map(ErrorCode::as_str),
             reason: self.reason.as_deref(),
+            security: self.security,
             trace: self.trace.as_deref(),
         };
         accounts

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use culvert_policy::{CallFacts, CanonicalTarget, Look, PathOptions, Policy, Soap};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
-use culvert_proto::head::{BodyLength, CallHead, CallId, Mode, Refusal};
+use culvert_proto::head::{BodyLength, CallHead, CallId, CallerToken, Mode, Refusal};
 use culvert_proto::names::EndpointName;
 use culvert_proto::principal::Principal;
 use http::Method;
@@ -38,6 +38,8 @@ pub(crate) struct Message {
     pub(crate) length: BodyLength,
     /// The public name under which the caller called.
     pub(crate) authority: Bytes,
+    /// The caller's token, for this agent alone.
+    pub(crate) token: Option<CallerToken>,
 }
 
 impl Call {
@@ -54,6 +56,7 @@ impl Call {
             authority,
             source,
             caller,
+            token,
         } = head;
         let call = Self {
             id,
@@ -71,6 +74,7 @@ impl Call {
                 headers,
                 length,
                 authority,
+                token,
             },
         )
     }

@@ -22,6 +22,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::audit::{Outcome, Printable, Record};
 use super::call::{BadHead, Call, Message};
+use super::callers::Unverified;
 use super::leash::{Withdrawn, withdrawn};
 use super::pump::{PumpError, pump};
 use super::soap::{InspectError, Inspection};
@@ -50,7 +51,15 @@ impl From<StreamError> for Failure {
 
 /// Serves one call and writes its line in the audit log.
 pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, node: Arc<str>) {
-    let (call, message) = Call::of(head);
+    let (mut call, message) = Call::of(head);
+    let verified = match &serving.callers {
+        None => Ok(()),
+        // From here on the caller is who its token says, for policy and log alike.
+        Some(callers) => callers
+            .verify(&call, &message)
+            .await
+            .map(|principal| call.caller = principal),
+    };
     let mut record = Record::open(&call, &serving.accounts, &node, &message.headers);
     let (mut send, recv) = stream.split();
     let exchange = Exchange {
@@ -58,7 +67,11 @@ pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, n
         call: &call,
         node: &node,
     };
-    match exchange.carry(message, &mut send, recv, &mut record).await {
+    let carried = match verified {
+        Ok(()) => exchange.carry(message, &mut send, recv, &mut record).await,
+        Err(unverified) => Err(exchange.unverified(&unverified, &mut record)),
+    };
+    match carried {
         Ok(()) => record.outcome = Outcome::Answered,
         Err(Failure::Refused(outcome, refusal)) => {
             record.outcome = outcome;
@@ -349,6 +362,28 @@ impl Exchange<'_> {
         record.request = Some(progress.clone());
         let rest = RecvBody::new(recv, inspection.rest);
         RequestBody::new(inspection.bytes.clone(), rest, limit, progress)
+    }
+
+    /// The caller is not who the relay says, as far as can be known here.
+    fn unverified(&self, unverified: &Unverified, record: &mut Record<'_>) -> Failure {
+        let reason = unverified.as_str();
+        self.serving.accounts.metrics.caller_unverified(reason);
+        record.reason = Some(format!("{reason}: {unverified}"));
+        if unverified.is_suspicious() {
+            record.security = Some("caller-unverified");
+            tracing::warn!(
+                target: "culvert::security",
+                call = %self.call.id,
+                relay = self.node,
+                tenant = self.call.caller.tenant.as_str(),
+                caller = %Printable(self.call.caller.subject.as_bytes()),
+                endpoint = self.call.endpoint.as_str(),
+                mode = self.call.mode.as_str(),
+                reason,
+                "the relay sent a call whose caller it could not prove: {unverified}"
+            );
+        }
+        Failure::Refused(Outcome::Refused, unverified.refusal())
     }
 
     pub(super) fn bad_head(&self, bad: BadHead) -> Failure {

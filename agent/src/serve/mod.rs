@@ -1,5 +1,6 @@
 //! Serving calls: streams come in, each is decided on, forwarded and accounted for.
 //!
+//! * `callers`: who calls, where the relay's word is not taken;
 //! * `call`: what is known of a call, and what the relay ought to have checked;
 //! * `soap`: the operation of a SOAP call, from the beginning of its body;
 //! * `exchange`: the call itself, top to bottom: check, decide, forward, answer;
@@ -12,6 +13,7 @@
 mod accounts;
 mod audit;
 mod call;
+mod callers;
 mod exchange;
 mod hello;
 mod leash;
@@ -37,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::accounts::{Accounts, RefusedCall};
 pub(crate) use self::audit::Outcome;
+pub(crate) use self::callers::CallerChecks;
 use self::translate::LocalNames;
 use crate::policy::ActivePolicy;
 use crate::upstream::{DialerError, Upstream};
@@ -48,6 +51,8 @@ pub(crate) struct Serving {
     names: LocalNames,
     policy: watch::Receiver<Arc<ActivePolicy>>,
     accounts: Accounts,
+    /// Verifies callers; `None`: the relay's word is taken.
+    callers: Option<Arc<CallerChecks>>,
     /// Calls in progress, of all sessions.
     calls: TaskTracker,
 }
@@ -102,8 +107,14 @@ impl Serving {
             names,
             policy,
             accounts,
+            callers: None,
             calls: TaskTracker::new(),
         })
+    }
+
+    /// The same, which does not take the relay's word for who calls.
+    pub(crate) fn verifying(self, callers: Option<Arc<CallerChecks>>) -> Self {
+        Self { callers, ..self }
     }
 
     /// Takes calls from a session until it is over, a task for each. How many there can be at

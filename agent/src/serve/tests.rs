@@ -2,6 +2,7 @@
 
 mod audit;
 mod bodies;
+mod callers;
 mod endings;
 mod heads;
 mod http2;
@@ -86,6 +87,18 @@ impl Tunnel {
         client: Upstream,
         upstream: Connections,
     ) -> Self {
+        Self::verifying(rules, endpoint, client, upstream, None).await
+    }
+
+    /// Over an agent that verifies callers itself, where it is told how.
+    async fn verifying(
+        rules: &str,
+        endpoint: &Endpoint,
+        client: Upstream,
+        upstream: Connections,
+        callers: Option<Arc<CallerChecks>>,
+    ) -> Self {
+        let features = callers.as_ref().map_or(0, |_| mux::CALLER_TOKENS);
         let policy = watch::Sender::new(policy(rules));
         let served = ServedEndpoint::new(endpoint, client);
         let serving = Arc::new(Serving {
@@ -93,11 +106,13 @@ impl Tunnel {
             names: LocalNames::of(std::slice::from_ref(endpoint)),
             policy: policy.subscribe(),
             accounts: Accounts::idle(),
+            callers,
             calls: TaskTracker::new(),
         });
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let (agent, incoming, _) =
-            Session::spawn(WebSocketIo::dialer(near, vec![]), config(Side::Dialer));
+        let mut dialer = config(Side::Dialer);
+        dialer.hello.features = features;
+        let (agent, incoming, _) = Session::spawn(WebSocketIo::dialer(near, vec![]), dialer);
         let (relay, ..) = Session::spawn(WebSocketIo::acceptor(far), config(Side::Acceptor));
         tokio::spawn(serving.clone().serve(incoming, "relay-1".into()));
         agent.ready().await.unwrap();
@@ -141,7 +156,7 @@ fn config(side: Side) -> mux::Config {
     let hello = Hello {
         min_version: 1,
         max_version: 1,
-        features: 0,
+        features: mux::CALLER_TOKENS,
         name: "test".into(),
         instance: [1; 16],
         software: "test/0".into(),
@@ -176,6 +191,7 @@ fn head(method: Method, target: &'static str) -> CallHead {
             expires: 4_000_000_000,
             proof: Proof::Jwt,
         },
+        token: None,
     }
 }
 

@@ -49,6 +49,7 @@ pub fn call_head() -> CallHead {
             expires: 2_000_000_000,
             proof: Proof::Jwt,
         },
+        token: None,
     }
 }
 

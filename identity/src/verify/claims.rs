@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use culvert_proto::names::TenantName;
 use culvert_proto::principal::{Principal, PrincipalKind, Proof};
 
+use super::dpop::THUMBPRINT;
 use super::members::{Members, WrongType};
 use super::{
     EndpointPatterns, IssuerRules, MAX_LEEWAY, MAX_SCOPE, MAX_SCOPES, MAX_SUBJECT, TokenError,
@@ -32,6 +33,7 @@ pub(super) fn judge(
     let subject = subject(claims)?;
     let scopes = scopes(claims)?;
     let patterns = patterns(claims, &rules.endpoints_claim)?;
+    let bound_to = bound_to(claims)?;
 
     let has = |scope: &str| scopes.iter().any(|granted| granted == scope);
     let (may_register, may_call) = (has(&rules.register_scope), has(&rules.call_scope));
@@ -55,6 +57,7 @@ pub(super) fn judge(
         may_register,
         may_call,
         call_endpoints: patterns,
+        bound_to,
     })
 }
 
@@ -166,6 +169,18 @@ fn scopes(claims: &Members<'_>) -> Result<Vec<String>, TokenError> {
         Ok(scopes)
     } else {
         Err(TokenError::Scope)
+    }
+}
+
+/// The thumbprint of the key that the token is bound to (RFC 9449, 6.1). A token that is bound in
+/// another way (to a certificate, RFC 8705) must not be taken for one that is not bound.
+fn bound_to(claims: &Members<'_>) -> Result<Option<String>, TokenError> {
+    let Some(confirmation) = claims.object("cnf").map_err(wrong_type("cnf"))? else {
+        return Ok(None);
+    };
+    match confirmation.text("jkt") {
+        Ok(Some(key)) if key.len() == THUMBPRINT => Ok(Some(key)),
+        _ => Err(TokenError::Binding),
     }
 }
 

@@ -105,6 +105,9 @@ pub enum TokenError {
     /// More than [`MAX_SCOPES`] scopes.
     #[error("the token has more than {MAX_SCOPES} scopes")]
     TooManyScopes,
+    /// `cnf` names something else than the thumbprint of a key (RFC 9449, 6.1).
+    #[error("the token is bound (cnf) in another way than to the thumbprint of a key (jkt)")]
+    Binding,
     /// The endpoints claim is not a list of endpoint patterns.
     #[error("the token's endpoints claim is not a list of endpoint patterns: {0}")]
     Patterns(PatternError),
@@ -139,6 +142,7 @@ impl TokenError {
             | Self::Subject
             | Self::Scope
             | Self::TooManyScopes
+            | Self::Binding
             | Self::Patterns(_) => "the token's claims are not acceptable",
         }
     }

@@ -75,7 +75,7 @@ pub enum KeyFault {
     KeyId,
 }
 
-struct Key {
+pub(super) struct Key {
     id: Option<String>,
     kind: Kind,
     /// The only algorithm that the key is for, if it says so.
@@ -189,7 +189,7 @@ impl KeySet {
         let mut tried = false;
         for key in fitting.take(MAX_TRIES) {
             tried = true;
-            if key.verify(token) {
+            if key.verify(token.algorithm, token.message, token.signature) {
                 self.seen.insert(fingerprint);
                 return Ok(());
             }
@@ -212,7 +212,7 @@ impl fmt::Debug for KeySet {
 }
 
 impl Key {
-    fn parse(raw: &RawValue) -> Result<Self, KeyFault> {
+    pub(super) fn parse(raw: &RawValue) -> Result<Self, KeyFault> {
         let jwk: Jwk = serde_json::from_str(raw.get()).map_err(|_| KeyFault::NotAJwk)?;
         if jwk.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID) {
             return Err(KeyFault::KeyId);
@@ -252,13 +252,13 @@ impl Key {
         })
     }
 
-    fn is_for(&self, algorithm: Algorithm) -> bool {
+    pub(super) fn is_for(&self, algorithm: Algorithm) -> bool {
         self.kind.signs(algorithm) && self.algorithm.is_none_or(|only| only == algorithm)
     }
 
-    fn verify(&self, token: &Token<'_>) -> bool {
-        let (signature, message) = (token.signature, token.message.as_bytes());
-        let algorithm = token.algorithm.library();
+    /// Whether a signature (in base64url) of a message is by this key.
+    pub(super) fn verify(&self, algorithm: Algorithm, message: &str, signature: &str) -> bool {
+        let (message, algorithm) = (message.as_bytes(), algorithm.library());
         jsonwebtoken::crypto::verify(signature, message, &self.material, algorithm).unwrap_or(false)
     }
 }

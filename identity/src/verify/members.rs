@@ -45,6 +45,16 @@ impl<'a> Members<'a> {
         self.read(name)
     }
 
+    /// An object.
+    pub(super) fn object(&self, name: &str) -> Result<Option<Self>, WrongType> {
+        self.read(name)
+    }
+
+    /// A value as it is written.
+    pub(super) fn raw(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.get(name).copied()
+    }
+
     /// A string or an array of strings; `true` when it was an array.
     pub(super) fn texts(&self, name: &str) -> Result<Option<(Vec<String>, bool)>, WrongType> {
         match self.0.get(name) {

@@ -1,6 +1,7 @@
 //! Every check of the page "Tokens" of the threat model, and what passes them.
 
 mod bad;
+mod dpop;
 mod key_set;
 mod properties;
 

@@ -33,7 +33,15 @@ fn call() -> CallHead {
             expires: 0x0102_0304_0506_0708,
             proof: Proof::Certificate,
         },
+        token: None,
     }
+}
+
+fn token(proof: Option<&'static [u8]>) -> Option<CallerToken> {
+    Some(CallerToken {
+        token: Bytes::from_static(b"a.b.c"),
+        proof: proof.map(Bytes::from_static),
+    })
 }
 
 fn response() -> ResponseHead {
@@ -77,7 +85,9 @@ fn same_headers(a: &HeaderMap, b: &HeaderMap) -> bool {
 
 #[test]
 fn a_call_comes_back_as_it_was() {
-    let variants: [fn(&mut CallHead); 9] = [
+    let variants: [fn(&mut CallHead); 11] = [
+        |call| call.token = token(None),
+        |call| call.token = token(Some(b"d.e.f")),
         |_| {},
         |call| call.source = Some("2001:db8::1".parse().unwrap()),
         |call| call.source = None,
@@ -100,6 +110,33 @@ fn a_call_comes_back_as_it_was() {
         let back = decode_call(encoded_call(&call)).unwrap();
         assert_eq!(format!("{back:?}"), format!("{call:?}"));
         assert!(same_headers(&back.headers, &call.headers));
+        assert_eq!(back.token, call.token);
+    }
+}
+
+#[test]
+fn a_callers_token_comes_last_is_left_out_on_request_and_never_shown() {
+    let mut call = call();
+    let bare = encoded_call(&call);
+    call.token = token(Some(b"d.e.f"));
+    let fields = [&bare[..], b"\x81\x05a.b.c\x82\x05d.e.f"].concat();
+    assert_eq!(encoded_call(&call), fields);
+    let mut without = BytesMut::new();
+    encode_call_without_token(&call, &mut without).unwrap();
+    assert_eq!(without, bare);
+    let shown = format!("{call:?}");
+    assert!(
+        !shown.contains("a.b.c") && !shown.contains("d.e.f"),
+        "{shown}"
+    );
+    for bad in [
+        &b"\x82\x05d.e.f"[..],
+        b"\x81\x03a b",
+        b"\x81\x01a\x82\x02\x00b",
+        b"\x81\x01a\x81\x01b",
+    ] {
+        let bytes = [&bare[..], bad].concat();
+        assert!(decode_call(bytes.into()).is_err(), "{bad:?}");
     }
 }
 
@@ -376,6 +413,10 @@ fn the_largest_heads_fit_and_larger_ones_are_not_encoded() {
     call.caller.subject = "s".repeat(MAX_SUBJECT);
     call.caller.scopes = vec!["s".repeat(MAX_SCOPE_BYTES / MAX_SCOPES - 1); MAX_SCOPES];
     call.upgrade = Some("u".repeat(MAX_UPGRADE));
+    call.token = Some(CallerToken {
+        token: Bytes::from(vec![b't'; MAX_TOKEN]),
+        proof: Some(Bytes::from(vec![b'p'; MAX_PROOF])),
+    });
     call.headers = HeaderMap::new();
     let each = MAX_HEADER_LIST / MAX_HEADERS - 32 - 6;
     for number in 0..MAX_HEADERS {
@@ -397,6 +438,13 @@ fn the_largest_heads_fit_and_larger_ones_are_not_encoded() {
         change(&mut call);
         encode_call(&call, &mut BytesMut::new()).is_err()
     };
+    let too_long = |most: usize| Bytes::from(vec![b't'; most + 1]);
+    assert!(refused(&|call| {
+        call.token.as_mut().unwrap().token = too_long(MAX_TOKEN);
+    }));
+    assert!(refused(&|call| {
+        call.token.as_mut().unwrap().proof = Some(too_long(MAX_PROOF));
+    }));
     assert!(refused(
         &|call| call.target = Bytes::from(vec![b'/'; MAX_TARGET + 1])
     ));

@@ -7,12 +7,12 @@ use bytes::{Bytes, BytesMut};
 use super::error::{ControlError, OpenError, SessionError, StreamError};
 use super::event::Item;
 use super::stream::{Chunk, Received, RecvState, SendState, Stream};
-use super::{Mux, StreamId};
+use super::{CALLER_TOKENS, Mux, StreamId};
 use crate::code::{GoawayCode, ResetCode};
 use crate::control::Control;
 use crate::controls::{Goaway, encode_control};
 use crate::head::{CallHead, Head};
-use crate::heads::{encode_call, encode_head};
+use crate::heads::{encode_call, encode_call_without_token, encode_head};
 use crate::limits::{FLOOR, MAX_REASON};
 use crate::priority::Priority;
 use crate::wire::plain;
@@ -35,7 +35,12 @@ impl Mux {
             return Err(OpenError::TooManyStreams);
         }
         let mut encoded = BytesMut::with_capacity(512);
-        encode_call(head, &mut encoded).or(Err(OpenError::HeadTooLarge))?;
+        let written = if self.features() & CALLER_TOKENS == 0 {
+            encode_call_without_token(head, &mut encoded)
+        } else {
+            encode_call(head, &mut encoded)
+        };
+        written.or(Err(OpenError::HeadTooLarge))?;
         let Some(id) = self.streams.next_id() else {
             self.exhausted();
             return Err(OpenError::Draining);

@@ -98,6 +98,7 @@ pub(super) fn call_head() -> CallHead {
             expires: 2_000_000_000,
             proof: Proof::Jwt,
         },
+        token: None,
     }
 }
 

@@ -75,7 +75,9 @@ async fn a_node_without_keys_waits_for_them_by_name() {
         url: "https://127.0.0.1:9/nobody".into(),
         ..TestIssuer::new().config()
     };
-    let verifier = Arc::new(crate::issuers::verifier(&[issuer]).unwrap());
+    let verifier = Arc::new(
+        culvert_trust::verifier(&[issuer], culvert_identity::Proxying::Environment).unwrap(),
+    );
     let ready = fresh_node();
     let node = Node {
         name: ready.name.clone(),

@@ -5,8 +5,9 @@
 //! have come without it.
 //!
 //! The token for the relay stands in `Proxy-Authorization` (Bearer, or Basic with the token as
-//! password: what `https://x:TOKEN@relay` becomes) or in `Culvert-Authorization` (Bearer).
-//! `Authorization` belongs to the upstream and is not looked at; neither is the query.
+//! password: what `https://x:TOKEN@relay` becomes) or in `Culvert-Authorization` (Bearer). One that
+//! is bound to a key has the scheme DPoP in either, and its proof in `Culvert-DPoP`, or, beside a
+//! CONNECT, in `DPoP`. `Authorization` belongs to the upstream and is not looked at; neither is the query.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,20 +17,25 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
 use culvert_http::Problem;
-use culvert_identity::verify::{MAX_TOKEN, VerifiedToken};
+use culvert_identity::verify::{
+    Algorithm, MAX_TOKEN, ProofError, ProvedRequest, ProvedTarget, VerifiedToken,
+};
 use culvert_identity::{CertificateError, Verifier};
 use culvert_proto::code::ErrorCode;
+use culvert_proto::head::CallerToken;
 use culvert_proto::principal::Proof;
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
-use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use super::Edge;
 use super::connection::Connection;
 
 const CULVERT_AUTHORIZATION: HeaderName = HeaderName::from_static("culvert-authorization");
+const CULVERT_DPOP: HeaderName = HeaderName::from_static("culvert-dpop");
+const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -40,33 +46,35 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// may be (`iss` may withdraw a key), so that not every call pays for a signature.
 const MEMORY: Duration = Duration::from_secs(30);
 
+/// Who calls, and what for an agent that wants to see for itself.
+pub(crate) struct Caller {
+    pub(crate) verified: Arc<VerifiedToken>,
+    pub(crate) token: Option<CallerToken>,
+}
+
 /// The last good token of one connection.
 #[derive(Default)]
 pub(crate) struct LastToken(Mutex<Option<Known>>);
 
+#[derive(Clone)]
 struct Known {
-    token: SecretString,
+    token: Bytes,
     verified: Arc<VerifiedToken>,
     since: Instant,
 }
 
 impl LastToken {
-    fn recall(&self, token: &str) -> Option<Arc<VerifiedToken>> {
+    fn recall(&self, token: &str) -> Option<Known> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.as_ref()?;
         let good = known.since.elapsed() < MEMORY
             && known.verified.principal.expires_at() > SystemTime::now()
-            && is_same(known.token.expose_secret(), token);
-        good.then(|| known.verified.clone())
+            && is_same(&known.token, token.as_bytes());
+        good.then(|| known.clone())
     }
 
-    fn remember(&self, token: &str, verified: &Arc<VerifiedToken>) {
-        let known = Known {
-            token: token.into(),
-            verified: verified.clone(),
-            since: Instant::now(),
-        };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    fn remember(&self, known: &Known) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
     }
 }
 
@@ -77,26 +85,43 @@ impl fmt::Debug for LastToken {
 }
 
 /// Compares without telling by its time where two secrets differ.
-fn is_same(one: &str, other: &str) -> bool {
-    let (one, other) = (one.as_bytes(), other.as_bytes());
+fn is_same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
 impl Edge {
-    /// Who sends a request with these headers on a connection.
+    /// Who sends `request`, with these headers, on a connection.
     pub(super) async fn authenticate(
         &self,
         connection: &Connection,
         headers: &HeaderMap,
-    ) -> Result<Arc<VerifiedToken>, Problem> {
+        request: &ProvedRequest<'_>,
+    ) -> Result<Caller, Problem> {
         if let (Some(callers), Some(shown)) = (&self.certificates, &connection.certificate) {
             match callers.judge(shown, SystemTime::now()) {
-                Ok(caller) => return Ok(caller),
+                Ok(verified) => {
+                    return Ok(Caller {
+                        verified,
+                        token: None,
+                    });
+                }
                 Err(error) if !has_token(headers) => return Err(nobodys(error)),
                 Err(_) => {}
             }
         }
-        by_token(headers, &connection.last_token, &self.verifier).await
+        let Credential { token, proof } = credential(headers, request)?;
+        let known = verified(&token, &connection.last_token, &self.verifier).await?;
+        let proved = self
+            .proofs
+            .check(&known.verified, &token, proof, request, SystemTime::now());
+        proved.map_err(unproved)?;
+        Ok(Caller {
+            verified: known.verified,
+            token: Some(CallerToken {
+                token: known.token,
+                proof: proof.map(|proof| Bytes::copy_from_slice(proof.as_bytes())),
+            }),
+        })
     }
 }
 
@@ -119,24 +144,34 @@ fn nobodys(error: CertificateError) -> Problem {
     Problem::unauthenticated(detail, None).with_log(error.to_string())
 }
 
-/// Who sends a request with a token in these headers.
-async fn by_token(
-    headers: &HeaderMap,
-    last: &LastToken,
-    verifier: &Verifier,
-) -> Result<Arc<VerifiedToken>, Problem> {
-    let token = token(headers)?;
-    if let Some(verified) = last.recall(&token) {
-        return Ok(verified);
+/// The proof that the caller has its token's key is missing or not good.
+fn unproved(error: ProofError) -> Problem {
+    let reason = error.public_reason();
+    let problem = if error == ProofError::Crowded {
+        Problem::new(ErrorCode::Overloaded, reason)
+    } else {
+        Problem::unproved(reason, &Algorithm::ALL.map(Algorithm::as_str).join(" "))
+    };
+    problem.with_log(error.to_string())
+}
+
+/// Who a token speaks for.
+async fn verified(token: &str, last: &LastToken, verifier: &Verifier) -> Result<Known, Problem> {
+    if let Some(known) = last.recall(token) {
+        return Ok(known);
     }
-    match verifier.verify_refreshing(&token).await {
+    match verifier.verify_refreshing(token).await {
         Ok(verified) => {
-            let verified = Arc::new(verified);
+            let known = Known {
+                token: Bytes::copy_from_slice(token.as_bytes()),
+                verified: Arc::new(verified),
+                since: Instant::now(),
+            };
             // What the issuer said is remembered where it was asked, and not once more.
-            if verified.principal.proof != Proof::Introspection {
-                last.remember(&token, &verified);
+            if known.verified.principal.proof != Proof::Introspection {
+                last.remember(&known);
             }
-            Ok(verified)
+            Ok(known)
         }
         Err(error) => {
             let reason = error.public_reason();
@@ -150,8 +185,18 @@ async fn by_token(
     }
 }
 
-/// The token that a request carries.
-fn token(headers: &HeaderMap) -> Result<Cow<'_, str>, Problem> {
+/// What a request carries to say who sends it.
+#[derive(Debug)]
+struct Credential<'h> {
+    token: Cow<'h, str>,
+    /// The proof that comes with a token of the scheme DPoP.
+    proof: Option<&'h str>,
+}
+
+fn credential<'h>(
+    headers: &'h HeaderMap,
+    request: &ProvedRequest<'_>,
+) -> Result<Credential<'h>, Problem> {
     let proxy = headers
         .get_all(PROXY_AUTHORIZATION)
         .iter()
@@ -172,7 +217,11 @@ fn token(headers: &HeaderMap) -> Result<Cow<'_, str>, Problem> {
         .map_err(|_| malformed("the credential is malformed"))?;
     let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
     let rest = rest.trim_start_matches(' ');
+    let mut proof = None;
     let token = if scheme.eq_ignore_ascii_case("bearer") {
+        Cow::Borrowed(rest)
+    } else if scheme.eq_ignore_ascii_case("dpop") {
+        proof = Some(self::proof(headers, request)?);
         Cow::Borrowed(rest)
     } else if basic && scheme.eq_ignore_ascii_case("basic") {
         let decoded = BASE64
@@ -191,7 +240,27 @@ fn token(headers: &HeaderMap) -> Result<Cow<'_, str>, Problem> {
     if token.is_empty() || !token.bytes().all(is_token_byte) {
         return Err(malformed("the credential is malformed"));
     }
-    Ok(token)
+    Ok(Credential { token, proof })
+}
+
+/// The proof beside a token. `DPoP` is the upstream's own field, as `Authorization` is; only a
+/// CONNECT has no upstream that could read it.
+fn proof<'h>(headers: &'h HeaderMap, request: &ProvedRequest<'_>) -> Result<&'h str, Problem> {
+    let ours = headers.get_all(CULVERT_DPOP).iter();
+    let is_connect = matches!(request.to, ProvedTarget::Connect(_));
+    let plain = is_connect.then(|| headers.get_all(DPOP).iter());
+    let mut proofs = ours.chain(plain.into_iter().flatten());
+    match (proofs.next(), proofs.next()) {
+        (None, _) => Err(unproved(ProofError::Missing)),
+        (Some(_), Some(_)) => Err(malformed("more than one DPoP proof was sent")),
+        (Some(proof), None) => {
+            let proof = proof
+                .to_str()
+                .ok()
+                .filter(|text| text.bytes().all(is_token_byte));
+            proof.ok_or_else(|| unproved(ProofError::Malformed))
+        }
+    }
 }
 
 pub(crate) fn no_credential() -> Problem {
@@ -225,11 +294,21 @@ mod tests {
                 )
             })
             .collect();
-        token(&headers).map(Cow::into_owned).map_err(|problem| {
-            assert_eq!(problem.code, ErrorCode::Unauthenticated);
-            let error = problem.challenge.unwrap().contains("error=");
-            (problem.detail.into_owned(), error)
-        })
+        let request = ProvedRequest {
+            method: "GET",
+            to: ProvedTarget::Https {
+                authority: "a.b",
+                path: "/",
+            },
+        };
+        let token = |found: Credential<'_>| found.token.into_owned();
+        credential(&headers, &request)
+            .map(token)
+            .map_err(|problem| {
+                assert_eq!(problem.code, ErrorCode::Unauthenticated);
+                let error = problem.challenge.unwrap().contains("error=");
+                (problem.detail.into_owned(), error)
+            })
     }
 
     #[test]
@@ -243,6 +322,9 @@ mod tests {
             ("proxy-authorization", &basic),
             ("proxy-authorization", &unpadded),
         ];
+        let dpop = ("culvert-authorization", "DPoP a.b.c");
+        let bound = found(&[dpop, ("culvert-dpop", "d.e.f")]);
+        assert_eq!(bound.as_deref(), Ok("a.b.c"));
         for field in good {
             assert_eq!(found(&[field]).as_deref(), Ok("a.b.c"), "{field:?}");
         }
@@ -290,6 +372,24 @@ mod tests {
             let (detail, _) = found(&pair).unwrap_err();
             assert_eq!(detail, "more than one credential was sent");
         }
+    }
+
+    #[test]
+    fn a_token_that_says_it_is_bound_comes_with_one_proof() {
+        let dpop = ("culvert-authorization", "DPoP a.b.c");
+        let proof = ("culvert-dpop", "d.e.f");
+        // The upstream's own.
+        let other = ("dpop", "d.e.f");
+        for fields in [
+            &[dpop][..],
+            &[dpop, other],
+            &[dpop, proof, proof],
+            &[dpop, ("culvert-dpop", "d e f")],
+            &[dpop, ("culvert-dpop", "d.e.f, d.e.f")],
+        ] {
+            assert!(found(fields).is_err(), "{fields:?}");
+        }
+        assert!(found(&[dpop, proof, other]).is_ok());
     }
 
     #[test]

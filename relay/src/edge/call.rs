@@ -10,7 +10,7 @@ use culvert_http::problem::insert_call;
 use culvert_http::request::{check, is_connect, size};
 use culvert_http::upload::Upload;
 use culvert_http::{Grip, Problem, StreamGrip, headers, trace, upgrade};
-use culvert_identity::verify::VerifiedToken;
+use culvert_identity::verify::{ProvedRequest, ProvedTarget, VerifiedToken};
 use culvert_policy::canonical::{CanonicalTarget, PathOptions};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, Mode};
@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::Edge;
 use super::answer::AnswerBody;
+use super::authenticate::Caller;
 use super::connection::Connection;
 use super::download::Download;
 use super::forward::{InterimTo, forward, unknown_endpoint, visible_length};
@@ -116,7 +117,24 @@ impl Edge {
         let (version, asked) = (request.version(), upgrade::asked(&request));
         let (mut parts, body) = request.into_parts();
         record.trace = trace::carry_on(&mut parts.headers, record.call);
-        let caller = self.authenticate(connection, &parts.headers).await?;
+        let method = match asked {
+            // Over HTTP/2 it is called CONNECT.
+            Ok(Some(_)) => Method::GET,
+            _ => parts.method.clone(),
+        };
+        let proved = ProvedRequest {
+            method: method.as_str(),
+            to: ProvedTarget::Https {
+                authority: &authority,
+                path: std::str::from_utf8(&target).unwrap_or_default(),
+            },
+        };
+        let Caller {
+            verified: caller,
+            token,
+        } = self
+            .authenticate(connection, &parts.headers, &proved)
+            .await?;
         record.caller = Some(caller.clone());
         if !caller.may_call {
             return Err(Problem::forbidden(
@@ -162,6 +180,7 @@ impl Edge {
             authority: Bytes::copy_from_slice(authority.as_bytes()),
             source: Some(connection.peer.address.ip()),
             caller: caller.principal.clone(),
+            token,
         };
         let room = connection
             .traffic
@@ -292,14 +311,11 @@ fn canonical(request: &Request<Incoming>) -> Result<Bytes, Problem> {
 
 /// When a call of this caller ends though it is not over.
 pub(super) fn expiry(caller: &VerifiedToken) -> Deadline {
-    let left = caller
-        .principal
-        .expires_at()
-        .duration_since(SystemTime::now())
-        .unwrap_or_default();
     let mut expiry = Deadline::default();
     // A token that outlives what the clock can count never expires.
-    if let Some(at) = Instant::now().checked_add(left.saturating_add(EXPIRY_GRACE)) {
+    let end = caller.principal.expires_at().checked_add(EXPIRY_GRACE);
+    let left = end.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+    if let Some(at) = left.and_then(|left| Instant::now().checked_add(left)) {
         expiry.set(at);
     }
     expiry

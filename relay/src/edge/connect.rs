@@ -13,6 +13,7 @@ use culvert_http::Problem;
 use culvert_http::pace::Deadline;
 use culvert_http::request::too_many_fields;
 use culvert_http::upload::FirstBytes;
+use culvert_identity::verify::{ProvedRequest, ProvedTarget};
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::{BodyLength, CallHead, Head, Mode};
@@ -23,6 +24,7 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::Edge;
+use super::authenticate::Caller;
 use super::call::{Answer, expiry};
 use super::connection::Connection;
 use super::forward::{Failure, RETRIES, broken, expired, lost, open};
@@ -41,7 +43,16 @@ impl Edge {
         record.mode = Mode::Connect;
         let name = self.connect_target(&request)?;
         record.target = Bytes::copy_from_slice(name.as_str().as_bytes());
-        let caller = self.authenticate(connection, request.headers()).await?;
+        let proved = ProvedRequest {
+            method: "CONNECT",
+            to: ProvedTarget::Connect(&name),
+        };
+        let Caller {
+            verified: caller,
+            token,
+        } = self
+            .authenticate(connection, request.headers(), &proved)
+            .await?;
         record.caller = Some(caller.clone());
         if !caller.may_call {
             return Err(Problem::forbidden(
@@ -77,6 +88,7 @@ impl Edge {
             authority: record.target.clone(),
             source: Some(connection.peer.address.ip()),
             caller: caller.principal.clone(),
+            token,
         };
         let mut expiry = expiry(&caller);
         let stream = self.way(tenant, &name, &head, &mut expiry).await?;

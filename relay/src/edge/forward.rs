@@ -131,8 +131,12 @@ pub(crate) async fn forward(
 /// cannot have seen it, or seeing it twice makes no difference.
 fn may_retry(error: StreamError, retries: u32, head: &CallHead, first: &FirstBytes) -> bool {
     let harmless = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    // Consoles are opened with tickets that are good once.
-    let harmless = harmless && head.upgrade.is_none();
+    // Consoles are opened with tickets that are good once, and proofs are too.
+    let proved = head
+        .token
+        .as_ref()
+        .is_some_and(|token| token.proof.is_some());
+    let harmless = harmless && head.upgrade.is_none() && !proved;
     (first.end || head.upgrade.is_some())
         && match error {
             StreamError::Reset(ResetCode::Refused) => true,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use culvert_http::Problem;
+use culvert_identity::verify::{ProvedRequest, ProvedTarget};
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHORIZATION, VARY,
 };
@@ -47,7 +48,8 @@ impl Edge {
             (&Method::GET | &Method::HEAD, pac::PATH) => {
                 let port = authority.rsplit_once(':').map_or("443", |(_, port)| port);
                 let proxy = format!("HTTPS {}:{port}", self.routes.domain());
-                self.pac(connection, &request, &proxy, record).await
+                self.pac(connection, &request, authority, &proxy, record)
+                    .await
             }
             _ => Err(unknown_endpoint()),
         }
@@ -72,7 +74,8 @@ impl Edge {
             _ => ":80",
         };
         let proxy = format!("PROXY {authority}{port}");
-        self.pac(connection, &request, &proxy, record).await
+        self.pac(connection, &request, authority, &proxy, record)
+            .await
     }
 
     /// The script for the caller's tenant, with what its credential is good for.
@@ -80,15 +83,24 @@ impl Edge {
         &self,
         connection: &Connection,
         request: &Request<Incoming>,
+        authority: &str,
         proxy: &str,
         record: &mut CallRecord,
     ) -> Result<Answer, Problem> {
         let credentials = credentials(request.headers());
-        let caller = self.authenticate(connection, &credentials).await;
+        let proved = ProvedRequest {
+            method: request.method().as_str(),
+            to: ProvedTarget::Https {
+                authority,
+                path: pac::PATH,
+            },
+        };
+        let caller = self.authenticate(connection, &credentials, &proved).await;
         let caller = caller.map_err(|problem| Problem {
             basic: true,
             ..problem
         })?;
+        let caller = caller.verified;
         record.caller = Some(caller.clone());
         if !caller.may_call {
             return Err(Problem::forbidden(

@@ -3,6 +3,7 @@
 mod bodies;
 mod calls;
 mod connect;
+mod expiry;
 mod failures;
 mod hostile;
 mod interim;

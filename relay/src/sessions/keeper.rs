@@ -13,12 +13,12 @@ use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::{Control, Offer};
 use culvert_proto::limits::MAX_REASON;
 use culvert_session::{Controls, Session, SessionError, SessionEvent};
+use culvert_trust::LEEWAY;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::lanes::{self, Key, Place};
 use super::registrations::Registrations;
-use super::{Agents, Record};
-use crate::issuers::LEEWAY;
+use super::{Agents, BOUND, Record};
 use crate::listener::Peer;
 use crate::metrics::Metrics;
 
@@ -226,6 +226,10 @@ impl Keeper {
                 );
             }
         };
+        if token.bound_to.is_some() {
+            tracing::info!(%session, "the renewed token is refused: {BOUND}");
+            return self.refuse_renewal(&metrics, ErrorCode::Unauthenticated, BOUND);
+        }
         let (old, new) = (&self.token.principal, &token.principal);
         if (&old.tenant, &old.subject) != (&new.tenant, &new.subject) {
             tracing::warn!(

@@ -144,6 +144,7 @@ pub fn call() -> CallHead {
             expires: 4_000_000_000,
             proof: Proof::Jwt,
         },
+        token: None,
     }
 }
 

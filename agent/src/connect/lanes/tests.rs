@@ -184,6 +184,7 @@ fn call() -> CallHead {
             expires: 4_000_000_000,
             proof: Proof::Jwt,
         },
+        token: None,
     }
 }
 

@@ -21,6 +21,9 @@ use crate::wire::{Fields, put_field, put_length, take_bytes, take_length};
 /// The tag of headers, in every head.
 const HEADERS: u8 = 0x11;
 
+/// The tags of a caller's token and of its proof.
+const TOKENS: [u8; 2] = [0x81, 0x82];
+
 /// The tag of an offer's priority.
 const PRIORITY: u8 = 0x81;
 
@@ -34,7 +37,7 @@ pub(super) fn one_spelling_of_head(call: bool, data: Bytes) {
             return;
         };
         encode_call(&head, &mut again).expect("what was read can be written");
-        plain_spelling(data, put_head_field)
+        plain_spelling(data, put_call_field)
     } else {
         let Ok(head) = decode_head(data.clone()) else {
             return;
@@ -128,6 +131,14 @@ fn put_offer_field(out: &mut BytesMut, tag: u8, value: Bytes) {
     let known = tag == PRIORITY && Priority::from_number(value[0]).is_some();
     if known || tag < SKIPPED {
         put_field(out, tag, &value);
+    }
+}
+
+fn put_call_field(out: &mut BytesMut, tag: u8, value: Bytes) {
+    if TOKENS.contains(&tag) {
+        put_field(out, tag, &value);
+    } else {
+        put_head_field(out, tag, value);
     }
 }
 

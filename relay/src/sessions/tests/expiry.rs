@@ -6,7 +6,7 @@ use culvert_proto::code::GoawayCode;
 use serde_json::json;
 
 use super::rig::{Rig, good};
-use crate::issuers::LEEWAY;
+use culvert_trust::LEEWAY;
 
 const LIFE: Duration = Duration::from_secs(300);
 const SECOND: Duration = Duration::from_secs(1);

@@ -170,6 +170,7 @@ pub(crate) fn call() -> CallHead {
             expires: 4_000_000_000,
             proof: Proof::Jwt,
         },
+        token: None,
     }
 }
 

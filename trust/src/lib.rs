@@ -1,20 +1,24 @@
-//! From `[[issuer]]` to the verifier of tokens.
+//! From the words of a configuration to those of [`culvert_identity`], for relay and agent alike.
+//!
+//! `config` must not know what runs, and `identity` no files of ours; this is the one place that
+//! knows both.
 
 use std::time::Duration;
 
 use culvert_config::issuer::{Algorithm, Issuer, Jwks};
 use culvert_identity::verify::{self, MAX_LEEWAY};
 use culvert_identity::{
-    Introspection, IssuerRules, KeySource, TrustedIssuer, Verifier, VerifierError,
+    Introspection, IssuerRules, KeySource, Proxying, TrustedIssuer, Verifier, VerifierError,
 };
 
 /// The clock skew that tokens are forgiven: clocks that are kept are closer than that.
-pub(crate) const LEEWAY: Duration = Duration::from_secs(30);
+pub const LEEWAY: Duration = Duration::from_secs(30);
 const _: () = assert!(LEEWAY.as_secs() <= MAX_LEEWAY.as_secs());
 
-/// Verifies tokens of these issuers. Loads key files and CA files, does not touch the network.
-pub(crate) fn verifier(issuers: &[Issuer]) -> Result<Verifier, VerifierError> {
-    Verifier::new(issuers.iter().map(trusted).collect())
+/// Verifies tokens of these issuers, which are reached by way of `proxying`. Loads key files and
+/// CA files, does not touch the network.
+pub fn verifier(issuers: &[Issuer], proxying: Proxying) -> Result<Verifier, VerifierError> {
+    Verifier::through(issuers.iter().map(trusted).collect(), proxying)
 }
 
 fn trusted(issuer: &Issuer) -> TrustedIssuer {
@@ -50,7 +54,8 @@ fn trusted(issuer: &Issuer) -> TrustedIssuer {
     }
 }
 
-fn algorithm(algorithm: Algorithm) -> verify::Algorithm {
+/// A signature algorithm.
+pub fn algorithm(algorithm: Algorithm) -> verify::Algorithm {
     match algorithm {
         Algorithm::ES256 => verify::Algorithm::ES256,
         Algorithm::ES384 => verify::Algorithm::ES384,
