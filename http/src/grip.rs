@@ -9,7 +9,10 @@ use std::future::{Future, pending};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use http::Version;
 use tokio_util::sync::CancellationToken;
+
+use crate::traffic::Traffic;
 
 thread_local! {
     /// For the task that hyper is about to make, on this thread and in this very poll.
@@ -50,6 +53,16 @@ pub struct StreamGrip {
 }
 
 impl Grip {
+    /// A hand on the caller's side of a call that leaves HTTP with the answer that is given next, in
+    /// this very poll.
+    pub fn take(version: Version, traffic: &Traffic, breaker: &Breaker) -> Self {
+        if version == Version::HTTP_2 {
+            return Self::Stream(StreamGrip::leave());
+        }
+        traffic.switch();
+        Self::Connection(breaker.clone())
+    }
+
     /// Lets the caller see that what it got is not all: the connection or stream ends by a reset
     /// once it is dropped.
     pub fn cut(&self) {
@@ -71,19 +84,19 @@ impl Grip {
 
 impl StreamGrip {
     /// Leaves a hand for the task that hyper makes next.
-    pub fn leave() -> Self {
+    fn leave() -> Self {
         let grip = Self::default();
         LEFT.set(Some(grip.clone()));
         grip
     }
 
     /// Takes what was left, if this task is the one.
-    pub fn take() -> Option<Self> {
+    pub(crate) fn take() -> Option<Self> {
         LEFT.take()
     }
 
     /// Runs what sends on the stream, until it ends or is cut.
-    pub async fn hold(self, sending: impl Future<Output = ()>) {
+    pub(crate) async fn hold(self, sending: impl Future<Output = ()>) {
         let _gone = self.gone.drop_guard();
         tokio::select! {
             biased;

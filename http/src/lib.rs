@@ -15,7 +15,7 @@
 //! - [`request`] checks what only a parsed request shows (target, host, method); [`upgrade`] says
 //!   which requests ask to leave HTTP, [`headers`] which fields pass and which are dropped, [`trace`]
 //!   carries the caller's trace on, [`upload`] is the request's body.
-//! - [`problem`] is what a caller gets in place of an upstream's answer.
+//! - [`answer`] is the head of an upstream's answer, [`problem`] what a caller gets in its place.
 //! - [`Grip`] is a hand on the caller's side of what goes on when HTTP has ended.
 //!
 //! This room knows no tunnel, no policy, no identity and no configuration: limits come as
@@ -24,6 +24,7 @@
 // These pages are for people who read the code: private rooms are worth a link too.
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod answer;
 mod frames;
 mod grip;
 mod guard;

@@ -55,7 +55,7 @@ pub fn too_many_fields(fields: &HeaderMap) -> bool {
 }
 
 /// How much the fields take in bytes, as HTTP/2 counts (RFC 9113, 10.5.1).
-pub fn size(headers: &HeaderMap) -> usize {
+pub(crate) fn size(headers: &HeaderMap) -> usize {
     headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 32)

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
+use culvert_proto::code::ErrorCode;
 use culvert_proto::head::ResponseHead;
 use futures_util::task::AtomicWaker;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::guard::Violation;
 use crate::headers;
+use crate::problem::Problem;
 use crate::progress::Progress;
+use crate::request::size;
 
 /// Most bytes of heads that wait for an answer, all calls of an HTTP/2 connection together.
 const MAX_HEADS: usize = 512 * 1024;
@@ -185,14 +188,21 @@ impl Traffic {
         self.switched.load(Ordering::Acquire)
     }
 
-    /// Takes room for a head of so many bytes, to be held until its answer; `None` if there is none.
-    pub fn take_room(self: &Arc<Self>, bytes: usize) -> Option<HeadRoom> {
+    /// Takes room for a request's fields, to be held until its answer.
+    pub fn take_room(self: &Arc<Self>, fields: &HeaderMap) -> Result<HeadRoom, Problem> {
+        let bytes = size(fields);
         let room = HeadRoom {
             traffic: self.clone(),
             bytes,
         };
         let held = self.heads.fetch_add(bytes, Ordering::Relaxed);
-        (held + bytes <= MAX_HEADS || held == 0).then_some(room)
+        if held + bytes <= MAX_HEADS || held == 0 {
+            return Ok(room);
+        }
+        Err(Problem::new(
+            ErrorCode::Overloaded,
+            "the calls in flight on this connection have too many header fields; try again",
+        ))
     }
 
     /// Leaves what goes on here once HTTP has ended.

@@ -3,7 +3,9 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use culvert_proto::code::ErrorCode;
 use http::header::{CONNECTION, HeaderMap, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::ext::Protocol;
@@ -58,6 +60,24 @@ pub fn asked<B: Body>(request: &Request<B>) -> Result<Option<String>, Problem> {
         }
     }
     Ok(Some(protocol))
+}
+
+/// Makes a plain GET of a request that asks to switch: what HTTP/2 calls CONNECT is one to those who
+/// do not know it; its key, which it has none of, the agent makes up.
+pub fn as_get(parts: &mut Parts) {
+    parts.method = Method::GET;
+    if parts.version == Version::HTTP_2 {
+        parts.headers.remove(SEC_WEBSOCKET_KEY);
+    }
+}
+
+/// What a caller of HTTP/2 gets where the upstream answered without switching: its success would
+/// mean there that it has.
+pub fn stays_with_http() -> Problem {
+    Problem::of_agent(
+        ErrorCode::UpstreamProtocol,
+        "the local API answered without switching to the protocol that was asked for",
+    )
 }
 
 /// The head of the answer to a caller whose upstream has switched.

@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use culvert_config::relay::RelayTls;
 use culvert_session::tls::{
-    TlsConfigError, client_certificates, pin_of, provider, server_identity,
+    TlsConfigError, acceptor_tls, client_certificates, pin_of, server_identity,
 };
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::CertifiedKey;
 
 /// How often the files are looked at. A renewal is days early; this only has to beat patience.
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(10);
@@ -92,22 +92,11 @@ impl Loaded {
         let identity = server_identity(&files.certificate, &files.private_key)?;
         let clients = files.client_ca.as_deref().map(client_certificates);
         let clients = clients.transpose()?;
-        let config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-        let config = match &clients {
-            Some(clients) => config.with_client_cert_verifier(clients.clone()),
-            None => config.with_no_client_auth(),
-        };
-        let resolver = SingleCertAndKey::from(identity.clone());
-        let mut config = config.with_cert_resolver(Arc::new(resolver));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Callers such as govc connect anew for every command: let them resume, and hold nothing
-        // for them meanwhile. Tickets hold client certificates; those of other authorities than
-        // the current ones resume nothing, since each version of the files has its own key.
-        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        // Each version of the files has tickets of its own: a certificate of an authority that is
+        // trusted no more resumes nothing.
+        let server = acceptor_tls(identity.clone(), clients.clone(), &[b"h2", b"http/1.1"])?;
         Ok(Self {
-            server: Arc::new(config),
+            server,
             identity,
             clients,
         })

@@ -9,9 +9,9 @@ use std::sync::{Arc, LazyLock};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::sign::CertifiedKey;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
     SignatureScheme, SupportedProtocolVersion,
@@ -187,7 +187,7 @@ pub fn server_identity(
 /// The TLS side of an acceptor with one identity, TLS 1.2 and 1.3, no client certificates.
 /// `alpn` in order of preference.
 pub fn server_tls(identity: Arc<CertifiedKey>, alpn: &[&[u8]]) -> Arc<ServerConfig> {
-    let resolver = rustls::sign::SingleCertAndKey::from(identity);
+    let resolver = SingleCertAndKey::from(identity);
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(TlsMin::V12.versions())
         .expect("the provider serves both versions")
@@ -205,6 +205,30 @@ pub fn client_certificates(ca: &Path) -> Result<Arc<dyn ClientCertVerifier>, Tls
         .allow_unauthenticated()
         .build()
         .map_err(bad_trust)
+}
+
+/// The TLS side of an acceptor for callers: TLS 1.2 and 1.3, `alpn` in order of preference, and
+/// certificates of clients where somebody judges them.
+///
+/// Callers such as govc connect anew for every command: they may resume, and nothing is held for them
+/// meanwhile. Tickets hold client certificates; no other configuration than this one takes them.
+pub fn acceptor_tls(
+    identity: Arc<CertifiedKey>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(TlsMin::V12.versions())?;
+    let config = match clients {
+        Some(clients) => config.with_client_cert_verifier(clients),
+        None => config.with_no_client_auth(),
+    };
+    let resolver = Arc::new(SingleCertAndKey::from(identity));
+    let mut config = config.with_cert_resolver(resolver);
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
 }
 
 /// The SHA-256 of a certificate's DER: what a pin is compared with.

@@ -7,16 +7,16 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use culvert_http::pace::Deadline;
 use culvert_http::problem::insert_call;
-use culvert_http::request::{check, is_connect, size};
+use culvert_http::request::{check, is_connect};
 use culvert_http::upload::Upload;
-use culvert_http::{Grip, Problem, StreamGrip, headers, trace, upgrade};
+use culvert_http::{Grip, Problem, answer, headers, trace, upgrade};
 use culvert_identity::verify::{ProvedRequest, ProvedTarget, VerifiedToken};
 use culvert_policy::canonical::{CanonicalTarget, PathOptions};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, Mode};
 use culvert_session::Stream;
 use culvert_session::body::RecvBody;
-use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -28,7 +28,7 @@ use super::answer::AnswerBody;
 use super::authenticate::Caller;
 use super::connection::Connection;
 use super::download::Download;
-use super::forward::{InterimTo, forward, unknown_endpoint, visible_length};
+use super::forward::{InterimTo, forward, unknown_endpoint};
 use super::passage::Passage;
 use super::record::CallRecord;
 use super::route::{Destination, Endpoint, host};
@@ -155,12 +155,7 @@ impl Edge {
         let asked = asked?;
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         if asked.is_some() {
-            // What HTTP/2 calls CONNECT is a GET to those who do not know it; its key, which it has
-            // none of, the agent makes up.
-            parts.method = Method::GET;
-            if version == Version::HTTP_2 {
-                parts.headers.remove(SEC_WEBSOCKET_KEY);
-            }
+            upgrade::as_get(&mut parts);
         }
 
         let to_head = parts.method == Method::HEAD;
@@ -182,10 +177,7 @@ impl Edge {
             caller: caller.principal.clone(),
             token,
         };
-        let room = connection
-            .traffic
-            .take_room(size(&head.headers))
-            .ok_or_else(crowded)?;
+        let room = connection.traffic.take_room(&head.headers)?;
         // Whether an endpoint is another tenant's or does not exist: the same steps, the same
         // answer.
         let directory = if own { &self.directory } else { &self.nowhere };
@@ -205,7 +197,7 @@ impl Edge {
             None => problem,
         })?;
 
-        let mut answer = forwarded.head;
+        let answer = forwarded.head;
         if let (Some(protocol), Some(upgrade), Some(mut send)) =
             (&head.upgrade, on_upgrade, forwarded.send)
         {
@@ -227,25 +219,10 @@ impl Edge {
             let _ = send.finish();
             if version == Version::HTTP_2 && answer.status.is_success() {
                 // There it would mean that it has switched.
-                return Err(stays_with_http());
+                return Err(upgrade::stays_with_http());
             }
         }
-        let length = visible_length(to_head, &answer);
-        if !to_head {
-            // Where there is a body, its own length counts; elsewhere the field promises one.
-            answer.headers.remove(CONTENT_LENGTH);
-        }
-        let promised = answer.headers.remove(CONTENT_LENGTH);
-        let mut response = Response::new(());
-        *response.status_mut() = answer.status;
-        *response.headers_mut() = headers::of_response(
-            answer.headers,
-            length != BodyLength::Empty,
-            Some(caller_host),
-        );
-        if let Some(promised) = promised {
-            response.headers_mut().insert(CONTENT_LENGTH, promised);
-        }
+        let (response, length) = answer::head(answer, to_head, Some(caller_host));
         let body = RecvBody::new(forwarded.recv, length);
         let download = Download::new(body, forwarded.uploading, forwarded.expiry);
         Ok(Answer::Upstream(response, download))
@@ -279,15 +256,12 @@ impl Answer {
             }
             Self::Passage(response, passage) => {
                 record.on_answer(response.status());
+                let grip = Grip::take(version, &connection.traffic, &connection.breaker);
+                let carried = passage.carry(record, grip);
                 if version == Version::HTTP_2 {
-                    let grip = Grip::Stream(StreamGrip::leave());
-                    tokio::spawn(passage.carry(record, grip));
+                    tokio::spawn(carried);
                 } else {
-                    connection.traffic.switch();
-                    let grip = Grip::Connection(connection.breaker.clone());
-                    connection
-                        .traffic
-                        .leave_afterwards(passage.carry(record, grip));
+                    connection.traffic.leave_afterwards(carried);
                 }
                 response.map(|()| AnswerBody::none())
             }
@@ -319,18 +293,4 @@ pub(super) fn expiry(caller: &VerifiedToken) -> Deadline {
         expiry.set(at);
     }
     expiry
-}
-
-fn stays_with_http() -> Problem {
-    Problem::of_agent(
-        ErrorCode::UpstreamProtocol,
-        "the local API answered without switching to the protocol that was asked for",
-    )
-}
-
-fn crowded() -> Problem {
-    Problem::new(
-        ErrorCode::Overloaded,
-        "the calls in flight on this connection have too many header fields; try again",
-    )
 }

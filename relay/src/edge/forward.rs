@@ -344,9 +344,3 @@ pub(super) fn lost(error: StreamError) -> Problem {
     };
     problem.with_log(error.to_string())
 }
-
-/// The length of an answer's body as the caller sees it; `to_head`: the request was a HEAD.
-pub(crate) fn visible_length(to_head: bool, head: &ResponseHead) -> BodyLength {
-    let none = to_head || matches!(head.status.as_u16(), 204 | 304);
-    if none { BodyLength::Empty } else { head.body }
-}
