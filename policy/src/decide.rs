@@ -230,6 +230,35 @@ impl Policy {
         })
     }
 
+    /// Decides whether a connection may begin whose calls are decided on one by one (mode
+    /// `terminate`): whether there is any call on it that could be allowed. Gives the first rule that
+    /// allows some; there is no permit, for nothing of the connection itself is forwarded.
+    ///
+    /// A rule that denies every call of the connection denies it; one that denies some does not.
+    pub fn decide_connection<'p>(
+        &'p self,
+        connection: &CallFacts<'_>,
+    ) -> Result<&'p Arc<str>, Denial<'p>> {
+        let found = |action| {
+            self.rules.iter().find(|rule| {
+                rule.spec.enforce
+                    && rule.spec.action == action
+                    && (action == Action::Allow || rule.is_about_connections())
+                    && rule.may_match_on(connection)
+            })
+        };
+        let denial = |rule, reason| Denial {
+            rule,
+            reason,
+            shadow: Vec::new(),
+        };
+        match (found(Action::Deny), found(Action::Allow)) {
+            (Some(rule), _) => Err(denial(Some(&*rule.id), DenyReason::Rule)),
+            (None, Some(rule)) => Ok(&rule.id),
+            (None, None) => Err(denial(None, DenyReason::NoRule)),
+        }
+    }
+
     /// Decides on a call and says, for every rule, which keys did not match.
     pub fn explain(&self, call: &CallFacts<'_>) -> Explanation {
         Explanation::new(&self.rules, &self.decide(call), &self.looked_into(call))

@@ -92,3 +92,11 @@ pub struct CallFacts<'a> {
     /// The port beside it.
     pub port: Option<u16>,
 }
+
+impl CallFacts<'_> {
+    /// Whether these are the facts of a connection whose calls are decided on one by one
+    /// ([`crate::Policy::decide_connection`]), and not of a call.
+    pub fn is_connection(&self) -> bool {
+        self.mode == Mode::Terminate && self.target.is_none()
+    }
+}

@@ -59,6 +59,25 @@ impl Key {
         Self::Port,
     ];
 
+    /// Whether it is about what only a call has, and not the connection that it comes on.
+    fn is_of_calls(self) -> bool {
+        match self {
+            Self::Method
+            | Self::Path
+            | Self::Query
+            | Self::SoapOp
+            | Self::SoapNs
+            | Self::Upgrade => true,
+            Self::Endpoint
+            | Self::Mode
+            | Self::Caller
+            | Self::Scope
+            | Self::Source
+            | Self::Host
+            | Self::Port => false,
+        }
+    }
+
     /// The key as it is written in a policy file.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -107,6 +126,33 @@ pub(crate) struct Rule {
 impl Rule {
     pub(crate) fn matches(&self, call: &CallFacts<'_>) -> bool {
         Key::ALL.into_iter().all(|key| self.key_matches(key, call))
+    }
+
+    /// Whether a call on this connection may match, as far as the connection shows it: in everything
+    /// but what only calls have.
+    pub(crate) fn may_match_on(&self, connection: &CallFacts<'_>) -> bool {
+        let mut shown = Key::ALL.into_iter().filter(|key| !key.is_of_calls());
+        shown.all(|key| self.key_matches(key, connection))
+    }
+
+    /// Whether it says nothing of what only calls have: it matches every call of a connection, or
+    /// none.
+    pub(crate) fn is_about_connections(&self) -> bool {
+        let RuleSpec {
+            method,
+            path,
+            query,
+            soap_op,
+            soap_ns,
+            upgrade,
+            ..
+        } = &self.spec;
+        method.is_empty()
+            && path.is_empty()
+            && query.is_empty()
+            && soap_op.is_none()
+            && soap_ns.is_none()
+            && upgrade.is_empty()
     }
 
     pub(crate) fn key_matches(&self, key: Key, call: &CallFacts<'_>) -> bool {

@@ -618,3 +618,85 @@ fn a_connection_is_allowed_by_name_port_and_caller_and_by_no_rule_about_paths() 
         assert!(!hits(&anywhere, &get(&TARGET)));
     }
 }
+
+#[test]
+fn a_connection_may_begin_where_some_call_on_it_could_be_allowed() {
+    let rule = |id: &str, action, change: fn(&mut RuleSpec)| {
+        let mut rule = RuleSpec::new(id, action);
+        change(&mut rule);
+        rule
+    };
+    let read = rule("read", Action::Allow, |rule| {
+        rule.mode = vec![Mode::Terminate];
+        rule.method = vec!["GET".into()];
+        rule.path = vec!["/api/**".into()];
+        rule.soap_op = Some(SoapOps::All);
+        rule.upgrade = vec!["websocket".into()];
+        rule.query = vec![("a".into(), vec!["b".into()])];
+        rule.caller = vec!["director-*".into()];
+        rule.host = vec!["vc.local".into()];
+        rule.port = vec![443];
+    });
+    let connection = CallFacts {
+        endpoint: "vcenter",
+        mode: Mode::Terminate,
+        method: "CONNECT",
+        target: None,
+        caller: "director-7",
+        scopes: &[],
+        soap: Soap::No,
+        upgrade: None,
+        source: None,
+        host: Some("vc.local"),
+        port: Some(443),
+    };
+    assert!(connection.is_connection());
+    let decide = |rules: &[&RuleSpec], connection: &CallFacts<'_>| {
+        let rules = rules.iter().map(|&rule| rule.clone()).collect();
+        let policy = Policy::compile(rules).unwrap();
+        let decided = policy.decide_connection(connection);
+        decided
+            .map(ToString::to_string)
+            .map_err(|denial| (denial.reason(), denial.rule().map(ToOwned::to_owned)))
+    };
+    assert_eq!(decide(&[&read], &connection), Ok("read".to_owned()));
+    let nobody = Err((DenyReason::NoRule, None));
+    for other in [
+        CallFacts {
+            caller: "intern",
+            ..connection
+        },
+        CallFacts {
+            host: Some("nsx.local"),
+            ..connection
+        },
+        CallFacts {
+            port: Some(444),
+            ..connection
+        },
+        CallFacts {
+            mode: Mode::Connect,
+            ..connection
+        },
+    ] {
+        assert_eq!(decide(&[&read], &other), nobody, "{other:?}");
+    }
+    // A shadow rule allows nothing.
+    let shadow = RuleSpec {
+        enforce: false,
+        ..read.clone()
+    };
+    assert_eq!(decide(&[&shadow], &connection), nobody);
+    // What denies some calls leaves the others; what denies all denies the connection.
+    let some = rule("no-writes", Action::Deny, |rule| {
+        rule.method = vec!["PUT".into()]
+    });
+    assert_eq!(decide(&[&some, &read], &connection), Ok("read".to_owned()));
+    let all = rule("not-him", Action::Deny, |rule| {
+        rule.caller = vec!["DIRECTOR-7".into()]
+    });
+    assert_eq!(
+        decide(&[&read, &all], &connection),
+        Err((DenyReason::Rule, Some("not-him".to_owned())))
+    );
+}
