@@ -91,7 +91,8 @@ impl App {
             .map(|callers| CallerChecks::new(callers, proxies))
             .transpose()?
             .map(Arc::new);
-        let serving = Serving::new(&config.endpoints, policy.watch(), accounts)?;
+        let domain = config.relay.url.host_str().unwrap_or_default();
+        let serving = Serving::new(&config.endpoints, domain, policy.watch(), accounts)?;
         let serving = serving.verifying(callers.clone());
         let serving = Arc::new(serving);
         let trust = match &config.relay.ca {
@@ -191,13 +192,18 @@ impl App {
                     Asked::Reload => {
                         self.policy.reload();
                         audit.reopen();
+                        look_at_certificates(&self.serving, true);
                     }
                 },
-                _ = sweep.tick() => self.serving.sweep(),
+                _ = sweep.tick() => {
+                    self.serving.sweep();
+                    look_at_certificates(&self.serving, false);
+                }
             }
         }
         notify(&[NotifyState::Stopping]);
         stop.cancel();
+        self.serving.front().draining.cancel();
         for slot in slots {
             let _ = slot.await;
         }
@@ -209,6 +215,14 @@ impl App {
         .await;
         audit.close().await;
         Ok(())
+    }
+}
+
+/// Reads certificates again, where that is due: file systems may take their time.
+fn look_at_certificates(serving: &Arc<Serving>, asked: bool) {
+    if serving.shows_certificates() {
+        let serving = serving.clone();
+        tokio::task::spawn_blocking(move || serving.look_at_certificates(asked));
     }
 }
 

@@ -16,6 +16,9 @@
 //! 5. `serve::pump` passes the answer on as the tunnel gives credit; `serve::audit` records what
 //!    becomes of the call, and hands the one line to `audit`, which chains and writes it.
 //!
+//! Where an endpoint has the mode `terminate`, `terminate` ends the caller's TLS and reads its HTTP; each
+//! call on it goes the same way from 2 on.
+//!
 //! Beside the calls: `reload` brings a new policy into force, `admin` answers operators, and
 //! `metrics` counts.
 //!
@@ -39,6 +42,7 @@ mod policy_tools;
 mod register;
 mod reload;
 mod serve;
+mod terminate;
 #[cfg(test)]
 mod testing;
 mod tokens;

@@ -233,6 +233,7 @@ pub(crate) fn endpoint(upstream: &str, trust: Trust) -> Endpoint {
         modes: vec![Mode::Http],
         connect: Vec::new(),
         allow_no_sni: false,
+        terminate: None,
         trust,
         upstream_protocol: UpstreamProtocol::Auto,
         client_identity: None,

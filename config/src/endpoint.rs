@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::document::Document;
 use crate::error::ConfigError;
+use crate::terminate::{Terminate, WrittenTerminate};
 use crate::units::Span;
 
 /// A local API that the agent offers under a public name.
@@ -33,8 +34,11 @@ pub struct Endpoint {
         serialize_with = "crate::proxied::name_words"
     )]
     pub connect: Vec<ConnectName>,
-    /// Whether a caller of mode `connect` may leave out which server it means.
+    /// Whether a caller of mode `connect` or `terminate` may leave out which server it means.
     pub allow_no_sni: bool,
+    /// What callers are shown in mode `terminate`, where the endpoint has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminate: Option<Terminate>,
     /// Whose certificate the upstream may have.
     pub trust: Trust,
     /// Which HTTP the upstream is spoken to in.
@@ -160,6 +164,7 @@ pub(crate) struct WrittenEndpoint {
     pub(crate) connect: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     allow_no_sni: bool,
+    terminate: Option<Spanned<WrittenTerminate>>,
     ca: Option<Spanned<PathBuf>>,
     pin_sha256: Option<Spanned<Vec<Spanned<String>>>>,
     client_certificate: Option<Spanned<PathBuf>>,
@@ -189,7 +194,14 @@ pub(crate) fn check(
     let connect = crate::proxied::names(
         document,
         written.connect.as_ref(),
+        &Spanned::new(place.clone(), modes.as_slice()),
+        &upstream,
+    )?;
+    let terminate = crate::terminate::check(
+        document,
+        written.terminate.as_ref(),
         &Spanned::new(place, modes.as_slice()),
+        &connect,
         &upstream,
     )?;
     let max_streams = match &written.max_streams {
@@ -217,6 +229,7 @@ pub(crate) fn check(
         modes,
         connect,
         allow_no_sni: written.allow_no_sni,
+        terminate,
         trust: check_trust(document, written)?,
         upstream_protocol: written.upstream_protocol,
         host: written.host,

@@ -24,6 +24,7 @@ mod proxied;
 pub mod proxy;
 pub mod relay;
 pub mod secret;
+pub mod terminate;
 pub mod units;
 pub mod verify_callers;
 

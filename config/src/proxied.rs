@@ -34,7 +34,7 @@ impl Endpoint {
 }
 
 /// Whether a name is that of the upstream's host.
-fn is_host_of(upstream: &Url, name: &ConnectName) -> bool {
+pub(crate) fn is_host_of(upstream: &Url, name: &ConnectName) -> bool {
     match upstream.host() {
         Some(Host::Domain(host)) => host.trim_end_matches('.').eq_ignore_ascii_case(name.host()),
         Some(Host::Ipv4(address)) => name.address() == Some(address.into()),
@@ -52,7 +52,7 @@ pub(crate) fn modes(
         return Ok(vec![Mode::Http]);
     };
     if written.get_ref().is_empty() {
-        let message = "found an empty list; expected \"http\", \"connect\", \"tcp\"";
+        let message = "found an empty list; expected \"http\", \"connect\", \"terminate\", \"tcp\"";
         return Err(document.error(written.span(), message));
     }
     let mut modes = Vec::new();
@@ -61,9 +61,12 @@ pub(crate) fn modes(
         let mode = match found.as_str() {
             "http" => Mode::Http,
             "connect" => Mode::Connect,
+            "terminate" => Mode::Terminate,
             "tcp" => Mode::Tcp,
             _ => {
-                let message = format!("found {found:?}; expected \"http\", \"connect\" or \"tcp\"");
+                let message = format!(
+                    "found {found:?}; expected \"http\", \"connect\", \"terminate\" or \"tcp\""
+                );
                 return Err(document.error(word.span(), message));
             }
         };

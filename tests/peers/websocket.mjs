@@ -3,14 +3,16 @@
 // `serve CERT KEY`: an echo server. Prints its port, then a line per event: `opened PATH`,
 //   `closed CODE`. It closes with code and reason when it is sent `close CODE REASON`, and
 //   drops the connection when it is sent `kill`. Ends when its standard input does.
-// `call VERSION URL CA TOKEN WORDS`: opens a WebSocket over HTTP/1.1 or HTTP/2, sends 200 kB and
-//   then WORDS, and prints as JSON what came of it. With `stay` as WORDS it prints `open` and
+// `call VERSION URL CA TOKEN WORDS [PROXY PROXY_CA]`: opens a WebSocket over HTTP/1.1 or HTTP/2,
+//   through an HTTPS proxy if there is one, sends 200 kB and then WORDS, and prints as JSON what
+//   came of it. With `stay` as WORDS it prints `open` and
 //   waits; with `time N` it sends N short messages, one after the other, and prints how long echoes take.
 
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:http2';
 import { createServer } from 'node:https';
+import { connect as tls } from 'node:tls';
 import { Receiver, Sender, WebSocket, WebSocketServer } from 'ws';
 
 const [, , role, ...rest] = process.argv;
@@ -70,11 +72,35 @@ const done = (result) => {
   process.exit();
 };
 
-function http1(url, ca, token, words) {
+// A connection to the server of `url` through a proxy: TLS within TLS.
+function through(url, ca, token, alpn, proxy, proxyCa) {
+  const { hostname, port } = new URL(url);
+  const target = `${hostname}:${port || 443}`;
+  const { hostname: servername, port: proxyPort } = new URL(proxy);
+  return new Promise((resolve, reject) => {
+    const options = { host: '127.0.0.1', port: proxyPort, servername, ca: readFileSync(proxyCa) };
+    const outer = tls(options, () => {
+      outer.write(
+        `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\nProxy-Authorization: Bearer ${token}\r\n\r\n`,
+      );
+      outer.once('data', (head) => {
+        if (!head.toString().startsWith('HTTP/1.1 200 ')) return reject(new Error(head.toString()));
+        const inner = tls({ socket: outer, servername: hostname, ca, ALPNProtocols: [alpn] }, () =>
+          resolve(inner),
+        );
+        inner.on('error', reject);
+      });
+    });
+    outer.on('error', reject);
+  });
+}
+
+function http1(url, ca, token, words, connection) {
   const lookup = (_, options, found) =>
     options.all ? found(null, [{ address: '127.0.0.1', family: 4 }]) : found(null, '127.0.0.1', 4);
   const headers = { 'culvert-authorization': `Bearer ${token}` };
-  const socket = new WebSocket(url, PROTOCOLS, { ca, lookup, headers });
+  const createConnection = connection && (() => connection);
+  const socket = new WebSocket(url, PROTOCOLS, { ca, lookup, headers, createConnection });
   const result = {};
   socket.on('unexpected-response', (_, answer) => done({ status: answer.statusCode }));
   socket.on('error', (error) => (result.error = error.message));
@@ -87,9 +113,10 @@ function http1(url, ca, token, words) {
   socket.on('close', (code, reason) => done({ ...result, code, reason: reason.toString() }));
 }
 
-function http2(url, ca, token, words) {
+function http2(url, ca, token, words, connection) {
   const { host, hostname, port, pathname } = new URL(url);
-  const session = connect(`https://127.0.0.1:${port}`, { ca, servername: hostname });
+  const createConnection = connection && (() => connection);
+  const session = connect(`https://127.0.0.1:${port}`, { ca, servername: hostname, createConnection });
   session.on('error', (error) => done({ error: error.message }));
   session.on('remoteSettings', (settings) => {
     if (!settings.enableConnectProtocol) return done({ error: 'no extended CONNECT' });
@@ -129,6 +156,14 @@ function http2(url, ca, token, words) {
 
 if (role === 'serve') serve(...rest);
 else {
-  const [version, url, ca, token, words] = rest;
-  (version === '2' ? http2 : http1)(url, readFileSync(ca), token, words);
+  const [version, url, caFile, token, words, proxy, proxyCa] = rest;
+  const ca = readFileSync(caFile);
+  const alpn = version === '2' ? 'h2' : 'http/1.1';
+  const call = (connection) =>
+    (version === '2' ? http2 : http1)(url, ca, token, words, connection);
+  if (!proxy) call();
+  else
+    through(url, ca, token, alpn, proxy, proxyCa).then(call, (error) =>
+      done({ error: error.message }),
+    );
 }

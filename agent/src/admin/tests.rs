@@ -28,7 +28,7 @@ async fn desk() -> (tempfile::TempDir, Desk) {
     let policy = Arc::new(PolicySource::load(&file).unwrap());
     let endpoints = vec![endpoint("https://127.0.0.1:9", Trust::Pins(vec![[7; 32]]))];
     let accounts = Accounts::new(Audit::new(&AuditConfig::default()), &endpoints);
-    let serving = Serving::new(&endpoints, policy.watch(), accounts).unwrap();
+    let serving = Serving::new(&endpoints, "relay.example", policy.watch(), accounts).unwrap();
     let nothing = Grant::TokenFile(folder.path().join("token"));
     let desk = Desk {
         started: Instant::now(),

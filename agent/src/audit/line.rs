@@ -37,6 +37,8 @@ pub(crate) struct CallLine<'c> {
     /// Always `call`.
     pub(crate) event: &'static str,
     pub(crate) call: &'c str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) within: Option<&'c str>,
     pub(crate) relay: &'c str,
     pub(crate) tenant: &'c str,
     pub(crate) caller: &'c str,

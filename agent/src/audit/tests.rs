@@ -253,6 +253,7 @@ fn a_call(call: &str) -> CallLine<'_> {
         time: Time::now(),
         event: "call",
         call,
+        within: None,
         relay: "relay-1",
         tenant: "acme",
         caller: "director-7",

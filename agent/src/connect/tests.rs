@@ -79,7 +79,9 @@ impl Agent {
             mux: config(Side::Dialer, "agent-1"),
             lanes: 1,
             offers: vec![offer("vcenter"), offer("nsx")],
-            serving: Arc::new(Serving::new(&[], policy.subscribe(), Accounts::idle()).unwrap()),
+            serving: Arc::new(
+                Serving::new(&[], "relay.example", policy.subscribe(), Accounts::idle()).unwrap(),
+            ),
             reconnect: Duration::from_secs(15),
             stop: CancellationToken::new(),
             live: Arc::default(),

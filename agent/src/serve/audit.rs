@@ -184,6 +184,7 @@ impl Drop for Record<'_> {
         metrics.calls_in_flight.dec();
         metrics.call_finished(&call.endpoint, self.decision, self.outcome);
         let id = call.id.to_string();
+        let within = call.within.map(|connect| connect.to_string());
         let caller = Printable(call.caller.subject.as_bytes()).text();
         let method = Printable(call.method.as_str().as_bytes()).text();
         let target = Printable(&call.target).text();
@@ -198,6 +199,7 @@ impl Drop for Record<'_> {
             time: Time::now(),
             event: "call",
             call: &id,
+            within: within.as_deref(),
             relay: self.relay,
             tenant: call.caller.tenant.as_str(),
             caller: &caller,

@@ -20,11 +20,15 @@ const MAX_METHOD: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) id: CallId,
+    /// The CONNECT within which it came, where its TLS ends here.
+    pub(crate) within: Option<CallId>,
     pub(crate) endpoint: EndpointName,
     pub(crate) mode: Mode,
     pub(crate) method: Method,
     /// As it came: canonical only once [`target`](Self::target) says so.
     pub(crate) target: Bytes,
+    /// The declared name that it is for, where its TLS ends here.
+    pub(crate) name: Option<ConnectName>,
     /// The protocol that it asks to switch to.
     pub(crate) upgrade: Option<String>,
     pub(crate) source: Option<IpAddr>,
@@ -36,7 +40,7 @@ pub(crate) struct Call {
 pub(crate) struct Message {
     pub(crate) headers: HeaderMap,
     pub(crate) length: BodyLength,
-    /// The public name under which the caller called.
+    /// The name under which the caller called.
     pub(crate) authority: Bytes,
     /// The caller's token, for this agent alone.
     pub(crate) token: Option<CallerToken>,
@@ -60,10 +64,12 @@ impl Call {
         } = head;
         let call = Self {
             id,
+            within: None,
             endpoint,
             mode,
             method,
             target,
+            name: None,
             upgrade,
             source,
             caller,
@@ -79,6 +85,11 @@ impl Call {
         )
     }
 
+    /// Whether it came within a connection whose TLS ends here, and not from the relay.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.within.is_some()
+    }
+
     /// The canonical target. The relay has made it so: another one shows a relay that is broken
     /// or hostile.
     pub(crate) fn canonical(&self, options: PathOptions) -> Result<CanonicalTarget, BadHead> {
@@ -89,9 +100,6 @@ impl Call {
 
     /// Checks what the relay ought to have checked, and what this version cannot do.
     pub(crate) fn check(&self, message: &Message) -> Result<(), BadHead> {
-        if self.mode != Mode::Http {
-            return Err(BadHead::Mode);
-        }
         let method = self.method.as_str();
         let upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_';
         if method.len() > MAX_METHOD || !method.bytes().all(upper) {
@@ -172,8 +180,8 @@ impl Call {
             soap,
             upgrade: self.upgrade.as_deref(),
             source: self.source,
-            host: None,
-            port: None,
+            host: self.name.as_ref().map(ConnectName::host),
+            port: self.name.as_ref().map(ConnectName::port),
         }
     }
 }

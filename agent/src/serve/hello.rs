@@ -17,7 +17,7 @@ const MAX_HELLO: usize = 64 * 1024;
 const HANDSHAKE: u8 = 22;
 
 /// A fatal alert `unrecognized_name` (RFC 6066, 3), which TLS clients show to their users.
-pub(super) const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+pub(crate) const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 
 /// A ClientHello and whatever came behind it.
 #[derive(Debug)]

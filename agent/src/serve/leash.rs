@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use culvert_policy::{CallFacts, Decision};
+use culvert_policy::{CallFacts, Decision, Denial};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::Refusal;
 use culvert_proto::principal::Principal;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::exchange::{denied, is_soap};
+use super::decide::{denied, is_soap};
 use crate::policy::ActivePolicy;
 
 /// How long a call may go on after its caller's credential expired: clocks differ, and the
@@ -54,12 +54,23 @@ async fn forbidden(
 ) -> Refusal {
     while policies.changed().await.is_ok() {
         let policy = policies.borrow_and_update().clone();
-        if let Decision::Deny(denial) = policy.policy.decide(&facts) {
+        if let Some(denial) = denial(&policy, &facts) {
             return denied(&denial, &policy, &facts);
         }
     }
     // The agent ends, and nothing will change any more.
     std::future::pending().await
+}
+
+/// Why a call, or a connection whose calls are decided on one by one, is not allowed any more.
+fn denial<'p>(policy: &'p ActivePolicy, facts: &CallFacts<'_>) -> Option<Denial<'p>> {
+    if facts.is_connection() {
+        return policy.policy.decide_connection(facts).err();
+    }
+    match policy.policy.decide(facts) {
+        Decision::Deny(denial) => Some(denial),
+        Decision::Allow(_) => None,
+    }
 }
 
 /// Completes when the credential has been void for [`GRACE`].

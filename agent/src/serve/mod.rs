@@ -2,24 +2,32 @@
 //!
 //! * `callers`: who calls, where the relay's word is not taken;
 //! * `call`: what is known of a call, and what the relay ought to have checked;
+//! * `caller`: the caller's side of it, through the tunnel or within TLS that ends here;
+//! * `exchange`: a call of HTTP, top to bottom: check, decide, forward, answer;
 //! * `soap`: the operation of a SOAP call, from the beginning of its body;
-//! * `exchange`: the call itself, top to bottom: check, decide, forward, answer;
+//! * `decide`: what the policy says; `failure`: how a call ends otherwise than well;
 //! * `translate`: public names for local ones and back, in its headers;
-//! * `passage`: a call that is bytes, with `hello` for the beginning of the caller's TLS;
-//! * `pump`: the answer's body on its way back;
+//! * `pump`: the answer's body on its way back; `switched`: bytes both ways after a 101;
+//! * `passage`: a CONNECT that is bytes, with `hello` for the beginning of the caller's TLS;
+//! * `hosting`: a CONNECT whose TLS ends here;
 //! * `leash`: how long a call may go on: a new policy or an expired credential ends it;
 //! * `audit`: the record of a call, however it ends; `accounts`: where it is kept.
 
 mod accounts;
 mod audit;
 mod call;
+mod caller;
 mod callers;
+mod decide;
 mod exchange;
+mod failure;
 mod hello;
+mod hosting;
 mod leash;
 mod passage;
 mod pump;
 mod soap;
+mod switched;
 #[cfg(test)]
 mod tests;
 mod translate;
@@ -39,9 +47,14 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::accounts::{Accounts, RefusedCall};
 pub(crate) use self::audit::Outcome;
+pub(crate) use self::call::{Call, Message};
+pub(crate) use self::caller::{FromCaller, ToCaller};
 pub(crate) use self::callers::CallerChecks;
+pub(crate) use self::exchange::{note_refused, run_inside};
+pub(crate) use self::hello::UNRECOGNIZED_NAME;
 use self::translate::LocalNames;
 use crate::policy::ActivePolicy;
+use crate::terminate::{Front, Host, Identity, IdentityError};
 use crate::upstream::{DialerError, Upstream};
 
 /// Everything that a call needs and no call changes.
@@ -53,6 +66,8 @@ pub(crate) struct Serving {
     accounts: Accounts,
     /// Verifies callers; `None`: the relay's word is taken.
     callers: Option<Arc<CallerChecks>>,
+    /// For connections whose TLS ends here.
+    front: Front,
     /// Calls in progress, of all sessions.
     calls: TaskTracker,
 }
@@ -69,10 +84,14 @@ struct ServedEndpoint {
     /// The port of the upstream that each name leads to.
     ports: Vec<u16>,
     allow_no_sni: bool,
+    /// How CONNECTs are served whose TLS ends here, where it has such.
+    host: Option<Host>,
     /// How urgent its answers are; `None`: each earns its class.
     priority: Option<Priority>,
     /// One for each call that may be in progress.
     slots: Semaphore,
+    /// One for each connection whose TLS ends here: idle ones leave room for calls.
+    connections: Semaphore,
 }
 
 /// An endpoint that cannot be served.
@@ -80,22 +99,34 @@ struct ServedEndpoint {
 #[error("endpoint {endpoint}: {source}")]
 pub(crate) struct EndpointError {
     endpoint: EndpointName,
-    source: Box<DialerError>,
+    source: Box<BadEndpoint>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BadEndpoint {
+    #[error(transparent)]
+    Upstream(#[from] DialerError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
 }
 
 impl Serving {
-    /// Prepares the clients of all upstreams: reads CA files and the system's roots.
+    /// Prepares the clients of all upstreams, and what callers are shown: reads certificates and the
+    /// system's roots. `domain` is the relay's.
     pub(crate) fn new(
         endpoints: &[Endpoint],
+        domain: &str,
         policy: watch::Receiver<Arc<ActivePolicy>>,
         accounts: Accounts,
     ) -> Result<Self, EndpointError> {
         let prepare = |endpoint: &Endpoint| {
-            let name = endpoint.name.clone();
-            match Upstream::new(endpoint) {
-                Ok(upstream) => Ok((name, ServedEndpoint::new(endpoint, upstream))),
+            let served = Upstream::new(endpoint)
+                .map_err(BadEndpoint::from)
+                .and_then(|upstream| ServedEndpoint::new(endpoint, upstream));
+            match served {
+                Ok(served) => Ok((endpoint.name.clone(), served)),
                 Err(error) => Err(EndpointError {
-                    endpoint: name,
+                    endpoint: endpoint.name.clone(),
                     source: Box::new(error),
                 }),
             }
@@ -108,6 +139,7 @@ impl Serving {
             policy,
             accounts,
             callers: None,
+            front: Front::new(domain),
             calls: TaskTracker::new(),
         })
     }
@@ -136,6 +168,23 @@ impl Serving {
         &self.calls
     }
 
+    /// What every connection needs whose TLS ends here.
+    pub(crate) fn front(&self) -> &Front {
+        &self.front
+    }
+
+    /// Whether there are certificates that callers are shown.
+    pub(crate) fn shows_certificates(&self) -> bool {
+        self.endpoints.values().any(|e| e.host.is_some())
+    }
+
+    /// Reads certificates that callers are shown again if their files have changed, or if it is
+    /// `asked` for. Blocks.
+    pub(crate) fn look_at_certificates(&self, asked: bool) {
+        let hosts = self.endpoints.values().filter_map(|e| e.host.as_ref());
+        hosts.for_each(|host| host.identity.look(asked));
+    }
+
     /// Where calls are accounted for.
     pub(crate) fn accounts(&self) -> &Accounts {
         &self.accounts
@@ -162,13 +211,33 @@ impl ServedEndpoint {
         Some(self.ports[place])
     }
 
-    fn new(endpoint: &Endpoint, upstream: Upstream) -> Self {
-        Self {
+    /// Whether calls of HTTP may come in this mode.
+    fn serves(&self, mode: Mode) -> bool {
+        match mode {
+            Mode::Http => self.serves_http,
+            Mode::Terminate => self.host.is_some(),
+            Mode::Connect | Mode::Tcp => false,
+        }
+    }
+
+    fn new(endpoint: &Endpoint, upstream: Upstream) -> Result<Self, BadEndpoint> {
+        let paths = PathOptions {
+            allow_semicolon: endpoint.allow_semicolon,
+            allow_encoded_slash: endpoint.allow_encoded_slash,
+        };
+        let host = match &endpoint.terminate {
+            None => None,
+            Some(terminate) => Some(Host {
+                identity: Identity::load(terminate, &endpoint.connect)?,
+                names: endpoint.connect.clone(),
+                allow_no_sni: endpoint.allow_no_sni,
+                handshake: endpoint.timeouts.tls.0,
+                paths,
+            }),
+        };
+        Ok(Self {
             upstream,
-            paths: PathOptions {
-                allow_semicolon: endpoint.allow_semicolon,
-                allow_encoded_slash: endpoint.allow_encoded_slash,
-            },
+            paths,
             serves_http: endpoint.modes.contains(&Mode::Http),
             proxied: endpoint.proxied(),
             names: endpoint.connect.clone(),
@@ -178,8 +247,10 @@ impl ServedEndpoint {
                 .map(|name| endpoint.port_of(name))
                 .collect(),
             allow_no_sni: endpoint.allow_no_sni,
+            host,
             priority: endpoint.priority,
             slots: Semaphore::new(endpoint.max_streams as usize),
-        }
+            connections: Semaphore::new(endpoint.max_streams as usize),
+        })
     }
 }

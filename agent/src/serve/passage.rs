@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ use tokio::time::timeout;
 use super::ServedEndpoint;
 use super::audit::{Outcome, Record};
 use super::call::BadHead;
-use super::exchange::{Exchange, Failure, decide, overloaded, unaudited};
+use super::decide::decide;
+use super::exchange::Exchange;
+use super::failure::Failure;
 use super::hello::{Hello, NoHello, UNRECOGNIZED_NAME};
 use super::leash::{Withdrawn, withdrawn};
 use crate::upstream::Progress;
@@ -31,25 +34,38 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 const TOO_LONG: &str = "the caller sends more than the policy allows";
 
 impl Exchange<'_> {
+    /// The name that a CONNECT is for, if the endpoint takes such a CONNECT and may take one now. Its
+    /// mode is what this agent's own configuration says, whatever the relay calls it.
+    pub(super) fn connect_name(&self, endpoint: &ServedEndpoint) -> Result<ConnectName, Failure> {
+        if Some(self.call.mode) != endpoint.proxied {
+            return Err(self.bad_head(BadHead::Mode));
+        }
+        let name = self.call.connect_name();
+        let name = name.map_err(|bad| self.bad_head(bad))?;
+        if endpoint.port_of(&name).is_none() {
+            return Err(self.bad_head(BadHead::Name));
+        }
+        if !self.serving.accounts.audit.admits() {
+            return Err(Failure::unaudited());
+        }
+        Ok(name)
+    }
+
     /// Decides on a passage and carries it to its end.
     pub(super) async fn pass(
         &self,
-        endpoint: &ServedEndpoint,
         send: &mut SendStream,
         recv: &mut RecvStream,
         record: &mut Record<'_>,
     ) -> Result<(), Failure> {
         let call = self.call;
-        if Some(call.mode) != endpoint.proxied {
-            return Err(self.bad_head(BadHead::Mode));
-        }
-        let name = call.connect_name().map_err(|bad| self.bad_head(bad))?;
+        let endpoint = self.endpoint()?;
+        send.set_priority(endpoint.priority);
+        let name = self.connect_name(endpoint)?;
         let port = endpoint.port_of(&name);
         let port = port.ok_or_else(|| self.bad_head(BadHead::Name))?;
-        if !self.serving.accounts.audit.admits() {
-            return Err(unaudited());
-        }
-        let _slot = endpoint.slots.try_acquire().map_err(|_| overloaded())?;
+        let slot = endpoint.slots.try_acquire();
+        let _slot = slot.map_err(|_| Failure::overloaded())?;
 
         let mut policies = self.serving.policy.clone();
         let facts = call.passage_facts(&name);
@@ -69,14 +85,36 @@ impl Exchange<'_> {
         };
         record.on_answer(StatusCode::OK.as_u16());
         send.send_head(&Head::Response(opened())).await?;
+        let progress = Progress::new();
+        record.request = Some(progress.clone());
+        let mut capped = Capped {
+            tcp: &mut tcp,
+            left: most,
+            taken: progress,
+        };
+        let carrying = async {
+            if call.mode == Mode::Connect {
+                let hello = self.hello(endpoint, &name, send, recv, record).await?;
+                let written = capped.write_all(&hello.bytes).await;
+                written.map_err(|error| broken(SpliceError::Io(error), record))?;
+            }
+            let idle = endpoint.upstream.timeouts().idle.0;
+            let spliced = splice(send, recv, capped, idle, |moved| {
+                if let Moved::In(bytes) = moved {
+                    record.answered += bytes as u64;
+                }
+            });
+            spliced.await.map_err(|error| broken(error, record))
+        };
         let carried = tokio::select! {
             biased;
-            Withdrawn { reason, .. } = &mut withdrawn => {
-                record.reason = Some(reason.to_owned());
-                Err(Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn))
-            }
-            carried = self.carry_bytes(endpoint, &name, most, &mut tcp, send, recv, record) => carried,
+            withdrawn = &mut withdrawn => Err(withdrawn),
+            carried = carrying => Ok(carried),
         };
+        let carried = carried.unwrap_or_else(|Withdrawn { reason, .. }| {
+            record.reason = Some(reason.to_owned());
+            Err(Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn))
+        });
         if carried.is_err() {
             // What the upstream got is not all: it must not take it for that.
             let _ = tcp.set_zero_linger();
@@ -93,39 +131,6 @@ impl Exchange<'_> {
     ) -> Result<TcpStream, Failure> {
         let reached = endpoint.upstream.tcp(permit, port).await;
         reached.map_err(|error| self.no_answer(&error, record))
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "both ends of the call, and what is known of it"
-    )]
-    async fn carry_bytes(
-        &self,
-        endpoint: &ServedEndpoint,
-        name: &ConnectName,
-        most: u64,
-        tcp: &mut TcpStream,
-        send: &mut SendStream,
-        recv: &mut RecvStream,
-        record: &mut Record<'_>,
-    ) -> Result<(), Failure> {
-        let progress = Progress::new();
-        record.request = Some(progress.clone());
-        let mut capped = Capped { tcp, left: most };
-        if self.call.mode == Mode::Connect {
-            let hello = self.hello(endpoint, name, send, recv, record).await?;
-            let first = hello.bytes.freeze();
-            let written = capped.write_all(&first).await;
-            written.map_err(|error| broken(SpliceError::Io(error), record))?;
-            progress.note(first.len(), false);
-        }
-        let idle = endpoint.upstream.timeouts().idle.0;
-        let spliced = splice(send, recv, capped, idle, |moved| match moved {
-            Moved::Out(bytes) => progress.note(bytes, false),
-            Moved::In(bytes) => record.answered += bytes as u64,
-            Moved::OutEnd => {}
-        });
-        spliced.await.map_err(|error| broken(error, record))
     }
 
     /// The caller's ClientHello, if it means this endpoint.
@@ -189,7 +194,7 @@ fn broken(error: SpliceError, record: &mut Record<'_>) -> Failure {
 }
 
 /// What says that the way is open.
-fn opened() -> ResponseHead {
+pub(super) fn opened() -> ResponseHead {
     ResponseHead {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
@@ -201,6 +206,7 @@ fn opened() -> ResponseHead {
 struct Capped<'t> {
     tcp: &'t mut TcpStream,
     left: u64,
+    taken: Arc<Progress>,
 }
 
 impl AsyncRead for Capped<'_> {
@@ -226,6 +232,7 @@ impl AsyncWrite for Capped<'_> {
         let written = Pin::new(&mut *self.tcp).poll_write(cx, bytes);
         if let Poll::Ready(Ok(written)) = &written {
             self.left -= *written as u64;
+            self.taken.note(*written, false);
         }
         written
     }

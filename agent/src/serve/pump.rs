@@ -1,4 +1,4 @@
-//! The answer's body, from the upstream into the tunnel.
+//! The answer's body, from the upstream to the caller.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -9,11 +9,11 @@ use bytes::Bytes;
 use culvert_proto::code::ResetCode;
 use culvert_proto::head::Head;
 use culvert_proto::mux::StreamError;
-use culvert_session::SendStream;
 use http::HeaderMap;
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::caller::ToCaller;
 use crate::upstream::{AnswerBody, Phase, Timer, UpstreamError, strip_trailers};
 
 /// Why an answer did not arrive whole.
@@ -39,7 +39,7 @@ impl From<StreamError> for PumpError {
 /// out closes the upstream connection.
 pub(crate) async fn pump(
     body: AnswerBody,
-    send: &mut SendStream,
+    send: &mut ToCaller,
     idle: Duration,
     sent: &mut u64,
 ) -> Result<(), PumpError> {
@@ -74,7 +74,7 @@ pub(crate) async fn pump(
     if let Some(mut trailers) = pump.trailers {
         strip_trailers(&mut trailers);
         if !trailers.is_empty() {
-            send.send_head(&Head::Trailers(trailers)).await?;
+            send.send_head(Head::Trailers(trailers)).await?;
         }
     }
     match send.finish() {
@@ -96,7 +96,7 @@ impl Pump {
     fn poll_move(
         &mut self,
         cx: &mut Context<'_>,
-        send: &mut SendStream,
+        send: &mut ToCaller,
         sent: &mut u64,
     ) -> Poll<Result<(), PumpError>> {
         loop {

@@ -6,18 +6,17 @@ use culvert_policy::soap::{
     operation,
 };
 use culvert_policy::{Look, Soap};
-use culvert_proto::head::BodyLength;
-use culvert_proto::mux::{Item, StreamError};
-use culvert_session::RecvStream;
 use http::{HeaderMap, HeaderValue};
+use http_body::Body;
+use http_body_util::BodyExt;
+
+use crate::upstream::{CallerBody, RequestBodyError};
 
 /// What the body of a SOAP call says, and the bytes that were read to know it: these go first
 /// to the upstream, unchanged.
 #[derive(Debug)]
 pub(crate) struct Inspection {
     pub(crate) bytes: Bytes,
-    /// What is still to come, after `bytes`.
-    pub(crate) rest: BodyLength,
     found: Result<Found, NoOperation>,
 }
 
@@ -51,44 +50,39 @@ pub(crate) enum NoOperation {
 
 impl Inspection {
     /// Of a call that is not looked into.
-    pub(crate) fn none(length: BodyLength) -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             bytes: Bytes::new(),
-            rest: length,
             found: Err(NoOperation::NotLookedInto),
         }
     }
 
     /// Reads as much of a body as its operation takes, at most [`MAX_PREFIX`] bytes and what
-    /// came with the last of them.
+    /// came with the last of them. The body goes on behind them.
     pub(crate) async fn read(
         look: Look,
-        stream: &mut RecvStream,
-        length: BodyLength,
+        body: &mut CallerBody,
         headers: &HeaderMap,
-    ) -> Result<Self, InspectError> {
+    ) -> Result<Self, RequestBodyError> {
         let mut bytes = BytesMut::new();
-        let mut complete = length == BodyLength::Empty;
+        let mut complete = body.is_end_stream();
         // Bytes at which it is worth to look again: a body in many small pieces is not read
         // from its start for each of them.
         let mut look_at = 0;
         loop {
             if complete || bytes.len() >= look_at {
                 if let Some(found) = find(look, &bytes, complete) {
-                    let rest = rest(length, bytes.len() as u64, complete)?;
-                    let bytes = bytes.freeze();
                     return Ok(Self {
-                        bytes,
-                        rest,
+                        bytes: bytes.freeze(),
                         found: found.and_then(|found| agreed(found, headers)),
                     });
                 }
                 look_at = (bytes.len() + bytes.len() / 4 + 64).min(MAX_PREFIX);
             }
-            match stream.item().await? {
-                Item::Data(data) => bytes.extend_from_slice(&data),
-                Item::Head(_) => {}
-                Item::Finished => complete = true,
+            match body.frame().await.transpose()? {
+                // Trailers are none of its business.
+                Some(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
+                None => complete = true,
             }
         }
     }
@@ -154,27 +148,4 @@ fn agreed(found: Found, headers: &HeaderMap) -> Result<Found, NoOperation> {
         }
     }
     Ok(found)
-}
-
-/// Why the beginning of a body could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InspectError {
-    /// The stream was broken off.
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    /// More bytes than the head announced.
-    #[error("the body is longer than announced")]
-    Long,
-}
-
-/// The length of what follows `read` bytes of a body of `length`.
-fn rest(length: BodyLength, read: u64, complete: bool) -> Result<BodyLength, InspectError> {
-    match length {
-        BodyLength::Exact(length) => length
-            .checked_sub(read)
-            .map(BodyLength::Exact)
-            .ok_or(InspectError::Long),
-        BodyLength::Unknown if complete => Ok(BodyLength::Empty),
-        other => Ok(other),
-    }
 }

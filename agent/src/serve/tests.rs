@@ -9,6 +9,7 @@ mod http2;
 mod interim;
 mod soap;
 mod switch;
+mod terminate;
 
 use std::sync::Arc;
 
@@ -100,13 +101,14 @@ impl Tunnel {
     ) -> Self {
         let features = callers.as_ref().map_or(0, |_| mux::CALLER_TOKENS);
         let policy = watch::Sender::new(policy(rules));
-        let served = ServedEndpoint::new(endpoint, client);
+        let served = ServedEndpoint::new(endpoint, client).unwrap();
         let serving = Arc::new(Serving {
             endpoints: HashMap::from([(endpoint.name.clone(), served)]),
             names: LocalNames::of(std::slice::from_ref(endpoint)),
             policy: policy.subscribe(),
             accounts: Accounts::idle(),
             callers,
+            front: Front::new("relay.example"),
             calls: TaskTracker::new(),
         });
         let (near, far) = tokio::io::duplex(64 * 1024);

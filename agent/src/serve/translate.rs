@@ -14,6 +14,8 @@ use http::header::{
     ORIGIN, REFERER, SET_COOKIE,
 };
 
+use super::call::Call;
+
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
 
 /// What the endpoints of an agent are called in the data centre: those that are called by that
@@ -53,8 +55,19 @@ impl LocalNames {
         )
     }
 
-    /// What a call must be translated by; `None` where its upstream is called by the public name.
+    /// What a call must be translated by; `None` where its caller and its upstream use one name.
     pub(super) fn for_call<'c>(
+        &'c self,
+        call: &'c Call,
+        authority: &Bytes,
+    ) -> Option<Translation<'c>> {
+        if call.is_inside() {
+            return None;
+        }
+        self.between(&call.endpoint, &call.caller.tenant, authority)
+    }
+
+    fn between<'c>(
         &'c self,
         endpoint: &'c EndpointName,
         tenant: &'c TenantName,
@@ -321,7 +334,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
         by(
-            &names.for_call(&endpoint, &tenant, &authority).unwrap(),
+            &names.between(&endpoint, &tenant, &authority).unwrap(),
             &mut headers,
         );
         headers[name].to_str().unwrap().to_owned()

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use culvert_proto::code::ErrorCode;
 use culvert_session::StreamError;
-use culvert_session::body::RecvBodyError;
 use rustls::{AlertDescription, CertificateError};
 
 use super::address::Forbidden;
@@ -156,7 +155,11 @@ impl UpstreamError {
             }
             Self::Authority => ErrorCode::BadRequest,
             Self::RequestBody(RequestBodyError::TooLong { .. }) => ErrorCode::PolicyDenied,
-            Self::RequestBody(RequestBodyError::Tunnel(_)) => ErrorCode::BadRequest,
+            Self::RequestBody(
+                RequestBodyError::Tunnel(_)
+                | RequestBodyError::Stalled
+                | RequestBodyError::Broken(_),
+            ) => ErrorCode::BadRequest,
         }
     }
 
@@ -180,12 +183,10 @@ impl UpstreamError {
         }
     }
 
-    /// The stream's own error, where it was the tunnel that broke and nobody is left to answer.
+    /// The stream's own error, where it was the tunnel or the caller that broke and nobody is left to answer.
     pub(crate) fn stream_error(&self) -> Option<StreamError> {
         match self {
-            Self::RequestBody(RequestBodyError::Tunnel(RecvBodyError::Stream(error))) => {
-                Some(*error)
-            }
+            Self::RequestBody(error) => error.stream_error(),
             _ => None,
         }
     }

@@ -4,7 +4,7 @@
 //! * `connection`, `pool`: HTTP/1.1 on it, driven by the call that holds it, kept while idle;
 //! * `http2`: HTTP/2 on it, shared by calls;
 //! * `health`: how it is doing, and who dials while it is down;
-//! * `request`, `request_body`, `headers`: what the upstream gets;
+//! * `request`, `caller_body`, `request_body`, `headers`: what the upstream gets;
 //! * `answer`, `interim`: what it may say; `switch`: how a call leaves HTTP (WebSocket);
 //! * `error`: what went wrong, for the log and for the caller.
 //!
@@ -12,6 +12,7 @@
 
 mod address;
 mod answer;
+mod caller_body;
 mod connection;
 mod dial;
 mod error;
@@ -39,6 +40,7 @@ use http::{Method, Request};
 use rustls_pki_types::CertificateDer;
 
 pub(crate) use self::answer::{Answer, AnswerBody};
+pub(crate) use self::caller_body::CallerBody;
 use self::connection::{Connection, SendFailure};
 pub(crate) use self::dial::DialerError;
 use self::dial::{Dialer, Protocol};
@@ -51,7 +53,7 @@ pub(crate) use self::patience::Timer;
 use self::patience::patience;
 use self::pool::Pool;
 pub(crate) use self::request::{RequestError, RequestParts};
-pub(crate) use self::request_body::{Progress, RequestBody};
+pub(crate) use self::request_body::{Progress, RequestBody, RequestBodyError};
 pub(crate) use self::switch::{Switch, Switched};
 pub(crate) use self::transport::Probed;
 
@@ -110,7 +112,11 @@ impl Upstream {
         parts: RequestParts,
         body: RequestBody,
     ) -> Result<Request<RequestBody>, RequestError> {
-        request::request(parts, self.host, &self.upstream_host, body)
+        let host = match parts.keeps_name {
+            true => HostHeader::Preserve,
+            false => self.host,
+        };
+        request::request(parts, host, &self.upstream_host, body)
     }
 
     /// Sends a permitted request and waits for the head of its answer; `progress` is that of its

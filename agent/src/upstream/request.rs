@@ -28,8 +28,10 @@ pub(crate) struct RequestParts {
     /// The canonical target, byte for byte what the policy saw.
     pub(crate) target: Bytes,
     pub(crate) headers: HeaderMap,
-    /// The public name under which the caller called.
+    /// The name under which the caller called.
     pub(crate) authority: Bytes,
+    /// The name is the upstream's own, which it gets as it is, whatever the endpoint's `host` says.
+    pub(crate) keeps_name: bool,
     /// The caller's address.
     pub(crate) source: Option<IpAddr>,
     pub(crate) length: BodyLength,
@@ -172,6 +174,7 @@ mod tests {
             target: Bytes::from_static(target.as_bytes()),
             headers: HeaderMap::new(),
             authority: Bytes::from_static(b"vcenter--acme.relay.example"),
+            keeps_name: false,
             source: Some("192.0.2.7".parse().unwrap()),
             length: BodyLength::Empty,
         }

@@ -7,10 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_session::body::{RecvBody, RecvBodyError};
+use culvert_proto::code::ResetCode;
+use culvert_session::StreamError;
+use culvert_session::body::RecvBodyError;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::caller_body::CallerBody;
 use super::headers::strip_trailers;
 
 /// Why a request's body cannot be forwarded: never the upstream's fault.
@@ -19,12 +22,29 @@ pub(crate) enum RequestBodyError {
     /// The caller went away, the session was lost, or the body is not what its head announced.
     #[error(transparent)]
     Tunnel(#[from] RecvBodyError),
+    /// The caller does not go on with it.
+    #[error("the request's body stopped coming")]
+    Stalled,
+    /// The caller's connection, or HTTP on it, broke.
+    #[error("the request's body broke off: {0}")]
+    Broken(String),
     /// The rule that allowed the call sets a limit, which the body exceeds.
     #[error("the body is longer than the {limit} bytes that the policy allows")]
     TooLong {
         /// `max_body` of the rule, in bytes.
         limit: u64,
     },
+}
+
+impl RequestBodyError {
+    /// How the caller's side ended, where nobody is left there to be told.
+    pub(crate) fn stream_error(&self) -> Option<StreamError> {
+        match self {
+            Self::Tunnel(RecvBodyError::Stream(error)) => Some(*error),
+            Self::Broken(_) => Some(StreamError::Reset(ResetCode::Cancelled)),
+            Self::Tunnel(_) | Self::Stalled | Self::TooLong { .. } => None,
+        }
+    }
 }
 
 /// How far a request's body has got: noted by the body, which the connection owns meanwhile,
@@ -86,7 +106,7 @@ impl Progress {
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     inspected: Bytes,
-    rest: Option<RecvBody>,
+    rest: CallerBody,
     /// `max_body` of the rule.
     limit: u64,
     progress: Option<Arc<Progress>>,
@@ -99,7 +119,7 @@ impl RequestBody {
     pub(crate) fn empty() -> Self {
         Self {
             inspected: Bytes::new(),
-            rest: None,
+            rest: CallerBody::Empty,
             limit: 0,
             progress: None,
         }
@@ -108,14 +128,14 @@ impl RequestBody {
     /// `inspected`, then `rest`; at most `limit` bytes where there is a limit.
     pub(crate) fn new(
         inspected: Bytes,
-        rest: RecvBody,
+        rest: CallerBody,
         limit: Option<u64>,
         progress: Arc<Progress>,
     ) -> Self {
         let limit = limit.unwrap_or(u64::MAX);
         Self {
             inspected,
-            rest: Some(rest),
+            rest,
             limit,
             progress: Some(progress),
         }
@@ -132,7 +152,7 @@ impl RequestBody {
     }
 
     fn end(&mut self) -> Polled {
-        self.rest = None;
+        self.rest = CallerBody::Empty;
         if let Some(progress) = &self.progress {
             progress.note(0, true);
         }
@@ -140,7 +160,7 @@ impl RequestBody {
     }
 
     fn fail(&mut self, error: RequestBodyError) -> Polled {
-        self.rest = None;
+        self.rest = CallerBody::Empty;
         if let Some(progress) = &self.progress {
             let _ = progress.failure.set(error.clone());
         }
@@ -159,10 +179,10 @@ impl Body for RequestBody {
             return this.data(inspected);
         }
         loop {
-            let Some(rest) = &mut this.rest else {
+            if matches!(this.rest, CallerBody::Empty) {
                 return Poll::Ready(None);
-            };
-            match ready!(Pin::new(rest).poll_frame(cx)) {
+            }
+            match ready!(Pin::new(&mut this.rest).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => return this.data(data),
@@ -173,22 +193,19 @@ impl Body for RequestBody {
                         }
                     }
                 },
-                Some(Err(error)) => return this.fail(error.into()),
+                Some(Err(error)) => return this.fail(error),
                 None => return this.end(),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inspected.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.inspected.is_empty() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let inspected = self.inspected.len() as u64;
-        let rest = self
-            .rest
-            .as_ref()
-            .map_or(Some(0), |rest| rest.size_hint().exact());
+        let rest = self.rest.size_hint().exact();
         rest.map_or_else(SizeHint::default, |rest| {
             SizeHint::with_exact(inspected + rest)
         })

@@ -52,6 +52,7 @@ fn parts(method: Method) -> RequestParts {
         target: Bytes::from_static(b"/api?x=1"),
         headers: HeaderMap::new(),
         authority: Bytes::from_static(b"api--acme.relay.example"),
+        keeps_name: false,
         source: None,
         length: BodyLength::Empty,
     }

@@ -1,0 +1,144 @@
+//! What the agent shows callers of one endpoint: loaded at start, read again when its files change.
+//!
+//! New connections get what is new, the old ones go on undisturbed. Files that cannot be used keep
+//! the old ones in force and say so.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use culvert_config::terminate::Terminate;
+use culvert_proto::connect_name::ConnectName;
+use culvert_session::tls::{TlsConfigError, acceptor_tls, server_identity};
+use rustls::ServerConfig;
+use rustls::sign::CertifiedKey;
+
+use super::issuer::{BadIssuer, Issuer};
+
+/// What callers may speak within TLS, in order of preference.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The certificates of an endpoint.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    written: Terminate,
+    names: Vec<ConnectName>,
+    shown: RwLock<Arc<Shown>>,
+    stamp: Mutex<Stamp>,
+}
+
+#[derive(Debug)]
+enum Shown {
+    /// One for all names.
+    Given(Arc<ServerConfig>),
+    /// One for each, when it is asked for.
+    Issued(Box<Issuer>),
+}
+
+/// Files that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    #[error("terminate: {0}")]
+    Files(#[from] TlsConfigError),
+    #[error("terminate: {0}")]
+    Names(String),
+    #[error("terminate: {0}")]
+    Issuer(#[from] BadIssuer),
+    #[error("terminate: TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Tells one version of two files from the next, also where a link now points elsewhere.
+type Stamp = [Option<(u64, u64, i64, i64)>; 2];
+
+impl Identity {
+    /// Reads the files. Blocks.
+    pub(crate) fn load(written: &Terminate, names: &[ConnectName]) -> Result<Self, IdentityError> {
+        // Taken before they are read: what changes meanwhile is noticed at the next look.
+        let stamp = stamp(written);
+        let shown = Shown::load(written, names)?;
+        Ok(Self {
+            written: written.clone(),
+            names: names.to_vec(),
+            shown: RwLock::new(Arc::new(shown)),
+            stamp: Mutex::new(stamp),
+        })
+    }
+
+    /// The TLS of a connection to this host, one of the endpoint's names.
+    pub(crate) fn config_for(&self, host: &str) -> Option<Arc<ServerConfig>> {
+        let shown = self
+            .shown
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match &*shown {
+            Shown::Given(config) => Some(config.clone()),
+            Shown::Issued(issuer) => issuer
+                .config_for(host, SystemTime::now())
+                .inspect_err(|error| tracing::error!(host, "no certificate can be issued: {error}"))
+                .ok(),
+        }
+    }
+
+    /// Reads the files again if they have changed, or if it is `asked` for. Blocks.
+    pub(crate) fn look(&self, asked: bool) {
+        let now = stamp(&self.written);
+        {
+            let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::replace(&mut *stamp, now) == now && !asked {
+                return;
+            }
+        }
+        let certificate = self.written.files().0.display();
+        match Shown::load(&self.written, &self.names) {
+            Ok(shown) => {
+                *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shown);
+                tracing::info!(%certificate, "loaded the certificate for callers again");
+            }
+            Err(error) => {
+                tracing::warn!("the new certificate is of no use, the old one stays: {error}");
+            }
+        }
+    }
+}
+
+impl Shown {
+    fn load(written: &Terminate, names: &[ConnectName]) -> Result<Self, IdentityError> {
+        written.check(names).map_err(IdentityError::Names)?;
+        Ok(match written {
+            Terminate::Certificate {
+                certificate,
+                private_key,
+            } => Self::Given(tls(server_identity(certificate, private_key)?)?),
+            Terminate::Issue {
+                ca_certificate,
+                ca_private_key,
+            } => Self::Issued(Box::new(Issuer::load(
+                ca_certificate,
+                ca_private_key,
+                names,
+            )?)),
+        })
+    }
+}
+
+/// The TLS of an endpoint with this certificate.
+pub(super) fn tls(identity: Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    acceptor_tls(identity, None, &ALPN)
+}
+
+fn stamp(written: &Terminate) -> Stamp {
+    let of = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path as &Path).ok()?;
+        Some((
+            metadata.ino(),
+            metadata.size(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+        ))
+    };
+    let (certificate, key) = written.files();
+    [of(certificate), of(key)]
+}

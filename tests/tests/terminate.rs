@@ -1,0 +1,301 @@
+//! Mode `terminate`: callers CONNECT to the upstream's real name, the agent ends their TLS and decides
+//! on every call inside; the relay sees ciphertext.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+
+use culvert_demo::certs::Authority;
+use culvert_tests::curl::Http;
+use culvert_tests::issuer::world;
+use culvert_tests::peers::{Caller, Server};
+use culvert_tests::stack::caller_token;
+use culvert_tests::upstream::Then;
+use culvert_tests::wait::{LONG, eventually, until};
+use culvert_tests::way::Way;
+use culvert_tests::{Curl, Nginx, Stack, Upstream};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const NAME: &str = "vcenter.sddc.local:443";
+const URL: &str = "https://vcenter.sddc.local";
+
+const POLICY: &str = r#"
+version = 1
+
+[[rule]]
+id = "everything-inside"
+action = "allow"
+mode = ["terminate"]
+host = ["vcenter.sddc.local"]
+path = ["/api/**"]
+caller = ["caller-acme"]
+
+[[rule]]
+id = "one-operation"
+action = "allow"
+mode = ["terminate"]
+path = ["/sdk"]
+soap_op = ["CurrentTime"]
+
+[[rule]]
+id = "consoles"
+action = "allow"
+mode = ["terminate"]
+path = ["/ticket/**"]
+upgrade = ["websocket"]
+
+[[rule]]
+id = "nothing-forbidden"
+action = "deny"
+path = ["/forbidden/**", "/api/secret/**"]
+"#;
+
+/// A CA of the data centre, which the agent was given, and a stack whose agent issues by it.
+struct Terminating {
+    stack: Stack,
+    folder: TempDir,
+}
+
+impl Terminating {
+    fn start(upstream: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Authority::load_or_generate(folder.path()).unwrap();
+        let terminate = format!(
+            "{{ ca_certificate = \"{0}/ca.pem\", ca_private_key = \"{0}/ca.key\" }}",
+            folder.path().display()
+        );
+        let stack = stack(upstream, &terminate);
+        Self { stack, folder }
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A call through the proxy by somebody who trusts the data centre's CA.
+    fn call(&self, path: &str) -> Curl {
+        call(&self.stack, path, &self.ca())
+    }
+}
+
+fn stack(upstream: &str, terminate: &str) -> Stack {
+    Stack::options()
+        .endpoint("vcenter", upstream)
+        .endpoint_settings(&format!(
+            "mode = [\"http\", \"terminate\"]\nconnect = [\"{NAME}\"]\nterminate = {terminate}"
+        ))
+        .policy(POLICY)
+        .agent("\n[audit]\nfile = \"audit.log\"\n")
+        .start()
+}
+
+fn call(stack: &Stack, path: &str, ca: &Path) -> Curl {
+    Curl::through(stack.public, &format!("{URL}{path}")).args([
+        "--proxy-header",
+        &format!("Proxy-Authorization: Bearer {}", caller_token()),
+        "--cacert",
+        ca.to_str().unwrap(),
+    ])
+}
+
+/// The audit line of a call, once it is there.
+fn line_of(stack: &Stack, call: &str) -> Value {
+    eventually("the call has a line", || {
+        let text = std::fs::read_to_string(stack.file("audit.log")).unwrap_or_default();
+        let mut lines = text
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        lines.find(|line| line["call"] == call)
+    })
+}
+
+#[test]
+fn each_call_inside_is_decided_on_and_recorded_and_the_relay_sees_none_of_it() {
+    let nginx = Nginx::start();
+    let it = Terminating::start(&nginx.url());
+    for http in Http::BOTH {
+        let allowed = it.call("/api/vm?x=1").http(http).ok();
+        assert_eq!(allowed.status, 200, "{http:?}: {allowed}");
+        let json = allowed.json();
+        assert_eq!(json["host"], "vcenter.sddc.local", "{allowed}");
+        assert_eq!(json["target"], "/api/vm?x=1", "{allowed}");
+        let line = line_of(&it.stack, &allowed.call());
+        for (field, value) in [
+            ("mode", "terminate"),
+            ("method", "GET"),
+            ("target", "/api/vm?x=1"),
+            ("decision", "allow"),
+            ("rule", "everything-inside"),
+            ("outcome", "answered"),
+            ("caller", "caller-acme"),
+            ("source", "127.0.0.1"),
+        ] {
+            assert_eq!(line[field], value, "{field} of {line}");
+        }
+        let connect = line_of(&it.stack, line["within"].as_str().unwrap());
+        assert_eq!(connect["method"], "CONNECT", "{connect}");
+        assert_eq!(connect["target"], NAME, "{connect}");
+
+        let denied = it.call("/api/secret/1").http(http).ok();
+        denied.assert_refused(403, "policy-denied", "agent");
+        let line = line_of(&it.stack, &denied.call());
+        assert_eq!(line["rule"], "nothing-forbidden", "{line}");
+    }
+    let served = nginx.access_log();
+    assert_eq!(served.lines().count(), 2, "{served}");
+    let ours = |line: &&str| line.contains("mode=\"terminate\"") && line.contains(NAME);
+    until("there is an access line for each connection", || {
+        it.stack.relay.log().lines().filter(ours).count() == 4
+    });
+    let log = it.stack.relay.log();
+    assert!(!log.contains("/api/"), "{log}");
+    assert!(!log.contains("everything-inside"), "{log}");
+}
+
+#[test]
+fn a_denied_soap_call_shows_a_fault_to_its_client() {
+    let upstream = Upstream::plain();
+    let it = Terminating::start(&upstream.url());
+    let soap = |operation: &str| {
+        let body = format!(
+            "<soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\">\
+             <soapenv:Body><{operation} xmlns=\"urn:vim25\"/></soapenv:Body></soapenv:Envelope>"
+        );
+        let curl = it.call("/sdk").header("Content-Type: text/xml");
+        curl.args(["--data", &body]).ok()
+    };
+    let denied = soap("Destroy_Task");
+    assert_eq!(denied.status, 500, "{denied}");
+    assert!(denied.text().contains("NoPermission"), "{denied}");
+    assert!(upstream.requests().is_empty());
+    assert_eq!(soap("CurrentTime").status, 200);
+}
+
+/// Leaves are for declared names, and for whoever trusts their CA.
+#[test]
+fn the_certificate_is_for_the_real_name_and_another_name_gets_none() {
+    let nginx = Nginx::start();
+    let it = Terminating::start(&nginx.url());
+    let certificates = it
+        .call("/api/vm")
+        .args(["--write-out", "%{certs}"])
+        .report();
+    assert!(
+        certificates.contains("DNS:vcenter.sddc.local"),
+        "{certificates}"
+    );
+    let bearer = format!("Proxy-Authorization: Bearer {}\r\n", caller_token());
+    // Who trusts another CA notices.
+    let mut way = Way::open(it.stack.public, NAME, &bearer);
+    let error = way.handshake("vcenter.sddc.local").unwrap_err();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let mut way = Way::open(it.stack.public, NAME, &bearer);
+    let error = way.handshake("nsx.sddc.local").unwrap_err();
+    assert!(error.to_lowercase().contains("unrecogni"), "{error}");
+    until("the audit log says why", || {
+        let text = std::fs::read_to_string(it.stack.file("audit.log")).unwrap_or_default();
+        text.contains("sni: the ClientHello names nsx.sddc.local")
+    });
+}
+
+#[test]
+fn a_request_with_two_lengths_is_refused_inside() {
+    let upstream = Upstream::plain();
+    let it = Terminating::start(&upstream.url());
+    let answer = it
+        .call("/api/x")
+        .http(Http::One)
+        .header("Content-Length: 4")
+        .header("Transfer-Encoding: chunked")
+        .args(["--data", "smug"])
+        .run();
+    assert_eq!(answer.status, 400, "{answer}");
+    assert_eq!(answer.json()["layer"], "agent", "{answer}");
+    assert_eq!(line_of(&it.stack, &answer.call())["code"], "bad-request");
+    assert!(upstream.requests().is_empty());
+}
+
+#[test]
+fn a_caller_that_goes_closes_the_upstream() {
+    let (sender, closed) = channel();
+    let upstream = Upstream::start(move |_, connection| {
+        let _ = sender.send(connection.closed_within(LONG));
+        Ok(Then::Close)
+    });
+    let it = Terminating::start(&upstream.url());
+    for http in Http::BOTH {
+        let before = upstream.requests().len();
+        let caller = it.call("/api/wait").http(http).start();
+        until("the call has arrived", || {
+            upstream.requests().len() > before
+        });
+        caller.kill();
+        assert!(closed.recv_timeout(LONG).unwrap(), "{http:?}");
+    }
+}
+
+#[test]
+fn consoles_open_inside() {
+    let server = Server::start("websocket.mjs");
+    let it = Terminating::start(&server.url());
+    let proxy = format!("https://localhost:{}", it.stack.public);
+    let (ca, proxy_ca) = (it.ca(), world().ca_file());
+    for (version, http) in [("1", Http::One), ("2", Http::Two)] {
+        let call = |path: &str, words: &str| {
+            let url = format!("{URL}{path}");
+            let arguments = [
+                version,
+                &url,
+                ca.to_str().unwrap(),
+                caller_token(),
+                words,
+                &proxy,
+                proxy_ca.to_str().unwrap(),
+            ];
+            Caller::start("websocket.mjs", &arguments)
+        };
+        let result = call("/ticket/1", "close 4321 bye bye").result();
+        assert_eq!(result["protocol"], "binary", "{http:?}: {result}");
+        assert_eq!(result["same"], true, "{http:?}: {result}");
+        assert_eq!(result["code"], 4321, "{http:?}: {result}");
+        assert_eq!(server.event(), "opened /ticket/1");
+        assert_eq!(server.event(), "closed 4321");
+        let result = call("/ticket/1", "kill").result();
+        assert_eq!(result["code"], 1006, "{http:?}: {result}");
+        assert_eq!(server.event(), "opened /ticket/1");
+        assert_eq!(server.event(), "closed 1006");
+        let mut staying = call("/ticket/1", "stay");
+        assert_eq!(staying.line(), "open");
+        assert_eq!(server.event(), "opened /ticket/1");
+        staying.kill();
+        assert_eq!(server.event(), "closed 1006", "{http:?}");
+        let result = call("/api/1", "close 1000").result();
+        assert_eq!(result["status"], 403, "{http:?}: {result}");
+    }
+    assert!(server.is_untouched());
+}
+
+/// A certificate of one's own, renewed while the agent runs.
+#[test]
+fn a_renewed_certificate_is_shown_without_a_restart() {
+    let nginx = Nginx::start();
+    let folder = tempfile::tempdir().unwrap();
+    let issue = |authority: &Authority| {
+        let leaf = authority.issue(&["vcenter.sddc.local"]).unwrap();
+        leaf.write(folder.path(), "vc").unwrap();
+    };
+    issue(&world().authority);
+    let terminate = format!(
+        "{{ certificate = \"{0}/vc.pem\", private_key = \"{0}/vc.key\" }}",
+        folder.path().display()
+    );
+    let stack = stack(&nginx.url(), &terminate);
+    assert_eq!(call(&stack, "/api/1", &world().ca_file()).ok().status, 200);
+    let other = tempfile::tempdir().unwrap();
+    let (authority, _) = Authority::load_or_generate(other.path()).unwrap();
+    issue(&authority);
+    let ca = other.path().join("ca.pem");
+    until("the new certificate is shown", || {
+        call(&stack, "/api/1", &ca).run().status == 200
+    });
+}
