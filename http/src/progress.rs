@@ -1,6 +1,6 @@
 //! How far a call has come on its caller's side.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How far the bodies of a call have come. Shared by whoever moves them.
 #[derive(Debug, Default)]
@@ -13,4 +13,14 @@ pub struct Progress {
     pub waits: AtomicBool,
     /// The last piece of the answer was handed to hyper, which has not asked for the next.
     pub handed: AtomicBool,
+    /// The call is to end now, and its answer's body says so when it is asked for more.
+    pub cut: AtomicBool,
+}
+
+impl Progress {
+    /// Whether the call is to end and does not, because hyper asks for more only when the caller has
+    /// taken the last piece.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.handed.load(Ordering::Relaxed) && self.cut.load(Ordering::Acquire)
+    }
 }

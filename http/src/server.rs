@@ -148,18 +148,28 @@ impl Server {
     {
         let guard = Guard::new(io, traffic.clone(), self.pace);
         // The guard has counted the call already: it holds the next one back.
-        let service =
-            service_fn(|request| answer(request, Arc::new(Progress::default())).map(whole));
+        let service = service_fn(|request| {
+            let progress = Arc::new(Progress::default());
+            traffic.leave_progress(&progress);
+            answer(request, progress).map(whole)
+        });
         let served = self.http1.serve_connection(TokioIo::new(guard), service);
         let mut served = pin!(served.with_upgrades());
-        let ended = tokio::select! {
-            biased;
-            ended = &mut served => ended,
-            () = drain.cancelled() => {
+        let mut drained = pin!(drain.cancelled());
+        let mut leaving = false;
+        let ended = poll_fn(|cx| {
+            let mut ended = served.as_mut().poll(cx);
+            if ended.is_pending() && !leaving && drained.as_mut().poll(cx).is_ready() {
+                leaving = true;
                 served.as_mut().graceful_shutdown();
-                served.await
+                ended = served.as_mut().poll(cx);
             }
-        };
+            if ended.is_pending() && traffic.is_stuck() {
+                return Poll::Ready(Ok(()));
+            }
+            ended
+        })
+        .await;
         if let Some(passing) = traffic.take_afterwards() {
             passing.await;
         }
@@ -311,6 +321,9 @@ impl<F: Future<Output = ()>> Future for TakenCall<F> {
             return Poll::Pending;
         }
         // hyper holds a piece of the answer for which the caller has not given room.
+        if this.progress.is_stuck() {
+            return Poll::Ready(());
+        }
         let sent = this.progress.sent.load(Ordering::Relaxed);
         let fresh = usize::try_from(sent - *this.taken).unwrap_or(usize::MAX);
         *this.taken = sent;

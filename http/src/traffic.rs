@@ -39,7 +39,7 @@ pub struct Traffic {
     interim_waiting: AtomicWaker,
     /// Bytes of heads that wait for an answer.
     heads: AtomicUsize,
-    /// The progress of the call that was just begun, until its task is spawned.
+    /// The progress of the call that was just begun: over HTTP/2 until its task is spawned.
     fresh: Mutex<Option<Arc<Progress>>>,
     afterwards: Afterwards,
 }
@@ -218,6 +218,13 @@ impl Traffic {
     /// Leaves the progress of a call for the task that it is about to get.
     pub(crate) fn leave_progress(&self, progress: &Arc<Progress>) {
         *lock(&self.fresh) = Some(progress.clone());
+    }
+
+    /// Whether the call of an HTTP/1.1 connection is to end and waits for its caller.
+    pub(crate) fn is_stuck(&self) -> bool {
+        lock(&self.fresh)
+            .as_ref()
+            .is_some_and(|call| call.is_stuck())
     }
 
     /// Takes what was left.

@@ -1,10 +1,12 @@
 //! What operators ask: health, metrics, status, drain. Plain HTTP on a loopback address.
 //!
 //! Loopback keeps other machines out, not the browser on this one: a request that a foreign web
-//! page could have made (another `Host`, an `Origin` on a POST) is refused.
+//! page could have made (another `Host`; an `Origin`, or a body that is not JSON, where something
+//! is changed) is refused.
 
 pub(crate) mod client;
 mod page;
+pub(crate) mod revocations;
 pub(crate) mod status;
 #[cfg(test)]
 mod tests;
@@ -21,7 +23,8 @@ use http::header::{
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -43,6 +46,9 @@ const CONNECTION: Duration = Duration::from_secs(120);
 
 /// Rest after an error of accept(2).
 const REST: Duration = Duration::from_millis(100);
+
+/// Longest body of a request.
+const MAX_BODY: usize = 16 * 1024;
 
 /// The description of what is here.
 const OPENAPI: &str = include_str!("admin/openapi.json");
@@ -85,9 +91,13 @@ impl Admin {
 }
 
 async fn serve(tcp: TcpStream, node: Arc<Node>) {
-    let service = service_fn(|request| {
-        let response = answer(&node, &request);
-        async move { Ok::<_, Infallible>(response) }
+    let service = service_fn(|request: Request<Incoming>| async {
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, MAX_BODY).collect();
+        Ok::<_, Infallible>(match timeout(HEAD, body).await {
+            Ok(Ok(body)) => answer(&node, &Request::from_parts(head, body.to_bytes())),
+            Ok(Err(_)) | Err(_) => Refused::Body.response(),
+        })
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -99,8 +109,8 @@ async fn serve(tcp: TcpStream, node: Arc<Node>) {
     }
 }
 
-/// Answers one request; what its body says is never read.
-pub(crate) fn answer<B>(node: &Node, request: &Request<B>) -> Response<Full<Bytes>> {
+/// Answers one request.
+pub(crate) fn answer(node: &Node, request: &Request<Bytes>) -> Response<Full<Bytes>> {
     let mut response = match route(node, request) {
         Ok((status, kind, body)) => content(status, kind, body),
         Err(refused) => refused.response(),
@@ -119,14 +129,20 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// Status, kind and text of an answer.
 type Found = (StatusCode, &'static str, String);
 
-fn route<B>(node: &Node, request: &Request<B>) -> Result<Found, Refused> {
+fn route(node: &Node, request: &Request<Bytes>) -> Result<Found, Refused> {
     is_local(request.headers())?;
     let (path, method) = (request.uri().path(), request.method());
-    let post = path == "/api/v1/drain";
-    match *method {
-        Method::POST if post => same_origin(request.headers())?,
-        Method::GET | Method::HEAD if !post => {}
-        _ => return Err(Refused::Method(if post { "POST" } else { "GET, HEAD" })),
+    let allowed = match path {
+        "/api/v1/drain" => "POST",
+        revocations::PATH => "GET, HEAD, POST",
+        _ if revocations::id(path).is_some() => "DELETE",
+        _ => "GET, HEAD",
+    };
+    if !allowed.split(", ").any(|word| word == method.as_str()) {
+        return Err(Refused::Method(allowed));
+    }
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        same_origin(request.headers())?;
     }
     let found = |kind, text| Ok((StatusCode::OK, kind, text));
     match path {
@@ -149,7 +165,15 @@ fn route<B>(node: &Node, request: &Request<B>) -> Result<Found, Refused> {
             Ok((StatusCode::ACCEPTED, JSON, json(&draining)?))
         }
         "/api/v1/openapi.json" => found(JSON, OPENAPI.into()),
-        _ => Err(Refused::NotFound),
+        revocations::PATH if method == Method::POST => {
+            let added = revocations::add(node, request.headers(), request.body())?;
+            Ok((StatusCode::CREATED, JSON, json(&added)?))
+        }
+        revocations::PATH => found(JSON, json(&revocations::list(node))?),
+        _ => match revocations::id(path) {
+            Some(id) => found(JSON, json(&revocations::lift(node, id)?)?),
+            None => Err(Refused::NotFound),
+        },
     }
 }
 
@@ -188,6 +212,14 @@ fn same_origin(headers: &HeaderMap) -> Result<(), Refused> {
 enum Refused {
     Host,
     Origin,
+    /// The body is too long, or did not come.
+    Body,
+    /// The body is not JSON, or does not say so.
+    NotJson,
+    /// What the body asks for makes no sense.
+    Unclear(String),
+    /// There is no room for more.
+    Full(String),
     Method(&'static str),
     NotFound,
     NotReady(Vec<String>),
@@ -205,6 +237,16 @@ impl Refused {
                 StatusCode::FORBIDDEN,
                 "web pages may not do this".to_owned(),
             ),
+            Self::Body => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("send a body of at most {MAX_BODY} bytes, at once"),
+            ),
+            Self::NotJson => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "send the body as Content-Type: application/json".to_owned(),
+            ),
+            Self::Unclear(why) => (StatusCode::BAD_REQUEST, why.clone()),
+            Self::Full(why) => (StatusCode::CONFLICT, why.clone()),
             Self::Method(allowed) => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 format!("this address takes {allowed}"),

@@ -25,10 +25,13 @@ use crate::edge::{CertificateCallers, Edge, Parts};
 use crate::listener::{Listener, Terms};
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::sessions::Agents;
+use crate::revocations::Revocations;
+use crate::revocations::enforce::enforce;
+use crate::sessions::{self, Agents};
+use crate::tenants::Tenants;
 use crate::tls::{self, PublicTls};
 
-/// How often the directory forgets what it has remembered for long enough.
+/// How often the node forgets what it has remembered for long enough.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long the service manager is kept waiting for a node whose issuers do not answer: the node
@@ -122,12 +125,17 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
 
     let metrics = Arc::new(Metrics::new());
     let directory = Arc::new(Directory::new(limits.offline_memory.0));
+    let tenants = Arc::new(Tenants::default());
+    let revocations = Arc::new(Revocations::default());
     let agents = Agents::new(
         &config.node,
         limits,
-        verifier.clone(),
-        directory.clone(),
-        metrics.clone(),
+        sessions::Parts {
+            verifier: verifier.clone(),
+            directory: directory.clone(),
+            revocations: revocations.clone(),
+            metrics: metrics.clone(),
+        },
     );
     let edge = Arc::new(Edge::new(
         &config.domain,
@@ -137,6 +145,8 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
             verifier: verifier.clone(),
             certificates,
             directory: directory.clone(),
+            tenants: tenants.clone(),
+            revocations: revocations.clone(),
             agents: agents.clone(),
             metrics: metrics.clone(),
         },
@@ -148,6 +158,8 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         verifier: verifier.clone(),
         directory: directory.clone(),
         agents: agents.clone(),
+        tenants: tenants.clone(),
+        revocations: revocations.clone(),
         metrics: metrics.clone(),
         ending: ending.clone(),
         listening: AtomicBool::new(false),
@@ -208,7 +220,8 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     background.spawn(admin.run());
     background.spawn(refresh(verifier));
     background.spawn(tls::keep_fresh(tls, async move || _ = hangup.recv().await));
-    background.spawn(forget(directory));
+    background.spawn(forget(node.clone()));
+    background.spawn(enforce(node.clone()));
     background.spawn(announce(node));
     if let Some(proxy) = proxy {
         let (edge, drained) = (edge.clone(), ending.drain.clone());
@@ -244,12 +257,15 @@ async fn refresh(verifier: Arc<Verifier>) {
     let _ = refreshing.await;
 }
 
-/// Keeps the directory's memory short.
-async fn forget(directory: Arc<Directory>) {
+/// Keeps the node's memory short.
+async fn forget(node: Arc<Node>) {
     let mut ticks = interval(FORGET_INTERVAL);
     loop {
         ticks.tick().await;
-        directory.forget_old();
+        node.directory.forget_old();
+        node.revocations.forget_old();
+        node.tenants.forget_idle();
+        node.count_revocations();
     }
 }
 

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
+use serde::de::DeserializeOwned;
 
-use crate::admin::client::{AskError, ask};
+use crate::admin::client::{AskError, ask, send};
+use crate::admin::revocations::{self, Asked, Listed, Shown};
 use crate::admin::status::Status;
 use crate::app::{self, Prepared};
 use crate::logging::{self, LogFormat};
+use crate::revocations::RevocationId;
 
 /// Exit code of a program that failed while it ran.
 const FAILED: u8 = 1;
@@ -49,6 +52,28 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ends what fits all that is given, on a running node, and keeps it out until it is lifted.
+    Revoke {
+        #[command(flatten)]
+        admin: AdminArg,
+        #[command(flatten)]
+        what: Revoke,
+    },
+    /// Takes a revocation back.
+    Lift {
+        #[command(flatten)]
+        admin: AdminArg,
+        /// Its id, as `revocations` shows it.
+        id: RevocationId,
+    },
+    /// Shows what is revoked on a running node.
+    Revocations {
+        #[command(flatten)]
+        admin: AdminArg,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Makes a running node take no new work and stop once its calls are done.
     Drain {
         #[command(flatten)]
@@ -77,6 +102,28 @@ struct AdminArg {
     url: String,
 }
 
+#[derive(Debug, Args)]
+struct Revoke {
+    /// `sub` of a token, or the name of a certificate: agents and callers.
+    #[arg(long)]
+    subject: Option<String>,
+    /// A tenant: agents and callers.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// The id of an agent's session, as `status` shows it.
+    #[arg(long, value_name = "ID")]
+    session: Option<u64>,
+    /// An endpoint of the tenant: calls to it.
+    #[arg(long, requires = "tenant")]
+    endpoint: Option<String>,
+    /// Why; agents whose sessions end are told.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// How long it holds, like "1h"; by default until it is lifted.
+    #[arg(long = "for", value_name = "SPAN", value_parser = humantime::parse_duration)]
+    span: Option<Duration>,
+}
+
 /// Runs the program that the command line asks for; gives its exit code: 0, 1 (failed while
 /// running), 2 (usage) or 78 (configuration).
 pub fn main() -> ExitCode {
@@ -89,6 +136,9 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Command::Status { admin, json } => asking(status(&admin.url, json)),
+        Command::Revoke { admin, what } => asking(revoke(&admin.url, what)),
+        Command::Lift { admin, id } => asking(lift(&admin.url, id)),
+        Command::Revocations { admin, json } => asking(revocations(&admin.url, json)),
         Command::Drain { admin, wait } => asking(drain(&admin.url, wait)),
     }
 }
@@ -124,8 +174,8 @@ fn run(prepared: Prepared) -> ExitCode {
 enum AskingError {
     #[error(transparent)]
     Ask(#[from] AskError),
-    #[error("{url} answered with something else than a relay's status: {error}")]
-    Status {
+    #[error("{url} answered with something else than a relay does: {error}")]
+    Strange {
         url: String,
         error: serde_json::Error,
     },
@@ -144,16 +194,55 @@ fn asking(question: impl Future<Output = Result<(), AskingError>>) -> ExitCode {
 
 async fn status(url: &str, json: bool) -> Result<(), AskingError> {
     let answer = ask(url, Method::GET, "/api/v1/status").await?;
-    let status: Status = serde_json::from_slice(&answer).map_err(|error| AskingError::Status {
-        url: url.to_owned(),
-        error,
-    })?;
+    let status = understood::<Status>(url, &answer)?;
     if json {
         print(String::from_utf8_lossy(&answer).trim_end());
     } else {
         print(status.to_string().trim_end());
     }
     Ok(())
+}
+
+async fn revoke(url: &str, what: Revoke) -> Result<(), AskingError> {
+    let asked = Asked {
+        subject: what.subject,
+        tenant: what.tenant,
+        session: what.session,
+        endpoint: what.endpoint,
+        reason: what.reason,
+        ttl_s: what.span.map(|span| span.as_secs().max(1)),
+        expires: None,
+    };
+    let asked = serde_json::to_vec(&asked).unwrap_or_default();
+    let answer = send(url, Method::POST, revocations::PATH, asked.into()).await?;
+    print(format!("revoked: {}", understood::<Shown>(url, &answer)?));
+    Ok(())
+}
+
+async fn lift(url: &str, id: RevocationId) -> Result<(), AskingError> {
+    let path = format!("{}/{id}", revocations::PATH);
+    let answer = ask(url, Method::DELETE, &path).await?;
+    print(format!("lifted: {}", understood::<Shown>(url, &answer)?));
+    Ok(())
+}
+
+async fn revocations(url: &str, json: bool) -> Result<(), AskingError> {
+    let answer = ask(url, Method::GET, revocations::PATH).await?;
+    let listed = understood::<Listed>(url, &answer)?;
+    if json {
+        print(String::from_utf8_lossy(&answer).trim_end());
+    } else {
+        print(listed.to_string().trim_end());
+    }
+    Ok(())
+}
+
+/// What a node's answer says.
+fn understood<T: DeserializeOwned>(url: &str, answer: &[u8]) -> Result<T, AskingError> {
+    serde_json::from_slice(answer).map_err(|error| AskingError::Strange {
+        url: url.to_owned(),
+        error,
+    })
 }
 
 async fn drain(url: &str, wait: bool) -> Result<(), AskingError> {

@@ -10,6 +10,7 @@
 //!    [`culvert_http`] drops what must not pass and
 //!    carries the caller's trace on.
 //!    What the relay serves itself are the pages in [`pages`]: [`errors`], [`pac`].
+//!    [`leave`] is its right to go on, from then to its end.
 //! 3. [`forward`] carries it through the tunnel; [`download`] is the body of what comes back.
 //!    [`connect`] is a CONNECT from top to bottom: it has no body, and after its answer [`passage`]
 //!    carries bytes both ways.
@@ -28,6 +29,7 @@ mod connection;
 mod download;
 mod errors;
 mod forward;
+mod leave;
 mod pac;
 mod pages;
 mod passage;
@@ -52,7 +54,9 @@ use tokio::sync::Semaphore;
 pub use self::certificates::CertificateCallers;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
+use crate::revocations::Revocations;
 use crate::sessions::Agents;
+use crate::tenants::Tenants;
 
 /// Where agents open their sessions.
 pub const SESSION_PATH: &str = "/.culvert/v1/session";
@@ -66,6 +70,8 @@ pub struct Edge {
     certificates: Option<CertificateCallers>,
     proofs: Proofs,
     directory: Arc<Directory>,
+    tenants: Arc<Tenants>,
+    revocations: Arc<Revocations>,
     /// An empty directory: where endpoints of other tenants are looked up.
     nowhere: Directory,
     agents: Arc<Agents>,
@@ -86,6 +92,10 @@ pub struct Parts {
     pub certificates: Option<CertificateCallers>,
     /// Finds sessions for calls.
     pub directory: Arc<Directory>,
+    /// Knows what callers have in progress.
+    pub tenants: Arc<Tenants>,
+    /// What is withdrawn.
+    pub revocations: Arc<Revocations>,
     /// Takes agents' sessions.
     pub agents: Arc<Agents>,
     /// Counts calls.
@@ -99,6 +109,8 @@ impl Edge {
             verifier,
             certificates,
             directory,
+            tenants,
+            revocations,
             agents,
             metrics,
         } = parts;
@@ -113,6 +125,8 @@ impl Edge {
             certificates,
             proofs: Proofs::default(),
             directory,
+            tenants,
+            revocations,
             nowhere: Directory::new(Duration::ZERO),
             agents,
             metrics,

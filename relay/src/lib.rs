@@ -10,6 +10,8 @@
 //! - [`edge`] speaks HTTP with callers: parses, authenticates, routes, forwards, answers.
 //! - [`sessions`] are the agents: the upgrade on `/.culvert/v1/session`, registration within what
 //!   the agent's token allows, renewal, expiry.
+//! - [`revocations`] are what operators have withdrawn, [`tenants`] what each tenant has in
+//!   progress.
 //! - [`directory`] knows which sessions serve (tenant, endpoint).
 //! - `admin` answers operators: health, metrics, status, drain.
 //! - `drain` ends the node without breaking calls; `app` wires everything together; [`cli`] is
@@ -29,7 +31,9 @@ pub mod listener;
 mod logging;
 pub mod metrics;
 mod node;
+pub mod revocations;
 pub mod sessions;
+pub mod tenants;
 #[cfg(test)]
 mod testing;
 mod tls;

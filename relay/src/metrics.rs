@@ -29,6 +29,7 @@ pub struct Metrics {
     pub(crate) connections: Connections,
     pub(crate) sessions: Sessions,
     pub(crate) lanes: Lanes,
+    pub(crate) revocations: Revoked,
     calls: Calls,
 }
 
@@ -110,6 +111,7 @@ impl Metrics {
             connections: Connections::new(&mut registry),
             sessions: Sessions::new(&mut registry),
             lanes: Lanes::new(&mut registry),
+            revocations: Revoked::new(&mut registry),
             calls: Calls::new(&mut registry),
             registry,
         }
@@ -326,6 +328,38 @@ impl Lanes {
         self.taken.inc();
         self.open.inc();
         OpenLane(&self.open)
+    }
+}
+
+/// What operators have withdrawn, and what became of it.
+#[derive(Debug)]
+pub(crate) struct Revoked {
+    /// Revocations that hold.
+    pub(crate) held: Gauge,
+    pub(crate) ended_sessions: Counter,
+    pub(crate) ended_calls: Counter,
+    pub(crate) refused_sessions: Counter,
+    pub(crate) refused_calls: Counter,
+}
+
+impl Revoked {
+    fn new(registry: &mut Registry) -> Self {
+        let outcomes = Family::<OutcomeLabel, Counter>::default();
+        let counter = |outcome| outcomes.get_or_create_owned(&OutcomeLabel { outcome });
+        let new = Self {
+            held: Gauge::default(),
+            ended_sessions: counter("session-ended"),
+            ended_calls: counter("call-ended"),
+            refused_sessions: counter("session-refused"),
+            refused_calls: counter("call-refused"),
+        };
+        registry.register("revocations", "Revocations that hold", new.held.clone());
+        registry.register(
+            "revoked",
+            "Sessions and calls that a revocation ended or refused",
+            outcomes,
+        );
+        new
     }
 }
 

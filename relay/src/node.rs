@@ -10,7 +10,9 @@ use crate::admin::status::State;
 use crate::directory::Directory;
 use crate::drain::Ending;
 use crate::metrics::Metrics;
+use crate::revocations::Revocations;
 use crate::sessions::Agents;
+use crate::tenants::Tenants;
 
 /// What there is to ask of a node, or to ask it to do.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) agents: Arc<Agents>,
+    pub(crate) tenants: Arc<Tenants>,
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ending: Ending,
     /// Whether the public address is bound.
@@ -63,6 +67,12 @@ impl Node {
     /// Whether the node takes calls.
     pub(crate) fn is_ready(&self) -> bool {
         matches!(self.state(), (State::Ready, _))
+    }
+
+    /// Counts what is withdrawn.
+    pub(crate) fn count_revocations(&self) {
+        let held = i64::try_from(self.revocations.len()).unwrap_or(i64::MAX);
+        self.metrics.revocations.held.set(held);
     }
 
     /// Asks the node to stop in good order.

@@ -42,6 +42,7 @@ use self::lanes::Joinable;
 use crate::directory::{Directory, SessionId};
 use crate::listener::Peer;
 use crate::metrics::{Metrics, Refused};
+use crate::revocations::{Revocation, Revocations};
 
 /// Where agents open sessions, on the relay's own domain.
 pub const PATH: &str = "/.culvert/v1/session";
@@ -58,6 +59,9 @@ const BOUND: &str = "the token is bound to a key; agents take tokens that are no
 /// When an agent that found no room should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// When an agent whose access is revoked should look whether it still is.
+const REVOKED_RETRY: Duration = Duration::from_secs(30);
+
 /// Agents that a draining node sends away at once come back spread over this time.
 const SPREAD: Duration = Duration::from_secs(1);
 
@@ -66,6 +70,7 @@ pub struct Agents {
     node: Node,
     verifier: Arc<Verifier>,
     directory: Arc<Directory>,
+    revocations: Arc<Revocations>,
     metrics: Arc<Metrics>,
     /// How long a connection may take from 101 to the upgrade, and to greet.
     patience: Duration,
@@ -85,6 +90,19 @@ pub struct Agents {
 struct Node {
     name: String,
     instance: [u8; 16],
+}
+
+/// The parts of a node that its agents need.
+#[derive(Debug)]
+pub struct Parts {
+    /// Judges agents' tokens.
+    pub verifier: Arc<Verifier>,
+    /// Where endpoints are registered.
+    pub directory: Arc<Directory>,
+    /// What is withdrawn.
+    pub revocations: Arc<Revocations>,
+    /// Counts sessions.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What there is to know of a live session.
@@ -119,13 +137,13 @@ impl Record {
 
 impl Agents {
     /// The agents of a node of this name; none yet.
-    pub fn new(
-        node: &str,
-        limits: &RelayLimits,
-        verifier: Arc<Verifier>,
-        directory: Arc<Directory>,
-        metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
+    pub fn new(node: &str, limits: &RelayLimits, parts: Parts) -> Arc<Self> {
+        let Parts {
+            verifier,
+            directory,
+            revocations,
+            metrics,
+        } = parts;
         let mut instance = [0; 16];
         // Only tells a restarted node from the one before: anything that differs will do.
         let random = culvert_session::tls::provider()
@@ -141,6 +159,7 @@ impl Agents {
             },
             verifier,
             directory,
+            revocations,
             metrics,
             patience: limits.open.0,
             growth: GrowthBudget::new(limits.receive_buffer.0),
@@ -199,6 +218,11 @@ impl Agents {
         if token.endpoints.is_empty() {
             let problem = Problem::forbidden("the token names no endpoints to register");
             return Err(problem.with_log(format!("subject {:?}", token.principal.subject)));
+        }
+        let (tenant, subject) = (&token.principal.tenant, &token.principal.subject);
+        if let Some(revocation) = self.revocations.of_agent(tenant, subject, None) {
+            self.metrics.revocations.refused_sessions.inc();
+            return Err(revoked(&revocation));
         }
         Ok((handshake, token, seat))
     }
@@ -284,6 +308,32 @@ impl Agents {
         }
     }
 
+    /// Ends every session that an operator has withdrawn; says how many.
+    pub(crate) fn end_revoked(&self) -> usize {
+        let records = self.records();
+        let ended = records.iter().filter(|record| self.end_if_revoked(record));
+        ended.count()
+    }
+
+    fn end_if_revoked(&self, record: &Record) -> bool {
+        let (tenant, subject) = (&record.tenant, &record.subject);
+        let found = self.revocations.of_agent(tenant, subject, Some(record.id));
+        let Some(revocation) = found.filter(|_| record.session.is_open()) else {
+            return false;
+        };
+        tracing::info!(
+            session = %record.id,
+            %tenant,
+            subject = %subject.escape_debug(),
+            revocation = %revocation.id,
+            "the session is revoked"
+        );
+        self.metrics.revocations.ended_sessions.inc();
+        let told = revocation.told();
+        record.session.close(GoawayCode::Revoked, &told);
+        true
+    }
+
     /// How many sessions there are.
     pub fn len(&self) -> usize {
         self.live().len()
@@ -323,6 +373,8 @@ impl Agents {
         });
         self.live().insert(id, record.clone());
         self.metrics.sessions.open.inc();
+        // It was admitted just before somebody revoked it.
+        self.end_if_revoked(&record);
         if self.refusing.load(Ordering::Acquire) {
             // It was admitted just before the node began to drain.
             session.drain(SPREAD);
@@ -342,6 +394,16 @@ fn overloaded(detail: &'static str) -> Problem {
         retry_after: Some(RETRY_AFTER),
         ..Problem::new(ErrorCode::Overloaded, detail)
     }
+}
+
+/// What an agent is told that is revoked. Nothing changes by coming back at once.
+fn revoked(revocation: &Revocation) -> Problem {
+    let left = revocation.left().unwrap_or(REVOKED_RETRY);
+    Problem {
+        retry_after: Some(left.min(REVOKED_RETRY)),
+        ..Problem::new(ErrorCode::Forbidden, revocation.told())
+    }
+    .with_log(format!("revocation {}", revocation.id))
 }
 
 /// What the agent is told of a token that did not pass, and what the log is.

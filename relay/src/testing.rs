@@ -18,7 +18,8 @@ use crate::directory::Directory;
 use crate::drain::Ending;
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::sessions::Agents;
+use crate::revocations::Revocations;
+use crate::sessions::{self, Agents};
 
 const URL: &str = "https://issuer.test";
 
@@ -99,12 +100,16 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
     let verifier = issuer.verifier();
     let directory = Arc::new(Directory::new(limits.offline_memory.0));
     let metrics = Arc::new(Metrics::new());
+    let revocations = Arc::new(Revocations::default());
     let agents = Agents::new(
         "relay-1",
         limits,
-        verifier.clone(),
-        directory.clone(),
-        metrics.clone(),
+        sessions::Parts {
+            verifier: verifier.clone(),
+            directory: directory.clone(),
+            revocations: revocations.clone(),
+            metrics: metrics.clone(),
+        },
     );
     Arc::new(Node {
         name: "relay-1".into(),
@@ -112,6 +117,8 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
         verifier,
         directory,
         agents,
+        tenants: Arc::default(),
+        revocations,
         metrics,
         ending: Ending::default(),
         listening: AtomicBool::new(true),

@@ -276,7 +276,9 @@ impl DialError {
                 ..
             } => match refusal.status.as_u16() {
                 401 => "the relay did not accept the token: check issuer, audience and clock",
-                403 => "the token may not register: check its scope and tenant",
+                403 => {
+                    "the token may not register (check its scope and tenant), or was revoked at the relay"
+                }
                 404 => "the server is no relay: check the URL",
                 407 => "a proxy in between wants a credential",
                 429 | 503 => "the relay is busy or draining; it will be tried again",

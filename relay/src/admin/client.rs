@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -61,6 +61,16 @@ impl AskError {
 
 /// Asks the admin listener at `base` and gives its answer's body.
 pub(crate) async fn ask(base: &str, method: Method, path: &str) -> Result<Bytes, AskError> {
+    send(base, method, path, Bytes::new()).await
+}
+
+/// Asks the admin listener at `base` with JSON, if there is any, and gives its answer's body.
+pub(crate) async fn send(
+    base: &str,
+    method: Method,
+    path: &str,
+    json: Bytes,
+) -> Result<Bytes, AskError> {
     let wrong = || AskError::Url(base.to_owned());
     let uri: Uri = base.trim_end_matches('/').parse().map_err(|_| wrong())?;
     let authority = uri.authority().ok_or_else(wrong)?.clone();
@@ -71,7 +81,12 @@ pub(crate) async fn ask(base: &str, method: Method, path: &str) -> Result<Bytes,
         url: base.to_owned(),
         error,
     };
-    match timeout(PATIENCE, exchange(base, authority.as_str(), method, path)).await {
+    match timeout(
+        PATIENCE,
+        exchange(base, authority.as_str(), method, path, json),
+    )
+    .await
+    {
         Ok(answered) => answered,
         Err(_) => Err(failed(format!(
             "nothing came within {} s",
@@ -85,6 +100,7 @@ async fn exchange(
     authority: &str,
     method: Method,
     path: &str,
+    json: Bytes,
 ) -> Result<Bytes, AskError> {
     let url = || format!("{}{path}", base.trim_end_matches('/'));
     let failed = |error: &dyn std::error::Error| AskError::Answer {
@@ -112,7 +128,8 @@ async fn exchange(
         .method(method)
         .uri(path)
         .header(HOST, authority)
-        .body(Empty::<Bytes>::new())
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(json))
         .map_err(|error| failed(&error))?;
     let response = sender
         .send_request(request)

@@ -5,19 +5,19 @@ use std::sync::atomic::Ordering;
 
 use culvert_config::relay::RelayLimits;
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::{AskError, ask};
 use super::*;
 use crate::sessions::tests::rig::{Rig, good};
 use crate::testing::{TestIssuer, node};
 
-fn request(method: Method, path: &str) -> Request<()> {
+fn request(method: Method, path: &str) -> Request<Bytes> {
     Request::builder()
         .method(method)
         .uri(path)
         .header(HOST, "127.0.0.1:9901")
-        .body(())
+        .body(Bytes::new())
         .unwrap()
 }
 
@@ -85,6 +85,8 @@ async fn a_node_without_keys_waits_for_them_by_name() {
         verifier,
         directory: ready.directory.clone(),
         agents: ready.agents.clone(),
+        tenants: ready.tenants.clone(),
+        revocations: ready.revocations.clone(),
         metrics: ready.metrics.clone(),
         ending: ready.ending.clone(),
         listening: true.into(),
@@ -104,11 +106,11 @@ async fn the_description_names_what_there_is_and_says_how_the_status_looks() {
     let openapi: Value = serde_json::from_str(&text).unwrap();
     for (path, operations) in openapi["paths"].as_object().unwrap() {
         for method in operations.as_object().unwrap().keys() {
-            let method = method.to_uppercase().parse().unwrap();
-            let found = answer(node, &request(method, path)).status().as_u16();
-            let documented = operations.pointer(&format!("/get/responses/{found}"));
-            let documented = documented.or(operations.pointer(&format!("/post/responses/{found}")));
-            assert!(documented.is_some(), "{path}: {found}");
+            let path = path.replace("{id}", "0123456789abcdef");
+            let request = request(method.to_uppercase().parse().unwrap(), &path);
+            let found = answer(node, &request).status().as_u16();
+            let documented = operations.pointer(&format!("/{method}/responses/{found}"));
+            assert!(documented.is_some(), "{method} {path}: {found}");
         }
     }
     let (_, _, text) = get(node, "/api/v1/status").await;
@@ -129,6 +131,132 @@ async fn the_description_names_what_there_is_and_says_how_the_status_looks() {
     assert_eq!(keys(&status["sessions"][0]), described("Session"));
     assert_eq!(keys(&status["endpoints"][0]), described("Endpoint"));
     assert_eq!(keys(&status["issuers"][0]), described("Issuer"));
+    let (_, _, made) = post(node, &json!({"tenant": "globex"})).await;
+    assert_eq!(keys(&made), described("Revocation"));
+}
+
+/// Status, allowed methods or nothing, and body of the answer to a request for a revocation.
+async fn post(node: &Node, asked: &Value) -> (u16, String, Value) {
+    let mut request = request(Method::POST, "/api/v1/revocations");
+    *request.body_mut() = asked.to_string().into();
+    let json = HeaderValue::from_static("application/json");
+    request.headers_mut().insert(CONTENT_TYPE, json);
+    let response = answer(node, &request);
+    let kind = response.headers()[CONTENT_TYPE]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let status = response.status().as_u16();
+    let body = serde_json::from_str(&text(response).await).unwrap();
+    (status, kind, body)
+}
+
+#[tokio::test]
+async fn a_revocation_is_made_listed_and_lifted() {
+    let node = fresh_node();
+    let asked = json!({
+        "subject": "director-7", "tenant": "acme", "reason": "laptop stolen", "ttl_s": 3600,
+    });
+    let (status, _, made) = post(&node, &asked).await;
+    assert_eq!(status, 201, "{made}");
+    for (key, value) in asked.as_object().unwrap() {
+        assert!(key == "ttl_s" || made[key] == *value, "{made}");
+    }
+    let (since, expires) = (made["since"].as_u64(), made["expires"].as_u64());
+    assert_eq!(expires.unwrap() - since.unwrap(), 3600);
+    let (_, _, listed) = get(&node, "/api/v1/revocations").await;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed, json!({ "revocations": [made] }));
+    let (_, _, metrics) = get(&node, "/metrics").await;
+    assert!(
+        metrics.contains("culvert_relay_revocations 1\n"),
+        "{metrics}"
+    );
+
+    let lift = || {
+        let path = format!("/api/v1/revocations/{}", made["id"].as_str().unwrap());
+        answer(&node, &request(Method::DELETE, &path))
+    };
+    assert_eq!(lift().status(), 200);
+    assert_eq!(lift().status(), 404);
+    assert!(node.revocations.is_empty());
+}
+
+#[tokio::test]
+async fn a_revocation_that_makes_no_sense_is_not_made() {
+    let node = fresh_node();
+    for (asked, word) in [
+        (json!({}), "at least one"),
+        (json!({"reason": "x", "ttl_s": 5}), "at least one"),
+        (json!({"endpoint": "vcenter"}), "tenant"),
+        (json!({"tenant": "Acme"}), "tenant"),
+        (json!({"tenant": "acme", "endpoint": "a--b"}), "endpoint"),
+        (json!({"tenant": "acme", "ttl_s": 0}), "over already"),
+        (json!({"tenant": "acme", "expires": 1}), "over already"),
+        (
+            json!({"tenant": "acme", "ttl_s": 1, "expires": 4_000_000_000_u64}),
+            "not both",
+        ),
+        (json!({"tenant": "acme", "ttl_s": -1}), "ttl_s"),
+        (json!({"tenant": "acme", "tennant": "x"}), "tennant"),
+        (json!({"subject": ""}), "subject"),
+        (json!({"subject": "x", "reason": "a\u{7}b"}), "reason"),
+        (json!({"subject": "x", "reason": "r".repeat(513)}), "reason"),
+        (json!({"session": "1"}), "integer"),
+        (json!(["acme"]), ""),
+    ] {
+        let (status, kind, body) = post(&node, &asked).await;
+        assert_eq!(
+            (status, kind.as_str()),
+            (400, "application/problem+json"),
+            "{asked}"
+        );
+        let detail = body["detail"].as_str().unwrap();
+        assert!(
+            detail.contains(word) || word == "ttl_s",
+            "{asked}: {detail}"
+        );
+    }
+    assert!(node.revocations.is_empty());
+}
+
+/// What a form, a link or a script of a foreign page could send.
+#[tokio::test]
+async fn a_web_page_revokes_and_lifts_nothing() {
+    let node = fresh_node();
+    let (_, _, made) = post(&node, &json!({"tenant": "acme"})).await;
+    let path = format!("/api/v1/revocations/{}", made["id"].as_str().unwrap());
+    let send = |method: Method, path: &str, fields: &[(&'static str, &'static str)]| {
+        let mut request = request(method, path);
+        *request.body_mut() = Bytes::from_static(br#"{"tenant":"globex"}"#);
+        for (name, value) in fields {
+            request
+                .headers_mut()
+                .insert(*name, HeaderValue::from_static(value));
+        }
+        answer(&node, &request).status().as_u16()
+    };
+    let list = "/api/v1/revocations";
+    let json = ("content-type", "application/json");
+    assert_eq!(send(Method::POST, list, &[]), 415);
+    for form in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+    ] {
+        assert_eq!(send(Method::POST, list, &[("content-type", form)]), 415);
+    }
+    for origin in ["https://evil.example", "null", "http://127.0.0.1:9901"] {
+        assert_eq!(send(Method::POST, list, &[json, ("origin", origin)]), 403);
+        assert_eq!(send(Method::DELETE, &path, &[("origin", origin)]), 403);
+    }
+    assert_eq!(
+        send(Method::POST, list, &[json, ("host", "evil.example")]),
+        403
+    );
+    assert_eq!(send(Method::GET, &path, &[]), 405);
+    assert_eq!(send(Method::PUT, list, &[json]), 405);
+    assert_eq!(node.revocations.len(), 1);
 }
 
 #[tokio::test]

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use culvert_http::pace::Deadline;
 use culvert_http::problem::insert_call;
 use culvert_http::request::{check, is_connect};
 use culvert_http::upload::Upload;
 use culvert_http::{Grip, Problem, answer, headers, trace, upgrade};
-use culvert_identity::verify::{ProvedRequest, ProvedTarget, VerifiedToken};
+use culvert_identity::verify::{ProvedRequest, ProvedTarget};
 use culvert_policy::canonical::{CanonicalTarget, PathOptions};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, Mode};
@@ -21,7 +19,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
 use super::Edge;
 use super::answer::AnswerBody;
@@ -39,9 +36,6 @@ const LENIENT: PathOptions = PathOptions {
     allow_semicolon: true,
     allow_encoded_slash: true,
 };
-
-/// How long a call may go on after its caller's token expired.
-const EXPIRY_GRACE: Duration = Duration::from_secs(30);
 
 impl Edge {
     /// Answers a request, whatever it takes.
@@ -145,8 +139,8 @@ impl Edge {
             return Err(unknown_endpoint());
         };
         record.endpoint = endpoint;
-        record.seat = Some(self.seat()?);
         let own = tenant == caller.principal.tenant;
+        let leave = self.begin(record, own.then_some(&name))?;
         if own && !caller.may_call_endpoint(&name) {
             return Err(Problem::forbidden(
                 "the token is not good for this endpoint",
@@ -182,7 +176,6 @@ impl Edge {
         // answer.
         let directory = if own { &self.directory } else { &self.nowhere };
         let open = self.limits.open.0;
-        let expiry = expiry(&caller);
         let caller_host = host(&authority);
         let interim = (version == Version::HTTP_11).then_some(InterimTo {
             traffic: &connection.traffic,
@@ -190,7 +183,7 @@ impl Edge {
             host: caller_host,
         });
         let look = || directory.lookup(&tenant, &head.endpoint);
-        let forwarded = forward(look, &head, upload, interim, expiry, open).await;
+        let forwarded = forward(look, &head, upload, interim, leave, open).await;
         drop(room);
         let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
             Some(violation) => Problem::bad_request(violation.to_string()),
@@ -210,7 +203,7 @@ impl Edge {
                         send,
                         recv: forwarded.recv,
                     },
-                    expiry: forwarded.expiry,
+                    leave: forwarded.leave,
                     stall: self.limits.stall.0,
                 };
                 return Ok(Answer::Passage(response, passage));
@@ -224,7 +217,7 @@ impl Edge {
         }
         let (response, length) = answer::head(answer, to_head, Some(caller_host));
         let body = RecvBody::new(forwarded.recv, length);
-        let download = Download::new(body, forwarded.uploading, forwarded.expiry);
+        let download = Download::new(body, forwarded.uploading, forwarded.leave);
         Ok(Answer::Upstream(response, download))
     }
 }
@@ -281,16 +274,4 @@ fn canonical(request: &Request<Incoming>) -> Result<Bytes, Problem> {
     let target = target
         .map_err(|error| Problem::bad_request(format!("the target is not accepted: {error}")))?;
     Ok(Bytes::copy_from_slice(target.as_str().as_bytes()))
-}
-
-/// When a call of this caller ends though it is not over.
-pub(super) fn expiry(caller: &VerifiedToken) -> Deadline {
-    let mut expiry = Deadline::default();
-    // A token that outlives what the clock can count never expires.
-    let end = caller.principal.expires_at().checked_add(EXPIRY_GRACE);
-    let left = end.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
-    if let Some(at) = left.and_then(|left| Instant::now().checked_add(left)) {
-        expiry.set(at);
-    }
-    expiry
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_http::Problem;
-use culvert_http::pace::Deadline;
 use culvert_http::request::too_many_fields;
 use culvert_http::upload::FirstBytes;
 use culvert_identity::verify::{ProvedRequest, ProvedTarget};
@@ -25,9 +24,10 @@ use hyper::body::Incoming;
 
 use super::Edge;
 use super::authenticate::Caller;
-use super::call::{Answer, expiry};
+use super::call::Answer;
 use super::connection::Connection;
-use super::forward::{Failure, RETRIES, broken, expired, lost, open};
+use super::forward::{Failure, RETRIES, broken, lost, open};
+use super::leave::Leave;
 use super::passage::Passage;
 use super::record::CallRecord;
 use super::route::{Destination, Endpoint};
@@ -59,12 +59,11 @@ impl Edge {
                 "the token lacks the scope that calling takes",
             ));
         }
-        record.seat = Some(self.seat()?);
         let tenant = &caller.principal.tenant;
-        let (endpoint, mode) = self
-            .directory
-            .holder(tenant, &name)
-            .ok_or_else(unknown_name)?;
+        let holder = self.directory.holder(tenant, &name);
+        let endpoint = holder.as_ref().map(|(endpoint, _)| endpoint);
+        let mut leave = self.begin(record, endpoint)?;
+        let (endpoint, mode) = holder.ok_or_else(unknown_name)?;
         record.mode = mode;
         record.endpoint = Some(Endpoint {
             tenant: tenant.clone(),
@@ -90,12 +89,11 @@ impl Edge {
             caller: caller.principal.clone(),
             token,
         };
-        let mut expiry = expiry(&caller);
-        let stream = self.way(tenant, &name, &head, &mut expiry).await?;
+        let stream = self.way(tenant, &name, &head, &mut leave).await?;
         let passage = Passage {
             upgrade,
             stream,
-            expiry,
+            leave,
             stall: self.limits.stall.0,
         };
         Ok(Answer::Passage(Response::new(()), passage))
@@ -107,17 +105,17 @@ impl Edge {
         tenant: &TenantName,
         name: &ConnectName,
         head: &CallHead,
-        expiry: &mut Deadline,
+        leave: &mut Leave,
     ) -> Result<Stream, Problem> {
         let look = || self.directory.lookup_name(tenant, &head.endpoint, name);
         let nothing = FirstBytes {
             data: Bytes::new(),
             end: false,
         };
-        let mut stream = open(look, head, &nothing, self.limits.open.0).await?;
+        let mut stream = open(look, head, &nothing, leave, self.limits.open.0).await?;
         let mut retries = 0;
         loop {
-            let error = match connected(&mut stream, expiry).await {
+            let error = match connected(&mut stream, leave).await {
                 Ok(()) => return Ok(stream),
                 Err(Failure::Problem(problem)) => return Err(problem),
                 Err(Failure::Stream(error)) => error,
@@ -126,7 +124,7 @@ impl Edge {
                 return Err(lost(error));
             }
             retries += 1;
-            let again = open(look, head, &nothing, Duration::ZERO).await;
+            let again = open(look, head, &nothing, leave, Duration::ZERO).await;
             stream = again.map_err(|_| lost(error))?;
         }
     }
@@ -175,9 +173,9 @@ impl Edge {
 }
 
 /// Waits until the agent says that the way is open.
-async fn connected(stream: &mut Stream, expiry: &mut Deadline) -> Result<(), Failure> {
+async fn connected(stream: &mut Stream, leave: &mut Leave) -> Result<(), Failure> {
     let item = poll_fn(|cx| match stream.recv.poll_item(cx) {
-        Poll::Pending => expiry.poll(cx).map(|()| Err(Failure::Problem(expired()))),
+        Poll::Pending => leave.poll(cx).map(|why| Err(Failure::Problem(why.into()))),
         item => item.map_err(Failure::Stream),
     });
     match item.await? {

@@ -5,19 +5,18 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use culvert_http::headers;
-use culvert_http::pace::Deadline;
 use culvert_session::body::{RecvBody, RecvBodyError};
 use http_body::{Body, Frame, SizeHint};
 
 use super::forward::Uploading;
+use super::leave::{Leave, Withdrawn};
 
 /// An upstream's body on its way to the caller.
 pub(crate) struct Download {
     body: RecvBody,
     /// The rest of the request's body, which an upstream may take while it answers.
     uploading: Option<Uploading>,
-    /// When the caller's token is void.
-    expiry: Deadline,
+    leave: Leave,
 }
 
 /// Why an answer breaks off.
@@ -27,16 +26,16 @@ pub(crate) enum DownloadError {
     #[error(transparent)]
     Body(#[from] RecvBodyError),
     /// The caller has no right to it any more.
-    #[error("the caller's token expired while the call was in flight")]
-    Expired,
+    #[error(transparent)]
+    Withdrawn(#[from] Withdrawn),
 }
 
 impl Download {
-    pub(crate) fn new(body: RecvBody, uploading: Option<Uploading>, expiry: Deadline) -> Self {
+    pub(crate) fn new(body: RecvBody, uploading: Option<Uploading>, leave: Leave) -> Self {
         Self {
             body,
             uploading,
-            expiry,
+            leave,
         }
     }
 
@@ -61,13 +60,13 @@ impl Body for Download {
         {
             this.uploading = None;
         }
-        if this.expiry.is_past() {
-            return Poll::Ready(Some(Err(DownloadError::Expired)));
+        if let Err(withdrawn) = this.leave.watch(cx) {
+            return Poll::Ready(Some(Err(withdrawn.into())));
         }
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Pending => {
-                let expired = this.expiry.poll(cx);
-                expired.map(|()| Some(Err(DownloadError::Expired)))
+                let withdrawn = this.leave.poll(cx);
+                withdrawn.map(|withdrawn| Some(Err(withdrawn.into())))
             }
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_trailers() {
                 Ok(trailers) => Frame::trailers(headers::of_trailers(trailers)),

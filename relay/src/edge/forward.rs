@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use culvert_http::pace::Deadline;
 use culvert_http::upload::{FirstBytes, Upload, UploadError};
 use culvert_http::{Problem, Progress, Traffic};
 use culvert_proto::code::{ErrorCode, ResetCode};
@@ -17,6 +16,7 @@ use culvert_session::{Item, OpenError, StreamError};
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
+use super::leave::Leave;
 use crate::directory::Lookup;
 
 /// Sessions that are tried at once where one takes no call, before the call waits.
@@ -54,8 +54,7 @@ pub(crate) struct Forwarded {
     pub(crate) uploading: Option<Uploading>,
     /// Where the caller's bytes go once both sides have switched protocols. Nothing was sent yet.
     pub(crate) send: Option<SendStream>,
-    /// When the caller's token is void.
-    pub(crate) expiry: Deadline,
+    pub(crate) leave: Leave,
 }
 
 /// Why an exchange gave no answer.
@@ -79,7 +78,7 @@ pub(crate) async fn forward(
     head: &CallHead,
     mut upload: Upload,
     interim: Option<InterimTo<'_>>,
-    mut expiry: Deadline,
+    mut leave: Leave,
     patience: Duration,
 ) -> Result<Forwarded, Problem> {
     let switches = head.upgrade.is_some();
@@ -90,7 +89,7 @@ pub(crate) async fn forward(
     };
     let first = first.map_err(|error| bad_upload(&error))?;
     let mut upload = (!first.end && !switches).then_some(upload);
-    let mut stream = open(look, head, &first, patience).await?;
+    let mut stream = open(look, head, &first, &leave, patience).await?;
     let mut retries = 0;
     loop {
         let sent = exchange(
@@ -98,7 +97,7 @@ pub(crate) async fn forward(
             upload.take(),
             switches,
             interim.as_ref(),
-            &mut expiry,
+            &mut leave,
         );
         let error = match sent.await {
             Ok((head, recv, sending)) => {
@@ -111,7 +110,7 @@ pub(crate) async fn forward(
                     recv,
                     uploading,
                     send,
-                    expiry,
+                    leave,
                 });
             }
             Err(Failure::Problem(problem)) => return Err(problem),
@@ -122,7 +121,7 @@ pub(crate) async fn forward(
         }
         retries += 1;
         // Where no other session is found, what happened to the first one is the news.
-        let again = open(look, head, &first, Duration::ZERO).await;
+        let again = open(look, head, &first, &leave, Duration::ZERO).await;
         stream = again.map_err(|_| lost(error))?;
     }
 }
@@ -150,11 +149,13 @@ pub(super) async fn open(
     look: impl Fn() -> Lookup,
     head: &CallHead,
     first: &FirstBytes,
+    leave: &Leave,
     patience: Duration,
 ) -> Result<Stream, Problem> {
     let deadline = Instant::now() + patience;
     let mut tries = 0;
     loop {
+        leave.check()?;
         let error = match look() {
             Lookup::Unknown => return Err(unknown_endpoint()),
             Lookup::Offline if tries == 0 => return Err(offline()),
@@ -219,7 +220,7 @@ async fn exchange(
     upload: Option<Upload>,
     switches: bool,
     interim: Option<&InterimTo<'_>>,
-    expiry: &mut Deadline,
+    leave: &mut Leave,
 ) -> Result<(ResponseHead, RecvStream, Sending), Failure> {
     let (mut send, mut recv) = stream.split();
     let mut sending = match upload {
@@ -241,7 +242,7 @@ async fn exchange(
                 }
             }
             match recv.poll_item(cx) {
-                Poll::Pending => expiry.poll(cx).map(|()| Err(Failure::Problem(expired()))),
+                Poll::Pending => leave.poll(cx).map(|why| Err(Failure::Problem(why.into()))),
                 item => item.map_err(Failure::Stream),
             }
         });
@@ -287,13 +288,6 @@ fn check(head: &ResponseHead, switches: bool) -> Result<(), Problem> {
             "the local API gave an answer with contradictory lengths",
         )),
     }
-}
-
-pub(super) fn expired() -> Problem {
-    Problem::unauthenticated(
-        "the token expired while the call was in flight",
-        Some("invalid_token"),
-    )
 }
 
 pub(super) fn broken(detail: &'static str) -> Problem {

@@ -107,6 +107,9 @@ impl Edge {
                 "the token lacks the scope that calling takes",
             ));
         }
+        if let Some(revocation) = self.revocations.of_call(&caller.principal, None) {
+            return Err(self.refuse_revoked(&revocation));
+        }
         let names = self.directory.names(&caller.principal.tenant);
         let names: Vec<_> = names
             .into_iter()

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use culvert_http::Grip;
-use culvert_http::pace::{Deadline, PacedIo};
+use culvert_http::pace::PacedIo;
 use culvert_session::Stream;
 use culvert_session::splice::{Moved, SpliceError, splice};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use super::leave::{Leave, Withdrawn};
 use super::record::CallRecord;
 
 /// The agent has the limit for silence.
@@ -21,8 +22,7 @@ pub(crate) struct Passage {
     /// Gives the caller's side once the answer is on its way.
     pub(crate) upgrade: OnUpgrade,
     pub(crate) stream: Stream,
-    /// When the caller's token is void.
-    pub(crate) expiry: Deadline,
+    pub(crate) leave: Leave,
     /// How long a caller may take nothing.
     pub(crate) stall: Duration,
 }
@@ -30,14 +30,14 @@ pub(crate) struct Passage {
 /// Why a passage ended before both directions had.
 enum End {
     Splice(SpliceError),
-    Expired,
+    Withdrawn(Withdrawn),
     CallerGone,
 }
 
 impl Passage {
     /// Carries bytes until both directions have ended, or one side is gone.
     pub(crate) async fn carry(self, mut record: CallRecord, grip: Grip) {
-        let mut expiry = self.expiry;
+        let mut leave = self.leave;
         let Ok(upgraded) = self.upgrade.await else {
             return;
         };
@@ -56,17 +56,14 @@ impl Passage {
         let ended = tokio::select! {
             biased;
             ended = splice(&mut send, &mut recv, &mut io, NO_LIMIT, moved) => ended.map_err(End::Splice),
-            () = poll_fn(|cx| expiry.poll(cx)) => Err(End::Expired),
+            withdrawn = poll_fn(|cx| leave.poll(cx)) => Err(End::Withdrawn(withdrawn)),
             () = gone(&grip, &all_sent) => Err(End::CallerGone),
         };
         match ended {
             Ok(()) => return record.on_end(),
             Err(End::CallerGone | End::Splice(SpliceError::Io(_))) => {}
             Err(End::Splice(error)) => record.on_cut_short(error.to_string()),
-            Err(End::Expired) => {
-                record
-                    .on_cut_short("the caller's token expired while the call was in flight".into());
-            }
+            Err(End::Withdrawn(withdrawn)) => record.on_cut_short(withdrawn.to_string()),
         }
         grip.cut();
     }

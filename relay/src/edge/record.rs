@@ -16,6 +16,7 @@ use tracing::info;
 use super::connection::Connection;
 use super::route::Endpoint;
 use crate::metrics::{CallEnd, Metrics, Outcome};
+use crate::tenants::{CallSeat, LiveCall};
 
 /// The record of one call. Dropped when the call is over, it writes the access line and counts.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct CallRecord {
     pub(crate) progress: Arc<Progress>,
     /// Its place among the calls that may be in progress.
     pub(crate) seat: Option<OwnedSemaphorePermit>,
+    /// Its place among those of its tenant.
+    pub(crate) live: Option<CallSeat>,
     ending: Ending,
     metrics: Arc<Metrics>,
     connection: Arc<Connection>,
@@ -69,6 +72,7 @@ impl CallRecord {
             trace: None,
             progress,
             seat: None,
+            live: None,
             ending: Ending::Open,
             metrics,
             connection,

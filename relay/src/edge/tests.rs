@@ -8,5 +8,6 @@ mod failures;
 mod hostile;
 mod interim;
 mod record;
+mod revoked;
 mod rig;
 mod switch;

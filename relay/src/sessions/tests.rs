@@ -3,5 +3,6 @@
 mod expiry;
 mod lanes;
 mod registration;
+mod revoked;
 pub(crate) mod rig;
 mod upgrade;

@@ -31,7 +31,9 @@ use crate::directory::{Directory, Service, SessionId};
 use crate::edge::{Edge, Parts};
 use crate::listener::{Peer, Transport};
 use crate::metrics::Metrics;
-use crate::sessions::Agents;
+use crate::revocations::Revocations;
+use crate::sessions::{self, Agents};
+use crate::tenants::Tenants;
 
 pub(crate) const DOMAIN: &str = "relay.test";
 pub(crate) const HOST: &str = "vc--acme.relay.test";
@@ -49,6 +51,8 @@ impl Transport for DuplexStream {
 pub(crate) struct Rig {
     pub(crate) edge: Arc<Edge>,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) tenants: Arc<Tenants>,
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: CancellationToken,
     key: KeyPair,
@@ -87,24 +91,32 @@ impl Rig {
         let verifier = Arc::new(verifier);
         let directory = Arc::new(Directory::new(limits.offline_memory.0));
         let metrics = Arc::new(Metrics::new());
+        let (tenants, revocations) = (Arc::<Tenants>::default(), Arc::<Revocations>::default());
         let agents = Agents::new(
             "n1",
             &limits,
-            verifier.clone(),
-            directory.clone(),
-            metrics.clone(),
+            sessions::Parts {
+                verifier: verifier.clone(),
+                directory: directory.clone(),
+                revocations: revocations.clone(),
+                metrics: metrics.clone(),
+            },
         );
         let (found, counts) = (directory.clone(), metrics.clone());
         let parts = Parts {
             verifier,
             certificates: None,
             directory: found,
+            tenants: tenants.clone(),
+            revocations: revocations.clone(),
             agents,
             metrics: counts,
         };
         Self {
             edge: Arc::new(Edge::new(DOMAIN, &[], &limits, parts)),
             directory,
+            tenants,
+            revocations,
             metrics,
             drain: CancellationToken::new(),
             key,

@@ -1,0 +1,125 @@
+//! For how long a call may go on: its caller's token, and what operators withdraw.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use culvert_http::Problem;
+use culvert_http::pace::Deadline;
+use culvert_proto::code::ErrorCode;
+use culvert_proto::names::EndpointName;
+use tokio::time::Instant;
+
+use super::Edge;
+use super::record::CallRecord;
+use crate::revocations::Revocation;
+use crate::tenants::LiveCall;
+
+/// How long a call may go on after its caller's token expired.
+const EXPIRY_GRACE: Duration = Duration::from_secs(30);
+
+/// The right of one call to go on, held and watched while it does.
+#[derive(Debug)]
+pub(crate) struct Leave {
+    expiry: Deadline,
+    call: Arc<LiveCall>,
+}
+
+/// Why a call may not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Withdrawn {
+    /// The token is void.
+    #[error("the caller's token expired while the call was in flight")]
+    Expired,
+    /// An operator has withdrawn subject, tenant or endpoint.
+    #[error("the call was revoked while it was in flight")]
+    Revoked,
+}
+
+impl Leave {
+    fn new(call: Arc<LiveCall>) -> Self {
+        let mut expiry = Deadline::default();
+        // A token that outlives what the clock can count never expires.
+        let end = call.caller.principal.expires_at().checked_add(EXPIRY_GRACE);
+        let left = end.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        if let Some(at) = left.and_then(|left| Instant::now().checked_add(left)) {
+            expiry.set(at);
+        }
+        Self { expiry, call }
+    }
+
+    /// Whether the call may go on. The task is woken when it is revoked.
+    pub(crate) fn watch(&self, cx: &Context<'_>) -> Result<(), Withdrawn> {
+        let _ = self.call.poll_revoked(cx);
+        self.check()
+    }
+
+    /// Whether the call may go on, without waiting.
+    pub(crate) fn check(&self) -> Result<(), Withdrawn> {
+        if self.call.is_revoked() {
+            Err(Withdrawn::Revoked)
+        } else if self.expiry.is_past() {
+            Err(Withdrawn::Expired)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ready once the call may not go on; else the task is woken when that is so.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Withdrawn> {
+        if self.call.poll_revoked(cx).is_ready() {
+            return Poll::Ready(Withdrawn::Revoked);
+        }
+        self.expiry.poll(cx).map(|()| Withdrawn::Expired)
+    }
+}
+
+impl From<Withdrawn> for Problem {
+    fn from(withdrawn: Withdrawn) -> Self {
+        match withdrawn {
+            Withdrawn::Expired => Self::unauthenticated(
+                "the token expired while the call was in flight",
+                Some("invalid_token"),
+            ),
+            Withdrawn::Revoked => revoked().with_log(withdrawn.to_string()),
+        }
+    }
+}
+
+impl Edge {
+    /// Lets a call begin, to this endpoint of the caller's own tenant if there is one: takes its
+    /// places, and asks whether it is withdrawn when it is among those that can be.
+    pub(super) fn begin(
+        &self,
+        record: &mut CallRecord,
+        endpoint: Option<&EndpointName>,
+    ) -> Result<Leave, Problem> {
+        let caller = record
+            .caller
+            .clone()
+            .ok_or_else(super::authenticate::no_credential)?;
+        record.seat = Some(self.seat()?);
+        let progress = &record.progress;
+        let seat = self.tenants.enter(record.call, &caller, endpoint, progress);
+        let leave = Leave::new(seat.call.clone());
+        record.live = Some(seat);
+        match self.revocations.of_call(&caller.principal, endpoint) {
+            None => Ok(leave),
+            Some(revocation) => Err(self.refuse_revoked(&revocation)),
+        }
+    }
+
+    /// What a caller is told that is withdrawn, or asks for what is.
+    pub(super) fn refuse_revoked(&self, revocation: &Revocation) -> Problem {
+        self.metrics.revocations.refused_calls.inc();
+        let reason = revocation.reason.as_deref().unwrap_or("no reason given");
+        revoked().with_log(format!("revocation {}: {reason}", revocation.id))
+    }
+}
+
+fn revoked() -> Problem {
+    Problem::new(
+        ErrorCode::Forbidden,
+        "the relay's operator has revoked the access of this credential, or to this endpoint",
+    )
+}
