@@ -22,6 +22,7 @@ pub mod oauth;
 pub mod policy_file;
 mod proxied;
 pub mod proxy;
+pub mod quota;
 pub mod relay;
 pub mod secret;
 pub mod terminate;

@@ -12,6 +12,7 @@ use crate::caller::{Caller, WrittenCaller};
 use crate::document::Document;
 use crate::error::ConfigError;
 use crate::issuer::{Issuer, WrittenIssuer};
+use crate::quota::{ByteRate, CallRate, Quota, Tenant, WrittenTenant};
 use crate::units::{Size, Span};
 
 /// A checked `relay.toml`.
@@ -34,6 +35,9 @@ pub struct RelayConfig {
     /// Further host names of endpoints.
     #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// Tenants with quotas of their own.
+    #[serde(rename = "tenant", skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<Tenant>,
     /// Where endpoints are looked up.
     pub directory: Directory,
     /// What a peer can make this node hold or wait for.
@@ -142,6 +146,36 @@ pub struct RelayLimits {
     /// Bytes that may wait to be sent or read in all sessions together; beyond it, a stream has
     /// 16 KiB each way.
     pub waiting_buffer: Size,
+    /// Most agent sessions of one tenant; by default half of `sessions`.
+    pub tenant_max_sessions: Option<u32>,
+    /// Most endpoints of one tenant.
+    pub tenant_max_endpoints: u32,
+    /// Most calls of one tenant at once; by default half of `calls`.
+    pub tenant_max_calls: Option<u32>,
+    /// Most calls of one tenant a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_max_call_rate: Option<CallRate>,
+    /// Most bytes of bodies of one tenant a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_max_byte_rate: Option<ByteRate>,
+    /// Most bytes that wait in the sessions of one tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_max_buffer: Option<Size>,
+}
+
+impl RelayLimits {
+    /// What a tenant without a quota of its own may take.
+    pub fn quota(&self) -> Quota {
+        let half = |all: u32| all.div_ceil(2);
+        Quota {
+            max_sessions: self.tenant_max_sessions.unwrap_or(half(self.sessions)),
+            max_endpoints: self.tenant_max_endpoints,
+            max_calls: self.tenant_max_calls.unwrap_or(half(self.calls)),
+            max_call_rate: self.tenant_max_call_rate,
+            max_byte_rate: self.tenant_max_byte_rate,
+            max_buffer: self.tenant_max_buffer,
+        }
+    }
 }
 
 impl Default for RelayLimits {
@@ -162,6 +196,12 @@ impl Default for RelayLimits {
             offline_memory: Span::secs(3600),
             receive_buffer: Size(1 << 30),
             waiting_buffer: Size(1 << 30),
+            tenant_max_sessions: None,
+            tenant_max_endpoints: 4096,
+            tenant_max_calls: None,
+            tenant_max_call_rate: None,
+            tenant_max_byte_rate: None,
+            tenant_max_buffer: None,
         }
     }
 }
@@ -180,6 +220,8 @@ struct Written {
     caller: Vec<WrittenCaller>,
     #[serde(default)]
     route: Vec<WrittenRoute>,
+    #[serde(default)]
+    tenant: Vec<WrittenTenant>,
     #[serde(default)]
     directory: Option<WrittenDirectory>,
     #[serde(default)]
@@ -295,7 +337,16 @@ impl RelayConfig {
             written.route.iter().map(|route| &route.host),
             "host",
         )?;
-        check_limits(document, &written.limits)?;
+        let mut limits = written.limits;
+        check_limits(document, &limits)?;
+        let everybody = limits.quota();
+        limits.tenant_max_sessions = Some(everybody.max_sessions);
+        limits.tenant_max_calls = Some(everybody.max_calls);
+        let tenants = written.tenant.iter();
+        let tenants = tenants.map(|tenant| tenant.check(document, &everybody));
+        let tenants = tenants.collect::<Result<Vec<_>, ConfigError>>()?;
+        let names = written.tenant.iter().map(|tenant| &tenant.name);
+        crate::check::unique(document, names, "tenant")?;
         let directory = match &written.directory {
             Some(directory) if directory.kind.get_ref() != "memory" => {
                 return Err(document.error(
@@ -316,8 +367,9 @@ impl RelayConfig {
             issuers,
             callers,
             routes,
+            tenants,
             directory,
-            limits: written.limits,
+            limits,
         })
     }
 
@@ -343,6 +395,9 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
         ("calls", limits.calls),
         ("streams_per_session", limits.streams_per_session),
         ("streams_per_connection", limits.streams_per_connection),
+        ("tenant_max_sessions", limits.quota().max_sessions),
+        ("tenant_max_endpoints", limits.tenant_max_endpoints),
+        ("tenant_max_calls", limits.quota().max_calls),
     ];
     if !(1..=u32::from(MAX_LANES)).contains(&limits.lanes_per_session) {
         return Err(ConfigError {

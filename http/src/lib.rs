@@ -16,6 +16,7 @@
 //!   which requests ask to leave HTTP, [`headers`] which fields pass and which are dropped, [`trace`]
 //!   carries the caller's trace on, [`upload`] is the request's body.
 //! - [`answer`] is the head of an upstream's answer, [`problem`] what a caller gets in its place.
+//! - [`Bucket`] is a rate that many calls share, [`Throttle`] keeps one of them to it.
 //! - [`Grip`] is a hand on the caller's side of what goes on when HTTP has ended.
 //!
 //! This room knows no tunnel, no policy, no identity and no configuration: limits come as
@@ -25,6 +26,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 pub mod answer;
+mod bucket;
 mod frames;
 mod grip;
 mod guard;
@@ -34,14 +36,17 @@ pub mod problem;
 mod progress;
 pub mod request;
 pub mod server;
+mod throttle;
 pub mod trace;
 mod traffic;
 pub mod upgrade;
 pub mod upload;
 
+pub use bucket::Bucket;
 pub use grip::{Breaker, Grip, StreamGrip};
 pub use guard::Violation;
 pub use problem::Problem;
 pub use progress::Progress;
 pub use server::{Alpn, Server};
+pub use throttle::{Throttle, ThrottledIo};
 pub use traffic::{HeadRoom, Traffic};

@@ -177,7 +177,9 @@ impl Problem {
         insert_call(headers, call);
         headers.insert(PROXY_STATUS, self.proxy_status());
         if let Some(after) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            // Who comes a little early comes in vain.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if let Some(Ok(challenge)) = self.challenge.as_deref().map(HeaderValue::from_str) {
             let field = if self.proxy {

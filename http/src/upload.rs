@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use crate::headers;
 use crate::pace::Patience;
 use crate::progress::Progress;
+use crate::throttle::Throttle;
 
 /// A request's body: counted, filtered, and given up where the caller stalls.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Upload {
     /// What was found while looking for the first bytes and is not data.
     trailers: Option<Frame<Bytes>>,
     patience: Patience,
+    throttle: Throttle,
     progress: Arc<Progress>,
 }
 
@@ -53,8 +55,14 @@ impl Upload {
             incoming,
             trailers: None,
             patience: Patience::new(stall),
+            throttle: Throttle::default(),
             progress,
         }
+    }
+
+    /// The same, at the rate of this throttle.
+    pub fn throttled(self, throttle: Throttle) -> Self {
+        Self { throttle, ..self }
     }
 
     /// What the request's head says about its body.
@@ -121,6 +129,7 @@ impl Upload {
             .received
             .fetch_add(length as u64, Ordering::Relaxed);
         self.patience.on_progress(length);
+        self.throttle.on_moved(length);
         let frame = match frame.into_trailers() {
             Ok(trailers) => Frame::trailers(headers::of_trailers(trailers)),
             Err(data) => data,
@@ -141,6 +150,8 @@ impl Body for Upload {
         if let Some(trailers) = this.trailers.take() {
             return Poll::Ready(Some(Ok(trailers)));
         }
+        // Nor is it the caller's turn while its tenant is too fast.
+        ready!(this.throttle.poll_turn(cx));
         match this.poll_incoming(cx) {
             // Not the caller's turn.
             Poll::Pending if this.progress.waits.load(Ordering::Relaxed) => Poll::Pending,

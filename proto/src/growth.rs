@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct GrowthBudget {
     shared: Arc<Shared>,
     tenant: Arc<str>,
+    /// Most that the tenant may hold, whatever is left.
+    most: u64,
 }
 
 #[derive(Debug)]
@@ -77,6 +79,7 @@ impl GrowthBudget {
                 ledger: Mutex::default(),
             }),
             tenant: Arc::from(""),
+            most: u64::MAX,
         }
     }
 
@@ -85,6 +88,15 @@ impl GrowthBudget {
         Self {
             shared: self.shared.clone(),
             tenant: Arc::from(tenant),
+            most: u64::MAX,
+        }
+    }
+
+    /// The same, where the sessions of the tenant hold no more than `bytes` together.
+    pub fn at_most(self, bytes: u64) -> Self {
+        Self {
+            most: bytes,
+            ..self
         }
     }
 
@@ -160,7 +172,7 @@ impl Share {
                 .tenants
                 .insert(self.budget.tenant.clone(), Account::default());
         }
-        let of_tenant = ledger.tenant_part(total);
+        let of_tenant = ledger.tenant_part(total).min(self.budget.most);
         let Some(account) = ledger.tenants.get_mut(&self.budget.tenant) else {
             return 0;
         };
@@ -206,8 +218,9 @@ impl Share {
         let Some(account) = ledger.tenants.get(&self.budget.tenant) else {
             return 0;
         };
-        let of_tenant = ledger.tenant_part(total);
-        if is_short(total, ledger.used) && is_short(of_tenant, account.used) {
+        let of_tenant = ledger.tenant_part(total).min(self.budget.most);
+        let short = is_short(total, ledger.used) || of_tenant == self.budget.most;
+        if short && is_short(of_tenant, account.used) {
             self.held
                 .saturating_sub(part(of_tenant, account.used, account.claims))
         } else {

@@ -125,7 +125,8 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
 
     let metrics = Arc::new(Metrics::new());
     let directory = Arc::new(Directory::new(limits.offline_memory.0));
-    let tenants = Arc::new(Tenants::default());
+    let tenants = Tenants::new(limits, &config.tenants, metrics.clone());
+    let tenants = Arc::new(tenants);
     let revocations = Arc::new(Revocations::default());
     let agents = Agents::new(
         &config.node,
@@ -133,6 +134,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         sessions::Parts {
             verifier: verifier.clone(),
             directory: directory.clone(),
+            tenants: tenants.clone(),
             revocations: revocations.clone(),
             metrics: metrics.clone(),
         },

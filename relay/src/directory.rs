@@ -8,7 +8,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -260,6 +260,15 @@ impl<S: Target> Directory<S> {
     /// Endpoints that have a session.
     pub fn served(&self) -> usize {
         self.read().served
+    }
+
+    /// The endpoints of a tenant that have a session.
+    pub(crate) fn served_of(&self, tenant: &TenantName) -> HashSet<EndpointName> {
+        let tenants = self.read();
+        let endpoints = tenants.by_name.get(tenant).map(|found| &found.endpoints);
+        let served = endpoints.into_iter().flatten();
+        let served = served.filter(|(_, found)| !found.sessions.is_empty());
+        served.map(|(endpoint, _)| endpoint.clone()).collect()
     }
 
     /// Every endpoint, those that are offline too, by tenant and name.

@@ -11,7 +11,8 @@
 //!    carries the caller's trace on.
 //!    What the relay serves itself are the pages in [`pages`]: [`errors`], [`pac`].
 //!    [`leave`] is its right to go on, from then to its end.
-//! 3. [`forward`] carries it through the tunnel; [`download`] is the body of what comes back.
+//! 3. [`forward`] carries it through the tunnel; [`download`] is the body of what comes back. Both
+//!    ways go at the rate of the caller's tenant ([`culvert_http::Throttle`]).
 //!    [`connect`] is a CONNECT from top to bottom: it has no body, and after its answer [`passage`]
 //!    carries bytes both ways.
 //! 4. [`answer`] is the body of whatever is answered; where there is no answer from the upstream,

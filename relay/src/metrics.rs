@@ -30,6 +30,7 @@ pub struct Metrics {
     pub(crate) sessions: Sessions,
     pub(crate) lanes: Lanes,
     pub(crate) revocations: Revoked,
+    pub(crate) quotas: Quotas,
     calls: Calls,
 }
 
@@ -79,8 +80,10 @@ pub(crate) enum Refused {
     Handshake,
     /// No valid token.
     Unauthenticated,
-    /// A token that may not register.
+    /// A token that may not register, or is revoked.
     Forbidden,
+    /// Its tenant has as many sessions as it may.
+    QuotaExceeded,
     /// The limit of sessions is reached, or the node drains.
     Overloaded,
 }
@@ -94,6 +97,11 @@ struct CallLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QuotaLabel {
+    quota: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,6 +120,7 @@ impl Metrics {
             sessions: Sessions::new(&mut registry),
             lanes: Lanes::new(&mut registry),
             revocations: Revoked::new(&mut registry),
+            quotas: Quotas::new(&mut registry),
             calls: Calls::new(&mut registry),
             registry,
         }
@@ -219,6 +228,7 @@ pub(crate) struct Sessions {
     handshake: Counter,
     unauthenticated: Counter,
     forbidden: Counter,
+    quota_exceeded: Counter,
     overloaded: Counter,
     ended: Family<ReasonLabel, Counter>,
 }
@@ -238,6 +248,7 @@ impl Sessions {
             handshake: refusal("handshake"),
             unauthenticated: refusal("unauthenticated"),
             forbidden: refusal("forbidden"),
+            quota_exceeded: refusal("quota-exceeded"),
             overloaded: refusal("overloaded"),
             ended: Family::default(),
         };
@@ -271,6 +282,7 @@ impl Sessions {
             Refused::Handshake => &self.handshake,
             Refused::Unauthenticated => &self.unauthenticated,
             Refused::Forbidden => &self.forbidden,
+            Refused::QuotaExceeded => &self.quota_exceeded,
             Refused::Overloaded => &self.overloaded,
         }
         .inc();
@@ -328,6 +340,50 @@ impl Lanes {
         self.taken.inc();
         self.open.inc();
         OpenLane(&self.open)
+    }
+}
+
+/// What a tenant may have so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QuotaKind {
+    Calls,
+    CallRate,
+    Sessions,
+    Endpoints,
+}
+
+/// Refusals because a tenant's quota was used up.
+#[derive(Debug)]
+pub(crate) struct Quotas {
+    calls: Counter,
+    call_rate: Counter,
+    sessions: Counter,
+    endpoints: Counter,
+}
+
+impl Quotas {
+    fn new(registry: &mut Registry) -> Self {
+        let refusals = Family::<QuotaLabel, Counter>::default();
+        let counter = |quota| refusals.get_or_create_owned(&QuotaLabel { quota });
+        let new = Self {
+            calls: counter("calls"),
+            call_rate: counter("call-rate"),
+            sessions: counter("sessions"),
+            endpoints: counter("endpoints"),
+        };
+        let help = "Refusals because a tenant's quota was used up";
+        registry.register("quota_refusals", help, refusals);
+        new
+    }
+
+    pub(crate) fn on_refused(&self, quota: QuotaKind) {
+        match quota {
+            QuotaKind::Calls => &self.calls,
+            QuotaKind::CallRate => &self.call_rate,
+            QuotaKind::Sessions => &self.sessions,
+            QuotaKind::Endpoints => &self.endpoints,
+        }
+        .inc();
     }
 }
 

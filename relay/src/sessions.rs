@@ -43,6 +43,7 @@ use crate::directory::{Directory, SessionId};
 use crate::listener::Peer;
 use crate::metrics::{Metrics, Refused};
 use crate::revocations::{Revocation, Revocations};
+use crate::tenants::{SessionSeat, Tenants};
 
 /// Where agents open sessions, on the relay's own domain.
 pub const PATH: &str = "/.culvert/v1/session";
@@ -70,6 +71,7 @@ pub struct Agents {
     node: Node,
     verifier: Arc<Verifier>,
     directory: Arc<Directory>,
+    tenants: Arc<Tenants>,
     revocations: Arc<Revocations>,
     metrics: Arc<Metrics>,
     /// How long a connection may take from 101 to the upgrade, and to greet.
@@ -92,6 +94,12 @@ struct Node {
     instance: [u8; 16],
 }
 
+/// The places of a session. They go where its connection goes.
+struct Seats {
+    _of_node: OwnedSemaphorePermit,
+    of_tenant: SessionSeat,
+}
+
 /// The parts of a node that its agents need.
 #[derive(Debug)]
 pub struct Parts {
@@ -99,6 +107,8 @@ pub struct Parts {
     pub verifier: Arc<Verifier>,
     /// Where endpoints are registered.
     pub directory: Arc<Directory>,
+    /// Knows how many sessions and endpoints a tenant may have.
+    pub tenants: Arc<Tenants>,
     /// What is withdrawn.
     pub revocations: Arc<Revocations>,
     /// Counts sessions.
@@ -141,6 +151,7 @@ impl Agents {
         let Parts {
             verifier,
             directory,
+            tenants,
             revocations,
             metrics,
         } = parts;
@@ -159,6 +170,7 @@ impl Agents {
             },
             verifier,
             directory,
+            tenants,
             revocations,
             metrics,
             patience: limits.open.0,
@@ -181,16 +193,17 @@ impl Agents {
         peer: Peer,
     ) -> Result<Response<()>, Problem> {
         let admitted = self.admit(&request, peer).await;
-        let (handshake, token, seat) = admitted.inspect_err(|problem| {
+        let (handshake, token, seats) = admitted.inspect_err(|problem| {
             self.metrics.sessions.on_refused(match problem.code {
                 ErrorCode::Unauthenticated => Refused::Unauthenticated,
                 ErrorCode::Forbidden => Refused::Forbidden,
+                ErrorCode::QuotaExceeded => Refused::QuotaExceeded,
                 ErrorCode::Overloaded => Refused::Overloaded,
                 _ => Refused::Handshake,
             });
         })?;
         let upgraded = hyper::upgrade::on(&mut request);
-        tokio::spawn(self.run(upgraded, token, peer, seat));
+        tokio::spawn(self.run(upgraded, token, peer, seats));
         Ok(handshake.response())
     }
 
@@ -199,7 +212,7 @@ impl Agents {
         &self,
         request: &Request<B>,
         peer: Peer,
-    ) -> Result<(Handshake, VerifiedToken, OwnedSemaphorePermit), Problem> {
+    ) -> Result<(Handshake, VerifiedToken, Seats), Problem> {
         let handshake = Handshake::check(request, peer)?;
         let bearer = handshake::bearer(request.headers())?;
         let seat = self.seat()?;
@@ -224,7 +237,12 @@ impl Agents {
             self.metrics.revocations.refused_sessions.inc();
             return Err(revoked(&revocation));
         }
-        Ok((handshake, token, seat))
+        let of_tenant = self.tenants.enter_session(tenant)?;
+        let seats = Seats {
+            _of_node: seat,
+            of_tenant,
+        };
+        Ok((handshake, token, seats))
     }
 
     fn seat(&self) -> Result<OwnedSemaphorePermit, Problem> {
@@ -243,7 +261,7 @@ impl Agents {
         upgraded: OnUpgrade,
         token: VerifiedToken,
         peer: Peer,
-        _seat: OwnedSemaphorePermit,
+        seats: Seats,
     ) {
         let io = match timeout(self.patience, upgraded).await {
             Ok(Ok(upgraded)) => TokioIo::new(upgraded),
@@ -260,11 +278,13 @@ impl Agents {
             Session::spawn(WebSocketIo::acceptor(io), self.session_config(&token));
         // Calls come from callers, never from agents: streams that an agent opens are refused.
         drop(incoming);
-        let keeper = Keeper::new(self, session, token, peer);
+        let account = seats.of_tenant.account.clone();
+        let keeper = Keeper::new(self, session, token, peer, account);
         keeper.run(controls).await;
     }
 
     fn session_config(&self, token: &VerifiedToken) -> mux::Config {
+        let tenant = &token.principal.tenant;
         mux::Config {
             side: mux::Side::Acceptor,
             hello: Hello {
@@ -281,8 +301,11 @@ impl Agents {
             limits: culvert_proto::limits::Limits {
                 hello_timeout: self.patience,
                 max_opened: self.streams_per_session,
-                growth: self.growth.of_tenant(token.principal.tenant.as_str()),
-                waiting: self.waiting.of_tenant(token.principal.tenant.as_str()),
+                growth: self.growth.of_tenant(tenant.as_str()),
+                waiting: match self.tenants.max_buffer(tenant) {
+                    None => self.waiting.of_tenant(tenant.as_str()),
+                    Some(most) => self.waiting.of_tenant(tenant.as_str()).at_most(most),
+                },
                 ..Default::default()
             },
         }

@@ -1,31 +1,74 @@
-//! What each tenant has in progress on this node.
+//! What each tenant has in progress on this node, and how much it may have.
 //!
 //! A tenant has an [`Account`] while it has a call or session, and a little longer. Tenants come
-//! from verified credentials alone.
+//! from verified credentials alone. To begin a call is one look-up and a few atomic operations.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use culvert_http::Progress;
+use culvert_config::quota::{Quota, Tenant};
+use culvert_config::relay::RelayLimits;
+use culvert_http::{Bucket, Progress, Throttle};
 use culvert_identity::VerifiedToken;
 use culvert_proto::head::CallId;
 use culvert_proto::names::{EndpointName, TenantName};
 use futures_util::task::AtomicWaker;
 
+use crate::metrics::{Metrics, QuotaKind};
 use crate::revocations::Revocations;
 
+/// Accounts above which idle ones are dropped before another is opened, without the wait.
+const MANY: usize = 65_536;
+
 /// The tenants of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tenants {
+    /// What a tenant may take that has no quota of its own.
+    everybody: Quota,
+    own: HashMap<TenantName, Quota>,
+    metrics: Arc<Metrics>,
     accounts: RwLock<HashMap<TenantName, Arc<Account>>>,
 }
 
 /// One tenant.
-#[derive(Debug, Default)]
-struct Account {
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) quota: Quota,
     calls: Mutex<HashMap<CallId, Arc<LiveCall>>>,
+    sessions: AtomicU32,
+    call_rate: Option<Bucket>,
+    byte_rate: Option<Arc<Bucket>>,
+    /// Held while endpoints are counted and registered.
+    registering: Mutex<()>,
+    /// What was refused because the quota was used up.
+    refused: AtomicU64,
+}
+
+/// A tenant's quota is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exceeded {
+    /// Which part of it.
+    pub(crate) what: QuotaKind,
+    /// When there is room again, where that is known.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Exceeded {
+    /// What those are told who asked for more.
+    pub(crate) fn told(self) -> &'static str {
+        match self.what {
+            QuotaKind::Calls => "your tenant has as many calls in progress as it may; try again",
+            QuotaKind::CallRate => "your tenant makes more calls a second than it may; try again",
+            QuotaKind::Sessions => "your tenant has as many agent sessions as it may; try again",
+            QuotaKind::Endpoints => "your tenant has as many endpoints as it may",
+        }
+    }
 }
 
 /// A call in progress, from the moment its caller is known.
@@ -34,6 +77,8 @@ pub(crate) struct LiveCall {
     pub(crate) caller: Arc<VerifiedToken>,
     /// The endpoint of the caller's tenant that it is for.
     endpoint: Option<EndpointName>,
+    /// The rate that it shares with its tenant's other calls.
+    byte_rate: Option<Arc<Bucket>>,
     /// Its end is said there.
     progress: Arc<Progress>,
     /// Whoever carries the call on.
@@ -41,6 +86,13 @@ pub(crate) struct LiveCall {
 }
 
 impl LiveCall {
+    /// Keeps one direction of the call to its tenant's rate.
+    pub(crate) fn throttle(&self) -> Throttle {
+        self.byte_rate
+            .clone()
+            .map_or_else(Throttle::default, Throttle::new)
+    }
+
     /// Whether an operator has withdrawn it.
     pub(crate) fn is_revoked(&self) -> bool {
         self.progress.cut.load(Ordering::Acquire)
@@ -77,24 +129,102 @@ impl Drop for CallSeat {
     }
 }
 
+/// The place of a session among those of its tenant. Dropped, the session is over.
+#[derive(Debug)]
+pub(crate) struct SessionSeat {
+    pub(crate) account: Arc<Account>,
+}
+
+impl Drop for SessionSeat {
+    fn drop(&mut self) {
+        self.account.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a tenant uses, in [`Tenants::list`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) tenant: TenantName,
+    pub(crate) sessions: u32,
+    pub(crate) calls: usize,
+    /// Refusals because the quota was used up.
+    pub(crate) refused: u64,
+    pub(crate) quota: Quota,
+}
+
 impl Tenants {
-    /// Enters a call among those in progress.
+    /// The tenants of a node with these limits, some with quotas of their own; none has anything.
+    pub fn new(limits: &RelayLimits, own: &[Tenant], metrics: Arc<Metrics>) -> Self {
+        let own = own
+            .iter()
+            .map(|tenant| (tenant.name.clone(), tenant.quota.clone()));
+        Self {
+            everybody: limits.quota(),
+            own: own.collect(),
+            metrics,
+            accounts: RwLock::default(),
+        }
+    }
+
+    /// Enters a call among those in progress, if its tenant may have another.
     pub(crate) fn enter(
         &self,
         id: CallId,
         caller: &Arc<VerifiedToken>,
         endpoint: Option<&EndpointName>,
         progress: &Arc<Progress>,
-    ) -> CallSeat {
+    ) -> Result<CallSeat, Exceeded> {
         let account = self.account(&caller.principal.tenant);
+        let mut calls = account.calls();
+        if calls.len() >= account.quota.max_calls as usize {
+            return Err(self.refuse(&account, QuotaKind::Calls, None));
+        }
+        if let Some(Err(wait)) = account.call_rate.as_ref().map(Bucket::take) {
+            return Err(self.refuse(&account, QuotaKind::CallRate, Some(wait)));
+        }
         let call = Arc::new(LiveCall {
             caller: caller.clone(),
             endpoint: endpoint.cloned(),
+            byte_rate: account.byte_rate.clone(),
             progress: progress.clone(),
             waiting: AtomicWaker::new(),
         });
-        account.calls().insert(id, call.clone());
-        CallSeat { account, id, call }
+        calls.insert(id, call.clone());
+        drop(calls);
+        Ok(CallSeat { account, id, call })
+    }
+
+    /// Enters a session, if the tenant may have another.
+    pub(crate) fn enter_session(&self, tenant: &TenantName) -> Result<SessionSeat, Exceeded> {
+        let account = self.account(tenant);
+        let most = account.quota.max_sessions;
+        let one_more = |sessions| (sessions < most).then_some(sessions + 1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        match account.sessions.fetch_update(set, fetch, one_more) {
+            Ok(_) => Ok(SessionSeat { account }),
+            Err(_) => Err(self.refuse(&account, QuotaKind::Sessions, None)),
+        }
+    }
+
+    /// Notes that an account has no room for another endpoint.
+    pub(crate) fn refuse_endpoint(&self, account: &Account) -> Exceeded {
+        self.refuse(account, QuotaKind::Endpoints, None)
+    }
+
+    fn refuse(
+        &self,
+        account: &Account,
+        what: QuotaKind,
+        retry_after: Option<Duration>,
+    ) -> Exceeded {
+        account.refused.fetch_add(1, Ordering::Relaxed);
+        self.metrics.quotas.on_refused(what);
+        Exceeded { what, retry_after }
+    }
+
+    /// What a tenant may have waiting in its sessions, of what all have.
+    pub(crate) fn max_buffer(&self, tenant: &TenantName) -> Option<u64> {
+        self.quota(tenant).max_buffer.map(|size| size.0)
     }
 
     /// Ends every call that is withdrawn; says how many.
@@ -105,12 +235,8 @@ impl Tenants {
             let calls: Vec<_> = account.calls().values().cloned().collect();
             for call in calls {
                 let caller = &call.caller.principal;
-                if revocations
-                    .of_call(caller, call.endpoint.as_ref())
-                    .is_some()
-                {
-                    ended += usize::from(call.revoke());
-                }
+                let found = revocations.of_call(caller, call.endpoint.as_ref());
+                ended += usize::from(found.is_some() && call.revoke());
             }
         }
         ended
@@ -119,39 +245,91 @@ impl Tenants {
     /// Calls of all tenants.
     #[cfg(test)]
     pub(crate) fn in_progress(&self) -> usize {
-        self.read()
-            .values()
-            .map(|account| account.calls().len())
-            .sum()
+        self.list().iter().map(|usage| usage.calls).sum()
     }
 
-    /// Forgets tenants that have nothing in progress. To be called now and then.
+    /// What each tenant uses that has something in progress, by name.
+    pub(crate) fn list(&self) -> Vec<Usage> {
+        let accounts = self.read();
+        let usage = |(tenant, account): (&TenantName, &Arc<Account>)| Usage {
+            tenant: tenant.clone(),
+            sessions: account.sessions.load(Ordering::Relaxed),
+            calls: account.calls().len(),
+            refused: account.refused.load(Ordering::Relaxed),
+            quota: account.quota.clone(),
+        };
+        let mut list: Vec<_> = accounts.iter().map(usage).collect();
+        drop(accounts);
+        list.sort_by(|a, b| a.tenant.cmp(&b.tenant));
+        list
+    }
+
+    /// Forgets tenants that have nothing in progress and owe nothing. To be called now and then.
     pub(crate) fn forget_idle(&self) {
-        let mut accounts = self
-            .accounts
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
         // Others get hold of an account only under this lock.
-        accounts.retain(|_, account| Arc::strong_count(account) > 1);
+        self.write()
+            .retain(|_, account| Arc::strong_count(account) > 1 || !account.owes_nothing());
     }
 
     fn account(&self, tenant: &TenantName) -> Arc<Account> {
         if let Some(account) = self.read().get(tenant) {
             return account.clone();
         }
-        let mut accounts = self
-            .accounts
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        accounts.entry(tenant.clone()).or_default().clone()
+        let mut accounts = self.write();
+        if accounts.len() >= MANY {
+            // Those that are in use are bounded by the node's calls and sessions.
+            accounts.retain(|_, account| Arc::strong_count(account) > 1);
+        }
+        let account = accounts
+            .entry(tenant.clone())
+            .or_insert_with(|| Arc::new(Account::new(self.quota(tenant).clone())));
+        account.clone()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<TenantName, Arc<Account>>> {
+    fn quota(&self, tenant: &TenantName) -> &Quota {
+        self.own.get(tenant).unwrap_or(&self.everybody)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<TenantName, Arc<Account>>> {
         self.accounts.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<TenantName, Arc<Account>>> {
+        self.accounts
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Account {
+    fn new(quota: Quota) -> Self {
+        let call_rate = quota.max_call_rate.map(|rate| Bucket::new(rate.0.into()));
+        let byte_rate = quota
+            .max_byte_rate
+            .map(|rate| Arc::new(Bucket::new(rate.0)));
+        Self {
+            quota,
+            calls: Mutex::default(),
+            sessions: AtomicU32::new(0),
+            call_rate,
+            byte_rate,
+            registering: Mutex::default(),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Keeps other sessions of the tenant from registering meanwhile.
+    pub(crate) fn registering(&self) -> MutexGuard<'_, ()> {
+        self.registering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owes_nothing(&self) -> bool {
+        let calls = self.call_rate.as_ref().is_none_or(Bucket::is_full);
+        calls && self.byte_rate.as_ref().is_none_or(|bytes| bytes.is_full())
+    }
+
     fn calls(&self) -> MutexGuard<'_, HashMap<CallId, Arc<LiveCall>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }

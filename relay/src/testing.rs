@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::revocations::Revocations;
 use crate::sessions::{self, Agents};
+use crate::tenants::Tenants;
 
 const URL: &str = "https://issuer.test";
 
@@ -100,6 +101,7 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
     let verifier = issuer.verifier();
     let directory = Arc::new(Directory::new(limits.offline_memory.0));
     let metrics = Arc::new(Metrics::new());
+    let tenants = Arc::new(Tenants::new(limits, &[], metrics.clone()));
     let revocations = Arc::new(Revocations::default());
     let agents = Agents::new(
         "relay-1",
@@ -107,6 +109,7 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
         sessions::Parts {
             verifier: verifier.clone(),
             directory: directory.clone(),
+            tenants: tenants.clone(),
             revocations: revocations.clone(),
             metrics: metrics.clone(),
         },
@@ -117,7 +120,7 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
         verifier,
         directory,
         agents,
-        tenants: Arc::default(),
+        tenants,
         revocations,
         metrics,
         ending: Ending::default(),

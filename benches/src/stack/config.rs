@@ -74,7 +74,7 @@ pub(super) fn write(
 ) -> Result<(), Failure> {
     let (domain, url) = (settings.domain(), token::ISSUER);
     let sessions = settings.sessions.map_or(String::new(), |sessions| {
-        format!("\n[limits]\nsessions = {sessions}\n")
+        format!("\n[limits]\nsessions = {sessions}\ntenant_max_sessions = {sessions}\n")
     });
     let relay = format!(
         "domain = \"{domain}\"\nnode = \"bench\"\n\n[listen]\npublic = \"{}\"\n\

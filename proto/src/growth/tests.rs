@@ -190,3 +190,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_tenant_with_a_limit_of_its_own_holds_no_more_and_gives_back_what_is_more() {
+    let budget = GrowthBudget::new(1000);
+    let limited = || Share::new(budget.of_tenant("acme").at_most(100));
+    let (mut one, mut two) = (limited(), limited());
+    assert_eq!(one.take(1000), 100);
+    assert_eq!(two.take(1000), 0, "both are of one tenant");
+    // The newcomer makes the other shrink, though the whole is not short.
+    assert_eq!(one.rebalance(), 50);
+    one.give_back(50);
+    assert_eq!(two.take(1000), 50);
+    assert_eq!(Share::new(budget.of_tenant("globex")).take(1000), 500);
+}

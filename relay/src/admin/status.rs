@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::Node;
 use crate::sessions::Record;
+use crate::tenants::Usage;
 
 /// What a node is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,8 @@ pub(crate) struct Status {
     pub(crate) sessions: Vec<SessionStatus>,
     /// Endpoints, by tenant and name; those remembered without a session too.
     pub(crate) endpoints: Vec<EndpointStatus>,
+    /// Tenants that have something in progress, by name.
+    pub(crate) tenants: Vec<TenantStatus>,
     /// Whose tokens are accepted.
     pub(crate) issuers: Vec<IssuerStatus>,
 }
@@ -106,6 +109,23 @@ pub(crate) struct EndpointStatus {
     pub(crate) endpoint: String,
     /// Sessions that serve it; 0: it is offline.
     pub(crate) sessions: usize,
+}
+
+/// One tenant that has something in progress.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TenantStatus {
+    /// Its name.
+    pub(crate) tenant: String,
+    /// Its agents' sessions, further connections of sessions included.
+    pub(crate) sessions: u32,
+    /// Most of them.
+    pub(crate) max_sessions: u32,
+    /// Its calls in progress.
+    pub(crate) calls: usize,
+    /// Most of them.
+    pub(crate) max_calls: u32,
+    /// What was refused because its quota was used up.
+    pub(crate) refused: u64,
 }
 
 /// One issuer of tokens.
@@ -159,8 +179,20 @@ impl Status {
                 .map(|record| session(record))
                 .collect(),
             endpoints: endpoints.collect(),
+            tenants: node.tenants.list().into_iter().map(tenant).collect(),
             issuers: issuers.collect(),
         }
+    }
+}
+
+fn tenant(usage: Usage) -> TenantStatus {
+    TenantStatus {
+        tenant: usage.tenant.to_string(),
+        sessions: usage.sessions,
+        max_sessions: usage.quota.max_sessions,
+        calls: usage.calls,
+        max_calls: usage.quota.max_calls,
+        refused: usage.refused,
     }
 }
 
@@ -236,6 +268,25 @@ impl fmt::Display for Status {
                 0 => writeln!(f, "  {endpoint}--{tenant}: offline")?,
                 1 => writeln!(f, "  {endpoint}--{tenant}: 1 session")?,
                 _ => writeln!(f, "  {endpoint}--{tenant}: {sessions} sessions")?,
+            }
+        }
+        writeln!(f, "\n{} tenants", self.tenants.len())?;
+        for tenant in &self.tenants {
+            let TenantStatus {
+                tenant,
+                sessions,
+                max_sessions,
+                calls,
+                max_calls,
+                refused,
+            } = tenant;
+            write!(
+                f,
+                "  {tenant}: {sessions} of {max_sessions} sessions, {calls} of {max_calls} calls"
+            )?;
+            match refused {
+                0 => writeln!(f)?,
+                _ => writeln!(f, ", {refused} refused over its quota")?,
             }
         }
         writeln!(f, "\n{} issuers", self.issuers.len())?;

@@ -130,6 +130,7 @@ async fn the_description_names_what_there_is_and_says_how_the_status_looks() {
     assert_eq!(keys(&status), described("Status"));
     assert_eq!(keys(&status["sessions"][0]), described("Session"));
     assert_eq!(keys(&status["endpoints"][0]), described("Endpoint"));
+    assert_eq!(keys(&status["tenants"][0]), described("Tenant"));
     assert_eq!(keys(&status["issuers"][0]), described("Issuer"));
     let (_, _, made) = post(node, &json!({"tenant": "globex"})).await;
     assert_eq!(keys(&made), described("Revocation"));
@@ -197,12 +198,12 @@ async fn a_revocation_that_makes_no_sense_is_not_made() {
             json!({"tenant": "acme", "ttl_s": 1, "expires": 4_000_000_000_u64}),
             "not both",
         ),
-        (json!({"tenant": "acme", "ttl_s": -1}), "ttl_s"),
+        (json!({"tenant": "acme", "ttl_s": -1}), "u64"),
         (json!({"tenant": "acme", "tennant": "x"}), "tennant"),
         (json!({"subject": ""}), "subject"),
         (json!({"subject": "x", "reason": "a\u{7}b"}), "reason"),
         (json!({"subject": "x", "reason": "r".repeat(513)}), "reason"),
-        (json!({"session": "1"}), "integer"),
+        (json!({"session": "1"}), "u64"),
         (json!(["acme"]), ""),
     ] {
         let (status, kind, body) = post(&node, &asked).await;

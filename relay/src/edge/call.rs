@@ -155,7 +155,8 @@ impl Edge {
         let to_head = parts.method == Method::HEAD;
         let waits = headers::waits(&parts.headers);
         record.progress.waits.store(waits, Ordering::Relaxed);
-        let upload = Upload::new(body, self.limits.stall.0, record.progress.clone());
+        let upload = Upload::new(body, self.limits.stall.0, record.progress.clone())
+            .throttled(record.throttle());
         let length = upload.length();
         let head = CallHead {
             call: record.call,
@@ -217,7 +218,8 @@ impl Edge {
         }
         let (response, length) = answer::head(answer, to_head, Some(caller_host));
         let body = RecvBody::new(forwarded.recv, length);
-        let download = Download::new(body, forwarded.uploading, forwarded.leave);
+        let throttle = record.throttle();
+        let download = Download::new(body, forwarded.uploading, forwarded.leave, throttle);
         Ok(Answer::Upstream(response, download))
     }
 }

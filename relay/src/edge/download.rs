@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use culvert_http::headers;
+use culvert_http::{Throttle, headers};
 use culvert_session::body::{RecvBody, RecvBodyError};
 use http_body::{Body, Frame, SizeHint};
 
@@ -17,6 +17,7 @@ pub(crate) struct Download {
     /// The rest of the request's body, which an upstream may take while it answers.
     uploading: Option<Uploading>,
     leave: Leave,
+    throttle: Throttle,
 }
 
 /// Why an answer breaks off.
@@ -31,11 +32,17 @@ pub(crate) enum DownloadError {
 }
 
 impl Download {
-    pub(crate) fn new(body: RecvBody, uploading: Option<Uploading>, leave: Leave) -> Self {
+    pub(crate) fn new(
+        body: RecvBody,
+        uploading: Option<Uploading>,
+        leave: Leave,
+        throttle: Throttle,
+    ) -> Self {
         Self {
             body,
             uploading,
             leave,
+            throttle,
         }
     }
 
@@ -63,7 +70,15 @@ impl Body for Download {
         if let Err(withdrawn) = this.leave.watch(cx) {
             return Poll::Ready(Some(Err(withdrawn.into())));
         }
-        match Pin::new(&mut this.body).poll_frame(cx) {
+        let frame = match this.throttle.poll_turn(cx) {
+            Poll::Ready(()) => Pin::new(&mut this.body).poll_frame(cx),
+            Poll::Pending => Poll::Pending,
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            this.throttle
+                .on_moved(frame.data_ref().map_or(0, Bytes::len));
+        }
+        match frame {
             Poll::Pending => {
                 let withdrawn = this.leave.poll(cx);
                 withdrawn.map(|withdrawn| Some(Err(withdrawn.into())))

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Edge;
 use super::record::CallRecord;
 use crate::revocations::Revocation;
-use crate::tenants::LiveCall;
+use crate::tenants::{Exceeded, LiveCall};
 
 /// How long a call may go on after its caller's token expired.
 const EXPIRY_GRACE: Duration = Duration::from_secs(30);
@@ -86,6 +86,16 @@ impl From<Withdrawn> for Problem {
     }
 }
 
+impl From<Exceeded> for Problem {
+    fn from(exceeded: Exceeded) -> Self {
+        let problem = Self::new(ErrorCode::QuotaExceeded, exceeded.told());
+        Self {
+            retry_after: exceeded.retry_after.or(problem.retry_after),
+            ..problem
+        }
+    }
+}
+
 impl Edge {
     /// Lets a call begin, to this endpoint of the caller's own tenant if there is one: takes its
     /// places, and asks whether it is withdrawn when it is among those that can be.
@@ -98,11 +108,12 @@ impl Edge {
             .caller
             .clone()
             .ok_or_else(super::authenticate::no_credential)?;
-        record.seat = Some(self.seat()?);
-        let progress = &record.progress;
-        let seat = self.tenants.enter(record.call, &caller, endpoint, progress);
-        let leave = Leave::new(seat.call.clone());
-        record.live = Some(seat);
+        let (id, progress) = (record.call, &record.progress);
+        let seat = self.seat()?;
+        let live = self.tenants.enter(id, &caller, endpoint, progress)?;
+        record.seat = Some(seat);
+        let leave = Leave::new(live.call.clone());
+        record.live = Some(live);
         match self.revocations.of_call(&caller.principal, endpoint) {
             None => Ok(leave),
             Some(revocation) => Err(self.refuse_revoked(&revocation)),

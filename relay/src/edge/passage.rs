@@ -4,8 +4,8 @@ use std::future::{pending, poll_fn};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use culvert_http::Grip;
 use culvert_http::pace::PacedIo;
+use culvert_http::{Grip, ThrottledIo};
 use culvert_session::Stream;
 use culvert_session::splice::{Moved, SpliceError, splice};
 use hyper::upgrade::OnUpgrade;
@@ -42,8 +42,9 @@ impl Passage {
             return;
         };
         let Stream { mut send, mut recv } = self.stream;
-        let mut io = PacedIo::new(TokioIo::new(upgraded), self.stall);
         let progress = record.progress.clone();
+        let io = PacedIo::new(TokioIo::new(upgraded), self.stall);
+        let mut io = ThrottledIo::new(io, record.throttle(), record.throttle());
         let all_sent = AtomicBool::new(false);
         let moved = |moved| {
             let (counter, bytes) = match moved {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use culvert_http::{Problem, Progress};
+use culvert_http::{Problem, Progress, Throttle};
 use culvert_identity::verify::VerifiedToken;
 use culvert_proto::head::{CallId, Mode};
 use culvert_proto::trace::TraceId;
@@ -16,7 +16,7 @@ use tracing::info;
 use super::connection::Connection;
 use super::route::Endpoint;
 use crate::metrics::{CallEnd, Metrics, Outcome};
-use crate::tenants::{CallSeat, LiveCall};
+use crate::tenants::CallSeat;
 
 /// The record of one call. Dropped when the call is over, it writes the access line and counts.
 #[derive(Debug)]
@@ -78,6 +78,12 @@ impl CallRecord {
             connection,
             started: Instant::now(),
         }
+    }
+
+    /// Keeps one direction of the call to its tenant's rate.
+    pub(crate) fn throttle(&self) -> Throttle {
+        let live = self.live.as_ref();
+        live.map_or_else(Throttle::default, |live| live.call.throttle())
     }
 
     /// The relay answers in the upstream's place.

@@ -7,6 +7,7 @@ mod expiry;
 mod failures;
 mod hostile;
 mod interim;
+mod quotas;
 mod record;
 mod revoked;
 mod rig;

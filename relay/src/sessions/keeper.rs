@@ -21,6 +21,7 @@ use super::registrations::Registrations;
 use super::{Agents, BOUND, Record};
 use crate::listener::Peer;
 use crate::metrics::Metrics;
+use crate::tenants::Account;
 
 /// How long a session goes on as if nothing were after its token has expired: the time of a
 /// renewal that was a little late.
@@ -62,11 +63,11 @@ impl Keeper {
         session: Session,
         token: VerifiedToken,
         peer: Peer,
+        account: Arc<Account>,
     ) -> Self {
         let expiry = expiry(&token, SystemTime::now());
         let record = agents.enter(&session, &token, peer);
-        let (directory, metrics) = (agents.directory.clone(), agents.metrics.clone());
-        let registrations = Registrations::new(directory, metrics, record.clone());
+        let registrations = Registrations::new(agents.clone(), record.clone(), account);
         let allowance = Allowance::new(Instant::now());
         Self {
             agents,

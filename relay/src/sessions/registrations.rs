@@ -10,18 +10,18 @@ use culvert_proto::head::Mode;
 use culvert_proto::limits::MAX_OFFERS;
 use culvert_proto::names::{EndpointName, MAX_NAME};
 
-use super::Record;
-use crate::directory::{Directory, Service};
-use crate::metrics::Metrics;
+use super::{Agents, Record};
+use crate::directory::Service;
+use crate::tenants::Account;
 
 /// An endpoint and how it is served.
 type Wanted = (EndpointName, Service);
 
 /// The endpoints of one session. Dropped, all are withdrawn.
 pub(crate) struct Registrations {
-    directory: Arc<Directory>,
-    metrics: Arc<Metrics>,
+    agents: Arc<Agents>,
     record: Arc<Record>,
+    account: Arc<Account>,
     /// What the agent offered last and its token allowed.
     wanted: Vec<Wanted>,
     /// What the directory has.
@@ -30,15 +30,11 @@ pub(crate) struct Registrations {
 }
 
 impl Registrations {
-    pub(crate) fn new(
-        directory: Arc<Directory>,
-        metrics: Arc<Metrics>,
-        record: Arc<Record>,
-    ) -> Self {
+    pub(crate) fn new(agents: Arc<Agents>, record: Arc<Record>, account: Arc<Account>) -> Self {
         Self {
-            directory,
-            metrics,
+            agents,
             record,
+            account,
             wanted: Vec::new(),
             bound: Vec::new(),
             suspended: false,
@@ -76,7 +72,15 @@ impl Registrations {
                 refused,
             });
         }
-        self.bind();
+        for endpoint in self.bind() {
+            let told = self.agents.tenants.refuse_endpoint(&self.account).told();
+            let result = results
+                .iter_mut()
+                .find(|result| result.endpoint == endpoint);
+            if let Some(result) = result {
+                result.refused = Some(told.to_owned());
+            }
+        }
         results
     }
 
@@ -90,7 +94,7 @@ impl Registrations {
             let name = ConnectName::parse(text).map_err(|error| {
                 format!("{} is no name to connect to: {error}", text.escape_debug())
             })?;
-            let holder = self.directory.holder(&self.record.tenant, &name);
+            let holder = self.agents.directory.holder(&self.record.tenant, &name);
             match holder {
                 Some((holder, _)) if holder != offer.endpoint => {
                     return Err(format!("{name} belongs to the endpoint {holder} already"));
@@ -117,8 +121,9 @@ impl Registrations {
             .partition(|(endpoint, _)| refusal(endpoint, token).is_none());
         self.wanted = keep;
         self.suspended = false;
-        self.bind();
-        lost.into_iter().map(|(endpoint, _)| endpoint).collect()
+        let mut lost: Vec<_> = lost.into_iter().map(|(endpoint, _)| endpoint).collect();
+        lost.append(&mut self.bind());
+        lost
     }
 
     /// Takes no calls until the token is renewed.
@@ -136,29 +141,45 @@ impl Registrations {
         &self.bound
     }
 
-    /// Makes the directory hold exactly what is wanted, or nothing while suspended.
-    fn bind(&mut self) {
-        let wanted = if self.suspended {
-            Vec::new()
-        } else {
-            self.wanted.clone()
-        };
-        let endpoints: Vec<_> = wanted
-            .iter()
-            .map(|(endpoint, _)| endpoint.clone())
-            .collect();
+    /// Makes the directory hold exactly what is wanted, or nothing while suspended. Says for which
+    /// endpoints the tenant has no room; they are wanted no more.
+    fn bind(&mut self) -> Vec<EndpointName> {
+        let account = self.account.clone();
+        let _registering = account.registering();
+        let directory = &self.agents.directory;
         let (tenant, id) = (&self.record.tenant, self.record.id);
-        for endpoint in self.bound.iter().filter(|bound| !endpoints.contains(bound)) {
-            self.directory.withdraw(tenant, endpoint, id);
+        let is_wanted = |endpoint: &EndpointName| {
+            !self.suspended && self.wanted.iter().any(|(wanted, _)| wanted == endpoint)
+        };
+        self.bound.retain(|endpoint| {
+            let stays = is_wanted(endpoint);
+            if !stays {
+                directory.withdraw(tenant, endpoint, id);
+            }
+            stays
+        });
+        let mut left_out = Vec::new();
+        if !self.suspended {
+            let most = account.quota.max_endpoints as usize;
+            let mut served = directory.served_of(tenant);
+            self.wanted.retain(|(endpoint, service)| {
+                let fits = served.contains(endpoint) || served.len() < most;
+                if fits {
+                    served.insert(endpoint.clone());
+                    let session = &self.record.session;
+                    directory.register(tenant, endpoint, id, session, service.clone());
+                } else {
+                    left_out.push(endpoint.clone());
+                }
+                fits
+            });
+            let wanted = self.wanted.iter();
+            self.bound = wanted.map(|(endpoint, _)| endpoint.clone()).collect();
         }
-        for (endpoint, service) in wanted {
-            self.directory
-                .register(tenant, &endpoint, id, &self.record.session, service);
-        }
-        self.bound = endpoints;
         self.record.state().endpoints.clone_from(&self.bound);
-        let served = i64::try_from(self.directory.served()).unwrap_or(i64::MAX);
-        self.metrics.sessions.endpoints.set(served);
+        let served = i64::try_from(directory.served()).unwrap_or(i64::MAX);
+        self.agents.metrics.sessions.endpoints.set(served);
+        left_out
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod expiry;
 mod lanes;
+mod quotas;
 mod registration;
 mod revoked;
 pub(crate) mod rig;

@@ -1,6 +1,7 @@
 //! What an operator revokes ends, whatever the call is doing, and does not begin again.
 
 use bytes::Bytes;
+use culvert_http::Alpn;
 use culvert_proto::head::BodyLength;
 use culvert_proto::names::EndpointName;
 use culvert_session::StreamError;
@@ -12,13 +13,12 @@ use tokio::time::timeout;
 
 use super::connect::read_head;
 use super::rig::{HOST, Reply, Rig, SOON, response, tenant};
-use crate::listener::Alpn;
 use crate::revocations::{Revocation, RevocationId, Scope};
 
 const NAME: &str = "vcenter.sddc.local:443";
 
 /// Revokes, as the node would; says which revocation and how many calls it ended.
-fn revoke(rig: &Rig, scope: Scope) -> (RevocationId, usize) {
+pub(super) fn revoke(rig: &Rig, scope: Scope) -> (RevocationId, usize) {
     let revocation = Revocation::new(scope, Some("for the auditors alone".into()), None);
     let id = rig.revocations.add(revocation).unwrap().id;
     (id, rig.tenants.end_revoked(&rig.revocations))
@@ -31,7 +31,7 @@ fn subject(name: &str) -> Scope {
     }
 }
 
-fn acme() -> Scope {
+pub(super) fn acme() -> Scope {
     Scope {
         tenant: Some(tenant("acme")),
         ..Scope::default()

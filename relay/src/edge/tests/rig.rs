@@ -91,13 +91,15 @@ impl Rig {
         let verifier = Arc::new(verifier);
         let directory = Arc::new(Directory::new(limits.offline_memory.0));
         let metrics = Arc::new(Metrics::new());
-        let (tenants, revocations) = (Arc::<Tenants>::default(), Arc::<Revocations>::default());
+        let tenants = Arc::new(Tenants::new(&limits, &[], metrics.clone()));
+        let revocations = Arc::new(Revocations::default());
         let agents = Agents::new(
             "n1",
             &limits,
             sessions::Parts {
                 verifier: verifier.clone(),
                 directory: directory.clone(),
+                tenants: tenants.clone(),
                 revocations: revocations.clone(),
                 metrics: metrics.clone(),
             },
