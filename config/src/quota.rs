@@ -22,7 +22,7 @@ pub struct Quota {
     pub max_calls: u32,
     /// Most calls that begin, one second's worth at once; `None`: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_call_rate: Option<CallRate>,
+    pub max_call_rate: Option<PerSecond>,
     /// Most bytes of bodies, both ways together, one second's worth at once; `None`: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_byte_rate: Option<ByteRate>,
@@ -51,7 +51,7 @@ pub(crate) struct WrittenTenant {
     max_sessions: Option<Spanned<u32>>,
     max_endpoints: Option<Spanned<u32>>,
     max_calls: Option<Spanned<u32>>,
-    max_call_rate: Option<CallRate>,
+    max_call_rate: Option<PerSecond>,
     max_byte_rate: Option<ByteRate>,
     max_buffer: Option<Size>,
 }
@@ -85,11 +85,11 @@ impl WrittenTenant {
     }
 }
 
-/// Calls a second, written like `"50/s"`. At least one.
+/// So many a second, written like `"50/s"`. At least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallRate(pub u32);
+pub struct PerSecond(pub u32);
 
-impl<'de> Deserialize<'de> for CallRate {
+impl<'de> Deserialize<'de> for PerSecond {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let number = text
@@ -106,13 +106,13 @@ impl<'de> Deserialize<'de> for CallRate {
     }
 }
 
-impl fmt::Display for CallRate {
+impl fmt::Display for PerSecond {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/s", self.0)
     }
 }
 
-impl Serialize for CallRate {
+impl Serialize for PerSecond {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -158,7 +158,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     struct Rates {
-        calls: Option<CallRate>,
+        calls: Option<PerSecond>,
         bytes: Option<ByteRate>,
     }
 

@@ -12,7 +12,7 @@ use crate::caller::{Caller, WrittenCaller};
 use crate::document::Document;
 use crate::error::ConfigError;
 use crate::issuer::{Issuer, WrittenIssuer};
-use crate::quota::{ByteRate, CallRate, Quota, Tenant, WrittenTenant};
+use crate::quota::{ByteRate, PerSecond, Quota, Tenant, WrittenTenant};
 use crate::units::{Size, Span};
 
 /// A checked `relay.toml`.
@@ -89,6 +89,9 @@ pub struct RelayTls {
     pub client_ca: Option<PathBuf>,
 }
 
+/// So many calls or sessions a tenant may have unless somebody says otherwise, if the node may.
+const FEW: u32 = 1000;
+
 /// A further host name for an endpoint.
 #[derive(Debug, Clone, Serialize)]
 pub struct Route {
@@ -126,6 +129,13 @@ pub struct RelayLimits {
     pub lanes_per_session: u32,
     /// Most calls at once on one HTTP/2 connection.
     pub streams_per_connection: u32,
+    /// Most connections at once of one source (an IPv4 address, or a /64 of IPv6) of which nobody
+    /// has proved who they are.
+    pub unauthenticated_per_source: u32,
+    /// TCP accepted to the first valid credential.
+    pub unauthenticated: Span,
+    /// Wrong credentials that one source may send; ten seconds' worth at once.
+    pub failures_per_source: PerSecond,
     /// TCP accepted to TLS established.
     pub tls_handshake: Span,
     /// First byte to last byte of a request's head.
@@ -146,15 +156,15 @@ pub struct RelayLimits {
     /// Bytes that may wait to be sent or read in all sessions together; beyond it, a stream has
     /// 16 KiB each way.
     pub waiting_buffer: Size,
-    /// Most agent sessions of one tenant; by default half of `sessions`.
+    /// Most agent sessions of one tenant; by default half of `sessions`, but no fewer than 1000.
     pub tenant_max_sessions: Option<u32>,
     /// Most endpoints of one tenant.
     pub tenant_max_endpoints: u32,
-    /// Most calls of one tenant at once; by default half of `calls`.
+    /// Most calls of one tenant at once; by default half of `calls`, but no fewer than 1000.
     pub tenant_max_calls: Option<u32>,
     /// Most calls of one tenant a second.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tenant_max_call_rate: Option<CallRate>,
+    pub tenant_max_call_rate: Option<PerSecond>,
     /// Most bytes of bodies of one tenant a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant_max_byte_rate: Option<ByteRate>,
@@ -166,7 +176,8 @@ pub struct RelayLimits {
 impl RelayLimits {
     /// What a tenant without a quota of its own may take.
     pub fn quota(&self) -> Quota {
-        let half = |all: u32| all.div_ceil(2);
+        // A node that is limited to few has few tenants, or one.
+        let half = |all: u32| all.div_ceil(2).max(all.min(FEW));
         Quota {
             max_sessions: self.tenant_max_sessions.unwrap_or(half(self.sessions)),
             max_endpoints: self.tenant_max_endpoints,
@@ -187,6 +198,9 @@ impl Default for RelayLimits {
             streams_per_session: 4_096,
             lanes_per_session: u32::from(MAX_LANES),
             streams_per_connection: 200,
+            unauthenticated_per_source: 1000,
+            unauthenticated: Span::secs(10),
+            failures_per_source: PerSecond(10),
             tls_handshake: Span::secs(10),
             request_head: Span::secs(10),
             keep_alive: Span::secs(60),
@@ -395,6 +409,10 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
         ("calls", limits.calls),
         ("streams_per_session", limits.streams_per_session),
         ("streams_per_connection", limits.streams_per_connection),
+        (
+            "unauthenticated_per_source",
+            limits.unauthenticated_per_source,
+        ),
         ("tenant_max_sessions", limits.quota().max_sessions),
         ("tenant_max_endpoints", limits.tenant_max_endpoints),
         ("tenant_max_calls", limits.quota().max_calls),
@@ -412,6 +430,7 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
         });
     }
     let spans = [
+        ("unauthenticated", limits.unauthenticated),
         ("tls_handshake", limits.tls_handshake),
         ("request_head", limits.request_head),
         ("keep_alive", limits.keep_alive),

@@ -15,65 +15,46 @@ use tokio::time::Instant;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// A bucket of tokens.
+/// How fast buckets fill, and how much they hold. Each bucket is a number of its own, zero when it is
+/// full: [`Bucket`] is one with its number, a table of many has theirs beside one rate.
 #[derive(Debug)]
-pub struct Bucket {
+pub struct Rate {
     /// Tokens a second.
     rate: u64,
     /// How long an empty bucket takes to be full, in nanoseconds.
     depth: u64,
     start: Instant,
-    /// When it is full, in nanoseconds since the start.
-    full_at: AtomicU64,
 }
 
-impl Bucket {
-    /// A full one, of so many tokens a second; at least one.
-    pub fn new(rate: u64) -> Self {
+impl Rate {
+    /// So many tokens a second, at least one, and so many seconds' worth at once.
+    pub fn deep(rate: u64, seconds: u64) -> Self {
         Self {
             rate: rate.max(1),
-            depth: SECOND,
+            depth: seconds.saturating_mul(SECOND),
             start: Instant::now(),
-            full_at: AtomicU64::new(0),
         }
     }
 
     /// Takes one token, if there is one; else says when there will be.
-    pub fn take(&self) -> Result<(), Duration> {
-        let (now, cost) = (self.now(), self.cost(1));
+    pub fn take(&self, full_at: &AtomicU64) -> Result<(), Duration> {
+        let now = self.now();
         let mut missing = 0;
-        let taken = self
-            .full_at
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-                let full_at = full_at.max(now).saturating_add(cost);
-                missing = full_at.saturating_sub(now.saturating_add(self.depth));
-                (missing == 0).then_some(full_at)
-            });
+        let taken = full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+            let full_at = full_at.max(now).saturating_add(self.cost(1));
+            missing = full_at.saturating_sub(now.saturating_add(self.depth));
+            (missing == 0).then_some(full_at)
+        });
         match taken {
             Ok(_) => Ok(()),
             Err(_) => Err(Duration::from_nanos(missing)),
         }
     }
 
-    /// Takes tokens, whether they are there or not; says when who took them may go on.
-    pub fn charge(&self, tokens: u64) -> Option<Instant> {
-        let (now, cost) = (self.now(), self.cost(tokens));
-        let charge = |full_at: u64| full_at.max(now).saturating_add(cost);
-        let update = |full_at| Some(charge(full_at));
-        let before = self
-            .full_at
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
-        self.turn_at(charge(before.unwrap_or_default()), now)
-    }
-
-    /// Whether a token is there, without taking it; else when somebody who comes now may go on.
-    pub fn turn(&self) -> Option<Instant> {
-        self.turn_at(self.full_at.load(Ordering::Relaxed), self.now())
-    }
-
-    /// Whether nothing is missing.
-    pub fn is_full(&self) -> bool {
-        self.full_at.load(Ordering::Relaxed) <= self.now()
+    /// Whether a token is there, without taking it.
+    pub fn is_there(&self, full_at: &AtomicU64) -> bool {
+        let full_at = full_at.load(Ordering::Relaxed).max(self.now());
+        full_at.saturating_add(self.cost(1)) <= self.now().saturating_add(self.depth)
     }
 
     fn turn_at(&self, full_at: u64, now: u64) -> Option<Instant> {
@@ -88,6 +69,50 @@ impl Bucket {
     /// How long the bucket takes to make so many tokens, in nanoseconds.
     fn cost(&self, tokens: u64) -> u64 {
         tokens.saturating_mul(SECOND) / self.rate
+    }
+}
+
+/// A bucket of tokens: one second's worth.
+#[derive(Debug)]
+pub struct Bucket {
+    rate: Rate,
+    /// When it is full, in nanoseconds since the rate's start.
+    full_at: AtomicU64,
+}
+
+impl Bucket {
+    /// A full one, of so many tokens a second; at least one.
+    pub fn new(rate: u64) -> Self {
+        Self {
+            rate: Rate::deep(rate, 1),
+            full_at: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes one token, if there is one; else says when there will be.
+    pub fn take(&self) -> Result<(), Duration> {
+        self.rate.take(&self.full_at)
+    }
+
+    /// Takes tokens, whether they are there or not; says when who took them may go on.
+    pub fn charge(&self, tokens: u64) -> Option<Instant> {
+        let (now, cost) = (self.rate.now(), self.rate.cost(tokens));
+        let charge = |full_at: u64| full_at.max(now).saturating_add(cost);
+        let update = |full_at| Some(charge(full_at));
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        let before = self.full_at.fetch_update(set, fetch, update);
+        self.rate.turn_at(charge(before.unwrap_or_default()), now)
+    }
+
+    /// When somebody who comes now may go on, if not at once.
+    pub fn turn(&self) -> Option<Instant> {
+        let full_at = self.full_at.load(Ordering::Relaxed);
+        self.rate.turn_at(full_at, self.rate.now())
+    }
+
+    /// Whether nothing is missing.
+    pub fn is_full(&self) -> bool {
+        self.full_at.load(Ordering::Relaxed) <= self.rate.now()
     }
 }
 
@@ -117,6 +142,21 @@ mod tests {
             advance(Duration::from_secs(100)).await;
             assert!(bucket.is_full());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deep_one_takes_more_at_once_and_fills_no_faster() {
+        let (rate, bucket) = (Rate::deep(10, 5), AtomicU64::new(0));
+        for _ in 0..50 {
+            assert!(rate.is_there(&bucket));
+            rate.take(&bucket).unwrap();
+        }
+        assert!(!rate.is_there(&bucket));
+        assert_eq!(rate.take(&bucket), Err(ms(100)));
+        advance(ms(100)).await;
+        assert!(rate.is_there(&bucket));
+        rate.take(&bucket).unwrap();
+        assert!(!rate.is_there(&bucket));
     }
 
     #[tokio::test(start_paused = true)]

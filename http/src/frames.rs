@@ -8,7 +8,8 @@
 //!   connection;
 //! - a frame or a block of header frames that does not come to its end runs into a timer;
 //! - of a burst of requests only a few reach h2 at once: it decodes all that it is given before
-//!   the service sees the first one, and decoded heads are far larger than their frames.
+//!   the service sees the first one, and decoded heads are far larger than their frames;
+//! - of bodies little is read before it is known who calls.
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,9 @@ const FRAME_HEADER: usize = 9;
 /// Most requests that h2 decodes before the service has looked at them. A decoded head of
 /// 64 KiB takes about 400 KiB in the worst case: two stay below 1 MiB.
 const HEADS_PER_TURN: u8 = 2;
+
+/// Bytes of bodies after which no more is read of a peer of whom nobody knows who it is.
+const STRANGER_DATA: u64 = 16 * 1024;
 
 /// What the peer may spend at once.
 const BUDGET: u64 = 2000;
@@ -151,6 +155,8 @@ pub(crate) struct FrameGuard<IO> {
     stash: BytesMut,
     /// So many of the stashed bytes h2 may have now.
     cleared: usize,
+    /// Bytes of bodies that the peer has sent.
+    data: u64,
     pace: Pace,
     open: Open,
     deadline: Deadline,
@@ -172,6 +178,7 @@ impl<IO> FrameGuard<IO> {
             heads: 0,
             stash: BytesMut::new(),
             cleared: 0,
+            data: 0,
             pace,
             open: Open::Connection,
             deadline,
@@ -228,6 +235,7 @@ impl<IO> FrameGuard<IO> {
         }
         if kind == DATA {
             self.budget.earn(length.into());
+            self.data += u64::from(length);
         }
         self.place = Place::Payload { left: length };
         Ok(())
@@ -306,6 +314,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameGuard<IO> {
             this.stash.advance(given);
             this.cleared -= given;
             return Poll::Ready(Ok(()));
+        }
+        if this.data >= STRANGER_DATA && this.traffic.poll_stranger(cx.waker()) {
+            return Poll::Pending;
         }
         let before = out.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, out) {

@@ -42,7 +42,7 @@ mod traffic;
 pub mod upgrade;
 pub mod upload;
 
-pub use bucket::Bucket;
+pub use bucket::{Bucket, Rate};
 pub use grip::{Breaker, Grip, StreamGrip};
 pub use guard::Violation;
 pub use problem::Problem;

@@ -302,7 +302,8 @@ fn proxy_error(code: ErrorCode) -> &'static str {
         | ErrorCode::Forbidden
         | ErrorCode::PolicyDenied
         | ErrorCode::CallerUnverified
-        | ErrorCode::QuotaExceeded => "http_request_denied",
+        | ErrorCode::QuotaExceeded
+        | ErrorCode::RateLimited => "http_request_denied",
         ErrorCode::UnknownEndpoint => "destination_not_found",
         ErrorCode::EndpointOffline | ErrorCode::UpstreamUnreachable => "destination_unavailable",
         ErrorCode::Overloaded => "connection_limit_reached",

@@ -32,6 +32,10 @@ pub struct Traffic {
     refused: OnceLock<Violation>,
     switched: AtomicBool,
     winding_up: AtomicBool,
+    /// Nobody knows yet who calls.
+    stranger: AtomicBool,
+    /// Whoever reads no further for a stranger.
+    holding_back: AtomicWaker,
     /// Whoever waits for the end of a call.
     waiting: AtomicWaker,
     interim: Mutex<Interim>,
@@ -67,6 +71,29 @@ enum Interim {
 }
 
 impl Traffic {
+    /// Of a connection of which nobody knows yet who calls: little is read from it until somebody is
+    /// [trusted](Self::trust).
+    pub fn of_stranger() -> Self {
+        Self {
+            stranger: AtomicBool::new(true),
+            ..Self::default()
+        }
+    }
+
+    /// It is known who calls.
+    pub fn trust(&self) {
+        self.stranger.store(false, Ordering::Release);
+        self.holding_back.wake();
+    }
+
+    /// Whether nobody knows yet who calls; wakes the task when that changes.
+    pub(crate) fn poll_stranger(&self, waker: &Waker) -> bool {
+        self.stranger.load(Ordering::Acquire) && {
+            self.holding_back.register(waker);
+            self.stranger.load(Ordering::Acquire)
+        }
+    }
+
     /// A call begins. [`on_end`](Self::on_end) must follow.
     pub(crate) fn on_begin(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
@@ -190,13 +217,22 @@ impl Traffic {
 
     /// Takes room for a request's fields, to be held until its answer.
     pub fn take_room(self: &Arc<Self>, fields: &HeaderMap) -> Result<HeadRoom, Problem> {
+        self.take_room_within(fields, MAX_HEADS)
+    }
+
+    /// The same, where all heads together have at most `most` bytes; one alone may have more.
+    pub fn take_room_within(
+        self: &Arc<Self>,
+        fields: &HeaderMap,
+        most: usize,
+    ) -> Result<HeadRoom, Problem> {
         let bytes = size(fields);
         let room = HeadRoom {
             traffic: self.clone(),
             bytes,
         };
         let held = self.heads.fetch_add(bytes, Ordering::Relaxed);
-        if held + bytes <= MAX_HEADS || held == 0 {
+        if held + bytes <= most || held == 0 {
             return Ok(room);
         }
         Err(Problem::new(

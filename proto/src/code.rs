@@ -94,6 +94,8 @@ call_errors! {
     UpstreamProtocol = 13, "upstream-protocol", 502, "The local API broke the HTTP protocol";
     /// The upstream took too long.
     UpstreamTimeout = 14, "upstream-timeout", 504, "The local API took too long";
+    /// Too many wrong credentials came from the same source.
+    RateLimited = 15, "rate-limited", 429, "Too many wrong credentials";
 }
 
 impl fmt::Display for ErrorCode {

@@ -28,6 +28,7 @@ use crate::node::Node;
 use crate::revocations::Revocations;
 use crate::revocations::enforce::enforce;
 use crate::sessions::{self, Agents};
+use crate::strangers::Strangers;
 use crate::tenants::Tenants;
 use crate::tls::{self, PublicTls};
 
@@ -125,6 +126,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
 
     let metrics = Arc::new(Metrics::new());
     let directory = Arc::new(Directory::new(limits.offline_memory.0));
+    let strangers = Strangers::new(limits, metrics.clone());
     let tenants = Tenants::new(limits, &config.tenants, metrics.clone());
     let tenants = Arc::new(tenants);
     let revocations = Arc::new(Revocations::default());
@@ -134,6 +136,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         sessions::Parts {
             verifier: verifier.clone(),
             directory: directory.clone(),
+            strangers: strangers.clone(),
             tenants: tenants.clone(),
             revocations: revocations.clone(),
             metrics: metrics.clone(),
@@ -147,6 +150,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
             verifier: verifier.clone(),
             certificates,
             directory: directory.clone(),
+            strangers: strangers.clone(),
             tenants: tenants.clone(),
             revocations: revocations.clone(),
             agents: agents.clone(),
@@ -182,6 +186,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         tls: tls.clone(),
         handshake: limits.tls_handshake.0,
         connections,
+        strangers,
     };
     let listener =
         Listener::bind(address, terms, metrics.clone()).map_err(|error| RunError::Listen {

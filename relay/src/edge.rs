@@ -57,6 +57,7 @@ use crate::directory::Directory;
 use crate::metrics::Metrics;
 use crate::revocations::Revocations;
 use crate::sessions::Agents;
+use crate::strangers::Strangers;
 use crate::tenants::Tenants;
 
 /// Where agents open their sessions.
@@ -71,6 +72,7 @@ pub struct Edge {
     certificates: Option<CertificateCallers>,
     proofs: Proofs,
     directory: Arc<Directory>,
+    strangers: Arc<Strangers>,
     tenants: Arc<Tenants>,
     revocations: Arc<Revocations>,
     /// An empty directory: where endpoints of other tenants are looked up.
@@ -93,6 +95,8 @@ pub struct Parts {
     pub certificates: Option<CertificateCallers>,
     /// Finds sessions for calls.
     pub directory: Arc<Directory>,
+    /// Limits those who come with wrong credentials.
+    pub strangers: Arc<Strangers>,
     /// Knows what callers have in progress.
     pub tenants: Arc<Tenants>,
     /// What is withdrawn.
@@ -110,6 +114,7 @@ impl Edge {
             verifier,
             certificates,
             directory,
+            strangers,
             tenants,
             revocations,
             agents,
@@ -126,6 +131,7 @@ impl Edge {
             certificates,
             proofs: Proofs::default(),
             directory,
+            strangers,
             tenants,
             revocations,
             nowhere: Directory::new(Duration::ZERO),

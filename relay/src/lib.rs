@@ -10,6 +10,7 @@
 //! - [`edge`] speaks HTTP with callers: parses, authenticates, routes, forwards, answers.
 //! - [`sessions`] are the agents: the upgrade on `/.culvert/v1/session`, registration within what
 //!   the agent's token allows, renewal, expiry.
+//! - [`strangers`] are limited before anybody knows who they are.
 //! - [`revocations`] are what operators have withdrawn, [`tenants`] what each tenant has in
 //!   progress.
 //! - [`directory`] knows which sessions serve (tenant, endpoint).
@@ -33,6 +34,7 @@ pub mod metrics;
 mod node;
 pub mod revocations;
 pub mod sessions;
+pub mod strangers;
 pub mod tenants;
 #[cfg(test)]
 mod testing;

@@ -28,6 +28,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::drain::Ending;
 use crate::metrics::{Arrival, Metrics};
+use crate::strangers::{Standing, Strangers};
 use crate::tls::PublicTls;
 
 /// Connections that the kernel holds until they are accepted.
@@ -71,6 +72,11 @@ pub trait Transport {
     /// What makes it end by a reset.
     fn breaker(&self) -> Breaker;
 
+    /// What is known of who is on it.
+    fn standing(&self) -> Standing {
+        Standing::default()
+    }
+
     /// The certificates that the client has shown, its own first. TLS has verified them.
     fn client_certificates(&self) -> &[CertificateDer<'static>] {
         &[]
@@ -82,6 +88,10 @@ impl Transport for Connection {
         self.get_ref().0.io().breaker.clone()
     }
 
+    fn standing(&self) -> Standing {
+        self.get_ref().0.io().standing.clone()
+    }
+
     fn client_certificates(&self) -> &[CertificateDer<'static>] {
         self.get_ref().1.peer_certificates().unwrap_or_default()
     }
@@ -90,6 +100,10 @@ impl Transport for Connection {
 impl Transport for PlainConnection {
     fn breaker(&self) -> Breaker {
         self.io().breaker.clone()
+    }
+
+    fn standing(&self) -> Standing {
+        self.io().standing.clone()
     }
 }
 
@@ -102,6 +116,8 @@ pub(crate) struct Terms {
     pub(crate) handshake: Duration,
     /// Most connections at once.
     pub(crate) connections: usize,
+    /// Counts those of each source that are unproven.
+    pub(crate) strangers: Arc<Strangers>,
 }
 
 /// Takes connections from a socket.
@@ -219,7 +235,7 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(tcp) = self.admit(tcp, &ending) else {
+            let Some(tcp) = self.admit(tcp, address, &ending) else {
                 continue;
             };
             let serve = serve.clone();
@@ -228,10 +244,18 @@ impl Listener {
     }
 
     /// Finds a seat for a new connection; without one it is closed at once.
-    fn admit(&mut self, tcp: TcpStream, ending: &Ending) -> Option<Admitted> {
+    fn admit(&mut self, tcp: TcpStream, address: SocketAddr, ending: &Ending) -> Option<Admitted> {
         let Ok(permit) = self.seats.clone().try_acquire_owned() else {
             self.metrics.connections.on_arrival(Arrival::Shed);
             self.complain("too many connections: new ones are closed");
+            return None;
+        };
+        let Some(standing) = self.terms.strangers.arrive(address.ip()) else {
+            self.metrics.connections.on_arrival(Arrival::SourceShed);
+            self.complain(&format!(
+                "too many unauthenticated connections from {}: new ones are closed",
+                address.ip()
+            ));
             return None;
         };
         socket::tune(&tcp);
@@ -245,6 +269,7 @@ impl Listener {
         Some(Admitted {
             tcp,
             breaker: Breaker::default(),
+            standing,
             _seat: seat,
         })
     }
@@ -311,6 +336,7 @@ fn describe(connection: &Connection, address: SocketAddr) -> (Alpn, Peer) {
 pub struct Admitted {
     tcp: TcpStream,
     breaker: Breaker,
+    standing: Standing,
     _seat: Seat,
 }
 

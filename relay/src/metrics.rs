@@ -31,6 +31,7 @@ pub struct Metrics {
     pub(crate) lanes: Lanes,
     pub(crate) revocations: Revoked,
     pub(crate) quotas: Quotas,
+    pub(crate) strangers: StrangerCounts,
     calls: Calls,
 }
 
@@ -67,6 +68,8 @@ pub(crate) enum Arrival {
     Established,
     /// Closed at once: the limit of connections is reached.
     Shed,
+    /// Closed at once: too many of its source's are unproven.
+    SourceShed,
     /// No TLS in time, or a failed handshake.
     NoTls,
     /// The system had no file descriptor, or another error of `accept`.
@@ -78,7 +81,7 @@ pub(crate) enum Arrival {
 pub(crate) enum Refused {
     /// Not a handshake of ours.
     Handshake,
-    /// No valid token.
+    /// No valid token, or not verified because too many wrong ones came from there.
     Unauthenticated,
     /// A token that may not register, or is revoked.
     Forbidden,
@@ -121,6 +124,7 @@ impl Metrics {
             lanes: Lanes::new(&mut registry),
             revocations: Revoked::new(&mut registry),
             quotas: Quotas::new(&mut registry),
+            strangers: StrangerCounts::new(&mut registry),
             calls: Calls::new(&mut registry),
             registry,
         }
@@ -182,6 +186,7 @@ pub(crate) struct Connections {
     pub(crate) open: Gauge,
     established: Counter,
     shed: Counter,
+    source_shed: Counter,
     no_tls: Counter,
     accept_error: Counter,
 }
@@ -200,6 +205,7 @@ impl Connections {
             open,
             established: counter("established"),
             shed: counter("shed"),
+            source_shed: counter("source-shed"),
             no_tls: counter("no-tls"),
             accept_error: counter("accept-error"),
         };
@@ -211,6 +217,7 @@ impl Connections {
         match arrival {
             Arrival::Established => &self.established,
             Arrival::Shed => &self.shed,
+            Arrival::SourceShed => &self.source_shed,
             Arrival::NoTls => &self.no_tls,
             Arrival::AcceptError => &self.accept_error,
         }
@@ -340,6 +347,35 @@ impl Lanes {
         self.taken.inc();
         self.open.inc();
         OpenLane(&self.open)
+    }
+}
+
+/// What was refused to those who had not proved who they are.
+#[derive(Debug)]
+pub(crate) struct StrangerCounts {
+    /// Closed: no valid credential in time.
+    pub(crate) overdue: Counter,
+    /// Credentials that were not verified: too many wrong ones came from there.
+    pub(crate) rate_limited: Counter,
+}
+
+impl StrangerCounts {
+    fn new(registry: &mut Registry) -> Self {
+        let new = Self {
+            overdue: Counter::default(),
+            rate_limited: Counter::default(),
+        };
+        registry.register(
+            "unauthenticated_closes",
+            "Connections that were closed for want of a valid credential in time",
+            new.overdue.clone(),
+        );
+        registry.register(
+            "rate_limited",
+            "Credentials that were not verified because too many wrong ones came from their source",
+            new.rate_limited.clone(),
+        );
+        new
     }
 }
 

@@ -43,6 +43,7 @@ use crate::directory::{Directory, SessionId};
 use crate::listener::Peer;
 use crate::metrics::{Metrics, Refused};
 use crate::revocations::{Revocation, Revocations};
+use crate::strangers::Strangers;
 use crate::tenants::{SessionSeat, Tenants};
 
 /// Where agents open sessions, on the relay's own domain.
@@ -71,6 +72,7 @@ pub struct Agents {
     node: Node,
     verifier: Arc<Verifier>,
     directory: Arc<Directory>,
+    strangers: Arc<Strangers>,
     tenants: Arc<Tenants>,
     revocations: Arc<Revocations>,
     metrics: Arc<Metrics>,
@@ -107,6 +109,8 @@ pub struct Parts {
     pub verifier: Arc<Verifier>,
     /// Where endpoints are registered.
     pub directory: Arc<Directory>,
+    /// Limits those who come with wrong tokens.
+    pub strangers: Arc<Strangers>,
     /// Knows how many sessions and endpoints a tenant may have.
     pub tenants: Arc<Tenants>,
     /// What is withdrawn.
@@ -151,6 +155,7 @@ impl Agents {
         let Parts {
             verifier,
             directory,
+            strangers,
             tenants,
             revocations,
             metrics,
@@ -170,6 +175,7 @@ impl Agents {
             },
             verifier,
             directory,
+            strangers,
             tenants,
             revocations,
             metrics,
@@ -195,7 +201,7 @@ impl Agents {
         let admitted = self.admit(&request, peer).await;
         let (handshake, token, seats) = admitted.inspect_err(|problem| {
             self.metrics.sessions.on_refused(match problem.code {
-                ErrorCode::Unauthenticated => Refused::Unauthenticated,
+                ErrorCode::Unauthenticated | ErrorCode::RateLimited => Refused::Unauthenticated,
                 ErrorCode::Forbidden => Refused::Forbidden,
                 ErrorCode::QuotaExceeded => Refused::QuotaExceeded,
                 ErrorCode::Overloaded => Refused::Overloaded,
@@ -216,11 +222,7 @@ impl Agents {
         let handshake = Handshake::check(request, peer)?;
         let bearer = handshake::bearer(request.headers())?;
         let seat = self.seat()?;
-        let token = self
-            .verifier
-            .verify_refreshing(bearer)
-            .await
-            .map_err(not_verified)?;
+        let token = self.verify(bearer, peer).await?;
         if token.bound_to.is_some() {
             return Err(Problem::unauthenticated(BOUND, Some("invalid_token")));
         }
@@ -243,6 +245,24 @@ impl Agents {
             of_tenant,
         };
         Ok((handshake, token, seats))
+    }
+
+    /// What a token says, if there is not too much wrong where it comes from to look at it.
+    async fn verify(&self, bearer: &str, peer: Peer) -> Result<VerifiedToken, Problem> {
+        let from = peer.address.ip();
+        self.strangers.may_try(from, bearer)?;
+        match self.verifier.verify_refreshing(bearer).await {
+            Ok(token) => {
+                self.strangers.on_good(bearer);
+                Ok(token)
+            }
+            Err(error) => {
+                if !error.is_unavailable() {
+                    self.strangers.on_wrong(from, bearer);
+                }
+                Err(not_verified(error))
+            }
+        }
     }
 
     fn seat(&self) -> Result<OwnedSemaphorePermit, Problem> {

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::revocations::Revocations;
 use crate::sessions::{self, Agents};
+use crate::strangers::Strangers;
 use crate::tenants::Tenants;
 
 const URL: &str = "https://issuer.test";
@@ -109,6 +110,7 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
         sessions::Parts {
             verifier: verifier.clone(),
             directory: directory.clone(),
+            strangers: Strangers::new(limits, metrics.clone()),
             tenants: tenants.clone(),
             revocations: revocations.clone(),
             metrics: metrics.clone(),

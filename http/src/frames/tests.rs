@@ -188,3 +188,25 @@ async fn what_is_begun_and_not_ended_runs_into_a_timer() {
         "between frames the caller may be silent"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_a_strangers_body_little_is_read_until_it_is_trusted() {
+    let (mut caller, server) = tokio::io::duplex(1 << 20);
+    let traffic = Arc::new(Traffic::of_stranger());
+    let mut guard = FrameGuard::new(server, traffic.clone(), PACE);
+    let body = [frame(DATA, 0, &[7; 8000]), frame(DATA, 0, &[8; 8000])].concat();
+    let body = body.repeat(20);
+    caller.write_all(&opening()).await.unwrap();
+    caller.write_all(&body).await.unwrap();
+    let before = read(&mut guard).await.unwrap();
+    assert!(before.len() < 18_000, "{}", before.len());
+    let trusting = traffic.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        trusting.trust();
+    });
+    // It is woken: nothing else would make it go on.
+    let mut rest = vec![0; opening().len() + body.len() - before.len()];
+    guard.read_exact(&mut rest).await.unwrap();
+    assert_eq!([before, rest].concat(), [opening(), body].concat());
+}

@@ -82,6 +82,10 @@ pub(super) fn add(node: &Node, headers: &HeaderMap, body: &Bytes) -> Result<Show
     if !kind.trim().eq_ignore_ascii_case("application/json") {
         return Err(Refused::NotJson);
     }
+    // A list of values would do for serde: by position, without the names that say what is meant.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Refused::Unclear("send an object".into()));
+    }
     let asked: Asked =
         serde_json::from_slice(body).map_err(|error| Refused::Unclear(error.to_string()))?;
     let revocation = revocation(asked, SystemTime::now()).map_err(Refused::Unclear)?;

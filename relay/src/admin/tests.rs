@@ -204,7 +204,7 @@ async fn a_revocation_that_makes_no_sense_is_not_made() {
         (json!({"subject": "x", "reason": "a\u{7}b"}), "reason"),
         (json!({"subject": "x", "reason": "r".repeat(513)}), "reason"),
         (json!({"session": "1"}), "u64"),
-        (json!(["acme"]), ""),
+        (json!(["acme"]), "object"),
     ] {
         let (status, kind, body) = post(&node, &asked).await;
         assert_eq!(

@@ -19,10 +19,10 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use culvert_http::Problem;
+use culvert_identity::CertificateError;
 use culvert_identity::verify::{
     Algorithm, MAX_TOKEN, ProofError, ProvedRequest, ProvedTarget, VerifiedToken,
 };
-use culvert_identity::{CertificateError, Verifier};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::CallerToken;
 use culvert_proto::principal::Proof;
@@ -100,6 +100,7 @@ impl Edge {
         if let (Some(callers), Some(shown)) = (&self.certificates, &connection.certificate) {
             match callers.judge(shown, SystemTime::now()) {
                 Ok(verified) => {
+                    connection.prove();
                     return Ok(Caller {
                         verified,
                         token: None,
@@ -110,11 +111,12 @@ impl Edge {
             }
         }
         let Credential { token, proof } = credential(headers, request)?;
-        let known = verified(&token, &connection.last_token, &self.verifier).await?;
+        let known = self.verified(connection, headers, &token).await?;
         let proved = self
             .proofs
             .check(&known.verified, &token, proof, request, SystemTime::now());
         proved.map_err(unproved)?;
+        connection.prove();
         Ok(Caller {
             verified: known.verified,
             token: Some(CallerToken {
@@ -122,6 +124,48 @@ impl Edge {
                 proof: proof.map(|proof| Bytes::copy_from_slice(proof.as_bytes())),
             }),
         })
+    }
+
+    /// Who a token speaks for.
+    async fn verified(
+        &self,
+        connection: &Connection,
+        headers: &HeaderMap,
+        token: &str,
+    ) -> Result<Known, Problem> {
+        let last = &connection.last_token;
+        if let Some(known) = last.recall(token) {
+            return Ok(known);
+        }
+        // What a stranger makes us hold while its token is verified.
+        let _room = connection.stranger_room(headers)?;
+        let from = connection.peer.address.ip();
+        self.strangers.may_try(from, token)?;
+        match self.verifier.verify_refreshing(token).await {
+            Ok(verified) => {
+                self.strangers.on_good(token);
+                let known = Known {
+                    token: Bytes::copy_from_slice(token.as_bytes()),
+                    verified: Arc::new(verified),
+                    since: Instant::now(),
+                };
+                // What the issuer said is remembered where it was asked, and not once more.
+                if known.verified.principal.proof != Proof::Introspection {
+                    last.remember(&known);
+                }
+                Ok(known)
+            }
+            Err(error) => {
+                let reason = error.public_reason();
+                let problem = if error.is_unavailable() {
+                    Problem::new(ErrorCode::Overloaded, reason)
+                } else {
+                    self.strangers.on_wrong(from, token);
+                    Problem::unauthenticated(reason, Some("invalid_token"))
+                };
+                Err(problem.with_log(error.to_string()))
+            }
+        }
     }
 }
 
@@ -153,36 +197,6 @@ fn unproved(error: ProofError) -> Problem {
         Problem::unproved(reason, &Algorithm::ALL.map(Algorithm::as_str).join(" "))
     };
     problem.with_log(error.to_string())
-}
-
-/// Who a token speaks for.
-async fn verified(token: &str, last: &LastToken, verifier: &Verifier) -> Result<Known, Problem> {
-    if let Some(known) = last.recall(token) {
-        return Ok(known);
-    }
-    match verifier.verify_refreshing(token).await {
-        Ok(verified) => {
-            let known = Known {
-                token: Bytes::copy_from_slice(token.as_bytes()),
-                verified: Arc::new(verified),
-                since: Instant::now(),
-            };
-            // What the issuer said is remembered where it was asked, and not once more.
-            if known.verified.principal.proof != Proof::Introspection {
-                last.remember(&known);
-            }
-            Ok(known)
-        }
-        Err(error) => {
-            let reason = error.public_reason();
-            let problem = if error.is_unavailable() {
-                Problem::new(ErrorCode::Overloaded, reason)
-            } else {
-                Problem::unauthenticated(reason, Some("invalid_token"))
-            };
-            Err(problem.with_log(error.to_string()))
-        }
-    }
 }
 
 /// What a request carries to say who sends it.

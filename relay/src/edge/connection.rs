@@ -3,15 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use culvert_http::{Breaker, Traffic};
+use culvert_http::{Breaker, HeadRoom, Problem, Traffic};
+use http::HeaderMap;
 
 use super::authenticate::LastToken;
 use super::certificates::ShownCertificate;
-use crate::listener::Peer;
+use crate::listener::{Peer, Transport};
+use crate::strangers::Standing;
 
 /// Refused credentials after which a connection is closed: nobody guesses in peace, and nobody
 /// gets many answers for little.
 const MAX_REFUSED: u32 = 20;
+
+/// Most bytes of heads that wait for their credentials to be verified, before the first one was
+/// valid; one alone may be larger.
+const STRANGER_HEADS: usize = 64 * 1024;
 
 /// What the calls of one connection share.
 #[derive(Debug)]
@@ -20,6 +26,8 @@ pub(crate) struct Connection {
     pub(crate) peer: Peer,
     /// Makes the connection end by a reset.
     pub(crate) breaker: Breaker,
+    /// Whether anybody here has proved who they are.
+    pub(crate) standing: Standing,
     pub(crate) traffic: Arc<Traffic>,
     /// The client certificate that was shown.
     pub(crate) certificate: Option<ShownCertificate>,
@@ -29,21 +37,36 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(
-        mut peer: Peer,
-        breaker: Breaker,
-        certificate: Option<ShownCertificate>,
-    ) -> Self {
+    pub(crate) fn new(mut peer: Peer, transport: &impl Transport) -> Self {
         // An IPv4 address that came through an IPv6 socket is still one.
         peer.address.set_ip(peer.address.ip().to_canonical());
         Self {
             peer,
-            breaker,
-            traffic: Arc::default(),
-            certificate,
+            breaker: transport.breaker(),
+            standing: transport.standing(),
+            traffic: Arc::new(Traffic::of_stranger()),
+            certificate: ShownCertificate::of(transport.client_certificates()),
             last_token: LastToken::default(),
             refused: AtomicU32::new(0),
         }
+    }
+
+    /// Somebody on the connection has shown a valid credential.
+    pub(crate) fn prove(&self) {
+        if !self.standing.is_proven() {
+            self.standing.prove();
+            self.traffic.trust();
+        }
+    }
+
+    /// Room for a head while its credential is verified: plenty, once somebody is proven.
+    pub(crate) fn stranger_room(&self, headers: &HeaderMap) -> Result<Option<HeadRoom>, Problem> {
+        if self.standing.is_proven() {
+            return Ok(None);
+        }
+        self.traffic
+            .take_room_within(headers, STRANGER_HEADS)
+            .map(Some)
     }
 
     /// A credential was refused; says whether that was the last one.

@@ -72,6 +72,11 @@ fn advice(code: ErrorCode) -> &'static str {
             "What the local API sent is not a whole HTTP answer; nothing of it was passed on."
         }
         ErrorCode::UpstreamTimeout => "The local API did not answer within the endpoint's limit.",
+        ErrorCode::RateLimited => {
+            "Too many wrong credentials came from this address, perhaps from somebody else behind it. \
+             Connections and tokens that were good before go on; anything else waits for the time in \
+             Retry-After."
+        }
         _ => "See the detail of the answer.",
     }
 }

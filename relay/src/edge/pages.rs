@@ -37,6 +37,7 @@ impl Edge {
                     .upgrade(request, connection.peer)
                     .await?;
                 if upgraded.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    connection.prove();
                     connection.traffic.switch();
                 }
                 Ok(Answer::Own(upgraded.map(|_| Bytes::new())))

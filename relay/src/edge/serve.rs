@@ -1,20 +1,25 @@
 //! Serving one connection: the strict server of [`culvert_http`], with the edge's answers.
 
+use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_http::{Alpn, Progress};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Edge;
 use super::answer::AnswerBody;
-use super::certificates::ShownCertificate;
 use super::connection::Connection;
 use super::record::CallRecord;
 use crate::listener::{Peer, Transport};
+
+/// How long a credential may still be verified when the time for it is over.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 impl Edge {
     /// Serves a connection whose TLS is established, to its end. A cancelled `drain` lets the
@@ -28,13 +33,38 @@ impl Edge {
     ) where
         IO: AsyncRead + AsyncWrite + Transport + Unpin + Send + 'static,
     {
-        let shown = ShownCertificate::of(io.client_certificates());
-        let connection = Arc::new(Connection::new(peer, io.breaker(), shown));
+        let connection = Arc::new(Connection::new(peer, &io));
         let answer = |request, progress| self.serve(&connection, request, progress);
         let traffic = &connection.traffic;
-        let ended = self.server.serve(io, alpn, traffic, &drain, answer).await;
+        let ended = tokio::select! {
+            biased;
+            ended = self.server.serve(io, alpn, traffic, &drain, answer) => ended,
+            () = self.overdue(&connection) => {
+                self.metrics.strangers.overdue.inc();
+                debug!(peer = %peer.address, "nobody has shown a valid credential in time");
+                return;
+            }
+        };
         if let Err(error) = ended {
             debug!(%error, peer = %peer.address, "a caller's connection ended");
+        }
+    }
+
+    /// Completes when the time is over in which somebody must prove who they are, and nobody has.
+    async fn overdue(&self, connection: &Connection) {
+        let (standing, traffic) = (&connection.standing, &connection.traffic);
+        let mut deadline = standing.since() + self.limits.unauthenticated.0;
+        loop {
+            sleep_until(deadline).await;
+            if standing.is_proven() {
+                return pending().await;
+            }
+            // One whose credential is just being verified hears of it.
+            if deadline > standing.since() + self.limits.unauthenticated.0 || !traffic.is_busy() {
+                return;
+            }
+            traffic.wind_up();
+            deadline += LAST_WORD;
         }
     }
 

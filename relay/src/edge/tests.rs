@@ -11,4 +11,5 @@ mod quotas;
 mod record;
 mod revoked;
 mod rig;
+mod strangers;
 mod switch;

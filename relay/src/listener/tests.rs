@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use culvert_config::relay::RelayTls;
+use culvert_config::relay::{RelayLimits, RelayTls};
 use culvert_session::tls::{ServerTrust, TlsMin, client_tls, provider};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ClientConfig;
@@ -49,6 +49,7 @@ impl Rig {
             tls,
             handshake: HANDSHAKE,
             connections,
+            strangers: Strangers::new(&RelayLimits::default(), metrics.clone()),
         };
         let listener = Listener::bind(
             "127.0.0.1:0".parse().unwrap(),

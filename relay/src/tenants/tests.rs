@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use culvert_config::quota::CallRate;
+use culvert_config::quota::PerSecond;
 use culvert_identity::EndpointPatterns;
 use culvert_proto::principal::{Principal, PrincipalKind, Proof};
 use tokio::time::advance;
@@ -43,7 +43,7 @@ fn tenants() -> Tenants {
     let acme = Tenant {
         name: name("acme"),
         quota: Quota {
-            max_call_rate: Some(CallRate(5)),
+            max_call_rate: Some(PerSecond(5)),
             max_calls: 100,
             ..limits.quota()
         },

@@ -1,7 +1,7 @@
 //! A tenant at its limits is told so, or slowed down, and nobody else notices.
 
 use bytes::Bytes;
-use culvert_config::quota::{ByteRate, CallRate};
+use culvert_config::quota::{ByteRate, PerSecond};
 use culvert_config::relay::RelayLimits;
 use culvert_http::Alpn;
 use culvert_proto::head::BodyLength;
@@ -48,7 +48,7 @@ async fn a_call_above_the_quota_gets_429_and_the_next_one_passes() {
 #[tokio::test(start_paused = true)]
 async fn calls_above_the_rate_are_told_when_to_come_back() {
     let rig = Rig::with_limits(RelayLimits {
-        tenant_max_call_rate: Some(CallRate(2)),
+        tenant_max_call_rate: Some(PerSecond(2)),
         ..RelayLimits::default()
     });
     rig.agent("vc").await.echo();
@@ -133,7 +133,7 @@ async fn a_body_goes_at_the_tenants_rate_and_its_caller_is_not_called_slow() {
     limits.stall.0 = Duration::from_secs(1);
     let rig = Rig::with_limits(limits);
     let mut agent = rig.agent("vc").await;
-    let body = 80 * 1024;
+    let body = 320 * 1024;
     let head = format!(
         "POST /api HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: {body}\r\n{}\r\n",
         rig.bearer()
@@ -145,7 +145,8 @@ async fn a_body_goes_at_the_tenants_rate_and_its_caller_is_not_called_slow() {
     let (_, mut stream) = agent.accept().await;
     assert_eq!(read_body(&mut stream).await.len(), body);
     let took = start.elapsed().as_secs();
-    assert!((6..10).contains(&took), "{took} s");
+    // hyper hands over up to 128 KiB at once, and the last piece is not waited for.
+    assert!((20..40).contains(&took), "{took} s");
     super::rig::answer(&mut stream, 204, &[], b"").await;
     assert!(read_head(&mut caller).await.starts_with("http/1.1 204 "));
 }

@@ -33,6 +33,7 @@ use crate::listener::{Peer, Transport};
 use crate::metrics::Metrics;
 use crate::revocations::Revocations;
 use crate::sessions::{self, Agents};
+use crate::strangers::Strangers;
 use crate::tenants::Tenants;
 
 pub(crate) const DOMAIN: &str = "relay.test";
@@ -91,6 +92,7 @@ impl Rig {
         let verifier = Arc::new(verifier);
         let directory = Arc::new(Directory::new(limits.offline_memory.0));
         let metrics = Arc::new(Metrics::new());
+        let strangers = Strangers::new(&limits, metrics.clone());
         let tenants = Arc::new(Tenants::new(&limits, &[], metrics.clone()));
         let revocations = Arc::new(Revocations::default());
         let agents = Agents::new(
@@ -99,6 +101,7 @@ impl Rig {
             sessions::Parts {
                 verifier: verifier.clone(),
                 directory: directory.clone(),
+                strangers: strangers.clone(),
                 tenants: tenants.clone(),
                 revocations: revocations.clone(),
                 metrics: metrics.clone(),
@@ -109,6 +112,7 @@ impl Rig {
             verifier,
             certificates: None,
             directory: found,
+            strangers,
             tenants: tenants.clone(),
             revocations: revocations.clone(),
             agents,

@@ -1,0 +1,111 @@
+//! What those may do who have not shown a valid credential.
+
+use std::time::Duration;
+
+use culvert_config::quota::PerSecond;
+use culvert_config::relay::RelayLimits;
+use culvert_http::Alpn;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::connect::read_head;
+use super::rig::{HOST, Rig, SOON};
+
+const TEN: Duration = Duration::from_secs(10);
+
+/// How long a connection lives on which this is sent every so often.
+async fn life(rig: &Rig, alpn: Alpn, bytes: &[u8], every: Duration) -> Duration {
+    let start = Instant::now();
+    let (mut read, mut write) = tokio::io::split(rig.connect(alpn));
+    let bytes = bytes.to_vec();
+    tokio::spawn(async move {
+        while write.write_all(&bytes).await.is_ok() {
+            sleep(every).await;
+        }
+    });
+    let mut all = Vec::new();
+    let _ = timeout(SOON, read.read_to_end(&mut all))
+        .await
+        .expect("it stays");
+    start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nobody_proves_who_they_are_is_gone_after_ten_seconds() {
+    let rig = Rig::new();
+    let page = b"GET /.culvert/errors HTTP/1.1\r\nHost: relay.test\r\n\r\n";
+    let nobody = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let wrong =
+        format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nCulvert-Authorization: Bearer a.b.c\r\n\r\n");
+    let every = Duration::from_secs(1);
+    for bytes in [&page[..], nobody.as_bytes(), wrong.as_bytes(), b"", b"G"] {
+        let life = life(&rig, Alpn::Http1, bytes, every).await;
+        assert!(life <= TEN, "{}: {life:?}", bytes.escape_ascii());
+    }
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    let life = life(&rig, Alpn::H2, preface, Duration::from_secs(60)).await;
+    assert!(life <= TEN, "{life:?}");
+    let metrics = rig.metrics.render().unwrap();
+    assert!(
+        metrics.contains("culvert_relay_unauthenticated_closes_total "),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_with_a_valid_credential_stays_as_long_as_it_likes() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let mut waiting = rig.connect(Alpn::Http1);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{}\r\n", rig.bearer());
+    waiting.write_all(request.as_bytes()).await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    sleep(Duration::from_secs(1800)).await;
+    super::rig::answer(&mut stream, 204, &[], b"").await;
+    assert!(read_head(&mut waiting).await.starts_with("http/1.1 204 "));
+    // And idle for its time, which is another.
+    sleep(Duration::from_secs(50)).await;
+    waiting.write_all(request.as_bytes()).await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    super::rig::answer(&mut stream, 204, &[], b"").await;
+    assert!(read_head(&mut waiting).await.starts_with("http/1.1 204 "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_wrong_credentials_get_429_and_good_ones_that_are_known_pass() {
+    let limits = RelayLimits {
+        failures_per_source: PerSecond(1),
+        ..RelayLimits::default()
+    };
+    let rig = Rig::with_limits(limits);
+    rig.agent("vc").await.echo();
+    let known = rig.bearer();
+    assert_eq!(rig.exchange(Rig::get("/", &known)).await.status, 200);
+    let wrong = |number: usize| {
+        let token = rig.token(json!({"aud": "elsewhere", "jti": number.to_string()}));
+        Rig::get("/", &format!("Proxy-Authorization: Bearer {token}\r\n"))
+    };
+    for number in 0..10 {
+        assert_eq!(rig.exchange(wrong(number)).await.status, 401, "{number}");
+    }
+    let limited = rig.exchange(wrong(10)).await;
+    assert_eq!(
+        (limited.status, limited.code().as_str()),
+        (429, "rate-limited")
+    );
+    assert_eq!(limited.header("retry-after"), "1");
+    assert_eq!(rig.exchange(Rig::get("/", &known)).await.status, 200);
+    // None at all costs nothing, and is told what is missing.
+    assert_eq!(rig.exchange(Rig::get("/", "")).await.status, 401);
+    let fresh = rig.token(json!({"jti": "fresh"}));
+    let fresh = format!("Proxy-Authorization: Bearer {fresh}\r\n");
+    assert_eq!(rig.exchange(Rig::get("/", &fresh)).await.status, 429);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(rig.exchange(Rig::get("/", &fresh)).await.status, 200);
+    let metrics = rig.metrics.render().unwrap();
+    assert!(
+        metrics.contains("culvert_relay_rate_limited_total 2\n"),
+        "{metrics}"
+    );
+}
