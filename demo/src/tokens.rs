@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lc_rs::encoding::AsBigEndian;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ pub struct SigningKey {
     key: EncodingKey,
     public: Value,
     private: String,
+    pem: String,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -49,6 +50,10 @@ impl SigningKey {
                 "x": encode(x), "y": encode(y),
             }),
             private: encode(secret.as_ref()),
+            pem: format!(
+                "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+                BASE64_STANDARD.encode(pkcs8.as_ref())
+            ),
         })
     }
 
@@ -62,6 +67,11 @@ impl SigningKey {
         let mut jwk = self.public.clone();
         jwk["d"] = json!(self.private);
         jwk
+    }
+
+    /// The whole key as PEM (PKCS #8), for a client that proves itself with it.
+    pub fn pem(&self) -> &str {
+        &self.pem
     }
 
     /// Signs `claims` as an access token: header `typ` is `at+jwt`.

@@ -154,7 +154,7 @@ fn route(node: &Node, request: &Request<Bytes>) -> Result<Found, Refused> {
         },
         "/metrics" => found(
             OPENMETRICS,
-            node.metrics.render().map_err(|_| Refused::Failed)?,
+            node.render_metrics().map_err(|_| Refused::Failed)?,
         ),
         "/api/v1/status" => found(JSON, json(&Status::of(node))?),
         "/api/v1/drain" => {

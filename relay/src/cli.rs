@@ -57,7 +57,7 @@ enum Command {
         #[command(flatten)]
         admin: AdminArg,
         #[command(flatten)]
-        what: Revoke,
+        what: RevokeArgs,
     },
     /// Takes a revocation back.
     Lift {
@@ -103,7 +103,7 @@ struct AdminArg {
 }
 
 #[derive(Debug, Args)]
-struct Revoke {
+struct RevokeArgs {
     /// `sub` of a token, or the name of a certificate: agents and callers.
     #[arg(long)]
     subject: Option<String>,
@@ -203,7 +203,7 @@ async fn status(url: &str, json: bool) -> Result<(), AskingError> {
     Ok(())
 }
 
-async fn revoke(url: &str, what: Revoke) -> Result<(), AskingError> {
+async fn revoke(url: &str, what: RevokeArgs) -> Result<(), AskingError> {
     let asked = Asked {
         subject: what.subject,
         tenant: what.tenant,

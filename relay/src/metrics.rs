@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use culvert_identity::IssuerStatus;
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -32,6 +33,7 @@ pub struct Metrics {
     pub(crate) revocations: Revoked,
     pub(crate) quotas: Quotas,
     pub(crate) strangers: StrangerCounts,
+    pub(crate) issuers: Issuers,
     calls: Calls,
 }
 
@@ -103,6 +105,11 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabel {
+    issuer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QuotaLabel {
     quota: &'static str,
 }
@@ -125,6 +132,7 @@ impl Metrics {
             revocations: Revoked::new(&mut registry),
             quotas: Quotas::new(&mut registry),
             strangers: StrangerCounts::new(&mut registry),
+            issuers: Issuers::new(&mut registry),
             calls: Calls::new(&mut registry),
             registry,
         }
@@ -376,6 +384,39 @@ impl StrangerCounts {
             new.rate_limited.clone(),
         );
         new
+    }
+}
+
+/// How the issuers of tokens are doing, as of the last look.
+#[derive(Debug)]
+pub(crate) struct Issuers {
+    keys: Family<IssuerLabel, Gauge>,
+    failing: Family<IssuerLabel, Gauge>,
+}
+
+impl Issuers {
+    fn new(registry: &mut Registry) -> Self {
+        let new = Self {
+            keys: Family::default(),
+            failing: Family::default(),
+        };
+        registry.register("issuer_keys", "Keys that are known", new.keys.clone());
+        let help = "Whether the last attempt to fetch keys failed";
+        registry.register("issuer_failing", help, new.failing.clone());
+        new
+    }
+
+    /// Notes how they are doing. Who they are is the configuration's to say.
+    pub(crate) fn note(&self, issuers: &[IssuerStatus]) {
+        for issuer in issuers {
+            let label = IssuerLabel {
+                issuer: issuer.issuer.clone(),
+            };
+            let keys = i64::try_from(issuer.keys).unwrap_or(i64::MAX);
+            self.keys.get_or_create(&label).set(keys);
+            let failing = i64::from(issuer.error.is_some());
+            self.failing.get_or_create(&label).set(failing);
+        }
     }
 }
 

@@ -69,6 +69,13 @@ impl Node {
         matches!(self.state(), (State::Ready, _))
     }
 
+    /// Every count, as OpenMetrics text.
+    pub(crate) fn render_metrics(&self) -> Result<String, std::fmt::Error> {
+        self.count_revocations();
+        self.metrics.issuers.note(&self.verifier.status());
+        self.metrics.render()
+    }
+
     /// Counts what is withdrawn.
     pub(crate) fn count_revocations(&self) {
         let held = i64::try_from(self.revocations.len()).unwrap_or(i64::MAX);

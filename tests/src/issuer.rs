@@ -1,8 +1,6 @@
-//! The OAuth server (npm `oidc-provider`), and tokens that it would never issue.
+//! The issuer that all tests of a process share, and tokens that it would never issue.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use culvert_demo::certs::Authority;
@@ -10,6 +8,7 @@ use culvert_demo::tokens::{self, SigningKey};
 use serde_json::{Value, json};
 
 use crate::curl::Curl;
+use crate::oauth::OAuthServer;
 use crate::process::build_folder;
 use crate::proof::ProofKey;
 
@@ -41,8 +40,7 @@ pub struct World {
     /// The key that the OAuth server signs with, so that tests can forge with it too.
     pub key: SigningKey,
     folder: PathBuf,
-    // Its standard input is ours: it ends when this process does, whatever way that is.
-    _server: Child,
+    server: OAuthServer,
 }
 
 /// The world, made at first use.
@@ -56,25 +54,20 @@ impl World {
         let folder = lasting_folder();
         let authority = Authority::generate().expect("an authority");
         std::fs::write(folder.join("ca.pem"), authority.pem()).expect("ca.pem");
-        let leaf = authority.issue(&["localhost"]).expect("a certificate");
-        leaf.write(&folder, "issuer").expect("a certificate");
         let key = SigningKey::generate("tests-1").expect("a key");
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect(name);
         let config = json!({
-            "tls": { "certificate": read("issuer.pem"), "key": read("issuer.key") },
             "keys": [key.private_jwk()],
             "audience": AUDIENCE,
             "lifetime": LIFETIME,
             "clients": clients(),
         });
-        std::fs::write(folder.join("oidc.json"), config.to_string()).expect("oidc.json");
-        let (server, issuer) = start_server(&folder.join("oidc.json"));
+        let server = OAuthServer::start(&authority, &folder, config);
         Self {
             authority,
-            issuer,
+            issuer: server.issuer().to_owned(),
             key,
             folder,
-            _server: server,
+            server,
         }
     }
 
@@ -95,17 +88,7 @@ impl World {
             NO_SCOPE => "",
             _ => "&scope=culvert:call",
         };
-        let answer = Curl::new(&format!("{}/token", self.issuer))
-            .arg("--user")
-            .arg(&format!("{client}:{SECRET}"))
-            .arg("--data")
-            .arg(&format!("grant_type=client_credentials{scope}"))
-            .run();
-        let answer = answer.json();
-        let token = answer["access_token"].as_str();
-        token
-            .unwrap_or_else(|| panic!("no token for {client}: {answer}"))
-            .to_owned()
+        self.server.token(client, SECRET, scope)
     }
 
     /// An access token of the OAuth server for `client` that is bound to the client's key.
@@ -163,34 +146,4 @@ fn clients() -> Value {
         { "id": NO_SCOPE, "secret": SECRET, "tenant": "acme" },
         { "id": NO_TENANT, "secret": SECRET, "scope": "culvert:call" },
     ])
-}
-
-/// Starts the server and waits for its address.
-fn start_server(config: &Path) -> (Child, String) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("oidc")
-        .join("server.mjs");
-    assert!(
-        script.with_file_name("node_modules").is_dir(),
-        "the OAuth server is not installed: run tests/run.sh, or `npm ci` in tests/oidc"
-    );
-    let mut server = Command::new("node")
-        .arg(&script)
-        .arg(config)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("node is installed");
-    let mut issuer = String::new();
-    let stdout = server.stdout.take().expect("piped");
-    BufReader::new(stdout)
-        .read_line(&mut issuer)
-        .expect("readable");
-    let issuer = issuer.trim_end().to_owned();
-    assert!(
-        issuer.starts_with("https://"),
-        "the OAuth server did not start; run it by hand"
-    );
-    (server, issuer)
 }

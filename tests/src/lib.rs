@@ -16,7 +16,8 @@
 //! | module | what it drives |
 //! |---|---|
 //! | [`stack`] | relay and agent, their configuration and policy |
-//! | [`issuer`] | the OAuth server, and tokens that it would never issue |
+//! | [`issuer`] | the issuer that all tests share, and tokens that it would never issue |
+//! | [`oauth`] | the OAuth server itself, for tests that rotate its keys or kill it |
 //! | [`curl`] | callers, to the end or a step at a time |
 //! | [`certificates`] | what callers show in place of a token |
 //! | [`proof`] | keys that tokens are bound to |
@@ -34,6 +35,7 @@ pub mod certificates;
 pub mod curl;
 pub mod issuer;
 pub mod nginx;
+pub mod oauth;
 pub mod pattern;
 pub mod peers;
 pub mod port;
@@ -49,6 +51,7 @@ pub mod wires;
 
 pub use curl::{Answer, Curl, Http};
 pub use nginx::Nginx;
+pub use oauth::OAuthServer;
 pub use squid::Squid;
 pub use stack::{Stack, StackOptions};
 pub use upstream::Upstream;

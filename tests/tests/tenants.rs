@@ -54,6 +54,7 @@ ca = "{ca}"
 
 [oauth]
 grant = "token_file"
+client_id = "agent-globex"
 token_file = "globex.token"
 
 [[endpoint]]
@@ -363,6 +364,7 @@ fn a_revoked_callers_calls_end_in_the_middle_and_come_back_when_it_is_lifted() {
     for http in Http::BOTH {
         let waiting = stack.call("/waiting").http(http).start();
         let mut endless = stack.call("/endless").http(http).start();
+        assert_eq!(endless.head().status, 200);
         assert_eq!(endless.body(5), b"first");
         let before = upstream.requests().len();
         until("both are at the upstream", || {

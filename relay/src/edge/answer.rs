@@ -19,6 +19,10 @@ pub(crate) struct AnswerBody {
     record: Option<CallRecord>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one a call, and a box would be one more allocation a call"
+)]
 enum Source {
     /// The relay's own words, until they are taken.
     Text(Option<Bytes>),

@@ -30,6 +30,7 @@ fn caller(tenant: &str) -> Arc<VerifiedToken> {
         may_register: false,
         may_call: true,
         call_endpoints: None,
+        bound_to: None,
     })
 }
 
