@@ -278,7 +278,7 @@ fn a_token_file_is_read_again_and_the_session_goes_on_with_what_is_in_it() {
         let expires = tokens::now() + life;
         claims["exp"] = json!(expires);
         let next = folder.join("next.token");
-        write_private(&next, &key.sign(&claims).unwrap()).unwrap();
+        write_private(&next, key.sign(&claims).unwrap()).unwrap();
         // In one step, as whoever keeps such a file does it.
         std::fs::rename(next, folder.join("own.token")).unwrap();
         expires

@@ -372,7 +372,9 @@ function call(path) {
       const inner = tls.connect({ socket: way, servername: name, ca: roots }, () =>
         inner.write(`GET ${path} HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n`));
       let text = '';
-      inner.on('data', (data) => text += data).on('end', () => done(text)).on('error', fail);
+      inner.on('data', (data) => text += data).on('error', fail);
+      // The upstream has ended its half; the other one is the caller's to end.
+      inner.on('end', () => { way.end(); done(text); });
     });
   });
 }
