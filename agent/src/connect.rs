@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::lanes::Lanes;
+use self::live::Choice;
 pub(crate) use self::live::{LiveSession, LiveSessions};
 use crate::drain::{LINGER, emptied};
 use crate::register::{ANSWER_TIMEOUT, Registrations};
@@ -39,6 +40,14 @@ const STEADY: Duration = Duration::from_secs(3);
 /// Least wait after the relay said that another session took this one's place: to dial at once
 /// would only take it back.
 const REPLACED_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a slot dials again because the node that answered has a session of this agent already:
+/// behind one address it is chance which one answers, and there may be only one.
+const SPREAD_TRIES: u32 = 4;
+
+/// How long a session that shares its node with another one goes on before its slot looks for
+/// another node. Doubled at random, so that agents do not look at the same time.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Notices of one session that are logged aloud: a relay may inform, not fill the log.
 const MAX_NOTICES: u32 = 20;
@@ -75,6 +84,8 @@ enum Lost {
     Registration,
     #[error("the relay registered none of the endpoints; the reasons are logged above")]
     Nothing,
+    #[error("the relay node {0} has a session of this agent already")]
+    SameNode(Arc<str>),
     #[error("the relay asks for another session ({code})")]
     Draining {
         code: GoawayCode,
@@ -86,7 +97,7 @@ impl Lost {
     fn advice(&self) -> &'static str {
         match self {
             Self::Dial(error) => error.advice(),
-            Self::Session(_) | Self::Draining { .. } => "",
+            Self::Session(_) | Self::Draining { .. } | Self::SameNode(_) => "",
             Self::Greeting | Self::Registration => {
                 "something between here and the relay holds messages back, or the relay is stuck"
             }
@@ -130,15 +141,15 @@ pub(crate) async fn keep(link: Arc<Link>) {
     let mut backoff = Backoff::new();
     let mut quiet = Quiet::default();
     let mut draining: Option<Running> = None;
+    let mut same_node = 0;
     loop {
-        let attempt = async {
-            let token = token(link.tokens.clone()).await;
-            let io = dial(&link.target, token.expose(), SOFTWARE).await?;
-            begin(&link, io, token).await
-        };
         let lost = tokio::select! {
             () = link.stop.cancelled() => return,
-            lost = attempt => lost,
+            lost = attempt(&link, same_node >= SPREAD_TRIES) => lost,
+        };
+        same_node = match &lost {
+            Err(Lost::SameNode(_)) => same_node + 1,
+            _ => 0,
         };
         let lost = match lost {
             Err(lost) => lost,
@@ -148,9 +159,16 @@ pub(crate) async fn keep(link: Arc<Link>) {
                 if let Some(earlier) = draining.take() {
                     earlier.replace();
                 }
-                let lost = tokio::select! {
-                    () = link.stop.cancelled() => return,
-                    lost = &mut running.lost => lost,
+                let lost = loop {
+                    tokio::select! {
+                        () = link.stop.cancelled() => return,
+                        lost = &mut running.lost => break lost,
+                        () = sleep(LOOK_AGAIN.mul_f64(1.0 + fastrand::f64())), if running.shares => {
+                            if let Ok(elsewhere) = attempt(&link, false).await {
+                                std::mem::replace(&mut running, elsewhere).replace();
+                            }
+                        }
+                    }
                 };
                 // A relay that takes sessions only to drop them is not dialled ever faster.
                 if since.elapsed() >= STEADY {
@@ -176,6 +194,13 @@ pub(crate) async fn keep(link: Arc<Link>) {
     }
 }
 
+/// Makes a session with a relay node; `may_share`: even with one that another slot has a session with.
+async fn attempt(link: &Arc<Link>, may_share: bool) -> Result<Running, Lost> {
+    let token = token(link.tokens.clone()).await;
+    let io = dial(&link.target, token.expose(), SOFTWARE).await?;
+    begin(link, io, token, may_share).await
+}
+
 /// Says why there is no session: aloud when it is news, and now and then while it lasts.
 #[derive(Default)]
 struct Quiet {
@@ -188,6 +213,8 @@ impl Quiet {
         let text = lost.to_string();
         if matches!(lost, Lost::Draining { .. }) {
             tracing::info!(retry_s, "{text}");
+        } else if matches!(lost, Lost::SameNode(_)) {
+            tracing::debug!(retry_s, "{text}");
         } else if text != self.said || attempts.is_power_of_two() {
             tracing::warn!(
                 attempts,
@@ -228,6 +255,8 @@ struct Running {
     session: Session,
     lost: oneshot::Receiver<Lost>,
     replaced: CancellationToken,
+    /// Whether the node has a session of another slot too.
+    shares: bool,
 }
 
 impl Running {
@@ -244,6 +273,7 @@ async fn begin<IO>(
     link: &Arc<Link>,
     io: WebSocketIo<IO>,
     token: AccessToken,
+    may_share: bool,
 ) -> Result<Running, Lost>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -253,10 +283,21 @@ where
     let hello = timeout(GREETING_TIMEOUT, session.ready())
         .await
         .map_err(|_| Lost::Greeting)??;
+    let node: Arc<str> = hello.name.escape_debug().to_string().into();
+    let Some(choice) = link.live.choose(hello.instance, may_share) else {
+        session.close(GoawayCode::Drain, "another node is wanted");
+        return Err(Lost::SameNode(node));
+    };
+    let shares = choice.shared;
+    if shares {
+        tracing::warn!(
+            relay = &*node,
+            "two sessions are with one relay node: if it fails, both are lost"
+        );
+    }
     let (registered, on_registered) = oneshot::channel();
     let (lost, on_lost) = oneshot::channel();
     let replaced = CancellationToken::new();
-    let node: Arc<str> = hello.name.escape_debug().to_string().into();
     let keeper = Keeper {
         link: link.clone(),
         node: node.clone(),
@@ -264,7 +305,7 @@ where
         token,
         replaced: replaced.clone(),
         registered: Some(registered),
-        lost: Some(lost),
+        lost: Some((lost, choice)),
         notices: 0,
     };
     tokio::spawn(keeper.run(incoming, controls));
@@ -288,6 +329,7 @@ where
                 session,
                 lost: on_lost,
                 replaced,
+                shares,
             })
         }
         Ok(Err(_)) => Err(on_lost
@@ -311,8 +353,8 @@ struct Keeper {
     replaced: CancellationToken,
     /// Told how many endpoints are registered.
     registered: Option<oneshot::Sender<usize>>,
-    /// Told that a new session is needed.
-    lost: Option<oneshot::Sender<Lost>>,
+    /// Told that a new session is needed, for which the node is one like others.
+    lost: Option<(oneshot::Sender<Lost>, Choice)>,
     notices: u32,
 }
 
@@ -350,7 +392,8 @@ impl Keeper {
         let error = self.session.closed().await;
         let _ = calls.await;
         tracing::info!(relay = &*node, "the session ended: {error}");
-        if let Some(lost) = self.lost.take() {
+        if let Some((lost, choice)) = self.lost.take() {
+            drop(choice);
             let _ = lost.send(Lost::Session(error));
         }
     }
@@ -393,7 +436,8 @@ impl Keeper {
                 "the relay sent what only agents send"
             ),
             SessionEvent::Draining { code, retry_after } => {
-                if let Some(lost) = self.lost.take() {
+                if let Some((lost, choice)) = self.lost.take() {
+                    drop(choice);
                     let _ = lost.send(Lost::Draining { code, retry_after });
                 }
             }

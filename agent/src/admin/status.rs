@@ -44,6 +44,9 @@ pub(crate) struct Status {
     pub(crate) relay: String,
     /// Sessions with relay nodes, oldest first.
     pub(crate) sessions: Vec<SessionStatus>,
+    /// How many relay nodes the sessions are with. Fewer nodes than sessions: the agent is degraded,
+    /// for a node that fails takes more than one.
+    pub(crate) nodes: usize,
     /// Why the last attempt at a session failed, unless one was established since.
     pub(crate) last_session_error: Option<String>,
     /// The agent's own token.
@@ -175,6 +178,7 @@ impl Desk {
             waiting_for,
             uptime_s: self.started.elapsed().as_secs(),
             relay: self.relay.clone(),
+            nodes: self.sessions.nodes(),
             last_session_error: self.sessions.trouble(),
             token: TokenReport {
                 expires_in_s: token.expires_in.map(|left| left.as_secs()),
@@ -305,7 +309,13 @@ impl fmt::Display for Status {
         for what in &self.waiting_for {
             writeln!(f, "  waits for {what}")?;
         }
-        writeln!(f, "\n{} sessions with {}", self.sessions.len(), self.relay)?;
+        write!(f, "\n{} sessions with {}", self.sessions.len(), self.relay)?;
+        match self.nodes {
+            nodes if nodes < self.sessions.len() => {
+                writeln!(f, ", degraded: on {nodes} relay node only")?;
+            }
+            _ => writeln!(f)?,
+        }
         for session in &self.sessions {
             let SessionStatus {
                 node,

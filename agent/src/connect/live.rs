@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use culvert_session::Session;
 use tokio::time::Instant;
 
+/// A relay node's process.
+pub(super) type NodeInstance = [u8; 16];
+
 use crate::register::Registered;
 
 /// The sessions that are open.
@@ -12,6 +15,26 @@ use crate::register::Registered;
 pub(crate) struct LiveSessions {
     sessions: Mutex<Vec<Arc<LiveSession>>>,
     trouble: Mutex<Option<String>>,
+    /// The nodes that slots have chosen for their sessions, once for each.
+    chosen: Mutex<Vec<NodeInstance>>,
+}
+
+/// A slot's choice of a node, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Choice {
+    sessions: Arc<LiveSessions>,
+    node: NodeInstance,
+    /// Whether another slot has a session with the node too.
+    pub(super) shared: bool,
+}
+
+impl Drop for Choice {
+    fn drop(&mut self) {
+        let mut chosen = lock(&self.sessions.chosen);
+        if let Some(at) = chosen.iter().position(|node| *node == self.node) {
+            chosen.swap_remove(at);
+        }
+    }
 }
 
 /// One session.
@@ -36,6 +59,30 @@ impl LiveSession {
 }
 
 impl LiveSessions {
+    /// Chooses a node for a session; `None` if another slot has one there and that is not to be.
+    pub(super) fn choose(self: &Arc<Self>, node: NodeInstance, may_share: bool) -> Option<Choice> {
+        let mut chosen = lock(&self.chosen);
+        let shared = chosen.contains(&node);
+        if shared && !may_share {
+            return None;
+        }
+        chosen.push(node);
+        drop(chosen);
+        Some(Choice {
+            sessions: self.clone(),
+            node,
+            shared,
+        })
+    }
+
+    /// How many relay nodes the slots' sessions are with.
+    pub(crate) fn nodes(&self) -> usize {
+        let mut chosen = lock(&self.chosen).clone();
+        chosen.sort_unstable();
+        chosen.dedup();
+        chosen.len()
+    }
+
     pub(super) fn add(&self, session: &Session, node: Arc<str>) -> Arc<LiveSession> {
         let live = Arc::new(LiveSession {
             session: session.clone(),

@@ -102,7 +102,7 @@ impl Agent {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let link = self.link.clone();
         let begun = tokio::spawn(async move {
-            begin(&link, WebSocketIo::dialer(near, vec![]), token("one")).await
+            begin(&link, WebSocketIo::dialer(near, vec![]), token("one"), true).await
         });
         (begun, far)
     }
