@@ -14,6 +14,7 @@ pub mod agent_admin;
 pub mod audit;
 pub mod caller;
 mod check;
+pub mod cluster;
 mod document;
 pub mod endpoint;
 mod error;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::caller::{Caller, WrittenCaller};
+use crate::cluster::{Directory, Peer, WrittenDirectory, WrittenPeer};
 use crate::document::Document;
 use crate::error::ConfigError;
 use crate::issuer::{Issuer, WrittenIssuer};
@@ -40,6 +41,9 @@ pub struct RelayConfig {
     pub tenants: Vec<Tenant>,
     /// Where endpoints are looked up.
     pub directory: Directory,
+    /// The other nodes of the cluster; `None`: there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
     /// What a peer can make this node hold or wait for.
     pub limits: RelayLimits,
 }
@@ -57,6 +61,9 @@ pub struct Listen {
     /// Callers that CONNECT in plain text; none unless it is given. A private address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<SocketAddr>,
+    /// Other nodes of the cluster: TLS with certificates on both sides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
 }
 
 fn default_public() -> SocketAddr {
@@ -73,6 +80,7 @@ impl Default for Listen {
             public: default_public(),
             admin: default_admin(),
             proxy: None,
+            peer: None,
         }
     }
 }
@@ -103,14 +111,6 @@ pub struct Route {
     /// The endpoint.
     #[serde(serialize_with = "crate::display")]
     pub endpoint: EndpointName,
-}
-
-/// Where endpoints are looked up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Directory {
-    /// In this process: a single node.
-    Memory,
 }
 
 /// What a peer can make a relay hold or wait for. Every limit has a default.
@@ -239,6 +239,8 @@ struct Written {
     #[serde(default)]
     directory: Option<WrittenDirectory>,
     #[serde(default)]
+    peer: Option<WrittenPeer>,
+    #[serde(default)]
     limits: RelayLimits,
 }
 
@@ -258,12 +260,6 @@ struct WrittenRoute {
     endpoint: Spanned<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenDirectory {
-    kind: Spanned<String>,
-}
-
 impl RelayConfig {
     /// Reads and checks `file`, with the process's environment on top.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
@@ -275,7 +271,7 @@ impl RelayConfig {
         file: &Path,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let tables = ["listen", "tls", "directory", "limits"];
+        let tables = ["listen", "tls", "directory", "peer", "limits"];
         let document =
             Document::read(file)?.with_environment(&["domain", "node"], &tables, environment)?;
         let written: Written = document.parse()?;
@@ -351,6 +347,11 @@ impl RelayConfig {
             written.route.iter().map(|route| &route.host),
             "host",
         )?;
+        let directory = match &written.directory {
+            Some(directory) => directory.check(document)?,
+            None => Directory::Memory,
+        };
+        let peer = check_peer(document, &written, &node, &directory)?;
         let mut limits = written.limits;
         check_limits(document, &limits)?;
         let everybody = limits.quota();
@@ -361,18 +362,6 @@ impl RelayConfig {
         let tenants = tenants.collect::<Result<Vec<_>, ConfigError>>()?;
         let names = written.tenant.iter().map(|tenant| &tenant.name);
         crate::check::unique(document, names, "tenant")?;
-        let directory = match &written.directory {
-            Some(directory) if directory.kind.get_ref() != "memory" => {
-                return Err(document.error(
-                    directory.kind.span(),
-                    format!(
-                        "found {:?}; this version has \"memory\" only",
-                        directory.kind.get_ref()
-                    ),
-                ));
-            }
-            _ => Directory::Memory,
-        };
         Ok(Self {
             domain,
             node,
@@ -383,6 +372,7 @@ impl RelayConfig {
             routes,
             tenants,
             directory,
+            peer,
             limits,
         })
     }
@@ -390,6 +380,40 @@ impl RelayConfig {
     /// What the node runs with, as TOML; holds no secret.
     pub fn render(&self) -> String {
         crate::render(self)
+    }
+}
+
+/// A node of a cluster has a registry, an address for the others, and a certificate; a node alone
+/// has none of them.
+fn check_peer(
+    document: &Document,
+    written: &Written,
+    node: &str,
+    directory: &Directory,
+) -> Result<Option<Peer>, ConfigError> {
+    let missing = |key: &str, message: &str| ConfigError {
+        key: Some(key.into()),
+        ..ConfigError::file(&document.file, message)
+    };
+    match (directory, &written.peer, written.listen.peer) {
+        (Directory::Memory, None, None) => Ok(None),
+        (Directory::Memory, ..) => Err(missing(
+            "directory.kind",
+            "found listen.peer or [peer] beside kind = \"memory\"; expected kind = \"redis\": nodes \
+             find each other there",
+        )),
+        (Directory::Redis(_), None, _) => Err(missing(
+            "peer",
+            "not given; expected [peer] with name, certificate, private_key and ca: nodes show \
+             certificates to each other",
+        )),
+        (Directory::Redis(_), _, None) => Err(missing(
+            "listen.peer",
+            "not given; expected an address for the other nodes, like \"[::]:9443\"",
+        )),
+        (Directory::Redis(_), Some(peer), Some(listen)) => {
+            peer.check(document, node, listen).map(Some)
+        }
     }
 }
 

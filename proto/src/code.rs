@@ -163,6 +163,11 @@ wire_codes! {
         NotNeeded = 8, "not-needed";
         /// The sender has no memory left for what the receiver sends and nobody reads.
         Overloaded = 9, "overloaded";
+        /// Between relay nodes: the node has no session for the endpoint; nothing was looked at,
+        /// and another node may have one.
+        NotHere = 10, "not-here";
+        /// Between relay nodes: the session that carried the call was lost.
+        Lost = 11, "lost";
     }
 }
 

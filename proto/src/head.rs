@@ -121,9 +121,12 @@ impl fmt::Debug for CallerToken {
     }
 }
 
-/// What a HEAD frame carries, towards the caller (the first three) or either way (trailers).
+/// What a HEAD frame carries, towards the caller (all but trailers) or either way (trailers).
 #[derive(Debug, Clone)]
 pub enum Head {
+    /// Between relay nodes: the node has found a session for the call, and the rest of its body
+    /// may come. Until then the call may be taken elsewhere.
+    Taken,
     /// An interim answer (1xx).
     Interim(ResponseHead),
     /// The answer.

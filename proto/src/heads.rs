@@ -52,6 +52,7 @@ mod kind {
     pub(super) const RESPONSE: u8 = 2;
     pub(super) const REFUSAL: u8 = 3;
     pub(super) const TRAILERS: u8 = 4;
+    pub(super) const TAKEN: u8 = 5;
 }
 
 /// Appends a call head, if it is within the limits of [`crate::limits`]. What it appended before
@@ -200,6 +201,10 @@ pub fn decode_call(from: Bytes) -> Result<CallHead, Malformed> {
 /// refusal's texts are cut to them.
 pub fn encode_head(head: &Head, out: &mut BytesMut) -> Result<(), Unencodable> {
     match head {
+        Head::Taken => {
+            out.put_u8(kind::TAKEN);
+            Ok(())
+        }
         Head::Interim(head) if is_interim(head.status) => put_response(out, kind::INTERIM, head),
         Head::Response(head) if is_status(head.status) => put_response(out, kind::RESPONSE, head),
         Head::Interim(_) | Head::Response(_) => Err(Unencodable("a status where it cannot be")),
@@ -235,6 +240,7 @@ pub fn decode_head(mut from: Bytes) -> Result<Head, Malformed> {
         kind::RESPONSE => take_response(from).map(Head::Response),
         kind::REFUSAL => take_refusal(from).map(Head::Refusal),
         kind::TRAILERS => take_trailers(from).map(Head::Trailers),
+        kind::TAKEN => take_nothing(from).map(|()| Head::Taken),
         _ => malformed("a head of an unknown kind"),
     }
 }
@@ -290,6 +296,15 @@ fn take_trailers(from: Bytes) -> Result<HeaderMap, Malformed> {
         }
     }
     Ok(headers)
+}
+
+/// Fields that a later version may add.
+fn take_nothing(from: Bytes) -> Result<(), Malformed> {
+    let mut fields = Fields::new(from);
+    while let Some((tag, _)) = fields.take()? {
+        pass_over(tag)?;
+    }
+    Ok(())
 }
 
 fn take_refusal(from: Bytes) -> Result<Refusal, Malformed> {

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
 use crate::admin::Admin;
+use crate::cluster::Membership;
 use crate::descriptors;
 use crate::directory::Directory;
 use crate::drain::{self, Ending};
@@ -47,6 +48,7 @@ pub(crate) struct Prepared {
     tls: Arc<PublicTls>,
     certificates: Option<CertificateCallers>,
     verifier: Arc<Verifier>,
+    cluster: Option<Membership>,
 }
 
 impl Prepared {
@@ -68,7 +70,9 @@ impl Prepared {
             .map_err(|error| wrong("issuer", error.to_string()))?;
         let certificates = CertificateCallers::new(&config, tls.clone())
             .map_err(|error| wrong("caller", error.to_string()))?;
+        let cluster = Membership::prepare(&config).map_err(|(key, message)| wrong(key, message))?;
         Ok(Self {
+            cluster,
             config,
             tls,
             certificates,
@@ -120,6 +124,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         tls,
         certificates,
         verifier,
+        cluster,
     } = prepared;
     let limits = &config.limits;
     let connections = descriptors::make_room_for(limits.connections as usize);
@@ -170,6 +175,18 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         ending: ending.clone(),
         listening: AtomicBool::new(false),
     });
+
+    let joined = match (cluster, &config.peer) {
+        (Some(membership), Some(peer)) => {
+            let joining = membership.join(peer, &node).await;
+            Some(joining.map_err(|error| RunError::Listen {
+                key: "listen.peer",
+                address: peer.listen,
+                error,
+            })?)
+        }
+        _ => None,
+    };
 
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
@@ -230,6 +247,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     background.spawn(forget(node.clone()));
     background.spawn(enforce(node.clone()));
     background.spawn(announce(node));
+    let farewell = joined.map(|joined| joined.run_in(&mut background));
     if let Some(proxy) = proxy {
         let (edge, drained) = (edge.clone(), ending.drain.clone());
         background.spawn(proxy.run_plain(ending.clone(), move |connection, peer| {
@@ -250,11 +268,16 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     notify(&[NotifyState::Stopping]);
     let mut draining = pin!(drain::drain(&ending, &agents, &metrics, limits.drain.0));
     tokio::select! {
-        () = &mut draining => return Ok(()),
-        () = signals.end() => tracing::warn!("asked again: what is left is given up"),
+        () = &mut draining => {}
+        () = signals.end() => {
+            tracing::warn!("asked again: what is left is given up");
+            ending.hurry.cancel();
+            draining.await;
+        }
     }
-    ending.hurry.cancel();
-    draining.await;
+    if let Some(farewell) = farewell {
+        farewell.await;
+    }
     Ok(())
 }
 

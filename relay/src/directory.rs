@@ -1,5 +1,8 @@
-//! Which sessions serve which endpoint: (tenant, endpoint) to sessions, in this process; and
-//! which endpoint a name belongs to that callers CONNECT to: (tenant, name) to endpoint.
+//! Which sessions serve which endpoint: (tenant, endpoint) to sessions; and which endpoint a name
+//! belongs to that callers CONNECT to: (tenant, name) to endpoint.
+//!
+//! A session is one of an agent with this node, or the way to another node that has one: where
+//! there are both, calls stay here.
 //!
 //! Nothing here is looked up by an endpoint's name alone: the tenant comes first, always. What is
 //! stored is bounded by what sessions may register, and what is remembered of those that are gone
@@ -17,8 +20,10 @@ use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::Mode;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::priority::Priority;
-use culvert_session::Session;
+use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::place::Place;
 
 /// Most endpoints of one tenant that are remembered while they have no session.
 pub const MAX_REMEMBERED_OF_TENANT: usize = 1024;
@@ -26,7 +31,7 @@ pub const MAX_REMEMBERED_OF_TENANT: usize = 1024;
 /// Most endpoints of all tenants that are remembered while they have no session.
 pub const MAX_REMEMBERED: usize = 65_536;
 
-/// A number that no two sessions of a process share.
+/// A number that no two sessions of a process share, nor a session and the way to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
@@ -38,10 +43,13 @@ impl fmt::Display for SessionId {
 
 /// What the directory knows of an endpoint.
 #[derive(Debug)]
-pub enum Lookup<S = Session> {
-    /// This session serves it, and its calls are that urgent on it; `None`: each earns its class.
+pub enum Lookup<S = Place> {
+    /// This one serves it, and its calls are that urgent on it; `None`: each earns its class.
     Session(S, Option<Priority>),
-    /// It was registered before, and has no session now that takes calls.
+    /// There are sessions, and none of them takes calls at the moment: they are about to go
+    /// elsewhere, or come back.
+    Moving,
+    /// It was registered before, and has no session now.
     Offline,
     /// There is no such endpoint, as far as anybody remembers.
     Unknown,
@@ -64,28 +72,39 @@ pub trait Target: Clone {
     fn is_closing(&self) -> bool;
     /// Calls in flight.
     fn load(&self) -> usize;
+    /// Whether it is with this node, and not the way to another one.
+    fn is_here(&self) -> bool;
 }
 
-impl Target for Session {
-    fn is_closing(&self) -> bool {
-        !self.is_open() || self.is_draining()
-    }
-
-    fn load(&self) -> usize {
-        self.stream_count()
-    }
-}
-
-/// The embedded directory of a single node.
-pub struct Directory<S = Session> {
+/// What this node knows of endpoints, its own and those of other nodes.
+pub struct Directory<S = Place> {
     memory: Duration,
     tenants: RwLock<Tenants<S>>,
+    /// Counts what changed in [`routes_here`](Self::routes_here).
+    changes: watch::Sender<u64>,
+}
+
+/// An endpoint that sessions of this node serve: what other nodes need to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteHere {
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its name.
+    pub endpoint: EndpointName,
+    /// Names that callers may CONNECT to, by name.
+    pub names: Vec<ConnectName>,
+    /// How such calls are carried.
+    pub tunnel: Option<Mode>,
+    /// How urgent its calls are.
+    pub priority: Option<Priority>,
 }
 
 struct Tenants<S> {
     by_name: HashMap<TenantName, Tenant<S>>,
-    /// Endpoints of all tenants that have a session.
+    /// Endpoints of all tenants that have a session, here or elsewhere.
     served: usize,
+    /// Endpoints of all tenants that have a session here.
+    here: usize,
     /// Endpoints of all tenants that are remembered without one.
     remembered: usize,
 }
@@ -100,7 +119,10 @@ struct Tenant<S> {
 }
 
 struct Endpoint<S> {
+    /// Those of this node first.
     sessions: Vec<Served<S>>,
+    /// How many of them are of this node.
+    here: usize,
     /// When the last session went, if there is none.
     since: Instant,
     /// What its sessions declare, or the last one did.
@@ -123,8 +145,10 @@ pub struct Listed {
     pub tenant: TenantName,
     /// Its name.
     pub endpoint: EndpointName,
-    /// Sessions that serve it; 0: it is offline.
+    /// Sessions with this node that serve it.
     pub sessions: usize,
+    /// Other nodes that have sessions; it is offline where there are neither.
+    pub elsewhere: usize,
     /// Calls in flight on those sessions, for all of their endpoints.
     pub calls: usize,
 }
@@ -135,20 +159,45 @@ impl<S: Target> Directory<S> {
         let tenants = Tenants {
             by_name: HashMap::new(),
             served: 0,
+            here: 0,
             remembered: 0,
         };
         Self {
             memory,
             tenants: RwLock::new(tenants),
+            changes: watch::Sender::new(0),
         }
     }
 
-    /// Finds a session for a call: of two picked at random the one with fewer calls in flight.
+    /// Finds a session for a call: of two picked at random the one with fewer calls in flight,
+    /// among those of this node as long as one of them takes calls.
     pub fn lookup(&self, tenant: &TenantName, endpoint: &EndpointName) -> Lookup<S> {
         let tenants = self.read();
         match tenants.find(tenant, endpoint, self.memory) {
-            Some(found) => chosen(choose(&found.sessions)),
+            Some(found) => {
+                let (here, elsewhere) = found.sessions.split_at(found.here);
+                chosen(choose(here).or_else(|| choose(elsewhere)), &found.sessions)
+            }
             None => Lookup::Unknown,
+        }
+    }
+
+    /// Finds a session of this node for a call that another node passes on, one that declares
+    /// `name` if there is a name. What other nodes have is no answer: one hop, not two.
+    pub fn lookup_here(
+        &self,
+        tenant: &TenantName,
+        endpoint: &EndpointName,
+        name: Option<&ConnectName>,
+    ) -> Lookup<S> {
+        let tenants = self.read();
+        let Some(found) = tenants.find(tenant, endpoint, self.memory) else {
+            return Lookup::Unknown;
+        };
+        let here = &found.sessions[..found.here];
+        match name {
+            Some(name) => chosen(least(here, name), here),
+            None => chosen(choose(here), here),
         }
     }
 
@@ -188,13 +237,30 @@ impl<S: Target> Directory<S> {
         let Some(found) = tenants.find(tenant, endpoint, self.memory) else {
             return Lookup::Unknown;
         };
-        let declares = |served: &&Served<S>| served.service.names.contains(name);
-        if found.sessions.iter().all(|served| declares(&served)) {
-            return chosen(choose(&found.sessions));
+        let (here, elsewhere) = found.sessions.split_at(found.here);
+        chosen(
+            least(here, name).or_else(|| least(elsewhere, name)),
+            &found.sessions,
+        )
+    }
+
+    /// What sessions of this node serve, by tenant and endpoint.
+    pub fn routes_here(&self) -> Vec<RouteHere> {
+        let tenants = self.read();
+        let mut routes = Vec::with_capacity(tenants.here);
+        for (tenant, found) in &tenants.by_name {
+            for (endpoint, found) in found.endpoints.iter().filter(|(_, found)| found.here > 0) {
+                routes.push(found.route(tenant, endpoint));
+            }
         }
-        let open = |served: &&Served<S>| !served.session.is_closing();
-        let declaring = found.sessions.iter().filter(declares).filter(open);
-        chosen(declaring.min_by_key(|served| served.session.load()))
+        drop(tenants);
+        routes.sort_unstable_by(|a, b| (&a.tenant, &a.endpoint).cmp(&(&b.tenant, &b.endpoint)));
+        routes
+    }
+
+    /// Tells when [`routes_here`](Self::routes_here) is no longer what it was.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Binds an endpoint to a session, beside those that serve it already; or sets how it serves
@@ -230,18 +296,39 @@ impl<S: Target> Directory<S> {
         entry.tunnel = service.tunnel.or(entry.tunnel);
         match entry.sessions.iter_mut().find(|known| known.id == id) {
             Some(known) => known.service = service,
-            None => entry.sessions.push(Served {
-                id,
-                session: session.clone(),
-                service,
-            }),
+            None => {
+                let served = Served {
+                    id,
+                    session: session.clone(),
+                    service,
+                };
+                if session.is_here() {
+                    entry.sessions.insert(entry.here, served);
+                    entry.here += 1;
+                    tenants.here += usize::from(entry.here == 1);
+                } else {
+                    entry.sessions.push(served);
+                }
+            }
         }
         tenant.name_anew(endpoint);
+        drop(guard);
+        if session.is_here() {
+            self.changed();
+        }
     }
 
     /// Takes back what [`register`](Self::register) did.
     pub(crate) fn withdraw(&self, tenant: &TenantName, endpoint: &EndpointName, id: SessionId) {
-        self.write().withdraw(tenant, endpoint, id, self.memory);
+        let was_here = self.write().withdraw(tenant, endpoint, id, self.memory);
+        if was_here {
+            self.changed();
+        }
+    }
+
+    fn changed(&self) {
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Forgets what was remembered for long enough. To be called now and then.
@@ -257,9 +344,9 @@ impl<S: Target> Directory<S> {
             .retain(|_, tenant| !tenant.endpoints.is_empty());
     }
 
-    /// Endpoints that have a session.
-    pub fn served(&self) -> usize {
-        self.read().served
+    /// Endpoints that have a session with this node.
+    pub fn served_here(&self) -> usize {
+        self.read().here
     }
 
     /// The endpoints of a tenant that have a session.
@@ -289,7 +376,8 @@ impl<S: Target> Directory<S> {
                 list.push(Listed {
                     tenant,
                     endpoint,
-                    sessions: found.sessions.len(),
+                    sessions: found.here,
+                    elsewhere: found.sessions.len() - found.here,
                     calls,
                 });
             }
@@ -308,9 +396,11 @@ impl<S: Target> Directory<S> {
     }
 }
 
-fn chosen<S: Target>(served: Option<&Served<S>>) -> Lookup<S> {
+/// The answer to a look-up among `all`.
+fn chosen<S: Target>(served: Option<&Served<S>>, all: &[Served<S>]) -> Lookup<S> {
     match served {
         Some(served) => Lookup::Session(served.session.clone(), served.service.priority),
+        None if !all.is_empty() => Lookup::Moving,
         None => Lookup::Offline,
     }
 }
@@ -336,10 +426,42 @@ fn choose<S: Target>(sessions: &[Served<S>]) -> Option<&Served<S>> {
     }
 }
 
+/// The one with the least to do of those that declare a name and take calls.
+fn least<'s, S: Target>(sessions: &'s [Served<S>], name: &ConnectName) -> Option<&'s Served<S>> {
+    if sessions
+        .iter()
+        .all(|served| served.service.names.contains(name))
+    {
+        return choose(sessions);
+    }
+    let declares = |served: &&Served<S>| served.service.names.contains(name);
+    let open = |served: &&Served<S>| !served.session.is_closing();
+    let declaring = sessions.iter().filter(declares).filter(open);
+    declaring.min_by_key(|served| served.session.load())
+}
+
 impl<S> Endpoint<S> {
+    fn route(&self, tenant: &TenantName, endpoint: &EndpointName) -> RouteHere {
+        let here = &self.sessions[..self.here];
+        let mut names: Vec<_> = here
+            .iter()
+            .flat_map(|served| served.service.names.to_vec())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        RouteHere {
+            tenant: tenant.clone(),
+            endpoint: endpoint.clone(),
+            names,
+            tunnel: here.iter().rev().find_map(|served| served.service.tunnel),
+            priority: here.iter().rev().find_map(|served| served.service.priority),
+        }
+    }
+
     fn new() -> Self {
         Self {
             sessions: Vec::new(),
+            here: 0,
             since: Instant::now(),
             names: Vec::new(),
             tunnel: None,
@@ -360,26 +482,32 @@ impl<S> Tenants<S> {
         is_known.then_some(found)
     }
 
+    /// Says whether the session was one of this node.
     fn withdraw(
         &mut self,
         name: &TenantName,
         endpoint: &EndpointName,
         id: SessionId,
         memory: Duration,
-    ) {
+    ) -> bool {
         let Some(tenant) = self.by_name.get_mut(name) else {
-            return;
+            return false;
         };
         let Some(entry) = tenant.endpoints.get_mut(endpoint) else {
-            return;
+            return false;
         };
-        let before = entry.sessions.len();
-        entry.sessions.retain(|known| known.id != id);
-        if !entry.sessions.is_empty() {
-            return tenant.name_anew(endpoint);
+        let Some(at) = entry.sessions.iter().position(|known| known.id == id) else {
+            return false;
+        };
+        entry.sessions.remove(at);
+        let was_here = at < entry.here;
+        if was_here {
+            entry.here -= 1;
+            self.here -= usize::from(entry.here == 0);
         }
-        if before == 0 {
-            return;
+        if !entry.sessions.is_empty() {
+            tenant.name_anew(endpoint);
+            return was_here;
         }
         let now = Instant::now();
         entry.since = now;
@@ -395,6 +523,7 @@ impl<S> Tenants<S> {
         if tenant.endpoints.is_empty() {
             self.by_name.remove(name);
         }
+        was_here
     }
 }
 

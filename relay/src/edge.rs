@@ -29,6 +29,7 @@ mod connect;
 mod connection;
 mod download;
 mod errors;
+mod find;
 mod forward;
 mod leave;
 mod pac;

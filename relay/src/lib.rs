@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! caller --TLS--> listener --> edge --> directory --> session --> agent
+//! caller --TLS--> listener --> edge --> directory --> peer --> another node --> ...
 //! agent  --TLS--> listener --> edge --> sessions: token checked, upgraded, registered
 //! operator -----> admin (loopback)
 //! ```
@@ -14,6 +15,8 @@
 //! - [`revocations`] are what operators have withdrawn, [`tenants`] what each tenant has in
 //!   progress.
 //! - [`directory`] knows which sessions serve (tenant, endpoint).
+//! - [`place`] is where a call can go: a session, or another node. `cluster` learns what other nodes
+//!   serve, [`peer`] passes calls on to them and takes theirs.
 //! - `admin` answers operators: health, metrics, status, drain.
 //! - `drain` ends the node without breaking calls; `app` wires everything together; [`cli`] is
 //!   the command line.
@@ -24,6 +27,7 @@
 mod admin;
 mod app;
 pub mod cli;
+mod cluster;
 mod descriptors;
 pub mod directory;
 mod drain;
@@ -32,6 +36,8 @@ pub mod listener;
 mod logging;
 pub mod metrics;
 mod node;
+pub mod peer;
+pub mod place;
 pub mod revocations;
 pub mod sessions;
 pub mod strangers;

@@ -3,6 +3,8 @@
 //! Every handle is made once, here: to count is one atomic addition, no look-up of labels. Labels
 //! come from closed sets, never from what a peer sends.
 
+mod peers;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+pub(crate) use self::peers::{Peers, RegistryWork};
 
 /// Bounds of the duration histogram: from a call beside the relay to a long poll.
 const DURATIONS: [f64; 14] = [
@@ -34,6 +38,7 @@ pub struct Metrics {
     pub(crate) quotas: Quotas,
     pub(crate) strangers: StrangerCounts,
     pub(crate) issuers: Issuers,
+    pub(crate) peers: Peers,
     calls: Calls,
 }
 
@@ -133,6 +138,7 @@ impl Metrics {
             quotas: Quotas::new(&mut registry),
             strangers: StrangerCounts::new(&mut registry),
             issuers: Issuers::new(&mut registry),
+            peers: Peers::new(&mut registry),
             calls: Calls::new(&mut registry),
             registry,
         }

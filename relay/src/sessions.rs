@@ -331,6 +331,11 @@ impl Agents {
         }
     }
 
+    /// What windows of sessions may grow by, and what may wait in them.
+    pub(crate) fn memory(&self) -> (GrowthBudget, GrowthBudget) {
+        (self.growth.clone(), self.waiting.clone())
+    }
+
     /// Takes no further agents.
     pub(crate) fn refuse_new(&self) {
         self.refusing.store(true, Ordering::Release);

@@ -273,7 +273,8 @@ fn system_roots() -> Result<RootCertStore, TlsConfigError> {
     Ok(roots)
 }
 
-fn roots_from_file(path: &Path) -> Result<RootCertStore, TlsConfigError> {
+/// The authorities of a PEM file, at least one.
+pub fn roots_from_file(path: &Path) -> Result<RootCertStore, TlsConfigError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in certificates(path)?.into_iter().enumerate() {
         roots

@@ -22,6 +22,7 @@
 //! | [`certificates`] | what callers show in place of a token |
 //! | [`proof`] | keys that tokens are bound to |
 //! | [`wires`] | the network between agent and relay, to be cut |
+//! | [`cluster`] | several relays, with [`redis`] and a [`balancer`] |
 //! | [`raw`] | callers that send bytes no HTTP client would |
 //! | [`squid`] | a corporate proxy on the agent's way out |
 //! | [`way`] | callers that CONNECT, and look at how a connection ends |
@@ -30,8 +31,10 @@
 //! | [`process`], [`wait`], [`port`] | processes, their memory and logs; waiting for a condition |
 //! | [`pattern`] | long bodies of which every byte can be checked |
 
+pub mod balancer;
 pub mod browser;
 pub mod certificates;
+pub mod cluster;
 pub mod curl;
 pub mod issuer;
 pub mod nginx;
@@ -42,6 +45,7 @@ pub mod port;
 pub mod process;
 pub mod proof;
 pub mod raw;
+pub mod redis;
 pub mod squid;
 pub mod stack;
 pub mod upstream;

@@ -44,7 +44,7 @@ const ENDPOINTS: [&str; 7] = [
 ];
 
 /// What to start.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StackOptions {
     endpoints: Vec<(String, String)>,
     settings: String,
@@ -54,6 +54,7 @@ pub struct StackOptions {
     relay: String,
     agent: String,
     link: String,
+    sessions: u8,
     over_wires: bool,
     await_agent: bool,
 }
@@ -69,6 +70,7 @@ impl Default for StackOptions {
             relay: String::new(),
             agent: String::new(),
             link: String::new(),
+            sessions: 1,
             over_wires: false,
             await_agent: true,
         }
@@ -124,6 +126,12 @@ impl StackOptions {
         self
     }
 
+    /// How many sessions the agent keeps.
+    pub fn sessions(mut self, count: u8) -> Self {
+        self.sessions = count;
+        self
+    }
+
     /// Lets the agent reach the relay over [`Wires`].
     pub fn over_wires(mut self) -> Self {
         self.over_wires = true;
@@ -140,7 +148,7 @@ impl StackOptions {
     pub fn configure(&self) -> Configured {
         let folder = tempfile::tempdir().expect("a folder");
         let (public, admin) = (port::free(), port::free());
-        write_relay(folder.path(), public, admin, self);
+        write_relay(folder.path(), "relay-1", public, admin, self);
         let wires = self.over_wires.then(|| Wires::to(public));
         let dialled = wires.as_ref().map_or(public, Wires::port);
         write_agent(folder.path(), dialled, self);
@@ -332,7 +340,8 @@ pub fn caller_token() -> &'static str {
     TOKEN.get_or_init(|| world().token(CALLER))
 }
 
-fn start(name: &str, folder: &Path) -> Process {
+/// Starts `NAME run` with the configuration in a folder.
+pub(crate) fn start(name: &str, folder: &Path) -> Process {
     Process::start(name, folder, &mut run_command(name, folder))
 }
 
@@ -357,7 +366,13 @@ pub fn run(name: &str, arguments: &[&str]) -> Output {
 }
 
 /// Writes `relay.toml` and what it names.
-fn write_relay(folder: &Path, public: u16, admin: u16, options: &StackOptions) {
+pub(crate) fn write_relay(
+    folder: &Path,
+    node: &str,
+    public: u16,
+    admin: u16,
+    options: &StackOptions,
+) {
     let (listen, tls, more) = (&options.listen, &options.tls, &options.relay);
     let mut names = vec![DOMAIN.to_owned(), "127.0.0.1".to_owned()];
     for tenant in ["acme", "globex"] {
@@ -369,7 +384,7 @@ fn write_relay(folder: &Path, public: u16, admin: u16, options: &StackOptions) {
     let (issuer, ca) = (&world().issuer, world().ca_file());
     let relay = format!(
         r#"domain = "{DOMAIN}"
-node = "relay-1"
+node = "{node}"
 
 [listen]
 public = "127.0.0.1:{public}"
@@ -391,7 +406,7 @@ ca = "{ca}"
 }
 
 /// Writes `agent.toml` and what it names.
-fn write_agent(folder: &Path, public: u16, options: &StackOptions) {
+pub(crate) fn write_agent(folder: &Path, public: u16, options: &StackOptions) {
     let (issuer, ca) = (&world().issuer, world().ca_file());
     let ca = ca.display();
     let endpoints: String = options
@@ -407,7 +422,7 @@ fn write_agent(folder: &Path, public: u16, options: &StackOptions) {
     let agent = format!(
         r#"[relay]
 url = "wss://{DOMAIN}:{public}"
-sessions = 1
+sessions = {sessions}
 {link}ca = "{ca}"
 
 [oauth]
@@ -425,6 +440,7 @@ file = "policy.toml"
 [admin]
 socket = "admin.sock"
 {more}"#,
+        sessions = options.sessions,
         link = options.link,
         more = options.agent,
     );

@@ -56,7 +56,7 @@ impl Wires {
 }
 
 /// Copies both ways until either side ends, then ends both.
-fn pass(agent: TcpStream, relay: TcpStream) -> io::Result<()> {
+pub(crate) fn pass(agent: TcpStream, relay: TcpStream) -> io::Result<()> {
     let there = (agent.try_clone()?, relay.try_clone()?);
     for (mut from, mut to) in [there, (relay, agent)] {
         from.set_nodelay(true)?;

@@ -278,7 +278,7 @@ impl Inside {
                 Ok(Head::Interim(head)) if version == Version::HTTP_11 => {
                     self.traffic.pass_interim(progress, head, None).await;
                 }
-                Ok(Head::Interim(_) | Head::Trailers(_)) => {}
+                Ok(Head::Taken | Head::Interim(_) | Head::Trailers(_)) => {}
                 Err(code) => return Err(self.gave_up(code)),
             }
         }

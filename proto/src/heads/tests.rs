@@ -211,6 +211,7 @@ fn answers_come_back_as_they_were_and_have_these_bytes() {
         (Head::Refusal(plain), b"\x03\x01\x02\x00\x05\x02\x02no"),
         (Head::Trailers(trailers()), b"\x04\x11\x03\x66\x010"),
         (Head::Trailers(HeaderMap::new()), b"\x04"),
+        (Head::Taken, b"\x05"),
     ];
     for (head, bytes) in cases {
         assert_eq!(encoded(&head), bytes, "{head:?}");

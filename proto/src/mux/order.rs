@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  opener:                          Data* [Trailers] end
-//!  acceptor:  Interim{0..=10} (Response | Refusal)  Data* [Trailers] end
+//!  acceptor:  [Taken] Interim{0..=10} (Response | Refusal)  Data* [Trailers] end
 //! ```
 //! A refusal is followed by nothing but the end. A direction without any head is a plain flow of
 //! bytes: whether a call needs a head is not the multiplexer's to say.
@@ -14,6 +14,7 @@ use crate::limits::MAX_INTERIM;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Last {
     Nothing,
+    Taken,
     Interim(u8),
     Answer,
     Data,
@@ -44,12 +45,14 @@ impl Order {
     pub(super) fn on_head(&mut self, head: &Head) -> Result<(), OutOfOrder> {
         self.last = match (head, self.last) {
             (_, Last::Final) => return Err(OutOfOrder),
-            (Head::Trailers(_), Last::Interim(_)) => return Err(OutOfOrder),
+            (Head::Trailers(_), Last::Taken | Last::Interim(_)) => return Err(OutOfOrder),
             (Head::Trailers(_), Last::Nothing) if !self.opener => return Err(OutOfOrder),
             (Head::Trailers(_), _) => Last::Final,
             _ if self.opener => return Err(OutOfOrder),
             (_, Last::Answer | Last::Data) => return Err(OutOfOrder),
-            (Head::Interim(_), Last::Nothing) => Last::Interim(1),
+            (Head::Taken, Last::Nothing) => Last::Taken,
+            (Head::Taken, _) => return Err(OutOfOrder),
+            (Head::Interim(_), Last::Nothing | Last::Taken) => Last::Interim(1),
             (Head::Interim(_), Last::Interim(count)) if count < MAX_INTERIM => {
                 Last::Interim(count + 1)
             }
@@ -62,7 +65,7 @@ impl Order {
 
     pub(super) fn on_data(&mut self) -> Result<(), OutOfOrder> {
         match self.last {
-            Last::Final | Last::Interim(_) => Err(OutOfOrder),
+            Last::Final | Last::Taken | Last::Interim(_) => Err(OutOfOrder),
             Last::Nothing | Last::Answer | Last::Data => {
                 self.last = Last::Data;
                 Ok(())
@@ -79,7 +82,7 @@ mod tests {
     use crate::code::ErrorCode;
     use crate::head::{BodyLength, Refusal, ResponseHead};
 
-    /// `i`: interim, `a`: answer, `r`: refusal, `t`: trailers, `d`: data.
+    /// `k`: taken, `i`: interim, `a`: answer, `r`: refusal, `t`: trailers, `d`: data.
     fn take(opener: bool, steps: &str) -> bool {
         let response = |status| ResponseHead {
             status,
@@ -95,6 +98,7 @@ mod tests {
         let mut order = Order::new(opener);
         steps.chars().all(|step| {
             match step {
+                'k' => order.on_head(&Head::Taken),
                 'i' => order.on_head(&Head::Interim(response(StatusCode::PROCESSING))),
                 'a' => order.on_head(&Head::Response(response(StatusCode::OK))),
                 'r' => order.on_head(&Head::Refusal(refusal())),
@@ -120,6 +124,13 @@ mod tests {
             ("iir", true),
             ("d", true),
             ("dt", true),
+            ("kad", true),
+            ("kir", true),
+            ("kk", false),
+            ("ik", false),
+            ("ak", false),
+            ("kd", false),
+            ("kt", false),
             ("iiiiiiiiiii", false),
             ("aa", false),
             ("ar", false),
@@ -145,6 +156,7 @@ mod tests {
             ("dd", true),
             ("ddt", true),
             ("t", true),
+            ("k", false),
             ("i", false),
             ("a", false),
             ("r", false),

@@ -107,8 +107,11 @@ pub(crate) struct EndpointStatus {
     pub(crate) tenant: String,
     /// Its name.
     pub(crate) endpoint: String,
-    /// Sessions that serve it; 0: it is offline.
+    /// Sessions with this node that serve it.
     pub(crate) sessions: usize,
+    /// Other nodes that serve it; where there are neither, it is offline.
+    #[serde(default)]
+    pub(crate) elsewhere: usize,
 }
 
 /// One tenant that has something in progress.
@@ -153,6 +156,7 @@ impl Status {
                 tenant: listed.tenant.to_string(),
                 endpoint: listed.endpoint.to_string(),
                 sessions: listed.sessions,
+                elsewhere: listed.elsewhere,
             });
         let issuers = node
             .verifier
@@ -263,11 +267,17 @@ impl fmt::Display for Status {
                 tenant,
                 endpoint,
                 sessions,
+                elsewhere,
             } = endpoint;
-            match sessions {
-                0 => writeln!(f, "  {endpoint}--{tenant}: offline")?,
-                1 => writeln!(f, "  {endpoint}--{tenant}: 1 session")?,
-                _ => writeln!(f, "  {endpoint}--{tenant}: {sessions} sessions")?,
+            match (sessions, elsewhere) {
+                (0, 0) => write!(f, "  {endpoint}--{tenant}: offline")?,
+                (1, _) => write!(f, "  {endpoint}--{tenant}: 1 session")?,
+                _ => write!(f, "  {endpoint}--{tenant}: {sessions} sessions")?,
+            }
+            match elsewhere {
+                0 => writeln!(f)?,
+                1 => writeln!(f, ", on 1 other node")?,
+                _ => writeln!(f, ", on {elsewhere} other nodes")?,
             }
         }
         writeln!(f, "\n{} tenants", self.tenants.len())?;

@@ -12,6 +12,8 @@ const MEMORY: Duration = Duration::from_secs(3600);
 struct Fake {
     closing: Arc<AtomicBool>,
     load: Arc<AtomicUsize>,
+    /// The way to another node.
+    elsewhere: bool,
 }
 
 impl Fake {
@@ -37,6 +39,10 @@ impl Target for Fake {
 
     fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
+    }
+
+    fn is_here(&self) -> bool {
+        !self.elsewhere
     }
 }
 
@@ -102,6 +108,15 @@ impl Directory<Fake> {
         let empty = entries().filter(|entry| entry.sessions.is_empty()).count();
         assert_eq!(tenants.remembered, empty);
         assert_eq!(tenants.served, entries().count() - empty);
+        let here = entries().filter(|entry| entry.here > 0).count();
+        assert_eq!(tenants.here, here);
+        assert!(entries().all(|entry| {
+            let at = entry
+                .sessions
+                .iter()
+                .position(|served| !served.session.is_here());
+            at.unwrap_or(entry.sessions.len()) == entry.here
+        }));
         assert!(
             tenants
                 .by_name
@@ -291,7 +306,54 @@ fn sessions_that_drain_or_ended_get_no_calls() {
         assert!(matches!(found, Lookup::Session(found, _) if found.is(&sessions[0])));
     }
     sessions[0].close();
-    assert!(matches!(directory.find("acme", "vcenter"), Lookup::Offline));
+    assert!(matches!(directory.find("acme", "vcenter"), Lookup::Moving));
+}
+
+/// One hop at most: what comes from another node is never sent on to a third.
+#[test]
+fn calls_stay_here_while_they_can_and_calls_of_other_nodes_always() {
+    let directory = Directory::new(MEMORY);
+    let elsewhere = || Fake {
+        elsewhere: true,
+        ..Fake::default()
+    };
+    let (here, busy, there) = (Fake::default(), Fake::with_load(9), elsewhere());
+    directory.add("acme", "vcenter", 1, &there);
+    let lookup_here = || directory.lookup_here(&tenant("acme"), &endpoint("vcenter"), None);
+    let is = |found: Lookup<Fake>, session: &Fake| matches!(found, Lookup::Session(found, _) if found.is(session));
+    assert!(is(directory.find("acme", "vcenter"), &there));
+    assert!(matches!(lookup_here(), Lookup::Offline));
+    assert!(directory.routes_here().is_empty());
+    assert_eq!(directory.served_here(), 0);
+
+    let mut changes = directory.changes();
+    directory.add("acme", "vcenter", 2, &busy);
+    directory.add("acme", "vcenter", 3, &here);
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    for _ in 0..100 {
+        assert!(is(directory.find("acme", "vcenter"), &here));
+        assert!(is(lookup_here(), &here));
+    }
+    here.close();
+    assert!(is(directory.find("acme", "vcenter"), &busy));
+    busy.close();
+    assert!(is(directory.find("acme", "vcenter"), &there));
+    assert!(matches!(lookup_here(), Lookup::Moving));
+    let listed = &directory.list()[0];
+    assert_eq!((listed.sessions, listed.elsewhere), (2, 1));
+
+    directory.remove("acme", "vcenter", 1);
+    assert!(
+        !changes.has_changed().unwrap(),
+        "other nodes know that themselves"
+    );
+    directory.remove("acme", "vcenter", 2);
+    assert_eq!(directory.routes_here().len(), 1);
+    directory.remove("acme", "vcenter", 3);
+    assert!(directory.routes_here().is_empty());
+    assert!(changes.has_changed().unwrap());
+    directory.assert_counts();
 }
 
 #[test]
@@ -306,13 +368,14 @@ fn an_endpoint_is_listed_with_its_sessions_and_calls() {
         tenant: tenant("acme"),
         endpoint: endpoint(endpoint_name),
         sessions,
+        elsewhere: 0,
         calls,
     };
     assert_eq!(
         directory.list(),
         [listed("nsx", 0, 0), listed("vcenter", 2, 5)]
     );
-    assert_eq!(directory.served(), 1);
+    assert_eq!(directory.served_here(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -69,7 +69,7 @@ async fn while_callers_wind_down_their_last_calls_still_find_the_agent() {
     tokio::time::sleep(CALLERS_FIRST / 2).await;
     assert_eq!(rig.lookup("acme", "vcenter"), "session");
     is_told_to_go(&mut agent).await;
-    assert_eq!(rig.lookup("acme", "vcenter"), "offline");
+    assert_eq!(rig.lookup("acme", "vcenter"), "moving");
     drop(end);
     soon(draining).await.unwrap();
 }

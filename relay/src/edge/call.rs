@@ -25,6 +25,7 @@ use super::answer::AnswerBody;
 use super::authenticate::Caller;
 use super::connection::Connection;
 use super::download::Download;
+use super::find::Finder;
 use super::forward::{InterimTo, forward, unknown_endpoint};
 use super::passage::Passage;
 use super::record::CallRecord;
@@ -183,8 +184,13 @@ impl Edge {
             progress: &record.progress,
             host: caller_host,
         });
-        let look = || directory.lookup(&tenant, &head.endpoint);
-        let forwarded = forward(look, &head, upload, interim, leave, open).await;
+        let finder = Finder {
+            directory,
+            tenant: &tenant,
+            endpoint: &head.endpoint,
+            name: None,
+        };
+        let forwarded = forward(finder, &head, upload, interim, leave, open).await;
         drop(room);
         let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
             Some(violation) => Problem::bad_request(violation.to_string()),

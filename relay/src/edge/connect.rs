@@ -26,11 +26,13 @@ use super::Edge;
 use super::authenticate::Caller;
 use super::call::Answer;
 use super::connection::Connection;
+use super::find::Finder;
 use super::forward::{Failure, RETRIES, broken, lost, open};
 use super::leave::Leave;
 use super::passage::Passage;
 use super::record::CallRecord;
 use super::route::{Destination, Endpoint};
+use crate::directory::Target;
 
 impl Edge {
     /// Opens a way to the name that a CONNECT asks for.
@@ -107,25 +109,38 @@ impl Edge {
         head: &CallHead,
         leave: &mut Leave,
     ) -> Result<Stream, Problem> {
-        let look = || self.directory.lookup_name(tenant, &head.endpoint, name);
+        let finder = Finder {
+            directory: &self.directory,
+            tenant,
+            endpoint: &head.endpoint,
+            name: Some(name),
+        };
         let nothing = FirstBytes {
             data: Bytes::new(),
             end: false,
         };
-        let mut stream = open(look, head, &nothing, leave, self.limits.open.0).await?;
+        let opening = open(finder, head, &nothing, leave, self.limits.open.0);
+        let (mut stream, mut place) = opening.await?;
         let mut retries = 0;
         loop {
-            let error = match connected(&mut stream, leave).await {
+            let error = match connected(&mut stream, !place.is_here(), leave).await {
                 Ok(()) => return Ok(stream),
                 Err(Failure::Problem(problem)) => return Err(problem),
                 Err(Failure::Stream(error)) => error,
             };
-            if retries == RETRIES || error != StreamError::Reset(ResetCode::Refused) {
+            let untouched = match error {
+                StreamError::Reset(ResetCode::NotHere) => {
+                    finder.missed(&place);
+                    true
+                }
+                error => error == StreamError::Reset(ResetCode::Refused),
+            };
+            if retries == RETRIES || !untouched {
                 return Err(lost(error));
             }
             retries += 1;
-            let again = open(look, head, &nothing, leave, Duration::ZERO).await;
-            stream = again.map_err(|_| lost(error))?;
+            let again = open(finder, head, &nothing, leave, Duration::ZERO).await;
+            (stream, place) = again.map_err(|_| lost(error))?;
         }
     }
 
@@ -172,16 +187,20 @@ impl Edge {
     }
 }
 
-/// Waits until the agent says that the way is open.
-async fn connected(stream: &mut Stream, leave: &mut Leave) -> Result<(), Failure> {
-    let item = poll_fn(|cx| match stream.recv.poll_item(cx) {
-        Poll::Pending => leave.poll(cx).map(|why| Err(Failure::Problem(why.into()))),
-        item => item.map_err(Failure::Stream),
-    });
-    match item.await? {
-        Item::Head(Head::Response(head)) if head.status.is_success() => Ok(()),
-        Item::Head(Head::Refusal(refusal)) => Err(Problem::from(refusal).into()),
-        _ => Err(broken("the agent gave no answer to a CONNECT").into()),
+/// Waits until the agent says that the way is open. `elsewhere`: the stream leads to another node,
+/// which says first that it has found the agent.
+async fn connected(stream: &mut Stream, elsewhere: bool, leave: &mut Leave) -> Result<(), Failure> {
+    loop {
+        let item = poll_fn(|cx| match stream.recv.poll_item(cx) {
+            Poll::Pending => leave.poll(cx).map(|why| Err(Failure::Problem(why.into()))),
+            item => item.map_err(Failure::Stream),
+        });
+        match item.await? {
+            Item::Head(Head::Taken) if elsewhere => {}
+            Item::Head(Head::Response(head)) if head.status.is_success() => return Ok(()),
+            Item::Head(Head::Refusal(refusal)) => return Err(Problem::from(refusal).into()),
+            _ => return Err(broken("the agent gave no answer to a CONNECT").into()),
+        }
     }
 }
 

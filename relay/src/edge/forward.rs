@@ -16,8 +16,10 @@ use culvert_session::{Item, OpenError, StreamError};
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
+use super::find::Finder;
 use super::leave::Leave;
-use crate::directory::Lookup;
+use crate::directory::{Lookup, Target};
+use crate::place::Place;
 
 /// Sessions that are tried at once where one takes no call, before the call waits.
 const TRIES: u32 = 3;
@@ -71,10 +73,10 @@ impl From<Problem> for Failure {
     }
 }
 
-/// Sends a call to a session that `look` finds and waits for the answer's head, without a limit:
+/// Sends a call to a session that `finder` finds and waits for the answer's head, without a limit:
 /// a long poll may take half an hour.
 pub(crate) async fn forward(
-    look: impl Fn() -> Lookup + Copy,
+    finder: Finder<'_>,
     head: &CallHead,
     mut upload: Upload,
     interim: Option<InterimTo<'_>>,
@@ -89,12 +91,13 @@ pub(crate) async fn forward(
     };
     let first = first.map_err(|error| bad_upload(&error))?;
     let mut upload = (!first.end && !switches).then_some(upload);
-    let mut stream = open(look, head, &first, &leave, patience).await?;
+    let (mut stream, mut place) = open(finder, head, &first, &leave, patience).await?;
     let mut retries = 0;
     loop {
         let sent = exchange(
             stream,
-            upload.take(),
+            &mut upload,
+            !place.is_here(),
             switches,
             interim.as_ref(),
             &mut leave,
@@ -116,18 +119,22 @@ pub(crate) async fn forward(
             Err(Failure::Problem(problem)) => return Err(problem),
             Err(Failure::Stream(error)) => error,
         };
-        if retries == RETRIES || !may_retry(error, retries, head, &first) {
+        if error == StreamError::Reset(ResetCode::NotHere) {
+            finder.missed(&place);
+        }
+        let is_here = first.end || switches || upload.is_some();
+        if retries == RETRIES || !is_here || !may_retry(error, retries, head, &first) {
             return Err(lost(error));
         }
         retries += 1;
         // Where no other session is found, what happened to the first one is the news.
-        let again = open(look, head, &first, &leave, Duration::ZERO).await;
-        stream = again.map_err(|_| lost(error))?;
+        let again = open(finder, head, &first, &leave, Duration::ZERO).await;
+        (stream, place) = again.map_err(|_| lost(error))?;
     }
 }
 
-/// Whether a call may be sent again: only where its body is still here, and where the upstream
-/// cannot have seen it, or seeing it twice makes no difference.
+/// Whether a call whose body is still here may be sent again: only where the upstream cannot have
+/// seen it, or seeing it twice makes no difference.
 fn may_retry(error: StreamError, retries: u32, head: &CallHead, first: &FirstBytes) -> bool {
     let harmless = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
     // Consoles are opened with tickets that are good once, and proofs are too.
@@ -136,35 +143,37 @@ fn may_retry(error: StreamError, retries: u32, head: &CallHead, first: &FirstByt
         .as_ref()
         .is_some_and(|token| token.proof.is_some());
     let harmless = harmless && head.upgrade.is_none() && !proved;
-    (first.end || head.upgrade.is_some())
-        && match error {
-            StreamError::Reset(ResetCode::Refused) => true,
-            StreamError::SessionLost => harmless && first.data.is_empty() && retries == 0,
-            _ => false,
+    match error {
+        StreamError::Reset(ResetCode::Refused | ResetCode::NotHere) => true,
+        StreamError::SessionLost | StreamError::Reset(ResetCode::Lost) => {
+            harmless && first.end && first.data.is_empty() && retries == 0
         }
+        _ => false,
+    }
 }
 
-/// Opens a stream on a session that `look` finds. Waits a while for one that takes it.
+/// Opens a stream on a session that `finder` finds. Waits a while for one that takes it.
 pub(super) async fn open(
-    look: impl Fn() -> Lookup,
+    finder: Finder<'_>,
     head: &CallHead,
     first: &FirstBytes,
     leave: &Leave,
     patience: Duration,
-) -> Result<Stream, Problem> {
+) -> Result<(Stream, Place), Problem> {
     let deadline = Instant::now() + patience;
     let mut tries = 0;
     loop {
         leave.check()?;
-        let error = match look() {
+        let error = match finder.look() {
             Lookup::Unknown => return Err(unknown_endpoint()),
             Lookup::Offline if tries == 0 => return Err(offline()),
             Lookup::Offline => OpenError::Closed,
-            Lookup::Session(session, priority) => {
-                match session.open(head, first.data.clone(), first.end) {
+            Lookup::Moving => OpenError::Draining,
+            Lookup::Session(place, priority) => {
+                match place.open(head, first.data.clone(), first.end) {
                     Ok(mut stream) => {
                         stream.send.set_priority(priority);
-                        return Ok(stream);
+                        return Ok((stream, place));
                     }
                     Err(OpenError::HeadTooLarge) => {
                         return Err(Problem::bad_request("the request's head is too long"));
@@ -213,23 +222,31 @@ enum Sending {
     Nothing(SendStream),
 }
 
-/// Sends the rest of the body and waits for the answer's head. `switches` says whether the call
-/// asks to leave HTTP.
+impl Sending {
+    fn begin(mut send: SendStream, upload: Option<Upload>) -> Self {
+        match upload {
+            None => Self::Nothing(send),
+            Some(upload) => {
+                let uploading = async move { send_body(upload, &mut send).await };
+                Self::Body(Some(Box::pin(uploading)))
+            }
+        }
+    }
+}
+
+/// Sends the rest of the body and waits for the answer's head. `elsewhere`: the stream leads to
+/// another node, and the body stays here until that has found a session. `switches` says whether
+/// the call asks to leave HTTP.
 async fn exchange(
     stream: Stream,
-    upload: Option<Upload>,
+    upload: &mut Option<Upload>,
+    elsewhere: bool,
     switches: bool,
     interim: Option<&InterimTo<'_>>,
     leave: &mut Leave,
 ) -> Result<(ResponseHead, RecvStream, Sending), Failure> {
-    let (mut send, mut recv) = stream.split();
-    let mut sending = match upload {
-        None => Sending::Nothing(send),
-        Some(upload) => {
-            let uploading = async move { send_body(upload, &mut send).await };
-            Sending::Body(Some(Box::pin(uploading)))
-        }
-    };
+    let (send, mut recv) = stream.split();
+    let mut sending = Sending::begin(send, if elsewhere { None } else { upload.take() });
     loop {
         let item = poll_fn(|cx| {
             if let Sending::Body(Some(running)) = &mut sending
@@ -252,13 +269,18 @@ async fn exchange(
                 return Ok((head, recv, sending));
             }
             Item::Head(Head::Refusal(refusal)) => return Err(Problem::from(refusal).into()),
+            Item::Head(Head::Taken) if elsewhere => {
+                if let Sending::Nothing(send) = sending {
+                    sending = Sending::begin(send, upload.take());
+                }
+            }
             // The session bounds how many there can be.
             Item::Head(Head::Interim(head)) => {
                 if let Some(interim) = interim {
                     interim.send(head).await;
                 }
             }
-            Item::Head(Head::Trailers(_)) | Item::Data(_) => {
+            Item::Head(Head::Taken | Head::Trailers(_)) | Item::Data(_) => {
                 return Err(broken("the agent sent a body without a head").into());
             }
             Item::Finished => return Err(broken("the agent sent no answer").into()),
@@ -310,6 +332,7 @@ pub(super) fn lost(error: StreamError) -> Problem {
             ErrorCode::Overloaded,
             "the agent took no call at the moment; try again",
         ),
+        StreamError::Reset(ResetCode::NotHere) => offline(),
         StreamError::Reset(ResetCode::Timeout) => Problem::of_agent(
             ErrorCode::UpstreamTimeout,
             "the local API did not answer in time",
@@ -326,7 +349,7 @@ pub(super) fn lost(error: StreamError) -> Problem {
             "there was no memory for what waited to be read; whether the local API has seen the \
              call is not known",
         ),
-        StreamError::Reset(_) => Problem::of_agent(
+        StreamError::Reset(code) if code != ResetCode::Lost => Problem::of_agent(
             ErrorCode::SessionLost,
             "the agent broke the call off; whether the local API has seen it is not known",
         ),

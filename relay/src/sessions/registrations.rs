@@ -12,6 +12,7 @@ use culvert_proto::names::{EndpointName, MAX_NAME};
 
 use super::{Agents, Record};
 use crate::directory::Service;
+use crate::place::Place;
 use crate::tenants::Account;
 
 /// An endpoint and how it is served.
@@ -166,8 +167,8 @@ impl Registrations {
                 let fits = served.contains(endpoint) || served.len() < most;
                 if fits {
                     served.insert(endpoint.clone());
-                    let session = &self.record.session;
-                    directory.register(tenant, endpoint, id, session, service.clone());
+                    let place = Place::Here(self.record.session.clone());
+                    directory.register(tenant, endpoint, id, &place, service.clone());
                 } else {
                     left_out.push(endpoint.clone());
                 }
@@ -177,7 +178,7 @@ impl Registrations {
             self.bound = wanted.map(|(endpoint, _)| endpoint.clone()).collect();
         }
         self.record.state().endpoints.clone_from(&self.bound);
-        let served = i64::try_from(directory.served()).unwrap_or(i64::MAX);
+        let served = i64::try_from(directory.served_here()).unwrap_or(i64::MAX);
         self.agents.metrics.sessions.endpoints.set(served);
         left_out
     }

@@ -63,6 +63,7 @@ impl Handle {
 
 pub(super) fn kind_of(head: &Head) -> HeadKind {
     match head {
+        Head::Taken => HeadKind::Taken,
         Head::Interim(_) => HeadKind::Interim,
         Head::Response(_) => HeadKind::Answer,
         Head::Refusal(_) => HeadKind::Refusal,

@@ -59,6 +59,7 @@ impl Setup {
 /// A head that the accepting side may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::mux) enum HeadKind {
+    Taken,
     Interim,
     Answer,
     Refusal,
@@ -156,7 +157,8 @@ impl Step {
             72..88 => Self::Head {
                 handle,
                 kind: match size % 16 {
-                    0..9 => HeadKind::Answer,
+                    0..8 => HeadKind::Answer,
+                    8 => HeadKind::Taken,
                     9..13 => HeadKind::Interim,
                     13 | 14 => HeadKind::Trailers,
                     _ => HeadKind::Refusal,

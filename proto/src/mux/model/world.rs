@@ -359,6 +359,7 @@ fn make_head(kind: HeadKind, filling: usize) -> Head {
         headers.insert("x-filling", value.expect("a value of letters"));
     }
     match kind {
+        HeadKind::Taken => Head::Taken,
         HeadKind::Interim => Head::Interim(ResponseHead {
             status: http::StatusCode::PROCESSING,
             headers,

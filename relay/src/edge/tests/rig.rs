@@ -31,6 +31,7 @@ use crate::directory::{Directory, Service, SessionId};
 use crate::edge::{Edge, Parts};
 use crate::listener::{Peer, Transport};
 use crate::metrics::Metrics;
+use crate::place::Place;
 use crate::revocations::Revocations;
 use crate::sessions::{self, Agents};
 use crate::strangers::Strangers;
@@ -177,8 +178,9 @@ impl Rig {
             tunnel: Some(Mode::Connect),
         };
         let name = EndpointName::new(endpoint).unwrap();
+        let place = Place::Here(agent.relay.clone());
         self.directory
-            .register(&tenant("acme"), &name, agent.id, &agent.relay, service);
+            .register(&tenant("acme"), &name, agent.id, &place, service);
         agent
     }
 
@@ -194,8 +196,9 @@ impl Rig {
         session.ready().await.unwrap();
         let id = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let (tenant, name) = (tenant("acme"), EndpointName::new(endpoint).unwrap());
+        let place = Place::Here(relay.clone());
         self.directory
-            .register(&tenant, &name, id, &relay, Service::default());
+            .register(&tenant, &name, id, &place, Service::default());
         drop((relay_controls, controls));
         FakeAgent {
             session,

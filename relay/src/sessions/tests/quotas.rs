@@ -71,5 +71,5 @@ async fn endpoints_above_the_quota_are_refused_one_by_one() {
         refused(&first.register(&["esx-06", "esx-02"]).await),
         "esx-02"
     );
-    assert_eq!(rig.node.directory.served(), 4);
+    assert_eq!(rig.node.directory.served_here(), 4);
 }

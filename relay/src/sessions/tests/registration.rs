@@ -65,9 +65,9 @@ async fn a_registration_replaces_the_one_before() {
     assert_eq!(rig.lookup("acme", "vcenter"), "offline");
     assert_eq!(rig.lookup("acme", "esx-01"), "session");
     assert_eq!(rig.lookup("acme", "esx-02"), "session");
-    assert_eq!(rig.node.directory.served(), 2);
+    assert_eq!(rig.node.directory.served_here(), 2);
     agent.register(&[]).await;
-    assert_eq!(rig.node.directory.served(), 0);
+    assert_eq!(rig.node.directory.served_here(), 0);
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn an_agent_that_drains_gets_no_further_calls_and_ends_with_its_last_one()
     let mut call = relay_side(&rig).open(&call(), Bytes::new(), true).unwrap();
     let (_, mut served) = agent.incoming.accept().await.unwrap();
     agent.session.drain(Duration::ZERO);
-    soon(rig.becomes("vcenter", "offline")).await;
+    soon(rig.becomes("vcenter", "moving")).await;
 
     served
         .send

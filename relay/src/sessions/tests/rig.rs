@@ -122,6 +122,7 @@ impl Rig {
         );
         match self.node.directory.lookup(&tenant, &endpoint) {
             Lookup::Session(..) => "session",
+            Lookup::Moving => "moving",
             Lookup::Offline => "offline",
             Lookup::Unknown => "unknown",
         }

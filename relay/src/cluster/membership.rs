@@ -1,0 +1,109 @@
+//! Joining a cluster, and leaving it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_config::RelayConfig;
+use culvert_config::cluster::{Directory as Configured, Peer};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Cluster;
+use super::redis::RedisRegistry;
+use super::registry::{Entry, Instance, Registry};
+use crate::node::Node;
+use crate::peer::{Acceptor, Introduction, PeerTls, Peers};
+
+/// How long the registry may take to hear that a node has left.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What a node of a cluster needs, loaded.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    registry: Arc<RedisRegistry>,
+    tls: Arc<PeerTls>,
+    lease: Duration,
+}
+
+/// A node that other nodes can reach.
+pub(crate) struct Joined {
+    cluster: Cluster<RedisRegistry>,
+    acceptor: Acceptor,
+}
+
+impl Membership {
+    /// Loads what the configuration names; `None` for a node alone. Gives the key that is to blame.
+    pub(crate) fn prepare(config: &RelayConfig) -> Result<Option<Self>, (&'static str, String)> {
+        let (Configured::Redis(redis), Some(peer)) = (&config.directory, &config.peer) else {
+            return Ok(None);
+        };
+        let registry = RedisRegistry::new(redis);
+        let registry = registry.map_err(|error| ("directory.url", error.to_string()))?;
+        let tls = PeerTls::load(&peer.tls);
+        let tls = tls.map_err(|error| ("peer.certificate", error.to_string()))?;
+        Ok(Some(Self {
+            registry: Arc::new(registry),
+            tls: Arc::new(tls),
+            lease: redis.lease.0,
+        }))
+    }
+
+    /// Binds the address for other nodes.
+    pub(crate) async fn join(self, peer: &Peer, node: &Node) -> io::Result<Joined> {
+        let instance = Instance {
+            node: node.name.clone(),
+            process: fastrand::u128(..).to_be_bytes(),
+        };
+        let (growth, waiting) = node.agents.memory();
+        let introduction = Introduction {
+            name: node.name.clone(),
+            instance: instance.process,
+            growth,
+            waiting,
+        };
+        let acceptor = Acceptor::bind(
+            peer.listen,
+            self.tls.clone(),
+            introduction.clone(),
+            node.directory.clone(),
+            node.metrics.clone(),
+            node.ending.clone(),
+        );
+        tracing::info!(listen = %peer.listen, address = peer.address, %instance, "joining the cluster");
+        Ok(Joined {
+            acceptor: acceptor.await?,
+            cluster: Cluster {
+                registry: self.registry,
+                directory: node.directory.clone(),
+                peers: Peers::new(self.tls, introduction),
+                metrics: node.metrics.clone(),
+                me: Entry {
+                    instance,
+                    version: 0,
+                    address: peer.address.clone(),
+                    leaving: false,
+                    routes: Vec::new(),
+                },
+                lease: self.lease,
+                leaving: node.ending.drain.clone(),
+            },
+        })
+    }
+}
+
+impl Joined {
+    /// Takes part in the cluster for as long as the tasks live; gives what is to be awaited at last.
+    pub(crate) fn run_in(self, tasks: &mut JoinSet<()>) -> impl Future<Output = ()> + use<> {
+        let (registry, me) = (
+            self.cluster.registry.clone(),
+            self.cluster.me.instance.clone(),
+        );
+        tasks.spawn(self.acceptor.run());
+        tasks.spawn(self.cluster.run());
+        async move {
+            // Its lease ends anyway.
+            let _ = timeout(FAREWELL, registry.withdraw(&me)).await;
+        }
+    }
+}

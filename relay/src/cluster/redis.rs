@@ -1,0 +1,352 @@
+//! The registry in Redis or Valkey: a single server, one found by Sentinel, or a Cluster.
+//!
+//! ```text
+//! PREFIX:nodes            set: NODE.PROCESS of each node that has an entry, and some that had one
+//! PREFIX:node:NODE.PROCESS    {"version", "address", "leaving"}      expires with the lease
+//! PREFIX:routes:NODE.PROCESS  {"version", "routes": [...]}           expires with the lease
+//! PREFIX:changes          channel: NODE.PROCESS whose entry has changed
+//! ```
+//! The prefix is in braces, so that all keys are in one slot of a Cluster and can be set at once.
+
+mod written;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use culvert_config::cluster::{RedisDirectory, Topology};
+use futures_util::StreamExt;
+use redis::aio::{MultiplexedConnection, PubSubStream};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
+    TlsCertificates, TlsMode, pipe,
+};
+use secrecy::ExposeSecret;
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+
+use self::written::{Meta, Routes};
+use super::registry::{Entry, Instance, Registry, RegistryError, Seen};
+
+/// How long hints are done without after the engine did not take the subscription.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
+/// Most names of nodes that are looked at.
+const MAX_NAMES: usize = 4096;
+
+/// Entries in Redis.
+pub(crate) struct RedisRegistry {
+    prefix: String,
+    server: Server,
+    /// The connection for commands, while it works.
+    connection: Mutex<Option<Connection>>,
+    hints: Mutex<Option<PubSubStream>>,
+}
+
+impl fmt::Debug for RedisRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisRegistry")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the engine is found.
+enum Server {
+    Single(Client),
+    Sentinel(Mutex<SentinelClient>),
+    Cluster(ClusterClient),
+}
+
+#[derive(Clone)]
+enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl RedisRegistry {
+    /// For an engine as it is configured; connects when it is needed.
+    pub(crate) fn new(config: &RedisDirectory) -> Result<Self, RedisError> {
+        Ok(Self {
+            prefix: format!("{{{}}}", config.prefix),
+            server: Server::new(config)?,
+            connection: Mutex::new(None),
+            hints: Mutex::new(None),
+        })
+    }
+
+    fn key(&self, kind: &str, instance: impl fmt::Display) -> String {
+        format!("{}:{kind}:{instance}", self.prefix)
+    }
+
+    fn nodes(&self) -> String {
+        format!("{}:nodes", self.prefix)
+    }
+
+    fn channel(&self) -> String {
+        format!("{}:changes", self.prefix)
+    }
+
+    /// Runs commands on the connection, a new one if need be.
+    async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, RegistryError> {
+        let mut held = self.connection.lock().await;
+        let mut connection = match held.take() {
+            Some(connection) => connection,
+            None => self.server.connect().await?,
+        };
+        let done = match &mut connection {
+            Connection::Single(connection) => commands.query_async(connection).await,
+            Connection::Cluster(connection) => commands.query_async(connection).await,
+        };
+        // A server that was a primary refuses what is written, and nothing shows that it will not
+        // go on so: the next connection is a new one.
+        if done.is_ok() {
+            *held = Some(connection);
+        }
+        Ok(done?)
+    }
+
+    async fn subscribe(&self) -> Result<Option<PubSubStream>, RedisError> {
+        let client = match &self.server {
+            Server::Single(client) => client.clone(),
+            Server::Sentinel(sentinel) => sentinel.lock().await.async_get_client().await?,
+            Server::Cluster(_) => return Ok(None),
+        };
+        let (mut sink, stream) = client.get_async_pubsub().await?.split();
+        sink.subscribe(self.channel()).await?;
+        Ok(Some(stream))
+    }
+}
+
+impl Server {
+    fn new(config: &RedisDirectory) -> Result<Self, RedisError> {
+        let certificates = || TlsCertificates {
+            client_tls: None,
+            root_cert: config.ca.clone(),
+        };
+        let mut infos = Vec::new();
+        for url in &config.urls {
+            let info = url.as_str().into_connection_info()?;
+            let mut settings = info.redis_settings().clone();
+            if let Some(username) = &config.username {
+                settings = settings.set_username(username);
+            }
+            if let Some(password) = &config.password {
+                settings = settings.set_password(password.expose_secret());
+            }
+            infos.push(info.set_redis_settings(settings));
+        }
+        match &config.topology {
+            Topology::Single => {
+                let info = infos.remove(0);
+                let tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+                Ok(Self::Single(if tls {
+                    Client::build_with_tls(info, certificates())?
+                } else {
+                    Client::open(info)?
+                }))
+            }
+            Topology::Cluster => {
+                let mut builder = ClusterClient::builder(infos)
+                    .connection_timeout(TIMEOUT)
+                    .response_timeout(TIMEOUT);
+                if config.ca.is_some() {
+                    builder = builder.certs(certificates());
+                }
+                Ok(Self::Cluster(builder.build()?))
+            }
+            Topology::Sentinel { primary } => {
+                let addresses = infos.iter().map(|info| info.addr().clone());
+                let tls = infos
+                    .iter()
+                    .any(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }));
+                let mut builder = SentinelClientBuilder::new(
+                    addresses,
+                    primary.clone(),
+                    SentinelServerType::Master,
+                )?;
+                if tls {
+                    builder = builder
+                        .set_client_to_redis_tls_mode(TlsMode::Secure)
+                        .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+                }
+                if config.ca.is_some() {
+                    builder = builder
+                        .set_client_to_redis_certificates(certificates())
+                        .set_client_to_sentinel_certificates(certificates());
+                }
+                if let Some(username) = &config.username {
+                    builder = builder.set_client_to_redis_username(username);
+                }
+                if let Some(password) = &config.password {
+                    builder = builder.set_client_to_redis_password(password.expose_secret());
+                }
+                Ok(Self::Sentinel(Mutex::new(builder.build()?)))
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, RedisError> {
+        Ok(match self {
+            Self::Single(client) => {
+                Connection::Single(client.get_multiplexed_async_connection().await?)
+            }
+            Self::Sentinel(sentinel) => {
+                Connection::Single(sentinel.lock().await.get_async_connection().await?)
+            }
+            Self::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
+        })
+    }
+}
+
+/// How long one server of a Cluster is waited for.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+impl From<RedisError> for RegistryError {
+    fn from(error: RedisError) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+impl Registry for RedisRegistry {
+    async fn publish(&self, entry: &Entry, lease: Duration) -> Result<(), RegistryError> {
+        let instance = &entry.instance;
+        let lease = milliseconds(lease);
+        let mut commands = pipe();
+        commands
+            .atomic()
+            .pset_ex(
+                self.key("routes", instance),
+                Routes::of(entry).to_json(),
+                lease,
+            )
+            .ignore()
+            .pset_ex(self.key("node", instance), Meta::of(entry).to_json(), lease)
+            .ignore()
+            .sadd(self.nodes(), instance.to_string())
+            .ignore()
+            .publish(self.channel(), instance.to_string())
+            .ignore();
+        self.run(&commands).await
+    }
+
+    async fn renew(&self, instance: &Instance, lease: Duration) -> Result<bool, RegistryError> {
+        let lease = i64::try_from(milliseconds(lease)).unwrap_or(i64::MAX);
+        let mut commands = pipe();
+        commands
+            .atomic()
+            .pexpire(self.key("routes", instance), lease)
+            .pexpire(self.key("node", instance), lease)
+            .sadd(self.nodes(), instance.to_string())
+            .ignore();
+        let (routes, node): (bool, bool) = self.run(&commands).await?;
+        Ok(routes && node)
+    }
+
+    async fn read(&self, known: &HashMap<Instance, u64>) -> Result<Vec<Seen>, RegistryError> {
+        let (mut names,): (Vec<String>,) = self.run(pipe().smembers(self.nodes())).await?;
+        names.truncate(MAX_NAMES);
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<_> = names.iter().map(|name| self.key("node", name)).collect();
+        let (metas,): (Vec<Option<String>>,) = self.run(pipe().mget(keys)).await?;
+        let mut seen = Vec::new();
+        let mut ended = Vec::new();
+        for (name, meta) in names.into_iter().zip(metas) {
+            let Some(meta) = meta else {
+                ended.push(name);
+                continue;
+            };
+            // What others left there is not ours to judge.
+            let Some(entry) = Instance::parse(&name).zip(Meta::parse(&meta)) else {
+                continue;
+            };
+            let entry = entry.1.entry(entry.0);
+            let unchanged = known.get(&entry.instance) == Some(&entry.version);
+            seen.push(Seen { entry, unchanged });
+        }
+        if !ended.is_empty() {
+            let _: () = self.run(pipe().srem(self.nodes(), ended).ignore()).await?;
+        }
+        self.read_routes(&mut seen).await?;
+        Ok(seen)
+    }
+
+    async fn withdraw(&self, instance: &Instance) -> Result<(), RegistryError> {
+        let mut commands = pipe();
+        commands
+            .atomic()
+            .del(self.key("node", instance))
+            .ignore()
+            .del(self.key("routes", instance))
+            .ignore()
+            .srem(self.nodes(), instance.to_string())
+            .ignore()
+            .publish(self.channel(), instance.to_string())
+            .ignore();
+        self.run(&commands).await
+    }
+
+    async fn hint(&self) {
+        let mut hints = self.hints.lock().await;
+        if let Some(stream) = &mut *hints {
+            if stream.next().await.is_some() {
+                return;
+            }
+            *hints = None;
+        }
+        loop {
+            match self.subscribe().await {
+                // What was missed until now is a hint too.
+                Ok(Some(stream)) => {
+                    *hints = Some(stream);
+                    return;
+                }
+                Ok(None) => std::future::pending().await,
+                Err(error) => {
+                    tracing::debug!("no hints from the registry: {error}");
+                    sleep(RESUBSCRIBE).await;
+                }
+            }
+        }
+    }
+}
+
+impl RedisRegistry {
+    /// Adds the routes of what has changed; what is gone meanwhile is left out.
+    async fn read_routes(&self, seen: &mut Vec<Seen>) -> Result<(), RegistryError> {
+        let changed = seen.iter().filter(|seen| !seen.unchanged);
+        let keys: Vec<_> = changed
+            .map(|seen| self.key("routes", &seen.entry.instance))
+            .collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let (routes,): (Vec<Option<String>>,) = self.run(pipe().mget(keys)).await?;
+        let mut routes = routes.into_iter();
+        seen.retain_mut(|seen| {
+            if seen.unchanged {
+                return true;
+            }
+            let Some(read) = routes
+                .next()
+                .flatten()
+                .and_then(|text| Routes::parse(&text))
+            else {
+                return false;
+            };
+            seen.entry.version = read.version;
+            seen.entry.routes = read.routes();
+            true
+        });
+        Ok(())
+    }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,118 @@
+//! Entries as they are written in Redis: JSON, whose unknown members are passed over. What is read
+//! there may be anybody's: names that are none are left out.
+
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::head::Mode;
+use culvert_proto::names::{EndpointName, TenantName};
+use culvert_proto::priority::Priority;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::registry::{Entry, Instance, Route};
+
+/// Most endpoints of one node.
+const MAX_ROUTES: usize = 200_000;
+
+/// An entry without its routes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Meta {
+    version: u64,
+    address: String,
+    leaving: bool,
+}
+
+impl Meta {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            version: entry.version,
+            address: entry.address.clone(),
+            leaving: entry.leaving,
+        }
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    pub(super) fn entry(self, instance: Instance) -> Entry {
+        Entry {
+            instance,
+            version: self.version,
+            address: self.address,
+            leaving: self.leaving,
+            routes: Vec::new(),
+        }
+    }
+}
+
+/// The routes of an entry.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Routes {
+    pub(super) version: u64,
+    routes: Vec<WrittenRoute>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct WrittenRoute {
+    tenant: String,
+    endpoint: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tunnel: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    priority: Option<String>,
+}
+
+impl Routes {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let routes = entry.routes.iter().map(|route| WrittenRoute {
+            tenant: route.tenant.to_string(),
+            endpoint: route.endpoint.to_string(),
+            names: route.names.iter().map(ToString::to_string).collect(),
+            tunnel: route.tunnel.map(|mode| mode.as_str().to_owned()),
+            priority: route.priority.map(|priority| priority.as_str().to_owned()),
+        });
+        Self {
+            version: entry.version,
+            routes: routes.collect(),
+        }
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    pub(super) fn routes(&self) -> Vec<Route> {
+        let routes = self.routes.iter().take(MAX_ROUTES);
+        routes.filter_map(WrittenRoute::read).collect()
+    }
+}
+
+impl WrittenRoute {
+    fn read(&self) -> Option<Route> {
+        let names = self.names.iter().map(|name| ConnectName::parse(name));
+        let tunnel = [Mode::Connect, Mode::Terminate, Mode::Tcp].into_iter();
+        let priority = Priority::ALL.into_iter();
+        Some(Route {
+            tenant: TenantName::new(&self.tenant).ok()?,
+            endpoint: EndpointName::new(&self.endpoint).ok()?,
+            names: names.collect::<Result<_, _>>().ok()?,
+            tunnel: match &self.tunnel {
+                Some(word) => Some(tunnel.into_iter().find(|mode| mode.as_str() == word)?),
+                None => None,
+            },
+            priority: match &self.priority {
+                Some(word) => Some(priority.into_iter().find(|class| class.as_str() == word)?),
+                None => None,
+            },
+        })
+    }
+}

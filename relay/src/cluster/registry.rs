@@ -1,0 +1,143 @@
+//! What nodes tell each other, and where they leave it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::head::Mode;
+use culvert_proto::names::{EndpointName, TenantName};
+use culvert_proto::priority::Priority;
+
+use crate::directory::RouteHere;
+
+/// A node's process: a node that is started again is another one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Instance {
+    /// The node's name.
+    pub(crate) node: String,
+    /// Random.
+    pub(crate) process: [u8; 16],
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}.{:032x}",
+            self.node,
+            u128::from_be_bytes(self.process)
+        )
+    }
+}
+
+impl Instance {
+    /// Reads what `Display` writes.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (node, process) = text.rsplit_once('.')?;
+        let whole = process.len() == 32 && !node.is_empty() && node.len() <= 255;
+        let process = u128::from_str_radix(process, 16).ok().filter(|_| whole)?;
+        Some(Self {
+            node: node.to_owned(),
+            process: process.to_be_bytes(),
+        })
+    }
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Which process says it.
+    pub(crate) instance: Instance,
+    /// Grows with every change.
+    pub(crate) version: u64,
+    /// Where other nodes reach it: `HOST:PORT`.
+    pub(crate) address: String,
+    /// Whether it is about to leave.
+    pub(crate) leaving: bool,
+    /// What its sessions serve.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// An endpoint that a node serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) tenant: TenantName,
+    pub(crate) endpoint: EndpointName,
+    pub(crate) names: Vec<ConnectName>,
+    pub(crate) tunnel: Option<Mode>,
+    pub(crate) priority: Option<Priority>,
+}
+
+impl Route {
+    /// Whether another one is of the same endpoint.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && self.endpoint == other.endpoint
+    }
+}
+
+impl From<&RouteHere> for Route {
+    fn from(here: &RouteHere) -> Self {
+        Self {
+            tenant: here.tenant.clone(),
+            endpoint: here.endpoint.clone(),
+            names: here.names.clone(),
+            tunnel: here.tunnel,
+            priority: here.priority,
+        }
+    }
+}
+
+/// An entry as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) entry: Entry,
+    /// The version is the one that the reader knows: the routes are left out.
+    pub(crate) unchanged: bool,
+}
+
+/// Why the registry gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RegistryError {
+    /// The engine does not answer, or says no.
+    #[error("{0}")]
+    Engine(String),
+    /// Nothing within the time.
+    #[error("no answer within {:.1} s", .0.as_secs_f64())]
+    Timeout(Duration),
+}
+
+/// Where entries lie. Whatever it is, it forgets an entry that is not renewed within its lease, and
+/// it shows an entry whole or not at all.
+///
+/// Nothing here is trusted beyond what [`crate::cluster`] says.
+pub(crate) trait Registry: Send + Sync + 'static {
+    /// Leaves an entry, in place of an older one of the same process, and hints at it.
+    fn publish(
+        &self,
+        entry: &Entry,
+        lease: Duration,
+    ) -> impl Future<Output = Result<(), RegistryError>> + Send;
+
+    /// Lets an entry live for another lease; `false` if there is none.
+    fn renew(
+        &self,
+        instance: &Instance,
+        lease: Duration,
+    ) -> impl Future<Output = Result<bool, RegistryError>> + Send;
+
+    /// Every entry whose lease has not ended, without routes where `known` has the version.
+    fn read(
+        &self,
+        known: &HashMap<Instance, u64>,
+    ) -> impl Future<Output = Result<Vec<Seen>, RegistryError>> + Send;
+
+    /// Takes an entry back, and hints at it.
+    fn withdraw(
+        &self,
+        instance: &Instance,
+    ) -> impl Future<Output = Result<(), RegistryError>> + Send;
+
+    /// Completes when an entry may have changed. May miss changes, and may be wrong. Cancel safe.
+    fn hint(&self) -> impl Future<Output = ()> + Send;
+}

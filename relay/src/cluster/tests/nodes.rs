@@ -1,0 +1,199 @@
+//! Nodes that follow each other, over a registry that fails. Nobody answers where the others are
+//! said to be: that is for tests of whole relays.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_config::cluster::PeerTls as Files;
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::growth::GrowthBudget;
+use culvert_proto::names::{EndpointName, TenantName};
+use rcgen::{CertificateParams, KeyPair};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::conformance::{instance, route};
+use crate::cluster::Cluster;
+use crate::cluster::memory::MemoryRegistry;
+use crate::cluster::registry::{Entry, Registry};
+use crate::directory::{Directory, Lookup};
+use crate::metrics::Metrics;
+use crate::peer::{Introduction, PeerTls, Peers};
+
+const LEASE: Duration = Duration::from_secs(15);
+const MEMORY: Duration = Duration::from_secs(3600);
+
+/// A node called `a`.
+struct Node {
+    directory: Arc<Directory>,
+    leaving: CancellationToken,
+    _running: AbortOnDropHandle<()>,
+    _files: TempDir,
+}
+
+impl Node {
+    fn start(registry: &MemoryRegistry) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["relays.test".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let path = |name: &str| files.path().join(name);
+        std::fs::write(path("node.pem"), certificate.pem()).unwrap();
+        std::fs::write(path("node.key"), key.serialize_pem()).unwrap();
+        let tls = PeerTls::load(&Files {
+            name: "relays.test".into(),
+            certificate: path("node.pem"),
+            private_key: path("node.key"),
+            ca: path("node.pem"),
+        })
+        .unwrap();
+        let introduction = Introduction {
+            name: "a".into(),
+            instance: [1; 16],
+            growth: GrowthBudget::new(0),
+            waiting: GrowthBudget::new(1 << 20),
+        };
+        let directory = Arc::new(Directory::new(MEMORY));
+        let leaving = CancellationToken::new();
+        let cluster = Cluster {
+            registry: Arc::new(registry.clone()),
+            directory: directory.clone(),
+            peers: Peers::new(Arc::new(tls), introduction),
+            metrics: Arc::new(Metrics::new()),
+            me: Entry {
+                instance: instance("a", 1),
+                version: 0,
+                address: "127.0.0.1:1".into(),
+                leaving: false,
+                routes: Vec::new(),
+            },
+            lease: LEASE,
+            leaving: leaving.clone(),
+        };
+        Self {
+            directory,
+            leaving,
+            _running: AbortOnDropHandle::new(tokio::spawn(cluster.run())),
+            _files: files,
+        }
+    }
+
+    /// `moving`: known, and out of reach at the moment; `offline`, or `unknown`.
+    fn finds(&self, tenant: &str, endpoint: &str) -> &'static str {
+        let tenant = TenantName::new(tenant).unwrap();
+        match self
+            .directory
+            .lookup(&tenant, &EndpointName::new(endpoint).unwrap())
+        {
+            Lookup::Session(..) => "session",
+            Lookup::Moving => "moving",
+            Lookup::Offline => "offline",
+            Lookup::Unknown => "unknown",
+        }
+    }
+}
+
+/// The entry of a node called `b`, which nobody can reach.
+fn entry(version: u64, routes: &[(&str, &str)]) -> Entry {
+    Entry {
+        instance: instance("b", 2),
+        version,
+        address: "127.0.0.1:1".into(),
+        leaving: false,
+        routes: routes
+            .iter()
+            .map(|(tenant, endpoint)| route(tenant, endpoint))
+            .collect(),
+    }
+}
+
+/// Lets what is due within a while happen.
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_node_serves_is_known_until_it_says_otherwise_or_nothing() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    let b = async |version, routes: &[_]| {
+        registry
+            .publish(&entry(version, routes), LEASE)
+            .await
+            .unwrap()
+    };
+    b(1, &[("acme", "vcenter"), ("acme", "nsx")]).await;
+    pass(1).await;
+    assert_eq!(node.finds("acme", "vcenter"), "moving");
+    assert_eq!(
+        node.finds("globex", "vcenter"),
+        "unknown",
+        "an endpoint is its tenant's alone"
+    );
+    let name = ConnectName::parse("vc.sddc.local:443").unwrap();
+    let holder = node
+        .directory
+        .holder(&TenantName::new("acme").unwrap(), &name);
+    assert!(holder.is_some());
+    assert_eq!(
+        node.directory.served_here(),
+        0,
+        "nothing of it is this node's to tell"
+    );
+
+    b(2, &[("acme", "nsx")]).await;
+    pass(1).await;
+    assert_eq!(node.finds("acme", "vcenter"), "offline");
+    assert_eq!(node.finds("acme", "nsx"), "moving");
+
+    // It is not renewed: the lease ends, and nobody answers either.
+    pass(2 * LEASE.as_secs()).await;
+    assert_eq!(node.finds("acme", "nsx"), "offline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_registry_what_is_known_goes_on() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    registry
+        .publish(&entry(1, &[("acme", "vcenter")]), LEASE)
+        .await
+        .unwrap();
+    pass(1).await;
+    registry.set_down(true);
+    pass(600).await;
+    assert_eq!(node.finds("acme", "vcenter"), "moving");
+
+    // It comes back knowing nothing: this node says again what it serves, within a lease.
+    registry.forget();
+    registry.set_down(false);
+    pass(10).await;
+    let seen = registry.read(&HashMap::new()).await.unwrap();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].entry.instance, instance("a", 1));
+    assert_eq!(node.finds("acme", "vcenter"), "offline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_says_that_it_is_there_and_that_it_leaves() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    pass(1).await;
+    let own = async || {
+        registry
+            .read(&HashMap::new())
+            .await
+            .unwrap()
+            .remove(0)
+            .entry
+    };
+    assert!(!own().await.leaving);
+    pass(10 * LEASE.as_secs()).await;
+    let before = own().await;
+    assert_eq!(before.version, 1, "renewed, not said again");
+    node.leaving.cancel();
+    pass(1).await;
+    assert!(own().await.leaving);
+}

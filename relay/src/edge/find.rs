@@ -1,0 +1,35 @@
+//! What a call looks for: a session that serves its endpoint.
+
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::names::{EndpointName, TenantName};
+
+use crate::directory::{Directory, Lookup};
+use crate::place::Place;
+
+/// An endpoint to find sessions of, one call long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finder<'f> {
+    pub(crate) directory: &'f Directory,
+    pub(crate) tenant: &'f TenantName,
+    pub(crate) endpoint: &'f EndpointName,
+    /// The name that the session must declare, in proxy modes.
+    pub(crate) name: Option<&'f ConnectName>,
+}
+
+impl Finder<'_> {
+    /// Where the call can go now.
+    pub(crate) fn look(&self) -> Lookup {
+        match self.name {
+            Some(name) => self.directory.lookup_name(self.tenant, self.endpoint, name),
+            None => self.directory.lookup(self.tenant, self.endpoint),
+        }
+    }
+
+    /// Another node has no session after all: it is not asked again until it says so again.
+    pub(crate) fn missed(&self, place: &Place) {
+        if let Place::There(link) = place {
+            self.directory
+                .withdraw(self.tenant, self.endpoint, link.id());
+        }
+    }
+}

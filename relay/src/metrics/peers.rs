@@ -1,0 +1,85 @@
+//! What a node counts of the others of its cluster.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::OutcomeLabel;
+use crate::peer::Carried;
+
+/// What a node does with the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RegistryWork {
+    /// It says what it serves.
+    Tell,
+    /// It reads what others serve.
+    Learn,
+}
+
+#[derive(Debug)]
+pub(crate) struct Peers {
+    /// Other nodes that are known.
+    pub(crate) nodes: Gauge,
+    carried: [Counter; 3],
+    registry: [Work; 2],
+}
+
+#[derive(Debug)]
+struct Work {
+    done: Counter,
+    failed: Counter,
+    well: AtomicBool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkLabels {
+    work: &'static str,
+    outcome: &'static str,
+}
+
+impl Peers {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let carried = Family::<OutcomeLabel, Counter>::default();
+        let works = Family::<WorkLabels, Counter>::default();
+        let work = |work| {
+            let counter = |outcome| works.get_or_create_owned(&WorkLabels { work, outcome });
+            Work {
+                done: counter("done"),
+                failed: counter("failed"),
+                well: AtomicBool::new(true),
+            }
+        };
+        let new = Self {
+            nodes: Gauge::default(),
+            carried: Carried::ALL.map(|outcome| {
+                carried.get_or_create_owned(&OutcomeLabel {
+                    outcome: outcome.as_str(),
+                })
+            }),
+            registry: [work("tell"), work("learn")],
+        };
+        registry.register(
+            "cluster_nodes",
+            "Other nodes of the cluster",
+            new.nodes.clone(),
+        );
+        registry.register("peer_calls", "Calls that other nodes passed on", carried);
+        registry.register("registry_work", "Uses of the cluster's registry", works);
+        new
+    }
+
+    pub(crate) fn on_call(&self, outcome: Carried) {
+        self.carried[outcome as usize].inc();
+    }
+
+    /// Counts a use of the registry; says whether the one before went well.
+    pub(crate) fn on_registry(&self, work: RegistryWork, well: bool) -> bool {
+        let work = &self.registry[work as usize];
+        if well { &work.done } else { &work.failed }.inc();
+        work.well.swap(well, Ordering::Relaxed)
+    }
+}

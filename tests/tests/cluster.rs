@@ -1,0 +1,211 @@
+//! Several relays behind one address.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use culvert_tests::cluster::Cluster;
+use culvert_tests::issuer::{OTHER_CALLER, world};
+use culvert_tests::stack::caller_token;
+use culvert_tests::wait::until;
+use culvert_tests::way::Way;
+use culvert_tests::{Curl, Http, Nginx, Stack};
+
+const NAMES: &str = "mode = [\"http\", \"connect\"]\nconnect = [\"vcenter.sddc.local:443\"]";
+
+const POLICY: &str = r#"
+version = 1
+
+[[rule]]
+id = "everything-of-acme"
+action = "allow"
+path = ["/**"]
+caller = ["caller-acme"]
+
+[[rule]]
+id = "the-way"
+action = "allow"
+mode = ["connect"]
+caller = ["caller-acme"]
+
+[[rule]]
+id = "nothing-forbidden"
+action = "deny"
+path = ["/forbidden/**"]
+"#;
+
+fn cluster(relays: usize, nginx: &Nginx) -> Cluster {
+    let options = Stack::options()
+        .endpoint("vcenter", &nginx.url())
+        .endpoint_settings(NAMES)
+        .policy(POLICY)
+        .sessions(2);
+    Cluster::start(relays, options)
+}
+
+/// An agent is with one node, and callers reach it by way of the other, in every mode.
+#[test]
+fn a_call_reaches_the_agent_through_a_node_that_does_not_have_it() {
+    let nginx = Nginx::start();
+    let mut cluster = cluster(2, &nginx);
+    cluster.start_agent_of(0);
+    cluster.await_endpoint();
+    until("both sessions are where they can be", || {
+        (cluster.places(0), cluster.places(1)) == ((2, 0), (0, 1))
+    });
+    let body = nginx.files().join("source");
+    std::fs::write(&body, vec![b'x'; 3_000_000]).unwrap();
+    for http in Http::BOTH {
+        let answer = cluster.call(1, "/api/vm?x=1").http(http).ok();
+        assert_eq!(answer.json()["method"], "GET", "{answer}");
+
+        let upload = cluster
+            .call(1, "/files/copy")
+            .args(["--upload-file", body.to_str().unwrap()])
+            .http(http)
+            .ok();
+        assert!([201, 204].contains(&upload.status), "{upload}");
+        let copy = cluster.call(1, "/files/copy").http(http).ok();
+        assert_eq!(copy.body.len(), 3_000_000);
+        assert!(copy.body.iter().all(|byte| *byte == b'x'));
+
+        let denied = cluster.call(1, "/forbidden/x").http(http).run();
+        denied.assert_refused(403, "policy-denied", "agent");
+    }
+    let credential = format!("Proxy-Authorization: Bearer {}\r\n", caller_token());
+    let way = Way::open(
+        cluster.relays[1].public,
+        "vcenter.sddc.local:443",
+        &credential,
+    );
+    assert_eq!(way.status(), 200, "{}", way.head);
+    let metrics = cluster.admin(0, "/metrics").text();
+    assert!(
+        metrics.contains("culvert_relay_peer_calls_total{outcome=\"taken\"} "),
+        "{metrics}"
+    );
+    // It went nowhere else: the agent has calls from its own node alone.
+    assert_eq!(cluster.agent_status(0)["nodes"], 1);
+
+    // To another tenant the endpoint does not exist, on whichever node it is asked for.
+    let stranger = world().token(OTHER_CALLER);
+    for relay in [0, 1] {
+        let url = format!(
+            "https://vcenter--acme.localhost:{}/api/vm",
+            cluster.relays[relay].public
+        );
+        let answer = Curl::new(&url).token(&stranger).run();
+        answer.assert_refused(404, "unknown-endpoint", "relay");
+    }
+}
+
+/// Sessions go to different nodes, so one may fail: calls go on, and the agent finds another node.
+#[test]
+fn a_killed_node_costs_nothing_but_what_it_held() {
+    let nginx = Nginx::start();
+    let mut cluster = cluster(3, &nginx);
+    cluster.start_agent();
+    cluster.await_endpoint();
+    until("the agent is with two nodes", || {
+        cluster.agent_status(0)["nodes"] == 2
+    });
+    let had = (0..3)
+        .position(|relay| cluster.places(relay).0 > 0)
+        .unwrap();
+    cluster.kill(had);
+    for relay in (0..3).filter(|relay| *relay != had) {
+        for _ in 0..20 {
+            assert_eq!(cluster.call(relay, "/api/vm").ok().status, 200);
+        }
+    }
+    until("the agent is with two nodes again", || {
+        cluster.agent_status(0)["nodes"] == 2
+    });
+    cluster.restart(had);
+    until("the node that is back knows what the others serve", || {
+        cluster.call(had, "/forbidden/x").run().code() == "policy-denied"
+    });
+}
+
+/// Callers that call as fast as they can while each node in turn is replaced: none of their calls
+/// fails.
+#[test]
+fn nodes_are_replaced_one_by_one_without_a_failed_call() {
+    let nginx = Nginx::start();
+    let mut cluster = cluster(3, &nginx);
+    cluster.start_agent();
+    cluster.start_agent();
+    cluster.await_endpoint();
+    until("the agents are with two nodes", || {
+        (0..2).all(|agent| cluster.agent_status(agent)["nodes"] == 2)
+    });
+    let url = format!(
+        "https://vcenter--acme.localhost:{}/api/vm",
+        cluster.balancer.port()
+    );
+    let (over, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let answer = Curl::new(&url).token(caller_token()).run();
+                    assert_eq!(answer.status, 200, "{answer}");
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let ports: Vec<_> = cluster.relays.iter().map(|relay| relay.public).collect();
+        for relay in 0..3 {
+            let before = calls.load(Ordering::Relaxed);
+            let others: Vec<_> = ports
+                .iter()
+                .copied()
+                .filter(|port| *port != ports[relay])
+                .collect();
+            // What a balancer's health check sees of a node that is not ready.
+            cluster.balancer.set(&others);
+            cluster.relays[relay].process.terminate();
+            assert!(cluster.relays[relay].process.wait().success());
+            cluster.restart(relay);
+            until("the node that is back reaches the endpoint", || {
+                cluster.call(relay, "/forbidden/x").run().code() == "policy-denied"
+            });
+            cluster.balancer.set(&ports);
+            until("calls go on", || {
+                calls.load(Ordering::Relaxed) > before + 20
+            });
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// The engine is for what changes: without it, nothing that is known stops working.
+#[test]
+fn without_redis_everything_that_is_known_goes_on() {
+    let nginx = Nginx::start();
+    let mut cluster = cluster(2, &nginx);
+    cluster.start_agent_of(0);
+    cluster.await_endpoint();
+    cluster.redis.kill();
+    until("both nodes have noticed", || {
+        (0..2).all(|relay| {
+            let metrics = cluster.admin(relay, "/metrics").text();
+            ["tell", "learn"].iter().all(|work| {
+                let failed = format!(
+                    "culvert_relay_registry_work_total{{work=\"{work}\",outcome=\"failed\"}} 0\n"
+                );
+                !metrics.contains(&failed)
+            })
+        })
+    });
+    // Longer than any lease: what another node serves outlives it.
+    std::thread::sleep(Duration::from_secs(5));
+    for relay in [0, 1] {
+        assert_eq!(cluster.call(relay, "/api/vm").ok().status, 200);
+        assert_eq!(cluster.admin(relay, "/readyz").status, 200);
+    }
+    cluster.redis.restart();
+    until("both have said again what they serve", || {
+        cluster.redis.command(&["SCARD", "{culvert}:nodes"]) == "2"
+    });
+    assert_eq!(cluster.call(1, "/api/vm").ok().status, 200);
+}
