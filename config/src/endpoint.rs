@@ -48,7 +48,10 @@ pub struct Endpoint {
     pub client_identity: Option<ClientIdentity>,
     /// The networks that the upstream's addresses must be in; none: any but this machine's own,
     /// link-local ones and metadata services.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "networks")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "crate::networks::serialize"
+    )]
     pub allow_networks: Vec<IpNet>,
     /// What the upstream sees as `Host`.
     pub host: HostHeader,
@@ -75,10 +78,6 @@ pub enum Trust {
     Ca(PathBuf),
     /// The SHA-256 of the certificate itself is one of these; names and dates do not matter.
     Pins(#[serde(serialize_with = "hex_pins")] Vec<[u8; 32]>),
-}
-
-fn networks<S: serde::Serializer>(networks: &[IpNet], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(networks.iter().map(ToString::to_string))
 }
 
 /// A certificate with its key, both PEM.

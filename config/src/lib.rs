@@ -19,6 +19,7 @@ mod document;
 pub mod endpoint;
 mod error;
 pub mod issuer;
+mod networks;
 pub mod oauth;
 pub mod policy_file;
 mod proxied;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use culvert_proto::limits::MAX_LANES;
 use culvert_proto::names::{EndpointName, TenantName};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -61,6 +62,14 @@ pub struct Listen {
     /// Callers that CONNECT in plain text; none unless it is given. A private address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<SocketAddr>,
+    /// Balancers whose connections begin with a PROXY protocol header, which gives the caller's
+    /// address.
+    #[serde(
+        default,
+        with = "crate::networks",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub proxy_protocol: Vec<IpNet>,
     /// Other nodes of the cluster: TLS with certificates on both sides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<SocketAddr>,
@@ -80,6 +89,7 @@ impl Default for Listen {
             public: default_public(),
             admin: default_admin(),
             proxy: None,
+            proxy_protocol: Vec::new(),
             peer: None,
         }
     }

@@ -200,6 +200,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         })?;
     let address = config.listen.public;
     let terms = Terms {
+        balancers: config.listen.proxy_protocol.clone().into(),
         tls: tls.clone(),
         handshake: limits.tls_handshake.0,
         connections,

@@ -3,6 +3,7 @@
 //! What is too much is turned away before TLS, which is where the cost begins. Running out of
 //! file descriptors is waited out, never spun on.
 
+mod proxy_header;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use culvert_http::{Alpn, Breaker};
 use culvert_session::socket::{self, ReadAhead};
+use ipnet::IpNet;
 use rustls::ProtocolVersion;
 use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -118,6 +120,15 @@ pub(crate) struct Terms {
     pub(crate) connections: usize,
     /// Counts those of each source that are unproven.
     pub(crate) strangers: Arc<Strangers>,
+    /// Whose connections begin with a PROXY protocol header; nobody else's may.
+    pub(crate) balancers: Arc<[IpNet]>,
+}
+
+impl Terms {
+    fn is_balancer(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        self.balancers.iter().any(|network| network.contains(&ip))
+    }
 }
 
 /// Takes connections from a socket.
@@ -235,11 +246,28 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(tcp) = self.admit(tcp, address, &ending) else {
+            let Some(mut tcp) = self.admit(tcp, address, &ending) else {
                 continue;
             };
             let serve = serve.clone();
-            ending.spawn(async move { serve(tcp, address).await });
+            if !self.terms.is_balancer(address) {
+                ending.spawn(async move { serve(tcp, address).await });
+                continue;
+            }
+            let (terms, metrics) = (self.terms.clone(), self.metrics.clone());
+            ending.spawn(async move {
+                match timeout(terms.handshake, tcp.introduced(address, &terms.strangers)).await {
+                    Ok(Ok(from)) => serve(tcp, from).await,
+                    failed => {
+                        metrics.connections.on_arrival(Arrival::NotIntroduced);
+                        let why = match failed {
+                            Ok(Err(error)) => error.to_string(),
+                            _ => "no PROXY header in time".to_owned(),
+                        };
+                        tracing::debug!(peer = %address, "a balancer's connection is closed: {why}");
+                    }
+                }
+            });
         }
     }
 
@@ -250,7 +278,13 @@ impl Listener {
             self.complain("too many connections: new ones are closed");
             return None;
         };
-        let Some(standing) = self.terms.strangers.arrive(address.ip()) else {
+        let standing = if self.terms.is_balancer(address) {
+            // Whose it is shows in its header.
+            Some(Standing::default())
+        } else {
+            self.terms.strangers.arrive(address.ip())
+        };
+        let Some(standing) = standing else {
             self.metrics.connections.on_arrival(Arrival::SourceShed);
             self.complain(&format!(
                 "too many unauthenticated connections from {}: new ones are closed",
@@ -338,6 +372,26 @@ pub struct Admitted {
     breaker: Breaker,
     standing: Standing,
     _seat: Seat,
+}
+
+impl Admitted {
+    /// Reads what the balancer at `by` says about where the connection is from; `by` itself where it
+    /// speaks for itself, as in health checks.
+    async fn introduced(
+        &mut self,
+        by: SocketAddr,
+        strangers: &Arc<Strangers>,
+    ) -> io::Result<SocketAddr> {
+        let from = proxy_header::read(&mut self.tcp).await?.unwrap_or(by);
+        let standing = strangers.arrive(from.ip());
+        self.standing = standing.ok_or_else(|| {
+            io::Error::other(format!(
+                "too many unauthenticated connections from {}",
+                from.ip()
+            ))
+        })?;
+        Ok(from)
+    }
 }
 
 impl Drop for Admitted {

@@ -77,6 +77,8 @@ pub(crate) enum Arrival {
     Shed,
     /// Closed at once: too many of its source's are unproven.
     SourceShed,
+    /// A balancer did not say whose connection it is.
+    NotIntroduced,
     /// No TLS in time, or a failed handshake.
     NoTls,
     /// The system had no file descriptor, or another error of `accept`.
@@ -201,6 +203,7 @@ pub(crate) struct Connections {
     established: Counter,
     shed: Counter,
     source_shed: Counter,
+    not_introduced: Counter,
     no_tls: Counter,
     accept_error: Counter,
 }
@@ -220,6 +223,7 @@ impl Connections {
             established: counter("established"),
             shed: counter("shed"),
             source_shed: counter("source-shed"),
+            not_introduced: counter("not-introduced"),
             no_tls: counter("no-tls"),
             accept_error: counter("accept-error"),
         };
@@ -232,6 +236,7 @@ impl Connections {
             Arrival::Established => &self.established,
             Arrival::Shed => &self.shed,
             Arrival::SourceShed => &self.source_shed,
+            Arrival::NotIntroduced => &self.not_introduced,
             Arrival::NoTls => &self.no_tls,
             Arrival::AcceptError => &self.accept_error,
         }

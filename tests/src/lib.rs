@@ -23,6 +23,7 @@
 //! | [`proof`] | keys that tokens are bound to |
 //! | [`wires`] | the network between agent and relay, to be cut |
 //! | [`cluster`] | several relays, with [`redis`] and a [`balancer`] |
+//! | [`haproxy`] | a real balancer in front of the relay |
 //! | [`raw`] | callers that send bytes no HTTP client would |
 //! | [`squid`] | a corporate proxy on the agent's way out |
 //! | [`way`] | callers that CONNECT, and look at how a connection ends |
@@ -36,6 +37,7 @@ pub mod browser;
 pub mod certificates;
 pub mod cluster;
 pub mod curl;
+pub mod haproxy;
 pub mod issuer;
 pub mod nginx;
 pub mod oauth;

@@ -46,6 +46,7 @@ impl Rig {
         let tls = PublicTls::load(&files).unwrap();
         let (metrics, ending) = (Arc::new(Metrics::new()), Ending::default());
         let terms = Terms {
+            balancers: Arc::default(),
             tls,
             handshake: HANDSHAKE,
             connections,
