@@ -128,18 +128,21 @@ impl Edge {
                 Err(Failure::Problem(problem)) => return Err(problem),
                 Err(Failure::Stream(error)) => error,
             };
-            let untouched = match error {
+            let (untouched, wait) = match error {
                 StreamError::Reset(ResetCode::NotHere) => {
                     finder.missed(&place);
-                    true
+                    (true, self.limits.open.0)
                 }
-                error => error == StreamError::Reset(ResetCode::Refused),
+                error => (
+                    error == StreamError::Reset(ResetCode::Refused),
+                    Duration::ZERO,
+                ),
             };
             if retries == RETRIES || !untouched {
                 return Err(lost(error));
             }
             retries += 1;
-            let again = open(finder, head, &nothing, leave, Duration::ZERO).await;
+            let again = open(finder, head, &nothing, leave, wait).await;
             (stream, place) = again.map_err(|_| lost(error))?;
         }
     }

@@ -3,7 +3,7 @@
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::names::{EndpointName, TenantName};
 
-use crate::directory::{Directory, Lookup};
+use crate::directory::{Directory, Lookup, Target};
 use crate::place::Place;
 
 /// An endpoint to find sessions of, one call long.
@@ -25,9 +25,13 @@ impl Finder<'_> {
         }
     }
 
-    /// Another node has no session after all: it is not asked again until it says so again.
+    /// Another node has no session after all: it is not asked again until it says so again. One that
+    /// drains is not asked anyway, and the endpoint is on its way elsewhere.
     pub(crate) fn missed(&self, place: &Place) {
-        if let Place::There(link) = place {
+        if let Place::There(link) = place
+            && !place.is_closing()
+            && !link.is_leaving()
+        {
             self.directory
                 .withdraw(self.tenant, self.endpoint, link.id());
         }

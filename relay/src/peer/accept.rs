@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_proto::code::ResetCode;
 use culvert_proto::mux::Side;
 use culvert_session::socket::{self, ReadAhead};
 use culvert_session::{Incoming, Session, WebSocketIo};
@@ -15,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{ALPN, Introduction, PeerTls, carry};
+use super::{ALPN, Carried, Introduction, PeerTls, carry};
 use crate::directory::Directory;
 use crate::drain::Ending;
 use crate::metrics::Metrics;
@@ -107,7 +108,7 @@ impl Acceptor {
             Ok(Ok(hello)) => {
                 let node = hello.name.escape_debug().to_string();
                 tracing::info!(peer = %address, node, "a node is connected");
-                self.take_calls(incoming).await;
+                self.take_calls(&session, incoming).await;
                 tracing::info!(peer = %address, node, "a node is gone");
             }
             Ok(Err(error)) => tracing::debug!(peer = %address, "no greeting: {error}"),
@@ -126,11 +127,32 @@ impl Acceptor {
             .map_err(|stranger| stranger.to_string())
     }
 
-    async fn take_calls(&self, mut incoming: Incoming) {
-        while let Some((head, stream)) = incoming.accept().await {
+    /// Takes calls until the session ends. A node that drains tells the other one so, and takes no
+    /// more: they go elsewhere untouched.
+    async fn take_calls(&self, session: &Session, mut incoming: Incoming) {
+        let mut told = false;
+        loop {
+            let call = tokio::select! {
+                call = incoming.accept() => call,
+                () = self.ending.drain.cancelled(), if !told => {
+                    told = true;
+                    session.drain(Duration::ZERO);
+                    continue;
+                }
+            };
+            let Some((head, mut stream)) = call else {
+                return;
+            };
             let (directory, metrics) = (self.directory.clone(), self.metrics.clone());
+            let drain = self.ending.drain.clone();
             self.ending.spawn(async move {
-                let outcome = carry::carry(&directory, head, stream).await;
+                // Asked within the task: a drain either waits for the task, or is seen here.
+                let outcome = if drain.is_cancelled() {
+                    stream.send.reset(ResetCode::NotHere);
+                    Carried::NotHere
+                } else {
+                    carry::carry(&directory, head, stream).await
+                };
                 metrics.peers.on_call(outcome);
             });
         }
