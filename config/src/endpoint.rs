@@ -298,15 +298,12 @@ fn check_networks(
     }
     let network = |text: &Spanned<String>| {
         let found = text.get_ref();
-        let address = found.parse::<IpAddr>().map(IpNet::from);
-        let network = address.or_else(|_| found.parse::<IpNet>());
-        match network {
-            Ok(network) if network.trunc() == network => Ok(network),
-            _ => Err(document.error(
+        crate::networks::parse(found).ok_or_else(|| {
+            document.error(
                 text.span(),
                 format!("found {found:?}; expected a network like \"10.0.0.0/8\" or an address"),
-            )),
-        }
+            )
+        })
     };
     let networks = list.get_ref().iter().map(network);
     let networks = networks.collect::<Result<Vec<_>, ConfigError>>()?;

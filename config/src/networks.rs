@@ -5,13 +5,17 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serializer};
 
+/// A network, or an address as the network of itself; none where bits of a host are set.
+pub(crate) fn parse(text: &str) -> Option<IpNet> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let network = address.or_else(|_| text.parse::<IpNet>());
+    network.ok().filter(|network| network.trunc() == *network)
+}
+
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
     let written = Vec::<String>::deserialize(from)?;
     let parsed = written.iter().map(|text| {
-        let address = text.parse::<IpAddr>().map(IpNet::from);
-        let network = address.or_else(|_| text.parse::<IpNet>());
-        let network = network.ok().filter(|network| network.trunc() == *network);
-        network.ok_or_else(|| {
+        parse(text).ok_or_else(|| {
             serde::de::Error::custom(format!(
                 "found {text:?}; expected networks like \"10.0.0.0/8\", or addresses"
             ))
