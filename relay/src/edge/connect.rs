@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_http::Problem;
@@ -128,16 +127,11 @@ impl Edge {
                 Err(Failure::Problem(problem)) => return Err(problem),
                 Err(Failure::Stream(error)) => error,
             };
-            let (untouched, wait) = match error {
-                StreamError::Reset(ResetCode::NotHere) => {
-                    finder.missed(&place);
-                    (true, self.limits.open.0)
-                }
-                error => (
-                    error == StreamError::Reset(ResetCode::Refused),
-                    Duration::ZERO,
-                ),
-            };
+            let wait = finder.wait_after(error, &place, self.limits.open.0);
+            let untouched = matches!(
+                error,
+                StreamError::Reset(ResetCode::NotHere | ResetCode::Refused)
+            );
             if retries == RETRIES || !untouched {
                 return Err(lost(error));
             }

@@ -119,17 +119,12 @@ pub(crate) async fn forward(
             Err(Failure::Problem(problem)) => return Err(problem),
             Err(Failure::Stream(error)) => error,
         };
-        let mut wait = Duration::ZERO;
-        if error == StreamError::Reset(ResetCode::NotHere) {
-            finder.missed(&place);
-            wait = patience;
-        }
+        let wait = finder.wait_after(error, &place, patience);
         let is_here = first.end || switches || upload.is_some();
         if retries == RETRIES || !is_here || !may_retry(error, retries, head, &first) {
             return Err(lost(error));
         }
         retries += 1;
-        // Where no other session is found, what happened to the first one is the news.
         let again = open(finder, head, &first, &leave, wait).await;
         (stream, place) = again.map_err(|_| lost(error))?;
     }
