@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -40,6 +40,9 @@ const READ_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How long changes and hints gather before they are acted on.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// How long the registry is waited for.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Longest wait between two attempts to tell the registry something.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -244,15 +247,9 @@ impl<R: Registry> Cluster<R> {
     }
 }
 
-/// How long the registry is waited for.
-const PATIENCE: Duration = Duration::from_secs(4);
-
 async fn within<T>(
     work: impl Future<Output = Result<T, RegistryError>>,
 ) -> Result<T, RegistryError> {
-    let started = Instant::now();
-    match timeout(PATIENCE, work).await {
-        Ok(done) => done,
-        Err(_) => Err(RegistryError::Timeout(started.elapsed())),
-    }
+    let done = timeout(PATIENCE, work).await;
+    done.unwrap_or(Err(RegistryError::Timeout(PATIENCE)))
 }

@@ -35,6 +35,9 @@ const MAX_STREAMS: u32 = 65_536;
 /// Receive window of a new stream: nodes are near each other.
 const WINDOW: u32 = 256 * 1024;
 
+/// On whose part of the memory nodes draw: no tenant is called so.
+const ACCOUNT: &str = "\u{0}nodes";
+
 /// How a node introduces itself to another.
 #[derive(Debug, Clone)]
 pub(crate) struct Introduction {
@@ -71,8 +74,8 @@ impl Introduction {
             },
             limits: Limits {
                 max_opened: MAX_STREAMS,
-                growth: self.growth.of_tenant("\u{0}nodes"),
-                waiting: self.waiting.of_tenant("\u{0}nodes"),
+                growth: self.growth.of_tenant(ACCOUNT),
+                waiting: self.waiting.of_tenant(ACCOUNT),
                 ..Limits::default()
             },
         }

@@ -331,6 +331,11 @@ impl Agents {
         }
     }
 
+    /// What tells this process of the node from others: random.
+    pub(crate) fn instance(&self) -> [u8; 16] {
+        self.node.instance
+    }
+
     /// What windows of sessions may grow by, and what may wait in them.
     pub(crate) fn memory(&self) -> (GrowthBudget, GrowthBudget) {
         (self.growth.clone(), self.waiting.clone())

@@ -53,7 +53,7 @@ impl Membership {
     pub(crate) async fn join(self, peer: &Peer, node: &Node) -> io::Result<Joined> {
         let instance = Instance {
             node: node.name.clone(),
-            process: fastrand::u128(..).to_be_bytes(),
+            process: node.agents.instance(),
         };
         let (growth, waiting) = node.agents.memory();
         let introduction = Introduction {

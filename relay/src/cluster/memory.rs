@@ -1,10 +1,9 @@
 //! The registry of nodes in one process: for tests, and a model of what the others must do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use std::collections::HashMap;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -22,7 +21,7 @@ pub(crate) struct MemoryRegistry {
 struct Shared {
     entries: Mutex<BTreeMap<Instance, (Entry, Instant)>>,
     hints: Mutex<Vec<Arc<Notify>>>,
-    down: std::sync::atomic::AtomicBool,
+    down: AtomicBool,
 }
 
 impl Clone for MemoryRegistry {
@@ -45,9 +44,7 @@ impl Clone for MemoryRegistry {
 impl MemoryRegistry {
     /// From now on nobody reaches it, or everybody again.
     pub(crate) fn set_down(&self, down: bool) {
-        self.shared
-            .down
-            .store(down, std::sync::atomic::Ordering::Relaxed);
+        self.shared.down.store(down, Ordering::Relaxed);
     }
 
     /// Forgets everything, as an engine that was started anew.
@@ -63,7 +60,7 @@ impl MemoryRegistry {
     }
 
     fn reach(&self) -> Result<(), RegistryError> {
-        match self.shared.down.load(std::sync::atomic::Ordering::Relaxed) {
+        match self.shared.down.load(Ordering::Relaxed) {
             true => Err(RegistryError::Engine("down".into())),
             false => Ok(()),
         }
