@@ -5,39 +5,27 @@ use std::time::Duration;
 
 use culvert_tests::cluster::Cluster;
 use culvert_tests::issuer::{OTHER_CALLER, world};
-use culvert_tests::stack::caller_token;
+use culvert_tests::stack::{POLICY, caller_token};
 use culvert_tests::wait::until;
 use culvert_tests::way::Way;
 use culvert_tests::{Curl, Http, Nginx, Stack};
 
 const NAMES: &str = "mode = [\"http\", \"connect\"]\nconnect = [\"vcenter.sddc.local:443\"]";
 
-const POLICY: &str = r#"
-version = 1
-
-[[rule]]
-id = "everything-of-acme"
-action = "allow"
-path = ["/**"]
-caller = ["caller-acme"]
-
+/// Beside what the policy of all tests allows.
+const WAY: &str = r#"
 [[rule]]
 id = "the-way"
 action = "allow"
 mode = ["connect"]
 caller = ["caller-acme"]
-
-[[rule]]
-id = "nothing-forbidden"
-action = "deny"
-path = ["/forbidden/**"]
 "#;
 
 fn cluster(relays: usize, nginx: &Nginx) -> Cluster {
     let options = Stack::options()
         .endpoint("vcenter", &nginx.url())
         .endpoint_settings(NAMES)
-        .policy(POLICY)
+        .policy(&format!("{POLICY}{WAY}"))
         .sessions(2);
     Cluster::start(relays, options)
 }

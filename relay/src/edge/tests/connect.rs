@@ -3,7 +3,7 @@
 use culvert_http::Alpn;
 use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::head::{BodyLength, Head, Mode, Refusal};
-use culvert_session::{Item, StreamError};
+use culvert_session::{Item, Stream, StreamError};
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -13,15 +13,28 @@ use tokio::time::timeout;
 
 use super::rig::{Reply, Rig, SOON, read_body, response, show};
 
-const NAME: &str = "vcenter.sddc.local:443";
+pub(super) const NAME: &str = "vcenter.sddc.local:443";
 
-fn bearer(rig: &Rig) -> String {
+pub(super) fn bearer(rig: &Rig) -> String {
     format!("Proxy-Authorization: Bearer {}\r\n", rig.token(json!({})))
 }
 
 /// A CONNECT by HTTP/1.1.
-fn connect(target: &str, fields: &str) -> String {
+pub(super) fn connect(target: &str, fields: &str) -> String {
     format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{fields}\r\n")
+}
+
+/// A way that is open, from both ends.
+pub(super) async fn way(rig: &Rig, agent: &mut super::rig::FakeAgent) -> (DuplexStream, Stream) {
+    let mut caller = rig.connect(Alpn::Http1);
+    let request = connect(NAME, &bearer(rig));
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    let opened = response(200, &[], BodyLength::Unknown);
+    stream.send.send_head(&opened).await.unwrap();
+    let answer = read_head(&mut caller).await;
+    assert!(answer.starts_with("http/1.1 200 "), "{answer}");
+    (caller, stream)
 }
 
 /// The head of an answer, and nothing behind it.

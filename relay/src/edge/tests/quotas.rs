@@ -9,10 +9,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout};
 
-use super::connect::read_head;
+use super::connect::{NAME, read_head, way};
 use super::rig::{HOST, Rig, SOON, read_body, response};
-
-const NAME: &str = "vcenter.sddc.local:443";
 
 #[tokio::test]
 async fn a_call_above_the_quota_gets_429_and_the_next_one_passes() {
@@ -155,16 +153,7 @@ async fn a_body_goes_at_the_tenants_rate_and_its_caller_is_not_called_slow() {
 async fn what_passes_through_a_connect_goes_at_the_tenants_rate_too() {
     let rig = slow();
     let mut agent = rig.agent_with_names("vc", &[NAME]).await;
-    let request = format!(
-        "CONNECT {NAME} HTTP/1.1\r\nHost: {NAME}\r\nProxy-Authorization: Bearer {}\r\n\r\n",
-        rig.token(json!({}))
-    );
-    let mut caller = rig.connect(Alpn::Http1);
-    caller.write_all(request.as_bytes()).await.unwrap();
-    let (_, mut stream) = agent.accept().await;
-    let opened = response(200, &[], BodyLength::Unknown);
-    stream.send.send_head(&opened).await.unwrap();
-    read_head(&mut caller).await;
+    let (caller, mut stream) = way(&rig, &mut agent).await;
     let start = Instant::now();
     let (mut from, mut to) = tokio::io::split(caller);
     let sending = async {

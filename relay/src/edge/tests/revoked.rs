@@ -11,11 +11,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::connect::read_head;
+use super::connect::{NAME, bearer, connect, read_head, way};
 use super::rig::{HOST, Reply, Rig, SOON, response, tenant};
 use crate::revocations::{Revocation, RevocationId, Scope};
-
-const NAME: &str = "vcenter.sddc.local:443";
 
 /// Revokes, as the node would; says which revocation and how many calls it ended.
 pub(super) fn revoke(rig: &Rig, scope: Scope) -> (RevocationId, usize) {
@@ -222,16 +220,7 @@ async fn a_caller_that_takes_nothing_does_not_keep_a_revoked_call() {
 async fn a_way_through_is_cut_and_no_other_is_opened() {
     let rig = Rig::new();
     let mut agent = rig.agent_with_names("vc", &[NAME]).await;
-    let request = format!(
-        "CONNECT {NAME} HTTP/1.1\r\nHost: {NAME}\r\nProxy-Authorization: Bearer {}\r\n\r\n",
-        rig.token(json!({}))
-    );
-    let mut caller = rig.connect(Alpn::Http1);
-    caller.write_all(request.as_bytes()).await.unwrap();
-    let (_, mut stream) = agent.accept().await;
-    let opened = response(200, &[], BodyLength::Unknown);
-    stream.send.send_head(&opened).await.unwrap();
-    assert!(read_head(&mut caller).await.starts_with("http/1.1 200 "));
+    let (mut caller, mut stream) = way(&rig, &mut agent).await;
     revoke(&rig, endpoint("vc"));
     let mut rest = Vec::new();
     timeout(SOON, caller.read_to_end(&mut rest))
@@ -242,6 +231,7 @@ async fn a_way_through_is_cut_and_no_other_is_opened() {
     timeout(SOON, stream.recv_ended()).await.unwrap();
 
     let mut caller = rig.connect(Alpn::Http1);
+    let request = connect(NAME, &bearer(&rig));
     caller.write_all(request.as_bytes()).await.unwrap();
     assert!(read_head(&mut caller).await.starts_with("http/1.1 403 "));
     assert!(agent.is_untouched().await);

@@ -1,0 +1,128 @@
+//! Kinds of calls on such a connection: bodies, consoles, SOAP.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_breaks_off_never_ends_cleanly() {
+    let mut agent = Terminating::new(RULES).await;
+    let (mut caller, mut upstream) = agent.under_way("GET /api/half", "").await;
+    upstream
+        .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        .await;
+    drop(upstream);
+    let mut all = Vec::new();
+    let ended = caller.read_to_end(&mut all).await;
+    assert!(ended.is_err(), "no close_notify");
+    assert!(!all.ends_with(b"0\r\n\r\n"));
+    drop(caller);
+    assert_eq!(agent.lines().await[0]["outcome"], "truncated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_caller_is_let_go() {
+    let agent = Terminating::new(RULES).await;
+    // No ClientHello, and no request.
+    let mut silent = agent.way().await;
+    let mut idle = agent.http1().await;
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(
+        silent.recv.item().await,
+        Err(StreamError::Reset(_))
+    ));
+    assert_eq!(
+        begun.elapsed().as_secs(),
+        60,
+        "timeouts.tls of the endpoint"
+    );
+    assert!(!matches!(idle.read(&mut [0; 1]).await, Ok(1..)));
+    let lines = agent.lines().await;
+    assert_eq!(lines.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_inside_carries_bytes_until_either_side_goes() {
+    let rules = format!(
+        "{RULES}[[rule]]\nid = \"console\"\naction = \"allow\"\npath = [\"/ticket/**\"]\n\
+         upgrade = [\"websocket\"]\n"
+    );
+    let mut agent = Terminating::new(&rules).await;
+    for upstream_goes in [false, true] {
+        let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let (mut caller, mut upstream) = agent.under_way("GET /ticket/1", fields).await;
+        upstream
+            .send(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+            )
+            .await;
+        let (head, _) = read_answer(&mut caller).await;
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        assert!(head.contains("culvert-call: "), "{head}");
+        let mut upstream = upstream.into_io();
+        caller.write_all(b"ping").await.unwrap();
+        let mut word = [0; 4];
+        upstream.read_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"ping");
+        upstream.write_all(b"pong").await.unwrap();
+        upstream.flush().await.unwrap();
+        caller.read_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"pong");
+        if upstream_goes {
+            drop(upstream);
+            let mut rest = Vec::new();
+            let _ = caller.read_to_end(&mut rest).await;
+            assert!(rest.is_empty());
+        } else {
+            drop(caller);
+            let gone = upstream.read(&mut word).await;
+            assert!(!matches!(gone, Ok(1..)), "{gone:?}");
+        }
+    }
+    let lines = agent.lines().await;
+    let upgrades = lines.iter().filter(|line| line["upgrade"] == "websocket");
+    assert!(
+        upgrades
+            .clone()
+            .all(|line| line["bytes_in"] == 4 && line["bytes_out"] == 4)
+    );
+    assert_eq!(upgrades.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_soap_call_gets_a_fault() {
+    let rules = format!(
+        "{RULES}[[rule]]\nid = \"soap\"\naction = \"allow\"\npath = [\"/sdk\"]\n\
+         soap_op = [\"CurrentTime\"]\n"
+    );
+    let mut agent = Terminating::new(&rules).await;
+    let mut caller = agent.http1().await;
+    let call = |operation: &str| {
+        let body = format!(
+            "<soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\">\
+             <soapenv:Body><{operation} xmlns=\"urn:vim25\"/></soapenv:Body></soapenv:Envelope>"
+        );
+        let fields = format!(
+            "Content-Type: text/xml\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        request("POST /sdk", &fields) + &body
+    };
+    caller
+        .write_all(call("Destroy_Task").as_bytes())
+        .await
+        .unwrap();
+    let (head, body) = read_answer(&mut caller).await;
+    assert!(head.starts_with("http/1.1 500 "), "{head}");
+    assert!(body.contains("NoPermission"), "{body}");
+    agent.tunnel.assert_untouched();
+    caller
+        .write_all(call("CurrentTime").as_bytes())
+        .await
+        .unwrap();
+    let mut upstream = agent.tunnel.connection().await;
+    let seen = upstream.request().await.unwrap();
+    assert!(seen.starts_with("POST /sdk "), "{seen}");
+    upstream.send(HELLO).await;
+    read_answer(&mut caller).await;
+}
