@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminError, Desk};
 use crate::audit::Audit;
-use crate::connect::{self, Link, LiveSessions, SOFTWARE};
+use crate::connect::{Link, LiveSessions, SOFTWARE, Slot};
 use crate::diagnose::Diagnosis;
 use crate::drain::drain;
 use crate::register;
@@ -172,7 +172,7 @@ impl App {
             live,
         });
         let slots: Vec<_> = (0..self.config.relay.sessions)
-            .map(|_| tokio::spawn(connect::keep(link.clone())))
+            .map(|number| tokio::spawn(Slot::new(link.clone(), number).keep()))
             .collect();
         tracing::info!(
             relay = %self.config.relay.url,
@@ -304,6 +304,7 @@ fn session_config(config: &AgentConfig) -> Result<mux::Config, RunError> {
             max_streams: config.limits.streams_per_session,
             initial_window: 256 * 1024,
             lane: None,
+            slot: None,
         },
         limits: Limits {
             // Calls that came and wait for a task of theirs: as many as there may be.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use culvert_identity::AccessToken;
 use culvert_proto::code::GoawayCode;
-use culvert_proto::control::{Control, Offer};
+use culvert_proto::control::{self, Control, LaneId, Offer};
 use culvert_proto::mux;
 use culvert_session::backoff::Backoff;
 use culvert_session::dial::{DialError, DialTarget, dial};
@@ -86,7 +86,14 @@ enum Lost {
     Nothing,
     #[error("the relay node {0} has a session of this agent already")]
     SameNode(Arc<str>),
-    #[error("the relay asks for another session ({code})")]
+    #[error(
+        "the relay asks for another session ({code}{})",
+        if *code == GoawayCode::Replaced {
+            ": it has a newer one of this process, with which this one does not compete"
+        } else {
+            ""
+        }
+    )]
     Draining {
         code: GoawayCode,
         retry_after: Duration,
@@ -136,69 +143,178 @@ fn is_replaced(error: &SessionError) -> bool {
     )
 }
 
-/// Keeps one session up until the agent stops: dials, registers, serves, and dials again.
-pub(crate) async fn keep(link: Arc<Link>) {
-    let mut backoff = Backoff::new();
-    let mut quiet = Quiet::default();
-    let mut draining: Option<Running> = None;
-    let mut same_node = 0;
-    loop {
-        let lost = tokio::select! {
-            () = link.stop.cancelled() => return,
-            lost = attempt(&link, same_node >= SPREAD_TRIES) => lost,
-        };
-        same_node = match &lost {
-            Err(Lost::SameNode(_)) => same_node + 1,
-            _ => 0,
-        };
-        let lost = match lost {
-            Err(lost) => lost,
-            Ok(mut running) => {
-                let since = Instant::now();
-                link.live.note_trouble(None);
-                if let Some(earlier) = draining.take() {
-                    earlier.replace();
-                }
-                let lost = loop {
-                    tokio::select! {
-                        () = link.stop.cancelled() => return,
-                        lost = &mut running.lost => break lost,
-                        () = sleep(LOOK_AGAIN.mul_f64(1.0 + fastrand::f64())), if running.shares => {
-                            if let Ok(elsewhere) = attempt(&link, false).await {
-                                std::mem::replace(&mut running, elsewhere).replace();
-                            }
-                        }
-                    }
-                };
-                // A relay that takes sessions only to drop them is not dialled ever faster.
-                if since.elapsed() >= STEADY {
-                    backoff.reset();
-                }
-                draining = Some(running);
-                lost.unwrap_or(Lost::Session(SessionError::Aborted))
-            }
-        };
-        if lost.blames_the_token() {
-            (link.renew)();
-        }
-        let wait = match lost.floor() {
-            Some(floor) => backoff.next_delay_after(Some(floor)),
-            None => backoff.next_delay().min(link.reconnect),
-        };
-        link.live.note_trouble(Some(lost.to_string()));
-        quiet.say(&lost, backoff.attempts(), wait);
-        tokio::select! {
-            () = link.stop.cancelled() => return,
-            () = sleep(wait) => {}
-        }
-    }
+/// One of the sessions that the agent wants to hold.
+pub(crate) struct Slot {
+    link: Arc<Link>,
+    /// Tells it from the others, from 0.
+    number: u8,
+    /// Its earlier sessions that go on for their calls.
+    earlier: Vec<Session>,
 }
 
-/// Makes a session with a relay node; `may_share`: even with one that another slot has a session with.
-async fn attempt(link: &Arc<Link>, may_share: bool) -> Result<Running, Lost> {
-    let token = token(link.tokens.clone()).await;
-    let io = dial(&link.target, token.expose(), SOFTWARE).await?;
-    begin(link, io, token, may_share).await
+impl Slot {
+    pub(crate) fn new(link: Arc<Link>, number: u8) -> Self {
+        Self {
+            link,
+            number,
+            earlier: Vec::new(),
+        }
+    }
+
+    /// Keeps a session up until the agent stops: dials, registers, serves, and dials again.
+    pub(crate) async fn keep(mut self) {
+        let link = self.link.clone();
+        let mut backoff = Backoff::new();
+        let mut quiet = Quiet::default();
+        let mut draining: Option<Running> = None;
+        let mut same_node = 0;
+        loop {
+            let lost = tokio::select! {
+                () = link.stop.cancelled() => return,
+                lost = self.attempt(same_node >= SPREAD_TRIES) => lost,
+            };
+            same_node = match &lost {
+                Err(Lost::SameNode(_)) => same_node + 1,
+                _ => 0,
+            };
+            let lost = match lost {
+                Err(lost) => lost,
+                Ok(mut running) => {
+                    let since = Instant::now();
+                    link.live.note_trouble(None);
+                    if let Some(earlier) = draining.take() {
+                        earlier.replace();
+                    }
+                    let lost = loop {
+                        tokio::select! {
+                            () = link.stop.cancelled() => return,
+                            lost = &mut running.lost => break lost,
+                            () = sleep(LOOK_AGAIN.mul_f64(1.0 + fastrand::f64())), if running.shares => {
+                                if let Ok(elsewhere) = self.attempt(false).await {
+                                    std::mem::replace(&mut running, elsewhere).replace();
+                                }
+                            }
+                        }
+                    };
+                    // A relay that takes sessions only to drop them is not dialled ever faster.
+                    if since.elapsed() >= STEADY {
+                        backoff.reset();
+                    }
+                    draining = Some(running);
+                    lost.unwrap_or(Lost::Session(SessionError::Aborted))
+                }
+            };
+            if lost.blames_the_token() {
+                (link.renew)();
+            }
+            let wait = match lost.floor() {
+                Some(floor) => backoff.next_delay_after(Some(floor)),
+                None => backoff.next_delay().min(link.reconnect),
+            };
+            link.live.note_trouble(Some(lost.to_string()));
+            quiet.say(&lost, backoff.attempts(), wait);
+            tokio::select! {
+                () = link.stop.cancelled() => return,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Makes a session with a relay node; `may_share`: even with one that another slot has a session
+    /// with.
+    async fn attempt(&mut self, may_share: bool) -> Result<Running, Lost> {
+        let token = token(self.link.tokens.clone()).await;
+        let io = dial(&self.link.target, token.expose(), SOFTWARE).await?;
+        self.begin(io, token, may_share).await
+    }
+
+    /// How the next session of the slot greets.
+    fn greeting(&mut self) -> (mux::Config, Option<LaneId>) {
+        let (mut config, lane_id) = lanes::first(&self.link);
+        self.earlier.retain(Session::is_open);
+        config.hello.slot = Some(control::Slot {
+            number: self.number,
+            older_lives: !self.earlier.is_empty(),
+        });
+        (config, lane_id)
+    }
+
+    /// Registers over a new connection; from then on a task of its own looks after the session,
+    /// which goes on for its calls while the slot already dials the next one.
+    async fn begin<IO>(
+        &mut self,
+        io: WebSocketIo<IO>,
+        token: AccessToken,
+        may_share: bool,
+    ) -> Result<Running, Lost>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (config, lane_id) = self.greeting();
+        let link = &self.link;
+        let (session, incoming, controls) = Session::spawn(io, config);
+        let hello = timeout(GREETING_TIMEOUT, session.ready())
+            .await
+            .map_err(|_| Lost::Greeting)??;
+        let node: Arc<str> = hello.name.escape_debug().to_string().into();
+        let Some(choice) = link.live.choose(hello.instance, may_share) else {
+            session.close(GoawayCode::Drain, "another node is wanted");
+            return Err(Lost::SameNode(node));
+        };
+        let shares = choice.shared;
+        if shares {
+            tracing::warn!(
+                relay = &*node,
+                "two sessions are with one relay node: if it fails, both are lost"
+            );
+        }
+        let (registered, on_registered) = oneshot::channel();
+        let (lost, on_lost) = oneshot::channel();
+        let replaced = CancellationToken::new();
+        let keeper = Keeper {
+            link: link.clone(),
+            node: node.clone(),
+            session: session.clone(),
+            token,
+            replaced: replaced.clone(),
+            registered: Some(registered),
+            lost: Some((lost, choice)),
+            notices: 0,
+        };
+        tokio::spawn(keeper.run(incoming, controls));
+        match timeout(ANSWER_TIMEOUT, on_registered).await {
+            Ok(Ok(0)) => {
+                session.close(GoawayCode::Drain, "nothing is registered");
+                Err(Lost::Nothing)
+            }
+            Ok(Ok(_)) => {
+                if let Some(id) = lane_id {
+                    let lanes = Lanes {
+                        link: link.clone(),
+                        session: session.clone(),
+                        id,
+                        relay: hello,
+                        node,
+                    };
+                    tokio::spawn(lanes.keep());
+                }
+                self.earlier.push(session.clone());
+                Ok(Running {
+                    session,
+                    lost: on_lost,
+                    replaced,
+                    shares,
+                })
+            }
+            Ok(Err(_)) => Err(on_lost
+                .await
+                .unwrap_or(Lost::Session(SessionError::Aborted))),
+            Err(_) => {
+                session.close(GoawayCode::Timeout, "no answer to the registration");
+                Err(Lost::Registration)
+            }
+        }
+    }
 }
 
 /// Says why there is no session: aloud when it is news, and now and then while it lasts.
@@ -211,7 +327,8 @@ impl Quiet {
     fn say(&mut self, lost: &Lost, attempts: u32, wait: Duration) {
         let retry_s = wait.as_secs_f32();
         let text = lost.to_string();
-        if matches!(lost, Lost::Draining { .. }) {
+        let replaced = Some(REPLACED_WAIT) == lost.floor();
+        if matches!(lost, Lost::Draining { .. }) && !replaced {
             tracing::info!(retry_s, "{text}");
         } else if matches!(lost, Lost::SameNode(_)) {
             tracing::debug!(retry_s, "{text}");
@@ -264,81 +381,6 @@ impl Running {
     fn replace(self) {
         self.session.drain(Duration::ZERO);
         self.replaced.cancel();
-    }
-}
-
-/// Registers over a new connection; from then on a task of its own looks after the session,
-/// which goes on for its calls while the slot already dials the next one.
-async fn begin<IO>(
-    link: &Arc<Link>,
-    io: WebSocketIo<IO>,
-    token: AccessToken,
-    may_share: bool,
-) -> Result<Running, Lost>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (config, lane_id) = lanes::first(link);
-    let (session, incoming, controls) = Session::spawn(io, config);
-    let hello = timeout(GREETING_TIMEOUT, session.ready())
-        .await
-        .map_err(|_| Lost::Greeting)??;
-    let node: Arc<str> = hello.name.escape_debug().to_string().into();
-    let Some(choice) = link.live.choose(hello.instance, may_share) else {
-        session.close(GoawayCode::Drain, "another node is wanted");
-        return Err(Lost::SameNode(node));
-    };
-    let shares = choice.shared;
-    if shares {
-        tracing::warn!(
-            relay = &*node,
-            "two sessions are with one relay node: if it fails, both are lost"
-        );
-    }
-    let (registered, on_registered) = oneshot::channel();
-    let (lost, on_lost) = oneshot::channel();
-    let replaced = CancellationToken::new();
-    let keeper = Keeper {
-        link: link.clone(),
-        node: node.clone(),
-        session: session.clone(),
-        token,
-        replaced: replaced.clone(),
-        registered: Some(registered),
-        lost: Some((lost, choice)),
-        notices: 0,
-    };
-    tokio::spawn(keeper.run(incoming, controls));
-    match timeout(ANSWER_TIMEOUT, on_registered).await {
-        Ok(Ok(0)) => {
-            session.close(GoawayCode::Drain, "nothing is registered");
-            Err(Lost::Nothing)
-        }
-        Ok(Ok(_)) => {
-            if let Some(id) = lane_id {
-                let lanes = Lanes {
-                    link: link.clone(),
-                    session: session.clone(),
-                    id,
-                    relay: hello,
-                    node,
-                };
-                tokio::spawn(lanes.keep());
-            }
-            Ok(Running {
-                session,
-                lost: on_lost,
-                replaced,
-                shares,
-            })
-        }
-        Ok(Err(_)) => Err(on_lost
-            .await
-            .unwrap_or(Lost::Session(SessionError::Aborted))),
-        Err(_) => {
-            session.close(GoawayCode::Timeout, "no answer to the registration");
-            Err(Lost::Registration)
-        }
     }
 }
 
@@ -422,12 +464,21 @@ impl Keeper {
             }
             SessionEvent::Control(Control::Notice { code, text }) => {
                 self.notices = self.notices.saturating_add(1);
-                let (code, text) = (code.map(|code| code.as_str()), text.escape_debug());
-                if self.notices <= MAX_NOTICES {
-                    tracing::warn!(relay, code, %text, "the relay says");
-                } else {
-                    tracing::debug!(relay, code, %text, "the relay says");
+                let (code, text) = (
+                    code.map(|code| code.as_str()),
+                    text.escape_debug().to_string(),
+                );
+                match code {
+                    // Without a code nothing is wrong.
+                    None if self.notices <= MAX_NOTICES => {
+                        tracing::info!(relay, text, "the relay says")
+                    }
+                    Some(code) if self.notices <= MAX_NOTICES => {
+                        tracing::warn!(relay, code, text, "the relay says");
+                    }
+                    _ => tracing::debug!(relay, code, text, "the relay says"),
                 }
+                live.on_notice(text);
             }
             SessionEvent::Control(control) => tracing::warn!(
                 target: "culvert::security",

@@ -122,6 +122,7 @@ async fn agent(
             max_streams: 4096,
             initial_window: 256 << 10,
             lane: None,
+            slot: None,
         },
         limits: Limits {
             backlog: 4096,

@@ -29,6 +29,19 @@ pub struct Hello {
     /// Of a dialer: which connection this is of a session that may have several. Counts only
     /// where both sides name the feature [`LANES`](crate::mux::LANES).
     pub lane: Option<Lane>,
+    /// Of an agent: whose place the session takes, if a relay node has an older one.
+    pub slot: Option<Slot>,
+}
+
+/// Which of the sessions that an agent wants to hold at once a session is: on one relay node, a
+/// newer one of the same process with the same number takes the place of the older one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// The number, from 0.
+    pub number: u8,
+    /// Whether an older session with this number goes on for its calls. Otherwise the agent knows
+    /// of none: what the relay still believes to be one is dead.
+    pub older_lives: bool,
 }
 
 /// Id of a session that may have several connections: random, chosen by its dialer.

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::code::{ErrorCode, GoawayCode};
-use crate::control::{Control, Hello, Lane, Offer, Registration};
+use crate::control::{Control, Hello, Lane, Offer, Registration, Slot};
 use crate::frame::Kind;
 use crate::heads::{mode_from, mode_number};
 use crate::limits::{
@@ -26,6 +26,7 @@ mod tag {
     pub(super) const MAX_STREAMS: u8 = 0x06;
     pub(super) const WINDOW: u8 = 0x07;
     pub(super) const LANE: u8 = 0x08;
+    pub(super) const SLOT: u8 = 0x09;
     // REGISTER, REGISTERED.
     pub(super) const REQUEST: u8 = 0x01;
     pub(super) const ENTRY: u8 = 0x02;
@@ -66,6 +67,9 @@ pub fn encode_hello(hello: &Hello, out: &mut BytesMut) {
         value[1..].copy_from_slice(&id);
         put_field(out, tag::LANE, &value);
     }
+    if let Some(slot) = hello.slot {
+        put_field(out, tag::SLOT, &[slot.number, u8::from(slot.older_lives)]);
+    }
 }
 
 fn lane_from(value: &Bytes) -> Result<Lane, Malformed> {
@@ -74,6 +78,17 @@ fn lane_from(value: &Bytes) -> Result<Lane, Malformed> {
         0 => Ok(Lane::First(id)),
         1 => Ok(Lane::Joins(id)),
         _ => malformed("a lane that is neither the first nor one that joins"),
+    }
+}
+
+fn slot_from(value: &Bytes) -> Result<Slot, Malformed> {
+    let [number, older] = array(value, "a slot has two bytes")?;
+    match older {
+        0 | 1 => Ok(Slot {
+            number,
+            older_lives: older == 1,
+        }),
+        _ => malformed("a slot whose older session neither lives nor does not"),
     }
 }
 
@@ -98,7 +113,7 @@ pub fn decode_versions(from: Bytes) -> Result<(u16, u16), Malformed> {
 pub fn decode_hello(from: Bytes) -> Result<Hello, Malformed> {
     let (min_version, max_version) = decode_versions(from.clone())?;
     let (mut features, mut name, mut instance, mut software) = (0, None, None, String::new());
-    let (mut max_streams, mut window, mut lane) = (None, None, None);
+    let (mut max_streams, mut window, mut lane, mut slot) = (None, None, None, None);
     let mut fields = Fields::new(from);
     while let Some((tag, value)) = fields.take()? {
         match tag {
@@ -109,6 +124,7 @@ pub fn decode_hello(from: Bytes) -> Result<Hello, Malformed> {
             tag::MAX_STREAMS => max_streams = Some(u32_of(&value)?),
             tag::WINDOW => window = Some(u32_of(&value)?),
             tag::LANE => lane = Some(lane_from(&value)?),
+            tag::SLOT => slot = Some(slot_from(&value)?),
             _ => {}
         }
     }
@@ -123,6 +139,7 @@ pub fn decode_hello(from: Bytes) -> Result<Hello, Malformed> {
         max_streams: max_streams.ok_or(MISSING)?,
         initial_window: window.ok_or(MISSING)?,
         lane,
+        slot,
     })
 }
 

@@ -360,6 +360,18 @@ impl<S: Target> Directory<S> {
         served.map(|(endpoint, _)| endpoint.clone()).collect()
     }
 
+    /// The sessions of this node that serve an endpoint.
+    pub(crate) fn sessions_here(
+        &self,
+        tenant: &TenantName,
+        endpoint: &EndpointName,
+    ) -> Vec<SessionId> {
+        let tenants = self.read();
+        let found = tenants.find(tenant, endpoint, self.memory);
+        let here = found.map_or(&[][..], |found| &found.sessions[..found.here]);
+        here.iter().map(|served| served.id).collect()
+    }
+
     /// Every endpoint, those that are offline too, by tenant and name.
     pub fn list(&self) -> Vec<Listed> {
         let tenants = self.read();

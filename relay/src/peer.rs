@@ -71,6 +71,7 @@ impl Introduction {
                 max_streams,
                 initial_window: WINDOW,
                 lane: None,
+                slot: None,
             },
             limits: Limits {
                 max_opened: MAX_STREAMS,

@@ -3,13 +3,15 @@
 //! 1. [`handshake`] judges the request on [`PATH`]: a WebSocket handshake of ours, over TLS 1.3.
 //! 2. [`Agents::upgrade`] checks the token, finds room, and answers 101, or says why not.
 //! 3. [`keeper`] looks after the session until it ends: registration, renewal, expiry. A further
-//!    connection of a session that there is joins it instead ([`lanes`]).
+//!    connection of a session that there is joins it instead ([`lanes`]); a session of an agent that
+//!    comes back takes the place of its older one ([`places`]).
 //!
 //! A connection costs one task here and one in its driver; there are never more than the limit.
 
 mod handshake;
 mod keeper;
 mod lanes;
+mod places;
 mod registrations;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,8 +26,9 @@ use culvert_config::relay::RelayLimits;
 use culvert_http::Problem;
 use culvert_identity::{TokenError, VerifiedToken, Verifier};
 use culvert_proto::code::{ErrorCode, GoawayCode};
-use culvert_proto::control::Hello;
+use culvert_proto::control::{Control, Hello};
 use culvert_proto::growth::GrowthBudget;
+use culvert_proto::limits::MAX_REASON;
 use culvert_proto::mux;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_session::{Session, WebSocketIo};
@@ -35,10 +38,12 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use self::handshake::Handshake;
 use self::keeper::Keeper;
 use self::lanes::Joinable;
+use self::places::Places;
 use crate::directory::{Directory, SessionId};
 use crate::listener::Peer;
 use crate::metrics::{Metrics, Refused};
@@ -88,6 +93,7 @@ pub struct Agents {
     refusing: AtomicBool,
     live: Mutex<BTreeMap<SessionId, Arc<Record>>>,
     joinable: Joinable,
+    places: Places,
 }
 
 /// How the node introduces itself.
@@ -129,6 +135,8 @@ pub(crate) struct Record {
     pub(crate) peer: Peer,
     pub(crate) since: Instant,
     pub(crate) session: Session,
+    /// A newer session has its place: it ends with its last call.
+    pub(crate) replaced: CancellationToken,
     pub(crate) state: Mutex<RecordState>,
 }
 
@@ -141,11 +149,25 @@ pub(crate) struct RecordState {
     pub(crate) endpoints: Vec<EndpointName>,
     /// When the token expires, in seconds since the Unix epoch.
     pub(crate) token_expires: u64,
+    /// The session whose place it took.
+    pub(crate) replaces: Option<SessionId>,
+    /// The session that took its place.
+    pub(crate) replaced_by: Option<SessionId>,
+    /// When it was last told that others share its calls.
+    pub(crate) told_of_sharing: Option<Instant>,
 }
 
 impl Record {
     pub(crate) fn state(&self) -> MutexGuard<'_, RecordState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the agent something that asks nothing of it. What it does not read now, it misses.
+    fn inform(&self, mut text: String) {
+        text.truncate(text.floor_char_boundary(MAX_REASON));
+        let _ = self
+            .session
+            .send_control(&Control::Notice { code: None, text });
     }
 }
 
@@ -188,6 +210,7 @@ impl Agents {
             refusing: AtomicBool::new(false),
             live: Mutex::new(BTreeMap::new()),
             joinable: Joinable::new(limits.lanes_per_session),
+            places: Places::default(),
         })
     }
 
@@ -317,6 +340,7 @@ impl Agents {
                 max_streams: 0,
                 initial_window: WINDOW,
                 lane: None,
+                slot: None,
             },
             limits: culvert_proto::limits::Limits {
                 hello_timeout: self.patience,
@@ -414,6 +438,9 @@ impl Agents {
             hello: None,
             endpoints: Vec::new(),
             token_expires,
+            replaces: None,
+            replaced_by: None,
+            told_of_sharing: None,
         };
         let record = Arc::new(Record {
             id,
@@ -422,6 +449,7 @@ impl Agents {
             peer,
             since: Instant::now(),
             session: session.clone(),
+            replaced: CancellationToken::new(),
             state: Mutex::new(state),
         });
         self.live().insert(id, record.clone());

@@ -162,6 +162,7 @@ fn start(io: WebSocketIo<End>, side: Side) -> (Handles, JoinHandle<()>) {
             max_streams: 100,
             initial_window: 256 * 1024,
             lane: None,
+            slot: None,
         },
         limits: Limits {
             // Two full queues make more than one batch.

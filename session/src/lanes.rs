@@ -112,11 +112,11 @@ impl Lanes {
     }
 
     /// Asks the peer to open no more streams on any lane.
-    pub(crate) fn drain(&self, first: &Handle, retry_after: Duration) {
+    pub(crate) fn drain(&self, first: &Handle, code: GoawayCode, retry_after: Duration) {
         let joined = self.lock();
-        first.with(|core| core.mux.drain(retry_after));
+        first.with(|core| core.mux.drain_as(code, retry_after));
         for lane in &*joined {
-            lane.with(|core| core.mux.drain(retry_after));
+            lane.with(|core| core.mux.drain_as(code, retry_after));
         }
     }
 

@@ -162,7 +162,14 @@ impl Session {
     /// Begins a graceful end: the peer opens no more streams here, those that exist go on.
     /// `retry_after` is the time after which the peer may come back.
     pub fn drain(&self, retry_after: Duration) {
-        self.lanes.drain(&self.handle, retry_after);
+        self.lanes
+            .drain(&self.handle, GoawayCode::Drain, retry_after);
+    }
+
+    /// Begins the same end because a newer session has taken this one's place; the peer is told so.
+    pub fn make_way(&self) {
+        self.lanes
+            .drain(&self.handle, GoawayCode::Replaced, Duration::ZERO);
     }
 
     /// Ends the session now, with every stream on it. The peer is told `code` and `reason`.

@@ -37,6 +37,7 @@ fn hello(side: Side) -> Hello {
         max_streams: STREAMS + 1000,
         initial_window: WINDOW,
         lane: None,
+        slot: None,
     }
 }
 

@@ -308,6 +308,54 @@ fn an_agent_that_starts_before_its_relay_waits_for_it() {
 }
 
 /// A frozen program neither answers nor closes: only a timer can tell.
+/// The relay would believe in the dead session until its silence is noticed, and give it calls: the
+/// agent, which is back long before, says that it takes its own session's place.
+#[test]
+fn a_session_that_only_the_relay_believes_in_is_replaced_at_once() {
+    let (arrived, called) = mpsc::channel();
+    let upstream = Upstream::start(move |request, connection| {
+        if request.target() == "/held" {
+            let _ = arrived.send(());
+            connection.closed_within(LONG);
+            return Ok(Then::Close);
+        }
+        connection.read_body(request, |_| ())?;
+        connection.answer("200 OK", b"hello")
+    });
+    let options = Stack::options().endpoint("vcenter", &upstream.url());
+    let mut stack = options.over_wires().start();
+    let mut held = stack.call("/held").args(["--data", "x"]).start();
+    called.recv_timeout(LONG).unwrap();
+    stack.wires().strand(0);
+    let answer = held.head();
+    let first = stack.wires().opened();
+    assert_eq!((answer.status, first), (502, 2), "{answer:?}");
+    for _ in 0..20 {
+        // What is given to a dead session is not sent again: it may have been done.
+        let answer = stack.call("/").args(["--data", "x"]).ok();
+        assert_eq!(answer.status, 200, "{answer}");
+    }
+    let sessions = stack.admin("/api/v1/status").json()["sessions"].clone();
+    assert_eq!(sessions.as_array().unwrap().len(), 1, "{sessions}");
+    assert_eq!(sessions[0]["replaces"], 1, "{sessions}");
+    let metrics = stack.admin("/metrics").text();
+    let ends = "culvert_relay_session_ends_total{reason=";
+    assert!(
+        metrics.contains(&format!("{ends}\"replaced\"}} 1\n")),
+        "{metrics}"
+    );
+    assert!(
+        !metrics.contains(&format!("{ends}\"timeout\"}}")),
+        "{metrics}"
+    );
+    let notice = &stack.status()["sessions"][0]["notice"];
+    assert!(
+        notice.as_str().unwrap().contains("place of session 1"),
+        "{notice}"
+    );
+    stack.agent.assert_running();
+}
+
 #[test]
 fn a_frozen_agent_is_noticed_and_comes_back_when_it_thaws() {
     let (upstream, _closed) = stuck_upstream();

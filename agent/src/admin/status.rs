@@ -78,6 +78,9 @@ pub(crate) struct SessionStatus {
     pub(crate) calls: usize,
     /// Connections.
     pub(crate) lanes: usize,
+    /// What the relay said last that an operator should read.
+    #[serde(default)]
+    pub(crate) notice: Option<String>,
     /// What the relay said to the registration of each endpoint.
     pub(crate) registrations: Vec<Registered>,
 }
@@ -284,6 +287,7 @@ fn session(live: &LiveSession) -> SessionStatus {
         rtt_ms: session.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
         calls: session.stream_count(),
         lanes: session.lanes(),
+        notice: live.notice(),
         registrations: live.registered(),
     }
 }
@@ -332,6 +336,9 @@ impl fmt::Display for Status {
                 write!(line, ", {} lanes", session.lanes)?;
             }
             writeln!(f, "{line}")?;
+            if let Some(notice) = &session.notice {
+                writeln!(f, "    the relay says: {notice}")?;
+            }
             for result in &session.registrations {
                 if let Some(reason) = &result.refused {
                     writeln!(f, "    {} is refused: {reason}", result.endpoint)?;

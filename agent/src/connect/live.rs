@@ -45,12 +45,22 @@ pub(crate) struct LiveSession {
     pub(crate) node: Arc<str>,
     pub(crate) since: Instant,
     registered: Mutex<Vec<Registered>>,
+    notice: Mutex<Option<String>>,
 }
 
 impl LiveSession {
     /// What the relay said to the last registration.
     pub(crate) fn registered(&self) -> Vec<Registered> {
         lock(&self.registered).clone()
+    }
+
+    /// What the relay said last, fit for a log.
+    pub(crate) fn notice(&self) -> Option<String> {
+        lock(&self.notice).clone()
+    }
+
+    pub(super) fn on_notice(&self, text: String) {
+        *lock(&self.notice) = Some(text);
     }
 
     pub(super) fn on_registered(&self, results: &[Registered]) {
@@ -89,6 +99,7 @@ impl LiveSessions {
             node,
             since: Instant::now(),
             registered: Mutex::default(),
+            notice: Mutex::default(),
         });
         let mut sessions = lock(&self.sessions);
         sessions.retain(|live| live.session.is_open());

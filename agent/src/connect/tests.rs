@@ -37,6 +37,7 @@ pub(super) fn config(side: Side, name: &str) -> mux::Config {
         max_streams: 10,
         initial_window: 256 * 1024,
         lane: None,
+        slot: None,
     };
     mux::Config {
         side,
@@ -102,7 +103,9 @@ impl Agent {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let link = self.link.clone();
         let begun = tokio::spawn(async move {
-            begin(&link, WebSocketIo::dialer(near, vec![]), token("one"), true).await
+            let mut slot = Slot::new(link, 0);
+            slot.begin(WebSocketIo::dialer(near, vec![]), token("one"), true)
+                .await
         });
         (begun, far)
     }
@@ -334,7 +337,7 @@ async fn a_lost_session_is_replaced_by_itself_until_the_agent_stops() {
     let (server, identity, mut accepted) = relay(None).await;
     let url = format!("wss://localhost:{}", server.address.port());
     let agent = Agent::new(&url, &trust(&identity));
-    let slot = tokio::spawn(keep(agent.link.clone()));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 0).keep());
     for round in 0..3 {
         let (request, side) = accepted.recv().await.unwrap();
         assert!(
@@ -368,7 +371,7 @@ async fn a_token_that_the_relay_refuses_is_renewed() {
     let (mut server, identity, _accepted) = relay(Some(refuse)).await;
     let url = format!("wss://localhost:{}", server.address.port());
     let agent = Agent::new(&url, &trust(&identity));
-    let slot = tokio::spawn(keep(agent.link.clone()));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 0).keep());
     server.ended(2).await;
     assert!(agent.renewals.load(Ordering::Relaxed) >= 1);
     agent.link.stop.cancel();
@@ -381,7 +384,7 @@ async fn without_a_token_the_agent_waits_and_dials_once_it_has_one() {
     let url = format!("wss://localhost:{}", server.address.port());
     let agent = Agent::new(&url, &trust(&identity));
     agent.tokens.send_replace(None);
-    let slot = tokio::spawn(keep(agent.link.clone()));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 0).keep());
     tokio::task::yield_now().await;
     assert_eq!(server.connections(), 0);
     agent.tokens.send_replace(Some(token("late")));
@@ -389,4 +392,45 @@ async fn without_a_token_the_agent_waits_and_dials_once_it_has_one() {
     assert!(request.contains("Bearer late"), "{request}");
     agent.link.stop.cancel();
     slot.await.unwrap();
+}
+
+/// What a session says of its slot, so that the relay knows whose place it takes.
+#[tokio::test]
+async fn a_session_says_for_which_slot_it_is_and_whether_its_older_one_lives() {
+    let (server, identity, mut accepted) = relay(None).await;
+    let url = format!("wss://localhost:{}", server.address.port());
+    let agent = Agent::new(&url, &trust(&identity));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 1).keep());
+    let mut greeted = async || {
+        let (_, side) = accepted.recv().await.unwrap();
+        let slot = side.session.ready().await.unwrap().slot.unwrap();
+        assert_eq!(slot.number, 1);
+        (side, slot.older_lives)
+    };
+    let (first, older_lives) = greeted().await;
+    assert!(!older_lives);
+    first.session.drain(Duration::ZERO);
+    let (second, older_lives) = greeted().await;
+    assert!(older_lives, "make before break");
+    first.session.closed().await;
+    second.session.close(GoawayCode::Internal, "a bad day");
+    let (_third, older_lives) = greeted().await;
+    assert!(!older_lives);
+    agent.link.stop.cancel();
+    slot.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_relay_says_is_shown_to_operators() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    relay.register(&[]).await;
+    let _running = begun.await.unwrap().unwrap();
+    let text = "this session has taken the place of session 7".to_owned();
+    let notice = Control::Notice { code: None, text };
+    relay.session.send_control(&notice).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let said = agent.link.live.all()[0].notice().unwrap();
+    assert!(said.contains("the place of session 7"), "{said}");
 }

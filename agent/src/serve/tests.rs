@@ -165,6 +165,7 @@ fn config(side: Side) -> mux::Config {
         max_streams: 100,
         initial_window: 256 * 1024,
         lane: None,
+        slot: None,
     };
     mux::Config {
         side,

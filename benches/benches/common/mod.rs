@@ -92,6 +92,7 @@ pub fn config(side: Side) -> Config {
             max_streams: 100_000,
             initial_window: 256 * 1024,
             lane: None,
+            slot: None,
         },
         limits: Limits::default(),
     }

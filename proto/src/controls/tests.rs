@@ -16,6 +16,7 @@ fn hello() -> Hello {
         max_streams: 1024,
         initial_window: 0x4_0000,
         lane: None,
+        slot: None,
     }
 }
 
@@ -172,10 +173,38 @@ fn a_lane_that_is_none_is_refused() {
 }
 
 #[test]
+fn a_greeting_says_which_slot_it_is_for_in_these_bytes() {
+    for (number, older_lives, field) in [
+        (0, false, b"\x09\x02\x00\x00"),
+        (7, true, b"\x09\x02\x07\x01"),
+    ] {
+        let slot = Some(Slot {
+            number,
+            older_lives,
+        });
+        let (mut with, mut without) = (BytesMut::new(), BytesMut::new());
+        encode_hello(&Hello { slot, ..hello() }, &mut with);
+        encode_hello(&hello(), &mut without);
+        assert_eq!(with, [&without[..], &field[..]].concat());
+        assert_eq!(decode_hello(with.freeze()).unwrap().slot, slot);
+    }
+}
+
+#[test]
+fn a_slot_that_is_none_is_refused() {
+    for wrong in [&b""[..], &[0], &[0, 2], &[0, 0xff], &[0; 3]] {
+        let mut out = BytesMut::new();
+        encode_hello(&hello(), &mut out);
+        put_field(&mut out, 0x09, wrong);
+        assert!(decode_hello(out.freeze()).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
 fn a_greeting_of_a_later_version_can_be_read_as_far_as_it_concerns_us() {
     let mut out = BytesMut::new();
     encode_hello(&hello(), &mut out);
-    put_field(&mut out, 0x09, b"something new");
+    put_field(&mut out, 0x0a, b"something new");
     assert_eq!(decode_hello(out.freeze()), Ok(hello()));
     // Only the versions are the same for ever.
     assert_eq!(

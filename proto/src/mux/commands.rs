@@ -288,9 +288,14 @@ impl Mux {
     /// opens nevertheless are refused, which is safe to retry elsewhere. This side opens none
     /// either. Streams that exist go on.
     pub fn drain(&mut self, retry_after: Duration) {
+        self.drain_as(GoawayCode::Drain, retry_after);
+    }
+
+    /// Like [`drain`](Self::drain), for another reason.
+    pub fn drain_as(&mut self, code: GoawayCode, retry_after: Duration) {
         if !self.draining && self.ended.is_none() {
             self.draining = true;
-            self.announce(GoawayCode::Drain, retry_after);
+            self.announce(code, retry_after);
         }
     }
 

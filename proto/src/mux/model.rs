@@ -64,6 +64,7 @@ pub(super) fn hello(name: &str) -> Hello {
         max_streams: 1000,
         initial_window: 256 * 1024,
         lane: None,
+        slot: None,
     }
 }
 

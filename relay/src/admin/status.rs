@@ -90,6 +90,12 @@ pub(crate) struct SessionStatus {
     pub(crate) lanes: usize,
     /// Whether it takes no further calls.
     pub(crate) draining: bool,
+    /// The session of the same agent whose place it took.
+    #[serde(default)]
+    pub(crate) replaces: Option<u64>,
+    /// The session of the same agent that took its place; it ends with its last call.
+    #[serde(default)]
+    pub(crate) replaced_by: Option<u64>,
     /// Endpoints that are registered.
     pub(crate) endpoints: Vec<String>,
     /// When its token expires: seconds since the Unix epoch.
@@ -215,6 +221,8 @@ fn session(record: &Record) -> SessionStatus {
         calls: record.session.stream_count(),
         lanes: record.session.lanes(),
         draining: record.session.is_draining(),
+        replaces: state.replaces.map(|session| session.0),
+        replaced_by: state.replaced_by.map(|session| session.0),
         endpoints: state.endpoints.iter().map(ToString::to_string).collect(),
         token_expires: state.token_expires,
         sent: stats.sent,
@@ -256,8 +264,10 @@ impl fmt::Display for Status {
             if session.lanes > 1 {
                 write!(line, ", {} lanes", session.lanes)?;
             }
-            if session.draining {
-                line.push_str(", draining");
+            match session.replaced_by {
+                Some(newer) => write!(line, ", replaced by {newer}")?,
+                None if session.draining => line.push_str(", draining"),
+                None => {}
             }
             writeln!(f, "{line}: {}", session.endpoints.join(" "))?;
         }

@@ -17,6 +17,7 @@ use culvert_trust::LEEWAY;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::lanes::{self, Key, Place};
+use super::places;
 use super::registrations::Registrations;
 use super::{Agents, BOUND, Record};
 use crate::listener::Peer;
@@ -53,6 +54,8 @@ pub(crate) struct Keeper {
     allowance: Allowance,
     /// Under which further connections may join the session.
     key: Option<Key>,
+    /// Where it replaces an older session, and may be replaced.
+    place: Option<places::Key>,
     /// The agent drains: the session ends with its last call.
     leaving: bool,
 }
@@ -78,6 +81,7 @@ impl Keeper {
             registrations,
             allowance,
             key: None,
+            place: None,
             leaving: false,
         }
     }
@@ -102,6 +106,7 @@ impl Keeper {
                 peer = %self.record.peer.address,
                 "an agent is connected"
             );
+            self.place = places::Key::of(&self.record, &hello);
             self.record.state().hello = Some(hello);
             if let Some(key) = &self.key {
                 self.agents.joinable.offer(key, &self.record);
@@ -159,9 +164,10 @@ impl Keeper {
                     }
                     self.on_expiry();
                 }
+                () = self.record.replaced.cancelled(), if !self.leaving => self.leaving = true,
                 () = every_call_done(&self.session), if self.leaving => {
                     // Only this side knows when the last answer was read to its end.
-                    self.session.close(GoawayCode::Drain, "every call is done");
+                    self.session.close(self.farewell(), "every call is done");
                     return;
                 }
             }
@@ -197,6 +203,14 @@ impl Keeper {
         }
     }
 
+    /// Why a session without calls ends.
+    fn farewell(&self) -> GoawayCode {
+        match self.record.replaced.is_cancelled() {
+            true => GoawayCode::Replaced,
+            false => GoawayCode::Drain,
+        }
+    }
+
     fn on_register(&mut self, request: u32, offers: &[Offer]) {
         let results = self.registrations.offer(offers, &self.token);
         for result in &results {
@@ -210,6 +224,14 @@ impl Keeper {
             }
         }
         self.send(&Control::Registered { request, results });
+        let bound = self.registrations.bound();
+        if bound.is_empty() {
+            return;
+        }
+        if let Some(place) = &self.place {
+            self.agents.take_place(place, &self.record);
+        }
+        self.agents.tell_of_sharing(&self.record, bound);
     }
 
     /// A renewed token: of the same agent, or the session is over.
@@ -318,6 +340,9 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         if let Some(key) = &self.key {
             self.agents.joinable.withdraw(key, self.record.id);
+        }
+        if let Some(place) = &self.place {
+            self.agents.places.leave(place, self.record.id);
         }
         self.agents.leave(self.record.id);
     }

@@ -2,6 +2,7 @@
 
 mod expiry;
 mod lanes;
+mod places;
 mod quotas;
 mod registration;
 mod revoked;

@@ -56,6 +56,7 @@ pub fn config_with(side: Side, limits: Limits) -> mux::Config {
         max_streams: 1024,
         initial_window: WINDOW as u32,
         lane: None,
+        slot: None,
     };
     mux::Config {
         side,

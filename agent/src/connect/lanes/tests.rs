@@ -12,7 +12,7 @@ use culvert_session::upgrade::accept_key;
 use culvert_session::{Controls, Item, SessionEvent};
 use tokio::sync::mpsc;
 
-use super::super::keep;
+use super::super::Slot;
 use super::super::tests::{Agent, config, trust};
 use super::*;
 use crate::testing::{Connection, Identity, Server};
@@ -192,7 +192,7 @@ fn call() -> CallHead {
 async fn a_session_gets_as_many_connections_as_it_is_to_have_and_serves_calls_on_each() {
     let mut relay = Relay::start(GOOD).await;
     let agent = relay.agent(3);
-    let slot = tokio::spawn(keep(agent.link.clone()));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 0).keep());
     let (first, id) = relay.first().await;
     assert_eq!(first.features, LANES);
     let mut lanes = vec![first];
@@ -223,7 +223,7 @@ async fn a_session_gets_as_many_connections_as_it_is_to_have_and_serves_calls_on
 async fn an_agent_that_wants_one_connection_says_nothing_of_lanes() {
     let mut relay = Relay::start(GOOD).await;
     let agent = relay.agent(1);
-    let slot = tokio::spawn(keep(agent.link.clone()));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 0).keep());
     let first = relay.next().await;
     assert_eq!((first.lane, first.features), (None, 0));
     agent.link.stop.cancel();
@@ -234,7 +234,7 @@ async fn an_agent_that_wants_one_connection_says_nothing_of_lanes() {
 async fn a_lost_lane_is_dialled_again_and_the_session_goes_on() {
     let mut relay = Relay::start(GOOD).await;
     let agent = relay.agent(2);
-    let slot = tokio::spawn(keep(agent.link.clone()));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 0).keep());
     let (first, id) = relay.first().await;
     for _ in 0..3 {
         let lane = relay.next().await;
@@ -253,7 +253,7 @@ async fn a_lost_lane_is_dialled_again_and_the_session_goes_on() {
 async fn lanes_end_with_their_session_and_the_next_session_has_its_own() {
     let mut relay = Relay::start(GOOD).await;
     let agent = relay.agent(2);
-    let slot = tokio::spawn(keep(agent.link.clone()));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 0).keep());
     let (first, old) = relay.first().await;
     let lane = relay.next().await;
     first.session.close(GoawayCode::Internal, "a bad day");
@@ -310,7 +310,7 @@ async fn a_relay_without_the_feature_is_not_asked_for_lanes() {
     })
     .await;
     let agent = relay.agent(3);
-    let slot = tokio::spawn(keep(agent.link.clone()));
+    let slot = tokio::spawn(Slot::new(agent.link.clone(), 0).keep());
     let (first, _) = relay.first().await;
     first.session.close(GoawayCode::Internal, "a bad day");
     // The next connection is a session, not a lane.

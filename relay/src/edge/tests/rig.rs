@@ -284,6 +284,7 @@ fn config(side: Side, max_streams: u32) -> Config {
         max_streams,
         initial_window: 256 * 1024,
         lane: None,
+        slot: None,
     };
     Config {
         side,

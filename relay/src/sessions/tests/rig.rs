@@ -147,6 +147,7 @@ pub(crate) fn hello() -> Hello {
         max_streams: 100,
         initial_window: 256 * 1024,
         lane: None,
+        slot: None,
     }
 }
 
