@@ -95,7 +95,7 @@ async fn serve(tcp: TcpStream, node: Arc<Node>) {
         let (head, body) = request.into_parts();
         let body = Limited::new(body, MAX_BODY).collect();
         Ok::<_, Infallible>(match timeout(HEAD, body).await {
-            Ok(Ok(body)) => answer(&node, &Request::from_parts(head, body.to_bytes())),
+            Ok(Ok(body)) => answer(&node, &Request::from_parts(head, body.to_bytes())).await,
             Ok(Err(_)) | Err(_) => Refused::Body.response(),
         })
     });
@@ -110,8 +110,8 @@ async fn serve(tcp: TcpStream, node: Arc<Node>) {
 }
 
 /// Answers one request.
-pub(crate) fn answer(node: &Node, request: &Request<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = match route(node, request) {
+pub(crate) async fn answer(node: &Node, request: &Request<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = match route(node, request).await {
         Ok((status, kind, body)) => content(status, kind, body),
         Err(refused) => refused.response(),
     };
@@ -129,7 +129,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// Status, kind and text of an answer.
 type Found = (StatusCode, &'static str, String);
 
-fn route(node: &Node, request: &Request<Bytes>) -> Result<Found, Refused> {
+async fn route(node: &Node, request: &Request<Bytes>) -> Result<Found, Refused> {
     is_local(request.headers())?;
     let (path, method) = (request.uri().path(), request.method());
     let allowed = match path {
@@ -166,12 +166,16 @@ fn route(node: &Node, request: &Request<Bytes>) -> Result<Found, Refused> {
         }
         "/api/v1/openapi.json" => found(JSON, OPENAPI.into()),
         revocations::PATH if method == Method::POST => {
-            let added = revocations::add(node, request.headers(), request.body())?;
-            Ok((StatusCode::CREATED, JSON, json(&added)?))
+            let added = revocations::add(node, request.headers(), request.body()).await?;
+            let status = added.status(StatusCode::CREATED);
+            Ok((status, JSON, json(&added)?))
         }
         revocations::PATH => found(JSON, json(&revocations::list(node))?),
         _ => match revocations::id(path) {
-            Some(id) => found(JSON, json(&revocations::lift(node, id)?)?),
+            Some(id) => {
+                let lifted = revocations::lift(node, id).await?;
+                Ok((lifted.status(StatusCode::OK), JSON, json(&lifted)?))
+            }
             None => Err(Refused::NotFound),
         },
     }

@@ -179,11 +179,13 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     let joined = match (cluster, &config.peer) {
         (Some(membership), Some(peer)) => {
             let joining = membership.join(peer, &node).await;
-            Some(joining.map_err(|error| RunError::Listen {
+            let joined = joining.map_err(|error| RunError::Listen {
                 key: "listen.peer",
                 address: peer.listen,
                 error,
-            })?)
+            })?;
+            joined.hear_first().await;
+            Some(joined)
         }
         _ => None,
     };

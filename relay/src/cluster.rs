@@ -11,6 +11,8 @@
 //!
 //! An entry is a claim, not a permission: it can lead a call to a node of this cluster, which looks
 //! the tenant's endpoint up among its own sessions, and nowhere else.
+//!
+//! What operators [revoke](crate::revocations) on one node holds on all: [`withdrawals`].
 
 mod membership;
 #[cfg(test)]
@@ -19,11 +21,13 @@ mod redis;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod withdrawals;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -34,6 +38,7 @@ use crate::directory::{Directory, Service};
 use crate::metrics::{Metrics, RegistryWork};
 use crate::peer::{Link, Peers, Target};
 use crate::place::Place;
+use crate::revocations::Revocations;
 
 /// How often the registry is read without a hint.
 const READ_INTERVAL: Duration = Duration::from_secs(3);
@@ -55,7 +60,10 @@ struct Cluster<R> {
     registry: Arc<R>,
     directory: Arc<Directory>,
     peers: Arc<Peers>,
+    revocations: Arc<Revocations>,
     metrics: Arc<Metrics>,
+    /// Somebody has said something.
+    hinted: Notify,
     /// What this node says of itself; its routes are the directory's.
     me: Entry,
     lease: Duration,
@@ -76,7 +84,7 @@ impl<R: Registry> Cluster<R> {
     async fn run(self) {
         let this = Arc::new(self);
         let telling = AbortOnDropHandle::new(tokio::spawn(this.clone().tell()));
-        this.learn().await;
+        tokio::join!(this.learn(), this.share_revocations());
         drop(telling);
     }
 
@@ -149,7 +157,10 @@ impl<R: Registry> Cluster<R> {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = self.registry.hint() => sleep(GATHER).await,
+                () = self.registry.hint() => {
+                self.hinted.notify_one();
+                sleep(GATHER).await;
+            }
             }
             let versions = known
                 .iter()

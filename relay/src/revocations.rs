@@ -8,9 +8,11 @@
 //! Nobody slips between: sessions and calls are entered among the living first and ask the list
 //! then, while a revocation is entered in the list first and looks through the living then.
 //!
-//! The list is this process's memory: it ends with it.
+//! The list is this process's memory, and ends with it; nodes of a cluster tell each other what is
+//! on theirs ([`sharing`]).
 
 pub(crate) mod enforce;
+pub(crate) mod sharing;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +26,8 @@ use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::principal::Principal;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use self::sharing::Shared;
 
 use crate::directory::SessionId;
 
@@ -200,6 +204,8 @@ pub struct Revocations {
     count: AtomicUsize,
     /// Its version: changes whenever one is added.
     added: watch::Sender<u64>,
+    /// Changes with everything that others may have to hear, or have heard.
+    changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -211,6 +217,7 @@ struct List {
     by_tenant: HashMap<TenantName, Vec<Arc<Revocation>>>,
     /// The rest: those of a session.
     others: Vec<Arc<Revocation>>,
+    shared: Shared,
 }
 
 impl Default for Revocations {
@@ -219,6 +226,7 @@ impl Default for Revocations {
             list: RwLock::default(),
             count: AtomicUsize::new(0),
             added: watch::Sender::new(0),
+            changed: watch::Sender::new(0),
         }
     }
 }
@@ -234,21 +242,30 @@ impl Revocations {
         if room {
             list.insert(revocation.clone());
         }
-        self.count.store(list.by_id.len(), Ordering::Release);
-        drop(list);
+        self.settle(list);
         if !room {
             return Err(Full);
         }
         self.added.send_modify(|version| *version += 1);
+        self.changed.send_modify(|version| *version += 1);
         Ok(revocation)
+    }
+
+    /// The list has changed: how many there are is known without its lock.
+    fn settle(&self, list: RwLockWriteGuard<'_, List>) {
+        self.count.store(list.by_id.len(), Ordering::Release);
     }
 
     /// Takes one back; says which it was, if it was there.
     pub fn lift(&self, id: RevocationId) -> Option<Arc<Revocation>> {
         let mut list = self.write();
-        let lifted = list.remove(id);
-        self.count.store(list.by_id.len(), Ordering::Release);
-        lifted.filter(|revocation| revocation.holds())
+        let lifted = list.remove(id).filter(|revocation| revocation.holds());
+        if let Some(revocation) = &lifted {
+            list.shared.lift(revocation);
+        }
+        self.settle(list);
+        self.changed.send_modify(|version| *version += 1);
+        lifted
     }
 
     /// Everything that is withdrawn, oldest first.
@@ -273,7 +290,7 @@ impl Revocations {
     pub(crate) fn forget_old(&self) {
         let mut list = self.write();
         list.forget_old();
-        self.count.store(list.by_id.len(), Ordering::Release);
+        self.settle(list);
     }
 
     /// What forbids an agent to have a session: this one, or any.
@@ -376,5 +393,6 @@ impl List {
         for id in over {
             self.remove(id);
         }
+        self.shared.forget_old();
     }
 }

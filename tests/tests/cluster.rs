@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use culvert_tests::cluster::Cluster;
 use culvert_tests::issuer::{OTHER_CALLER, world};
-use culvert_tests::stack::{POLICY, caller_token};
+use culvert_tests::stack::{self, POLICY, caller_token};
+use culvert_tests::upstream::Then;
 use culvert_tests::wait::until;
 use culvert_tests::way::Way;
-use culvert_tests::{Curl, Http, Nginx, Stack};
+use culvert_tests::{Curl, Http, Nginx, Stack, Upstream};
 
 const NAMES: &str = "mode = [\"http\", \"connect\"]\nconnect = [\"vcenter.sddc.local:443\"]";
 
@@ -196,4 +197,86 @@ fn without_redis_everything_that_is_known_goes_on() {
         cluster.redis.command(&["SCARD", "{culvert}:nodes"]) == "2"
     });
     assert_eq!(cluster.call(1, "/api/vm").ok().status, 200);
+}
+
+/// Asks an operator's program for something on a node; gives what it says.
+fn operate(cluster: &Cluster, relay: usize, what: &[&str]) -> String {
+    let admin = format!("http://127.0.0.1:{}", cluster.relays[relay].admin);
+    let arguments = [&what[..1], &["--admin", &admin], &what[1..]].concat();
+    let output = stack::run("culvert-relay", &arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn revoke(cluster: &Cluster, relay: usize, subject: &str) -> String {
+    let said = operate(
+        cluster,
+        relay,
+        &["revoke", "--subject", subject, "--for", "1h"],
+    );
+    said.split(' ').nth(1).unwrap().to_owned()
+}
+
+/// What is revoked on one node ends in the middle, and stays out, on all: also on one that starts
+/// later, and with an engine that has forgotten everything.
+#[test]
+fn what_is_revoked_on_one_node_is_revoked_on_all_until_it_is_lifted() {
+    let upstream = Upstream::start(|request, connection| {
+        if request.target() == "/held" {
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")?;
+            connection.closed_within(culvert_tests::wait::LONG);
+            return Ok(Then::Close);
+        }
+        connection.answer("200 OK", b"hello")
+    });
+    let options = Stack::options().endpoint("vcenter", &upstream.url());
+    let mut cluster = Cluster::start(2, options);
+    cluster.start_agent_of(0);
+    cluster.await_endpoint();
+    let mut held = cluster.call(0, "/held").start();
+    assert_eq!(held.head().status, 200);
+    assert_eq!(held.body(5), b"first");
+
+    let id = revoke(&cluster, 1, "caller-acme");
+    assert_ne!(held.finish().exit, Some(0), "it is broken off");
+    let refused = |cluster: &Cluster| {
+        for relay in 0..2 {
+            let answer = cluster.call(relay, "/").run();
+            answer.assert_refused(403, "forbidden", "relay");
+        }
+    };
+    refused(&cluster);
+
+    cluster.redis.kill();
+    cluster.redis.restart();
+    until("the engine knows it again", || {
+        cluster.redis.command(&["SCARD", "{culvert}:revocations"]) == "1"
+    });
+    refused(&cluster);
+    cluster.relays[1].process.terminate();
+    cluster.relays[1].process.wait();
+    cluster.restart(1);
+    refused(&cluster);
+
+    let said = operate(&cluster, 1, &["lift", &id]);
+    assert!(!said.contains("cannot be told"), "{said}");
+    until("calls are let through everywhere", || {
+        (0..2).all(|relay| cluster.call(relay, "/").run().status == 200)
+    });
+
+    // The node that is asked answers at once though nobody else can be told.
+    cluster.redis.kill();
+    let said = operate(&cluster, 1, &["revoke", "--subject", "agent-acme"]);
+    assert!(said.contains("other nodes cannot be told yet"), "{said}");
+    let sessions = |cluster: &Cluster| {
+        let status = cluster.admin(0, "/api/v1/status").json();
+        status["sessions"].as_array().unwrap().len()
+    };
+    assert_eq!(sessions(&cluster), 1);
+    cluster.redis.restart();
+    until("the agent's session with the other node has ended", || {
+        sessions(&cluster) == 0
+    });
+    let listed = operate(&cluster, 0, &["revocations"]);
+    assert!(listed.contains("subject agent-acme"), "{listed}");
 }

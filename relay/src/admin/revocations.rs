@@ -5,14 +5,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use culvert_proto::names::NameError;
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::Refused;
 use crate::directory::SessionId;
 use crate::node::Node;
+use crate::revocations::sharing::Told;
 use crate::revocations::{MAX_REASON, Revocation, RevocationId, Scope};
+
+/// How long an answer waits for the registry to have what other nodes must know.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where they are.
 pub(crate) const PATH: &str = "/api/v1/revocations";
@@ -57,6 +61,40 @@ pub(crate) struct Shown {
     pub(crate) since: u64,
     /// Until when: seconds since the Unix epoch; `None`: until it is lifted.
     pub(crate) expires: Option<u64>,
+    /// What the other nodes of the cluster know of it; `None`: it is not their affair.
+    #[serde(default)]
+    pub(crate) other_nodes: Option<OtherNodes>,
+}
+
+/// What other nodes know of a revocation, or that it was lifted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OtherNodes {
+    /// It is where they look every second.
+    Told,
+    /// The registry does not answer. The node keeps trying.
+    Pending,
+}
+
+impl Shown {
+    fn of(revocation: &Revocation, told: Told) -> Self {
+        Self {
+            other_nodes: match told {
+                Told::Nobody => None,
+                Told::Everybody => Some(OtherNodes::Told),
+                Told::NotYet => Some(OtherNodes::Pending),
+            },
+            ..Self::from(revocation)
+        }
+    }
+
+    /// The status of an answer: what is yet to come to other nodes is accepted and not done.
+    pub(super) fn status(&self, done: StatusCode) -> StatusCode {
+        match self.other_nodes {
+            Some(OtherNodes::Pending) => StatusCode::ACCEPTED,
+            _ => done,
+        }
+    }
 }
 
 /// All that hold.
@@ -72,7 +110,7 @@ pub(super) fn id(path: &str) -> Option<RevocationId> {
 }
 
 /// Adds what the body asks for.
-pub(super) fn add(node: &Node, headers: &HeaderMap, body: &Bytes) -> Result<Shown, Refused> {
+pub(super) async fn add(node: &Node, headers: &HeaderMap, body: &Bytes) -> Result<Shown, Refused> {
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
@@ -92,16 +130,22 @@ pub(super) fn add(node: &Node, headers: &HeaderMap, body: &Bytes) -> Result<Show
     let added = node.revocations.add(revocation);
     let added = added.map_err(|full| Refused::Full(full.to_string()))?;
     node.count_revocations();
-    let shown = Shown::from(&*added);
+    let told = node.revocations.until_told(added.id, PATIENCE).await;
+    let shown = Shown::of(&added, told);
     tracing::warn!(target: "culvert::security", revocation = %shown, "revoked by an operator");
     Ok(shown)
 }
 
 /// Takes one back.
-pub(super) fn lift(node: &Node, id: RevocationId) -> Result<Shown, Refused> {
+pub(super) async fn lift(node: &Node, id: RevocationId) -> Result<Shown, Refused> {
     let lifted = node.revocations.lift(id).ok_or(Refused::NotFound)?;
     node.count_revocations();
-    let shown = Shown::from(&*lifted);
+    let told = match lifted.scope.session {
+        // It was nobody else's affair, and is forgotten.
+        Some(_) => Told::Nobody,
+        None => node.revocations.until_told(id, PATIENCE).await,
+    };
+    let shown = Shown::of(&lifted, told);
     tracing::warn!(target: "culvert::security", revocation = %shown, "lifted by an operator");
     Ok(shown)
 }
@@ -110,7 +154,10 @@ pub(super) fn lift(node: &Node, id: RevocationId) -> Result<Shown, Refused> {
 pub(super) fn list(node: &Node) -> Listed {
     let revocations = node.revocations.list();
     Listed {
-        revocations: revocations.iter().map(|one| Shown::from(&**one)).collect(),
+        revocations: revocations
+            .iter()
+            .map(|one| Shown::of(one, node.revocations.told(one.id)))
+            .collect(),
     }
 }
 
@@ -172,6 +219,7 @@ impl From<&Revocation> for Shown {
             reason: revocation.reason.clone(),
             since: seconds(revocation.since),
             expires: expires.map(seconds),
+            other_nodes: None,
         }
     }
 }
@@ -197,6 +245,9 @@ impl fmt::Display for Shown {
         }
         if let Some(reason) = &self.reason {
             write!(f, ": {}", reason.escape_debug())?;
+        }
+        if self.other_nodes == Some(OtherNodes::Pending) {
+            f.write_str(" (other nodes cannot be told yet; this one keeps trying)")?;
         }
         Ok(())
     }

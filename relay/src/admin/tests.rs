@@ -36,7 +36,7 @@ async fn text(response: Response<Full<Bytes>>) -> String {
 
 /// Status, type and body of the answer to a GET.
 async fn get(node: &Node, path: &str) -> (u16, String, String) {
-    let response = answer(node, &request(Method::GET, path));
+    let response = answer(node, &request(Method::GET, path)).await;
     let kind = response.headers()[CONTENT_TYPE]
         .to_str()
         .unwrap()
@@ -58,7 +58,7 @@ async fn a_node_is_ready_while_it_listens_has_keys_and_does_not_drain() {
     assert_eq!((status, why.as_str()), (503, "the public listener\n"));
     node.listening.store(true, Ordering::Relaxed);
 
-    let response = answer(&node, &request(Method::POST, "/api/v1/drain"));
+    let response = answer(&node, &request(Method::POST, "/api/v1/drain")).await;
     assert_eq!(response.status(), 202);
     assert_eq!(text(response).await, "{\"state\":\"draining\"}");
     assert!(node.ending.drain.is_cancelled());
@@ -108,7 +108,7 @@ async fn the_description_names_what_there_is_and_says_how_the_status_looks() {
         for method in operations.as_object().unwrap().keys() {
             let path = path.replace("{id}", "0123456789abcdef");
             let request = request(method.to_uppercase().parse().unwrap(), &path);
-            let found = answer(node, &request).status().as_u16();
+            let found = answer(node, &request).await.status().as_u16();
             let documented = operations.pointer(&format!("/{method}/responses/{found}"));
             assert!(documented.is_some(), "{method} {path}: {found}");
         }
@@ -142,7 +142,7 @@ async fn post(node: &Node, asked: &Value) -> (u16, String, Value) {
     *request.body_mut() = asked.to_string().into();
     let json = HeaderValue::from_static("application/json");
     request.headers_mut().insert(CONTENT_TYPE, json);
-    let response = answer(node, &request);
+    let response = answer(node, &request).await;
     let kind = response.headers()[CONTENT_TYPE]
         .to_str()
         .unwrap()
@@ -174,12 +174,12 @@ async fn a_revocation_is_made_listed_and_lifted() {
         "{metrics}"
     );
 
-    let lift = || {
+    let lift = async || {
         let path = format!("/api/v1/revocations/{}", made["id"].as_str().unwrap());
-        answer(&node, &request(Method::DELETE, &path))
+        answer(&node, &request(Method::DELETE, &path)).await
     };
-    assert_eq!(lift().status(), 200);
-    assert_eq!(lift().status(), 404);
+    assert_eq!(lift().await.status(), 200);
+    assert_eq!(lift().await.status(), 404);
     assert!(node.revocations.is_empty());
 }
 
@@ -221,13 +221,50 @@ async fn a_revocation_that_makes_no_sense_is_not_made() {
     assert!(node.revocations.is_empty());
 }
 
+/// Where other nodes have to know too, the answer says whether they can, and does not wait for long.
+#[tokio::test(start_paused = true)]
+async fn a_revocation_says_whether_other_nodes_can_know() {
+    let node = fresh_node();
+    node.revocations.share();
+    let (status, _, made) = post(&node, &json!({"tenant": "acme"})).await;
+    assert_eq!((status, &made["other_nodes"]), (202, &json!("pending")));
+    let (status, _, of_session) = post(&node, &json!({"session": 7})).await;
+    assert_eq!((status, &of_session["other_nodes"]), (201, &json!(null)));
+    let others = node.clone();
+    let telling = tokio::spawn(async move {
+        let mut changes = others.revocations.changes();
+        loop {
+            others.revocations.on_told(&others.revocations.untold());
+            changes.changed().await.unwrap();
+        }
+    });
+    let (status, _, told) = post(&node, &json!({"tenant": "globex"})).await;
+    assert_eq!((status, &told["other_nodes"]), (201, &json!("told")));
+    let (_, _, listed) = get(&node, "/api/v1/revocations").await;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let known = listed["revocations"].as_array().unwrap().iter();
+    let known: Vec<_> = known.map(|one| one["other_nodes"].clone()).collect();
+    assert_eq!(
+        known
+            .iter()
+            .filter(|known| **known == json!("told"))
+            .count(),
+        2
+    );
+    telling.abort();
+    let _ = telling.await;
+    let path = format!("/api/v1/revocations/{}", told["id"].as_str().unwrap());
+    let response = answer(&node, &request(Method::DELETE, &path)).await;
+    assert_eq!(response.status(), 202, "it holds elsewhere yet");
+}
+
 /// What a form, a link or a script of a foreign page could send.
 #[tokio::test]
 async fn a_web_page_revokes_and_lifts_nothing() {
     let node = fresh_node();
     let (_, _, made) = post(&node, &json!({"tenant": "acme"})).await;
     let path = format!("/api/v1/revocations/{}", made["id"].as_str().unwrap());
-    let send = |method: Method, path: &str, fields: &[(&'static str, &'static str)]| {
+    let send = async |method: Method, path: &str, fields: &[(&'static str, &'static str)]| {
         let mut request = request(method, path);
         *request.body_mut() = Bytes::from_static(br#"{"tenant":"globex"}"#);
         for (name, value) in fields {
@@ -235,28 +272,37 @@ async fn a_web_page_revokes_and_lifts_nothing() {
                 .headers_mut()
                 .insert(*name, HeaderValue::from_static(value));
         }
-        answer(&node, &request).status().as_u16()
+        answer(&node, &request).await.status().as_u16()
     };
     let list = "/api/v1/revocations";
     let json = ("content-type", "application/json");
-    assert_eq!(send(Method::POST, list, &[]), 415);
+    assert_eq!(send(Method::POST, list, &[]).await, 415);
     for form in [
         "text/plain",
         "application/x-www-form-urlencoded",
         "multipart/form-data",
     ] {
-        assert_eq!(send(Method::POST, list, &[("content-type", form)]), 415);
+        assert_eq!(
+            send(Method::POST, list, &[("content-type", form)]).await,
+            415
+        );
     }
     for origin in ["https://evil.example", "null", "http://127.0.0.1:9901"] {
-        assert_eq!(send(Method::POST, list, &[json, ("origin", origin)]), 403);
-        assert_eq!(send(Method::DELETE, &path, &[("origin", origin)]), 403);
+        assert_eq!(
+            send(Method::POST, list, &[json, ("origin", origin)]).await,
+            403
+        );
+        assert_eq!(
+            send(Method::DELETE, &path, &[("origin", origin)]).await,
+            403
+        );
     }
     assert_eq!(
-        send(Method::POST, list, &[json, ("host", "evil.example")]),
+        send(Method::POST, list, &[json, ("host", "evil.example")]).await,
         403
     );
-    assert_eq!(send(Method::GET, &path, &[]), 405);
-    assert_eq!(send(Method::PUT, list, &[json]), 405);
+    assert_eq!(send(Method::GET, &path, &[]).await, 405);
+    assert_eq!(send(Method::PUT, list, &[json]).await, 405);
     assert_eq!(node.revocations.len(), 1);
 }
 
@@ -295,8 +341,8 @@ async fn what_an_agent_calls_itself_stays_text() {
     assert!(page.contains("&lt;script&gt;\\u{1b}[2J"), "{page}");
 }
 
-#[test]
-fn web_pages_of_others_get_nothing() {
+#[tokio::test]
+async fn web_pages_of_others_get_nothing() {
     let node = fresh_node();
     for (host, allowed) in [
         ("127.0.0.1:9901", true),
@@ -313,13 +359,13 @@ fn web_pages_of_others_get_nothing() {
         request
             .headers_mut()
             .insert(HOST, HeaderValue::from_static(host));
-        let status = answer(&node, &request).status().as_u16();
+        let status = answer(&node, &request).await.status().as_u16();
         assert_eq!(status, if allowed { 200 } else { 403 }, "{host}");
     }
     let mut post = request(Method::POST, "/api/v1/drain");
     post.headers_mut()
         .insert(ORIGIN, HeaderValue::from_static("https://evil.example"));
-    assert_eq!(answer(&node, &post).status(), 403);
+    assert_eq!(answer(&node, &post).await.status(), 403);
     assert!(!node.ending.drain.is_cancelled());
 }
 
@@ -329,10 +375,10 @@ async fn what_is_not_there_is_said_in_words() {
     let (status, kind, body) = get(&node, "/nothing").await;
     assert_eq!((status, kind.as_str()), (404, "application/problem+json"));
     assert!(body.contains("openapi.json"), "{body}");
-    let response = answer(&node, &request(Method::GET, "/api/v1/drain"));
+    let response = answer(&node, &request(Method::GET, "/api/v1/drain")).await;
     assert_eq!(response.status(), 405);
     assert_eq!(response.headers()[ALLOW], "POST");
-    let response = answer(&node, &request(Method::POST, "/api/v1/status"));
+    let response = answer(&node, &request(Method::POST, "/api/v1/status")).await;
     assert_eq!(response.headers()[ALLOW], "GET, HEAD");
 }
 

@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use culvert_config::RelayConfig;
 use culvert_config::cluster::{Directory as Configured, Peer};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Cluster;
 use super::redis::RedisRegistry;
 use super::registry::{Entry, Instance, Registry};
+use super::withdrawals::LastRead;
 use crate::node::Node;
 use crate::peer::{Acceptor, Introduction, PeerTls, Peers};
 
 /// How long the registry may take to hear that a node has left.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long a node that starts waits for the registry to say what is revoked.
+const FIRST_WORDS: Duration = Duration::from_secs(2);
 
 /// What a node of a cluster needs, loaded.
 #[derive(Debug)]
@@ -77,7 +82,9 @@ impl Membership {
                 registry: self.registry,
                 directory: node.directory.clone(),
                 peers: Peers::new(self.tls, introduction),
+                revocations: node.revocations.clone(),
                 metrics: node.metrics.clone(),
+                hinted: Notify::new(),
                 me: Entry {
                     instance,
                     version: 0,
@@ -93,6 +100,18 @@ impl Membership {
 }
 
 impl Joined {
+    /// Hears what is revoked, before anybody is let in. A registry that does not answer holds nobody
+    /// up: loudly, the node goes on without.
+    pub(crate) async fn hear_first(&self) {
+        self.cluster.revocations.share();
+        let mut last = LastRead::default();
+        match timeout(FIRST_WORDS, self.cluster.exchange(&mut last)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => unheard(&error.to_string()),
+            Err(_) => unheard("no answer"),
+        }
+    }
+
     /// Takes part in the cluster for as long as the tasks live; gives what is to be awaited at last.
     pub(crate) fn run_in(self, tasks: &mut JoinSet<()>) -> impl Future<Output = ()> + use<> {
         let (registry, me) = (
@@ -106,4 +125,11 @@ impl Joined {
             let _ = timeout(FAREWELL, registry.withdraw(&me)).await;
         }
     }
+}
+
+fn unheard(why: &str) {
+    tracing::error!(
+        target: "culvert::security",
+        "the node begins without knowing what is revoked: the registry cannot be reached ({why})"
+    );
 }

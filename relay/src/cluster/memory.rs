@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::registry::{Entry, Instance, Registry, RegistryError, Seen};
+use super::registry::{Entry, Heard, Instance, Registry, RegistryError, Seen, Stamp};
+use crate::revocations::RevocationId;
+use crate::revocations::sharing::{Says, Word};
 
 /// Entries in memory. Clones are the same registry, each with hints of its own.
 #[derive(Debug, Default)]
@@ -20,8 +22,18 @@ pub(crate) struct MemoryRegistry {
 #[derive(Debug, Default)]
 struct Shared {
     entries: Mutex<BTreeMap<Instance, (Entry, Instant)>>,
+    words: Mutex<Words>,
     hints: Mutex<Vec<Arc<Notify>>>,
     down: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Words {
+    /// Each with the time when it is over.
+    by_id: BTreeMap<RevocationId, (Says, Option<Instant>)>,
+    /// `None`: there has been none.
+    stamp: Option<u64>,
+    last_stamp: u64,
 }
 
 impl Clone for MemoryRegistry {
@@ -50,6 +62,20 @@ impl MemoryRegistry {
     /// Forgets everything, as an engine that was started anew.
     pub(crate) fn forget(&self) {
         self.entries().clear();
+        let mut words = self.words();
+        words.by_id.clear();
+        words.stamp = None;
+    }
+
+    /// Hints that arrive nowhere from now on.
+    pub(crate) fn lose_hints(&self) {
+        let mut hints = self.shared.hints.lock();
+        hints.as_mut().expect("nobody panics with it").clear();
+    }
+
+    fn words(&self) -> MutexGuard<'_, Words> {
+        let words = self.shared.words.lock();
+        words.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Instance, (Entry, Instant)>> {
@@ -119,6 +145,47 @@ impl Registry for MemoryRegistry {
         self.entries().remove(instance);
         self.hint_all();
         Ok(())
+    }
+
+    async fn say(&self, said: &[Word]) -> Result<(), RegistryError> {
+        self.reach()?;
+        let now = Instant::now();
+        let mut words = self.words();
+        for word in said {
+            let end = word.left.map(|left| now + left);
+            let there = words.by_id.get(&word.id);
+            let there = there.is_some_and(|(_, end)| end.is_none_or(|end| end > now));
+            if word.says == Says::Lifted || !there {
+                words.by_id.insert(word.id, (word.says.clone(), end));
+            }
+        }
+        words.last_stamp += 1;
+        words.stamp = Some(words.last_stamp);
+        drop(words);
+        self.hint_all();
+        Ok(())
+    }
+
+    async fn hear(&self, known: Option<&Stamp>) -> Result<Option<Heard>, RegistryError> {
+        self.reach()?;
+        let now = Instant::now();
+        let mut words = self.words();
+        let stamp = words.stamp.map(|stamp| stamp.to_string());
+        if known == Some(&stamp) {
+            return Ok(None);
+        }
+        words
+            .by_id
+            .retain(|_, (_, end)| end.is_none_or(|end| end > now));
+        let words = words.by_id.iter().map(|(id, (says, end))| Word {
+            id: *id,
+            says: says.clone(),
+            left: end.map(|end| end - now),
+        });
+        Ok(Some(Heard {
+            words: words.collect(),
+            stamp,
+        }))
     }
 
     async fn hint(&self) {

@@ -4,10 +4,14 @@
 //! PREFIX:nodes            set: NODE.PROCESS of each node that has an entry, and some that had one
 //! PREFIX:node:NODE.PROCESS    {"version", "address", "leaving"}      expires with the lease
 //! PREFIX:routes:NODE.PROCESS  {"version", "routes": [...]}           expires with the lease
-//! PREFIX:changes          channel: NODE.PROCESS whose entry has changed
+//! PREFIX:revocations      set: ID of each revocation about which there is a word, or was one
+//! PREFIX:revocation:ID    {"lifted", "tenant", ...}          expires when the word is over
+//! PREFIX:revoked          changes with every word
+//! PREFIX:changes          channel: NODE.PROCESS whose entry has changed, or `revocations`
 //! ```
 //! The prefix is in braces, so that all keys are in one slot of a Cluster and can be set at once.
 
+mod words;
 mod written;
 
 use std::collections::HashMap;
@@ -22,20 +26,29 @@ use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
-    TlsCertificates, TlsMode, pipe,
+    TlsCertificates, TlsMode, Value, from_redis_value_ref, pipe,
 };
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
+use self::words::{MAX_WORD, Written};
 use self::written::{Meta, Routes};
-use super::registry::{Entry, Instance, Registry, RegistryError, Seen};
+use super::registry::{Entry, Heard, Instance, Registry, RegistryError, Seen, Stamp};
+use crate::revocations::MAX_REVOCATIONS;
+use crate::revocations::sharing::{Says, Word};
 
 /// How long hints are done without after the engine did not take the subscription.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
 /// Most names of nodes that are looked at.
 const MAX_NAMES: usize = 4096;
+
+/// Most words about revocations that are read: what a node says at most, twice.
+const MAX_WORDS: usize = 4 * MAX_REVOCATIONS;
+
+/// Words that are said or read at once.
+const WORDS: usize = 128;
 
 /// Entries in Redis.
 pub(crate) struct RedisRegistry {
@@ -84,6 +97,14 @@ impl RedisRegistry {
 
     fn nodes(&self) -> String {
         format!("{}:nodes", self.prefix)
+    }
+
+    fn revocations(&self) -> String {
+        format!("{}:revocations", self.prefix)
+    }
+
+    fn stamp(&self) -> String {
+        format!("{}:revoked", self.prefix)
     }
 
     fn channel(&self) -> String {
@@ -291,6 +312,57 @@ impl Registry for RedisRegistry {
         self.run(&commands).await
     }
 
+    async fn say(&self, words: &[Word]) -> Result<(), RegistryError> {
+        for words in words.chunks(WORDS) {
+            let mut commands = pipe();
+            commands.atomic();
+            for word in words {
+                let set = commands.cmd("SET");
+                set.arg(self.key("revocation", word.id));
+                set.arg(Written::of(word).to_json());
+                if word.says != Says::Lifted {
+                    set.arg("NX");
+                }
+                if let Some(left) = word.left {
+                    set.arg("PX").arg(milliseconds(left).max(1));
+                }
+                set.ignore();
+                commands
+                    .sadd(self.revocations(), word.id.to_string())
+                    .ignore();
+            }
+            let stamp = format!("{:032x}", fastrand::u128(..));
+            commands
+                .set(self.stamp(), stamp)
+                .ignore()
+                .publish(self.channel(), "revocations")
+                .ignore();
+            let () = self.run(&commands).await?;
+        }
+        Ok(())
+    }
+
+    async fn hear(&self, known: Option<&Stamp>) -> Result<Option<Heard>, RegistryError> {
+        let (stamp,): (Stamp,) = self.run(pipe().get(self.stamp())).await?;
+        if known == Some(&stamp) {
+            return Ok(None);
+        }
+        let (mut names,): (Vec<String>,) = self.run(pipe().smembers(self.revocations())).await?;
+        if names.len() > MAX_WORDS {
+            tracing::error!(
+                target: "culvert::security",
+                words = names.len(),
+                "there is more about revocations in the registry than nodes say: the rest is not read"
+            );
+            names.truncate(MAX_WORDS);
+        }
+        let mut words = Vec::new();
+        for names in names.chunks(WORDS) {
+            words.append(&mut self.read_words(names).await?);
+        }
+        Ok(Some(Heard { words, stamp }))
+    }
+
     async fn hint(&self) {
         let mut hints = self.hints.lock().await;
         if let Some(stream) = &mut *hints {
@@ -344,6 +416,34 @@ impl RedisRegistry {
             true
         });
         Ok(())
+    }
+}
+
+impl RedisRegistry {
+    /// The words with these names; forgets the names of those that are over.
+    async fn read_words(&self, names: &[String]) -> Result<Vec<Word>, RegistryError> {
+        let mut commands = pipe();
+        for name in names {
+            let key = self.key("revocation", name);
+            // One byte more than the longest: what is cut off is no word.
+            commands.getrange(&key, 0, MAX_WORD as isize).pttl(&key);
+        }
+        let read: Vec<Value> = self.run(&commands).await?;
+        let (mut words, mut over) = (Vec::new(), Vec::new());
+        for (name, read) in names.iter().zip(read.chunks_exact(2)) {
+            let text: Vec<u8> = from_redis_value_ref(&read[0]).map_err(RedisError::from)?;
+            let left: i64 = from_redis_value_ref(&read[1]).map_err(RedisError::from)?;
+            match text.is_empty() {
+                true => over.push(name.as_str()),
+                // What others left there is not ours to judge.
+                false => words.extend(Written::read(name, &text, left)),
+            }
+        }
+        if !over.is_empty() {
+            let forget = pipe().srem(self.revocations(), over).ignore().clone();
+            let () = self.run(&forget).await?;
+        }
+        Ok(words)
     }
 }
 

@@ -10,6 +10,7 @@ use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::priority::Priority;
 
 use crate::directory::RouteHere;
+use crate::revocations::sharing::Word;
 
 /// A node's process: a node that is started again is another one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,6 +97,17 @@ pub(crate) struct Seen {
     pub(crate) unchanged: bool,
 }
 
+/// Changes with every word about revocations; `None`: there has been none.
+pub(crate) type Stamp = Option<String>;
+
+/// All words about revocations.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) words: Vec<Word>,
+    /// No younger than the words.
+    pub(crate) stamp: Stamp,
+}
+
 /// Why the registry gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RegistryError {
@@ -107,8 +119,8 @@ pub(crate) enum RegistryError {
     Timeout(Duration),
 }
 
-/// Where entries lie. Whatever it is, it forgets an entry that is not renewed within its lease, and
-/// it shows an entry whole or not at all.
+/// Where entries lie, and words about revocations. Whatever it is, it forgets an entry that is not
+/// renewed within its lease, and a word that is over; and it shows an entry whole or not at all.
 ///
 /// Nothing here is trusted beyond what [`crate::cluster`] says.
 pub(crate) trait Registry: Send + Sync + 'static {
@@ -138,6 +150,16 @@ pub(crate) trait Registry: Send + Sync + 'static {
         instance: &Instance,
     ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
-    /// Completes when an entry may have changed. May miss changes, and may be wrong. Cancel safe.
+    /// Leaves words about revocations, and hints at them. That something was lifted takes the place of
+    /// what was said of it before; that something holds, of nothing.
+    fn say(&self, words: &[Word]) -> impl Future<Output = Result<(), RegistryError>> + Send;
+
+    /// All words about revocations that are not over; nothing if the stamp is the `known` one.
+    fn hear(
+        &self,
+        known: Option<&Stamp>,
+    ) -> impl Future<Output = Result<Option<Heard>, RegistryError>> + Send;
+
+    /// Completes when an entry or a word may have changed. May miss changes, and may be wrong. Cancel safe.
     fn hint(&self) -> impl Future<Output = ()> + Send;
 }

@@ -18,6 +18,8 @@ pub(crate) enum RegistryWork {
     Tell,
     /// It reads what others serve.
     Learn,
+    /// It says and reads what is revoked.
+    Revoke,
 }
 
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub(crate) struct Peers {
     /// Other nodes that are known.
     pub(crate) nodes: Gauge,
     carried: [Counter; 3],
-    registry: [Work; 2],
+    registry: [Work; 3],
 }
 
 #[derive(Debug)]
@@ -60,7 +62,7 @@ impl Peers {
                     outcome: outcome.as_str(),
                 })
             }),
-            registry: [work("tell"), work("learn")],
+            registry: [work("tell"), work("learn"), work("revoke")],
         };
         registry.register(
             "cluster_nodes",

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use culvert_config::cluster::{RedisDirectory, Topology};
 use culvert_config::units::Span;
@@ -16,6 +16,8 @@ use tokio::time::timeout;
 use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::redis::RedisRegistry;
 use crate::cluster::registry::{Entry, Instance, Registry, Route, Seen};
+use crate::revocations::sharing::{Says, Word};
+use crate::revocations::{MAX_REVOCATIONS, RevocationId, Scope};
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -102,6 +104,115 @@ async fn conforms(registry: impl Registry) {
     registry.withdraw(&first.instance).await.unwrap();
     assert_eq!(all(&registry).await.len(), 1);
     assert!(!registry.renew(&first.instance, LEASE).await.unwrap());
+}
+
+fn word(number: u64, says: Says, left: Option<Duration>) -> Word {
+    let id = format!("{number:016x}").parse().unwrap();
+    Word { id, says, left }
+}
+
+fn holds(subject: &str) -> Says {
+    Says::Holds {
+        scope: Scope {
+            subject: Some(subject.into()),
+            tenant: Some(TenantName::new("acme").unwrap()),
+            ..Scope::default()
+        },
+        reason: Some("a laptop was stolen".into()),
+        since: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        ttl: Some(Duration::from_secs(86_400)),
+    }
+}
+
+/// The words that lie there, by id, and whether each has an end.
+async fn words(registry: &impl Registry) -> Vec<(RevocationId, Says, bool)> {
+    let heard = registry.hear(None).await.unwrap().unwrap();
+    let mut words: Vec<_> = heard
+        .words
+        .into_iter()
+        .map(|word| {
+            assert!(word.left.is_none_or(|left| left <= LEASE));
+            (word.id, word.says, word.left.is_some())
+        })
+        .collect();
+    words.sort_by_key(|word| word.0);
+    words
+}
+
+/// Words about revocations, but for their end.
+async fn revokes(registry: impl Registry) {
+    let none = registry.hear(None).await.unwrap().unwrap();
+    assert!(none.words.is_empty());
+    assert!(registry.hear(Some(&none.stamp)).await.unwrap().is_none());
+
+    let said = [
+        word(1, holds("ann"), Some(LEASE)),
+        word(2, holds("\"bob\" \u{e9}"), None),
+    ];
+    registry.say(&said).await.unwrap();
+    let heard = registry.hear(Some(&none.stamp)).await.unwrap().unwrap();
+    assert_eq!(heard.words.len(), 2, "the stamp is another one");
+    assert!(registry.hear(Some(&heard.stamp)).await.unwrap().is_none());
+    let lies = |at: usize| (said[at].id, said[at].says.clone(), said[at].left.is_some());
+    assert_eq!(words(&registry).await, [lies(0), lies(1)], "as it was said");
+
+    // That something holds takes the place of nothing; that it was lifted, of everything.
+    registry.say(&[word(1, holds("eve"), None)]).await.unwrap();
+    assert_eq!(words(&registry).await[0], lies(0));
+    let lifted = word(1, Says::Lifted, Some(LEASE));
+    registry.say(std::slice::from_ref(&lifted)).await.unwrap();
+    registry.say(&said).await.unwrap();
+    let heard = words(&registry).await;
+    assert_eq!(heard, [(lifted.id, Says::Lifted, true), lies(1)]);
+
+    // As many as a node may hold, and remembers that they were lifted.
+    let many: Vec<_> = (0..2 * MAX_REVOCATIONS as u64)
+        .map(|number| word(1000 + number, holds("ann"), Some(LEASE)))
+        .collect();
+    registry.say(&many).await.unwrap();
+    assert_eq!(words(&registry).await.len(), 2 + many.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_keeps_words() {
+    revokes(MemoryRegistry::default()).await;
+}
+
+#[tokio::test]
+async fn redis_keeps_words() {
+    let Some(redis) = redis() else { return };
+    revokes(redis.registry("words")).await;
+    assert!(words(&redis.registry("others")).await.is_empty());
+}
+
+/// The end of a word is the engine's to keep, and what others left there does no harm.
+#[tokio::test]
+async fn what_is_over_or_no_word_is_not_heard() {
+    let Some(redis) = redis() else { return };
+    let registry = redis.registry("foreign");
+    let short = Some(Duration::from_millis(100));
+    registry.say(&[word(1, holds("ann"), short)]).await.unwrap();
+    while !words(&registry).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let huge = format!(r#"{{"subject":"{}"}}"#, "x".repeat(100_000));
+    for (name, text) in [
+        ("no-id", r#"{"subject":"ann"}"#),
+        ("00000000000000a1", "no json"),
+        ("00000000000000a2", "{}"),
+        ("00000000000000a3", r#"{"tenant":"acme--x"}"#),
+        ("00000000000000a4", r#"{"endpoint":"vcenter"}"#),
+        ("00000000000000a5", r#"{"session":7}"#),
+        ("00000000000000a6", &huge),
+        ("00000000000000a7", r#"{"subject":"ann","later":1}"#),
+    ] {
+        redis.command(&["SADD", "{foreign}:revocations", name]);
+        redis.command(&["SET", &format!("{{foreign}}:revocation:{name}"), text]);
+    }
+    redis.command(&["SADD", "{foreign}:revocations", "00000000000000a8"]);
+    let heard = words(&registry).await;
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert_eq!(heard[0].0.to_string(), "00000000000000a7");
 }
 
 /// A hint comes to one who waits for it, and a wait can be given up and begun anew.

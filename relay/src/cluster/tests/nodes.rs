@@ -11,6 +11,7 @@ use culvert_proto::growth::GrowthBudget;
 use culvert_proto::names::{EndpointName, TenantName};
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,20 +22,27 @@ use crate::cluster::registry::{Entry, Registry};
 use crate::directory::{Directory, Lookup};
 use crate::metrics::Metrics;
 use crate::peer::{Introduction, PeerTls, Peers};
+use crate::revocations::Revocations;
 
 const LEASE: Duration = Duration::from_secs(15);
 const MEMORY: Duration = Duration::from_secs(3600);
 
-/// A node called `a`.
-struct Node {
+/// A node of this process.
+pub(super) struct Node {
     directory: Arc<Directory>,
+    pub(super) revocations: Arc<Revocations>,
     leaving: CancellationToken,
     _running: AbortOnDropHandle<()>,
     _files: TempDir,
 }
 
 impl Node {
+    /// Starts one called `a`.
     fn start(registry: &MemoryRegistry) -> Self {
+        Self::start_named(registry, "a", 1)
+    }
+
+    pub(super) fn start_named(registry: &MemoryRegistry, name: &str, process: u8) -> Self {
         let files = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["relays.test".to_owned()]).unwrap();
@@ -50,20 +58,24 @@ impl Node {
         })
         .unwrap();
         let introduction = Introduction {
-            name: "a".into(),
-            instance: [1; 16],
+            name: name.into(),
+            instance: [process; 16],
             growth: GrowthBudget::new(0),
             waiting: GrowthBudget::new(1 << 20),
         };
         let directory = Arc::new(Directory::new(MEMORY));
+        let revocations = Arc::new(Revocations::default());
+        revocations.share();
         let leaving = CancellationToken::new();
         let cluster = Cluster {
             registry: Arc::new(registry.clone()),
             directory: directory.clone(),
             peers: Peers::new(Arc::new(tls), introduction),
+            revocations: revocations.clone(),
             metrics: Arc::new(Metrics::new()),
+            hinted: Notify::new(),
             me: Entry {
-                instance: instance("a", 1),
+                instance: instance(name, process),
                 version: 0,
                 address: "127.0.0.1:1".into(),
                 leaving: false,
@@ -74,6 +86,7 @@ impl Node {
         };
         Self {
             directory,
+            revocations,
             leaving,
             _running: AbortOnDropHandle::new(tokio::spawn(cluster.run())),
             _files: files,
@@ -110,7 +123,7 @@ fn entry(version: u64, routes: &[(&str, &str)]) -> Entry {
 }
 
 /// Lets what is due within a while happen.
-async fn pass(seconds: u64) {
+pub(super) async fn pass(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
