@@ -177,7 +177,7 @@ impl Strangers {
         self.good[at].store(hash, Ordering::Relaxed);
     }
 
-    /// The token was wrong.
+    /// The token was wrong, or the proof that its key is the sender's.
     pub(crate) fn on_wrong(&self, from: IpAddr, token: &str) {
         // One that is void now opens no doors any more.
         let (at, hash) = self.token(token);

@@ -111,11 +111,25 @@ impl Edge {
             }
         }
         let Credential { token, proof } = credential(headers, request)?;
-        let known = self.verified(connection, headers, &token).await?;
+        let (known, is_new) = self.verified(connection, headers, &token).await?;
         let proved = self
             .proofs
             .check(&known.verified, &token, proof, request, SystemTime::now());
-        proved.map_err(unproved)?;
+        if let Err(error) = proved {
+            if error != ProofError::Crowded {
+                // A token that somebody else has the key of is a wrong one here.
+                self.strangers
+                    .on_wrong(connection.peer.address.ip(), &token);
+            }
+            return Err(unproved(error));
+        }
+        if is_new {
+            self.strangers.on_good(&token);
+            // What the issuer said is remembered where it was asked, and not once more.
+            if known.verified.principal.proof != Proof::Introspection {
+                connection.last_token.remember(&known);
+            }
+        }
         connection.prove();
         Ok(Caller {
             verified: known.verified,
@@ -126,16 +140,15 @@ impl Edge {
         })
     }
 
-    /// Who a token speaks for.
+    /// Who a token speaks for, and whether that is news on the connection.
     async fn verified(
         &self,
         connection: &Connection,
         headers: &HeaderMap,
         token: &str,
-    ) -> Result<Known, Problem> {
-        let last = &connection.last_token;
-        if let Some(known) = last.recall(token) {
-            return Ok(known);
+    ) -> Result<(Known, bool), Problem> {
+        if let Some(known) = connection.last_token.recall(token) {
+            return Ok((known, false));
         }
         // What a stranger makes us hold while its token is verified.
         let _room = connection.stranger_room(headers)?;
@@ -143,17 +156,12 @@ impl Edge {
         self.strangers.may_try(from, token)?;
         match self.verifier.verify_refreshing(token).await {
             Ok(verified) => {
-                self.strangers.on_good(token);
                 let known = Known {
                     token: Bytes::copy_from_slice(token.as_bytes()),
                     verified: Arc::new(verified),
                     since: Instant::now(),
                 };
-                // What the issuer said is remembered where it was asked, and not once more.
-                if known.verified.principal.proof != Proof::Introspection {
-                    last.remember(&known);
-                }
-                Ok(known)
+                Ok((known, true))
             }
             Err(error) => {
                 let reason = error.public_reason();

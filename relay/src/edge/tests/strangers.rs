@@ -109,3 +109,42 @@ async fn too_many_wrong_credentials_get_429_and_good_ones_that_are_known_pass() 
         "{metrics}"
     );
 }
+
+/// Somebody has a token that is bound to a key, and not the key: neither new connections nor one that
+/// stays open help.
+#[tokio::test(start_paused = true)]
+async fn proofs_that_fail_are_charged_like_wrong_credentials() {
+    let limits = RelayLimits {
+        failures_per_source: PerSecond(1),
+        ..RelayLimits::default()
+    };
+    let rig = Rig::with_limits(limits);
+    rig.agent("vc").await.echo();
+    let known = rig.bearer();
+    assert_eq!(rig.exchange(Rig::get("/", &known)).await.status, 200);
+    let stolen = rig.token(json!({"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}));
+    let guessed = format!("Culvert-Authorization: DPoP {stolen}\r\nCulvert-DPoP: a.b.c\r\n");
+    let plain = format!("Culvert-Authorization: Bearer {stolen}\r\n");
+    for fields in [&guessed, &plain] {
+        for number in 0..3 {
+            let refused = rig.exchange(Rig::get("/", fields)).await;
+            assert_eq!(refused.status, 401, "{number}");
+        }
+    }
+    let mut open = rig.connect(Alpn::Http1);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{guessed}\r\n");
+    for number in 0..5 {
+        open.write_all(request.as_bytes()).await.unwrap();
+        let status = if number < 4 { "401" } else { "429" };
+        let head = read_head(&mut open).await;
+        assert!(
+            head.starts_with(&format!("http/1.1 {status} ")),
+            "{number}: {head}"
+        );
+        let length = head.split("content-length: ").nth(1).unwrap();
+        let length = length.split("\r\n").next().unwrap().parse().unwrap();
+        open.read_exact(&mut vec![0; length]).await.unwrap();
+    }
+    assert_eq!(rig.exchange(Rig::get("/", &guessed)).await.status, 429);
+    assert_eq!(rig.exchange(Rig::get("/", &known)).await.status, 200);
+}
