@@ -9,7 +9,7 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# What cc, curl, nginx, squid, chromium, redis-server, haproxy, certutil, node and python are called as packages. nginx may lie where only
+# What cc, curl, nginx, squid, chromium, redis-server, haproxy, faketime, certutil, node and python are called as packages. nginx may lie where only
 # root's PATH looks.
 export PATH="$PATH:/usr/sbin:/sbin"
 missing=()
@@ -21,6 +21,7 @@ command -v chromium >/dev/null || missing+=(chromium)
 command -v certutil >/dev/null || missing+=(libnss3-tools)
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v haproxy >/dev/null || missing+=(haproxy)
+command -v faketime >/dev/null || missing+=(faketime)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 python3 -c "import ensurepip, venv" 2>/dev/null || missing+=(python3 python3-venv)

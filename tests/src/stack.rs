@@ -203,6 +203,22 @@ impl Configured {
         stack
     }
 
+    /// Starts relay and agent with clocks that are off by so many seconds. Waits for neither.
+    pub fn with_clocks(self, relay: i32, agent: i32) -> Stack {
+        let start = |name: &str, off: i32| {
+            let mut command = shifted(&self.command(name), off);
+            Process::start(name, self.folder.path(), &mut command)
+        };
+        Stack {
+            relay: start("culvert-relay", relay),
+            agent: start("culvert-agent", agent),
+            public: self.public,
+            admin: self.admin,
+            wires: self.wires,
+            folder: self.folder,
+        }
+    }
+
     fn into_stack(self) -> Stack {
         Stack {
             relay: start("culvert-relay", self.folder.path()),
@@ -355,6 +371,20 @@ fn run_command(name: &str, folder: &Path) -> Command {
         std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()),
     );
     command
+}
+
+/// The same program with a wall clock that is off by so many seconds; how time passes is as it is.
+fn shifted(command: &Command, off: i32) -> Command {
+    let mut shifted = Command::new("faketime");
+    shifted
+        .args(["-m", "--exclude-monotonic", "-f"])
+        .arg(format!("{off:+}s"))
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        shifted.env(name, value.unwrap_or_default());
+    }
+    shifted
 }
 
 /// Runs a program to its end, as a user who tries its command line.

@@ -295,3 +295,90 @@ fn a_token_file_is_read_again_and_the_session_goes_on_with_what_is_in_it() {
     assert_eq!(session()["id"], id);
     assert_eq!(stack.call("/api").ok().status, 200);
 }
+
+/// The relay with another clock, and the agent with yet another; time passes as it does. Caller and
+/// issuer have the right one.
+fn with_clocks(server: &OAuthServer, relay: i32, agent: i32) -> Stack {
+    let upstream = Upstream::plain();
+    let oauth = format!(
+        "{}\nclient_secret_file = \"client\"",
+        client(server, "client_credentials")
+    );
+    let configured = with_oauth(&upstream, server, &oauth);
+    write_private(&configured.file("client"), SECRET).unwrap();
+    configured.with_clocks(relay, agent)
+}
+
+fn session_error(stack: &Stack) -> String {
+    let error = &stack.status()["last_session_error"];
+    error.as_str().unwrap_or_default().to_owned()
+}
+
+/// What is forgiven is 30 s; here relay and agent are 40 s apart, and each 20 s from the issuer.
+#[test]
+fn clocks_that_differ_a_little_change_nothing() {
+    let key = SigningKey::generate("clocks").unwrap();
+    let (server, _files) = server(&key, json!({ "lifetime": 8 }));
+    for (relay, agent) in [(20, -20), (-20, 20)] {
+        let mut stack = with_clocks(&server, relay, agent);
+        stack.await_ready();
+        until("a call gets through", || {
+            call(&stack, &caller_token(&server)) == 200
+        });
+        let renewed = "culvert_relay_session_renewals_total{outcome=\"renewed\"} ";
+        until("the agent's token was renewed twice", || {
+            let metrics = stack.admin("/metrics").text();
+            let count = metrics
+                .split(renewed)
+                .nth(1)
+                .and_then(|rest| rest.lines().next());
+            count.is_some_and(|count| count.parse::<u32>().unwrap() >= 2)
+        });
+        assert_eq!(call(&stack, &caller_token(&server)), 200);
+        let metrics = stack.admin("/metrics").text();
+        let opened = "culvert_relay_session_opens_total 1\n";
+        assert!(
+            metrics.contains(opened),
+            "one session all the time: {metrics}"
+        );
+    }
+}
+
+/// A relay whose clock is wrong lets nobody in, and tells everybody why.
+#[test]
+fn a_clock_that_is_wrong_is_named_as_the_likely_cause() {
+    let key = SigningKey::generate("clocks").unwrap();
+    let (server, _files) = server(&key, json!({ "lifetime": 300 }));
+    for (relay, word) in [(600, "ahead"), (-600, "behind")] {
+        let mut stack = with_clocks(&server, relay, 0);
+        stack.await_ready();
+        let answer = Curl::new(&stack.url("/api"))
+            .token(&caller_token(&server))
+            .ok();
+        answer.assert_refused(401, "unauthenticated", "relay");
+        let text = format!("the clock here is {word}");
+        assert!(answer.text().contains(&text), "{answer}");
+        until("the agent knows why it has no session", || {
+            session_error(&stack).contains(&text)
+        });
+        let log = stack.relay.log();
+        assert!(log.contains(&format!("this clock is {word}")), "{log}");
+    }
+}
+
+/// An agent needs no right clock to be connected: it goes by how long its tokens last. Callers'
+/// credentials are void for one that is ahead by more than they last.
+#[test]
+fn an_agent_whose_clock_is_wrong_is_connected_all_the_same() {
+    let key = SigningKey::generate("clocks").unwrap();
+    let (server, _files) = server(&key, json!({ "lifetime": 300 }));
+    for (agent, status) in [(600, 403), (-600, 200)] {
+        let mut stack = with_clocks(&server, 0, agent);
+        stack.await_ready();
+        until("a call gets through to the agent", || {
+            call(&stack, &caller_token(&server)) == status
+        });
+        assert_eq!(stack.status()["ready"], true);
+        assert_eq!(session_error(&stack), "");
+    }
+}

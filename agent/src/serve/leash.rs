@@ -89,7 +89,7 @@ async fn expired(caller: &Principal) {
 
 fn expired_refusal(soap: bool) -> Refusal {
     let detail = "The caller's credential expired while the call was in progress; \
-                  call again with a new one.";
+                  call again with a new one. If it is new, the agent's clock is ahead.";
     Refusal {
         code: ErrorCode::CallerUnverified,
         detail: detail.to_owned(),

@@ -85,7 +85,10 @@ fn date(claims: &Members<'_>, name: &str) -> Result<Option<f64>, TokenError> {
     }
 }
 
-/// Checks `exp`, `nbf` and the type of `iat`; returns the second at which the token is void.
+/// Checks `exp`, `nbf` and `iat`; returns the second at which the token is void.
+///
+/// A token that was made in the future is no worse for it, but this clock is wrong then, and would take
+/// expired ones for good.
 fn check_times(claims: &Members<'_>, leeway: Duration, now: SystemTime) -> Result<u64, TokenError> {
     let now = now
         .duration_since(UNIX_EPOCH)
@@ -99,7 +102,10 @@ fn check_times(claims: &Members<'_>, leeway: Duration, now: SystemTime) -> Resul
     if date(claims, "nbf")?.is_some_and(|not_before| now + leeway < not_before) {
         return Err(TokenError::NotYetValid);
     }
-    date(claims, "iat")?;
+    let most = MAX_LEEWAY.as_secs_f64();
+    if date(claims, "iat")?.is_some_and(|made| now + most < made) {
+        return Err(TokenError::NotYetValid);
+    }
     Ok(expires as u64)
 }
 

@@ -82,10 +82,10 @@ pub enum TokenError {
     #[error("the token's {0:?} has the wrong JSON type or range")]
     WrongType(String),
     /// `exp` and the allowed skew are past.
-    #[error("the token expired (exp)")]
+    #[error("the token expired (exp); if it is new, this clock is ahead of the issuer's")]
     Expired,
-    /// `nbf` is ahead by more than the allowed skew.
-    #[error("the token is not valid yet (nbf)")]
+    /// `nbf` is ahead by more than the allowed skew, or `iat` by more than any could be.
+    #[error("the token is not valid yet (nbf, iat): this clock is behind the issuer's")]
     NotYetValid,
     /// `aud` does not hold the configured audience.
     #[error("the token is for another audience (aud); expected {expected:?}")]
@@ -133,8 +133,12 @@ impl TokenError {
             | Self::UnnamedKey { .. }
             | Self::KeyMismatch
             | Self::Signature => "the token's signature is not accepted",
-            Self::Expired => "the token expired",
-            Self::NotYetValid => "the token is not valid yet",
+            Self::Expired => {
+                "the token expired; if it is new, the clock here is ahead of its issuer's"
+            }
+            Self::NotYetValid => {
+                "the token is not valid yet: the clock here is behind its issuer's"
+            }
             Self::Audience { .. } => "the token is for another audience",
             Self::Missing(_)
             | Self::WrongType(_)

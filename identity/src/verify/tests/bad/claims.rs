@@ -62,6 +62,7 @@ fn table() -> Vec<(&'static str, Value, TokenError)> {
         ("nbf", json!(NOW + 100), TokenError::NotYetValid),
         ("nbf", json!("0"), wrong_type("nbf")),
         ("iat", json!("now"), wrong_type("iat")),
+        ("iat", json!(NOW + 100), TokenError::NotYetValid),
         ("aud", Null, missing("aud")),
         ("aud", json!("other"), audience()),
         ("aud", json!("culvert2"), audience()),
