@@ -22,8 +22,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::long_heads::{LONG, LongHeads};
 use crate::pace::{Deadline, Pace};
 use crate::traffic::Traffic;
 
@@ -34,6 +36,9 @@ const FRAME_HEADER: usize = 9;
 /// Most requests that h2 decodes before the service has looked at them. A decoded head of
 /// 64 KiB takes about 400 KiB in the worst case: two stay below 1 MiB.
 const HEADS_PER_TURN: u8 = 2;
+
+/// Longest header block, in bytes of the wire: h2 answers one that decodes to more than it takes.
+const MAX_BLOCK: usize = 128 * 1024;
 
 /// Bytes of bodies after which no more is read of a peer of whom nobody knows who it is.
 const STRANGER_DATA: u64 = 16 * 1024;
@@ -153,8 +158,16 @@ pub(crate) struct FrameGuard<IO> {
     heads: u8,
     /// Bytes that h2 gets later. Empty in the steady state.
     stash: BytesMut,
-    /// So many of the stashed bytes h2 may have now.
+    /// So many of the stashed bytes were looked at, ...
+    seen: usize,
+    /// ... and so many h2 may have now.
     cleared: usize,
+    /// A block has begun, and so many bytes of it have come, without the header of its first frame: h2
+    /// gets them once it is whole. It would decode what is there, which can take 200 times as much.
+    block: Option<usize>,
+    long_heads: LongHeads,
+    /// The place of a block that is long and not whole.
+    room: Option<OwnedSemaphorePermit>,
     /// Bytes of bodies that the peer has sent.
     data: u64,
     pace: Pace,
@@ -163,7 +176,7 @@ pub(crate) struct FrameGuard<IO> {
 }
 
 impl<IO> FrameGuard<IO> {
-    pub(crate) fn new(io: IO, traffic: Arc<Traffic>, pace: Pace) -> Self {
+    pub(crate) fn new(io: IO, traffic: Arc<Traffic>, pace: Pace, long_heads: LongHeads) -> Self {
         let now = Instant::now();
         let mut deadline = Deadline::default();
         deadline.set(now + pace.head);
@@ -177,7 +190,11 @@ impl<IO> FrameGuard<IO> {
             budget: Budget::new(now),
             heads: 0,
             stash: BytesMut::new(),
+            seen: 0,
             cleared: 0,
+            block: None,
+            long_heads,
+            room: None,
             data: 0,
             pace,
             open: Open::Connection,
@@ -189,7 +206,8 @@ impl<IO> FrameGuard<IO> {
     fn advance(&mut self, bytes: &[u8]) -> Result<usize, Flood> {
         let mut at = 0;
         while at < bytes.len() && self.heads < HEADS_PER_TURN {
-            let there = bytes.len() - at;
+            let (there, before) = (bytes.len() - at, at);
+            let in_block = self.block.is_some();
             match self.place {
                 Place::Preface { left } => {
                     let taken = left.min(there);
@@ -217,6 +235,9 @@ impl<IO> FrameGuard<IO> {
                     };
                 }
             }
+            if let Some(block) = self.block.as_mut().filter(|_| in_block) {
+                *block += at - before;
+            }
             if self.place == (Place::Payload { left: 0 }) {
                 self.on_frame_end();
             }
@@ -237,6 +258,9 @@ impl<IO> FrameGuard<IO> {
             self.budget.earn(length.into());
             self.data += u64::from(length);
         }
+        if kind == HEADERS && self.block.is_none() {
+            self.block = Some(0);
+        }
         self.place = Place::Payload { left: length };
         Ok(())
     }
@@ -249,6 +273,7 @@ impl<IO> FrameGuard<IO> {
             self.in_heads = flags & END_HEADERS == 0;
             if !self.in_heads {
                 self.heads += 1;
+                (self.block, self.room) = (None, None);
             }
         }
         // The next silence is another one.
@@ -257,12 +282,47 @@ impl<IO> FrameGuard<IO> {
         }
     }
 
-    /// What is cut off of the bytes that were just read into `out`, behind `before`, is stashed.
+    /// Bytes of a block that is not whole.
+    fn held(&self) -> usize {
+        self.block.unwrap_or(0)
+    }
+
+    /// Looks at bytes that were just read into `out`, behind `before`, and leaves there what h2 may
+    /// have; the rest is stashed.
     fn advance_in_place(&mut self, out: &mut ReadBuf<'_>, before: usize) -> Result<(), Flood> {
         let fresh = &out.filled()[before..];
-        let passed = self.advance(fresh)?;
+        if !self.stash.is_empty() {
+            self.stash.extend_from_slice(fresh);
+            out.set_filled(before);
+            return Ok(());
+        }
+        let seen = self.advance(fresh)?;
+        let passed = seen - self.held();
         self.stash.extend_from_slice(&fresh[passed..]);
+        self.seen = seen - passed;
         out.set_filled(before + passed);
+        self.take_room()
+    }
+
+    /// Looks at what was stashed and not looked at.
+    fn advance_stash(&mut self) -> Result<(), Flood> {
+        let stash = std::mem::take(&mut self.stash);
+        let seen = self.advance(&stash[self.seen..]);
+        self.stash = stash;
+        self.seen += seen?;
+        self.cleared = self.seen - self.held();
+        self.take_room()
+    }
+
+    /// A block that grows and is not whole needs room.
+    fn take_room(&mut self) -> Result<(), Flood> {
+        let held = self.held();
+        if held > MAX_BLOCK {
+            return Err(Flood);
+        }
+        if held > LONG && self.room.is_none() && self.traffic.is_stranger() {
+            self.room = Some(self.long_heads.take().ok_or(Flood)?);
+        }
         Ok(())
     }
 
@@ -303,32 +363,36 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameGuard<IO> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if this.cleared == 0 && !this.stash.is_empty() {
-            let stash = std::mem::take(&mut this.stash);
-            this.cleared = this.advance(&stash).map_err(flooded)?;
-            this.stash = stash;
-        }
-        if this.cleared > 0 {
-            let given = this.cleared.min(out.remaining());
-            out.put_slice(&this.stash[..given]);
-            this.stash.advance(given);
-            this.cleared -= given;
-            return Poll::Ready(Ok(()));
-        }
-        if this.data >= STRANGER_DATA && this.traffic.poll_stranger(cx.waker()) {
-            return Poll::Pending;
-        }
         let before = out.filled().len();
-        match Pin::new(&mut this.io).poll_read(cx, out) {
-            Poll::Ready(Ok(())) => {
-                this.advance_in_place(out, before).map_err(flooded)?;
-                Poll::Ready(Ok(()))
+        loop {
+            if this.cleared == 0 && this.stash.len() > this.seen {
+                this.advance_stash().map_err(flooded)?;
             }
-            Poll::Pending => {
-                this.heads = 0;
-                this.poll_silence(cx)
+            if this.cleared > 0 {
+                let given = this.cleared.min(out.remaining());
+                out.put_slice(&this.stash[..given]);
+                this.stash.advance(given);
+                this.cleared -= given;
+                this.seen -= given;
+                return Poll::Ready(Ok(()));
             }
-            error => error,
+            if this.data >= STRANGER_DATA && this.traffic.poll_stranger(cx.waker()) {
+                return Poll::Pending;
+            }
+            match Pin::new(&mut this.io).poll_read(cx, out) {
+                Poll::Ready(Ok(())) if out.filled().len() > before => {
+                    this.advance_in_place(out, before).map_err(flooded)?;
+                    // Nothing would be the end.
+                    if out.filled().len() > before {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Pending => {
+                    this.heads = 0;
+                    return this.poll_silence(cx);
+                }
+                other => return other,
+            }
         }
     }
 }

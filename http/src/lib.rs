@@ -31,6 +31,7 @@ mod frames;
 mod grip;
 mod guard;
 pub mod headers;
+mod long_heads;
 pub mod pace;
 pub mod problem;
 mod progress;

@@ -26,6 +26,7 @@ use crate::frames::FrameGuard;
 use crate::grip::StreamGrip;
 use crate::guard::head::MAX_HEAD;
 use crate::guard::io::Guard;
+use crate::long_heads::LongHeads;
 use crate::pace::{Deadline, Pace, PacedIo, Patience};
 use crate::progress::Progress;
 use crate::traffic::Traffic;
@@ -66,6 +67,7 @@ pub struct Server {
     http1: http1::Builder,
     streams: u32,
     pace: Pace,
+    long_heads: LongHeads,
 }
 
 impl Server {
@@ -82,6 +84,7 @@ impl Server {
             http1,
             streams,
             pace,
+            long_heads: LongHeads::default(),
         }
     }
 
@@ -146,7 +149,7 @@ impl Server {
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
     {
-        let guard = Guard::new(io, traffic.clone(), self.pace);
+        let guard = Guard::new(io, traffic.clone(), self.pace, self.long_heads.clone());
         // The guard has counted the call already: it holds the next one back.
         let service = service_fn(|request| {
             let progress = Arc::new(Progress::default());
@@ -189,7 +192,7 @@ impl Server {
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
     {
-        let guard = FrameGuard::new(io, traffic.clone(), self.pace);
+        let guard = FrameGuard::new(io, traffic.clone(), self.pace, self.long_heads.clone());
         let service = service_fn(|request| {
             let progress = Arc::new(Progress::default());
             traffic.on_begin();

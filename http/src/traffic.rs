@@ -86,6 +86,11 @@ impl Traffic {
         self.holding_back.wake();
     }
 
+    /// Whether nobody knows yet who calls.
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.stranger.load(Ordering::Acquire)
+    }
+
     /// Whether nobody knows yet who calls; wakes the task when that changes.
     pub(crate) fn poll_stranger(&self, waker: &Waker) -> bool {
         self.stranger.load(Ordering::Acquire) && {

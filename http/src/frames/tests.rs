@@ -3,6 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::long_heads::AT_ONCE;
 
 const PACE: Pace = Pace {
     head: Duration::from_secs(10),
@@ -32,7 +33,7 @@ fn guard() -> (
     let traffic = Arc::new(Traffic::default());
     (
         caller,
-        FrameGuard::new(server, traffic, PACE),
+        FrameGuard::new(server, traffic, PACE, LongHeads::default()),
         Instant::now(),
     )
 }
@@ -193,7 +194,7 @@ async fn what_is_begun_and_not_ended_runs_into_a_timer() {
 async fn of_a_strangers_body_little_is_read_until_it_is_trusted() {
     let (mut caller, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::of_stranger());
-    let mut guard = FrameGuard::new(server, traffic.clone(), PACE);
+    let mut guard = FrameGuard::new(server, traffic.clone(), PACE, LongHeads::default());
     let body = [frame(DATA, 0, &[7; 8000]), frame(DATA, 0, &[8; 8000])].concat();
     let body = body.repeat(20);
     caller.write_all(&opening()).await.unwrap();
@@ -209,4 +210,57 @@ async fn of_a_strangers_body_little_is_read_until_it_is_trusted() {
     let mut rest = vec![0; opening().len() + body.len() - before.len()];
     guard.read_exact(&mut rest).await.unwrap();
     assert_eq!([before, rest].concat(), [opening(), body].concat());
+}
+
+/// What h2 would decode of it takes far more than the bytes do.
+#[tokio::test(start_paused = true)]
+async fn a_header_block_reaches_h2_when_it_is_whole() {
+    let (mut caller, mut guard, _) = guard();
+    let more = frame(CONTINUATION, 0, &[0x93; 1000]);
+    let begun = [opening(), frame(HEADERS, 0, &[0x93; 1000]), more.repeat(20)].concat();
+    for bytes in begun.chunks(777) {
+        caller.write_all(bytes).await.unwrap();
+    }
+    let first = read(&mut guard).await.unwrap();
+    assert_eq!(first, begun[..opening().len() + FRAME_HEADER]);
+    let end = frame(CONTINUATION, END_HEADERS, b"x");
+    let next = frame(HEADERS, END_HEADERS | END_STREAM, b"next");
+    caller.write_all(&[&end[..], &next].concat()).await.unwrap();
+    let rest = read(&mut guard).await.unwrap();
+    assert_eq!([first, rest].concat(), [begun, end, next].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_block_that_never_ends_is_cut() {
+    let (mut caller, mut guard, _) = guard();
+    let more = frame(CONTINUATION, 0, &[0x93; 16_000]);
+    let block = [opening(), frame(HEADERS, 0, b""), more.repeat(9)].concat();
+    caller.write_all(&block).await.unwrap();
+    assert!(read(&mut guard).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_strangers_hold_long_blocks_at_once() {
+    let places = LongHeads::default();
+    let more = frame(CONTINUATION, 0, &[0x93; 16_000]);
+    let block = [opening(), frame(HEADERS, 0, b""), more.repeat(3)].concat();
+    let stranger = async || {
+        let (mut caller, server) = tokio::io::duplex(1 << 20);
+        let traffic = Arc::new(Traffic::of_stranger());
+        let mut guard = FrameGuard::new(server, traffic, PACE, places.clone());
+        caller.write_all(&block).await.unwrap();
+        let outcome = read(&mut guard).await;
+        (caller, guard, outcome.is_ok())
+    };
+    let mut held = Vec::new();
+    for _ in 0..AT_ONCE {
+        held.push(stranger().await);
+    }
+    assert!(held.iter().all(|(_, _, well)| *well));
+    assert!(!stranger().await.2);
+    let (mut caller, mut guard, _) = held.remove(0);
+    let end = frame(CONTINUATION, END_HEADERS, b"x");
+    caller.write_all(&end).await.unwrap();
+    read(&mut guard).await.unwrap();
+    assert!(stranger().await.2, "one that is whole needs no place");
 }

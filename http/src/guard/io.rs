@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::body::BodyScan;
 use super::head::{HeadScan, MAX_HEAD, Scanned};
 use super::{MASKED_EXPECT, Violation};
+use crate::long_heads::{LONG, LongHeads};
 use crate::pace::{Deadline, Pace};
 use crate::traffic::Traffic;
 
@@ -40,6 +42,9 @@ pub(crate) struct Guard<IO> {
     waiting: Waiting,
     deadline: Deadline,
     linger: Option<(Deadline, usize)>,
+    long_heads: LongHeads,
+    /// The place of a head that is long and not whole.
+    room: Option<OwnedSemaphorePermit>,
     /// Interim answers of which the caller has not taken all.
     interim: Bytes,
 }
@@ -68,7 +73,7 @@ enum Waiting {
 }
 
 impl<IO> Guard<IO> {
-    pub(crate) fn new(io: IO, traffic: Arc<Traffic>, pace: Pace) -> Self {
+    pub(crate) fn new(io: IO, traffic: Arc<Traffic>, pace: Pace, long_heads: LongHeads) -> Self {
         let mut deadline = Deadline::default();
         deadline.set(Instant::now() + pace.head);
         Self {
@@ -81,6 +86,8 @@ impl<IO> Guard<IO> {
             waiting: Waiting::FirstHead,
             deadline,
             linger: None,
+            long_heads,
+            room: None,
             interim: Bytes::new(),
         }
     }
@@ -104,6 +111,7 @@ impl<IO> Guard<IO> {
                     let mut body = BodyScan::new(framing);
                     // A message that is wrong anywhere in its first bytes is refused as a whole.
                     let taken = body.scan(&bytes[length..])?;
+                    self.room = None;
                     self.traffic.on_begin();
                     self.waiting = Waiting::Nothing;
                     self.deadline.clear();
@@ -122,7 +130,19 @@ impl<IO> Guard<IO> {
         }
     }
 
+    /// A head that grows and is not whole needs room.
+    fn take_room(&mut self) {
+        let needs_room = self.stash.len() > LONG && self.room.is_none();
+        if needs_room && self.traffic.is_stranger() {
+            self.room = self.long_heads.take();
+            if self.room.is_none() {
+                self.on_violation(Violation::NoRoomForHead);
+            }
+        }
+    }
+
     fn on_violation(&mut self, violation: Violation) {
+        self.room = None;
         self.traffic.refuse(violation);
         self.stash = BytesMut::new();
         self.cleared = 0;
@@ -246,6 +266,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
                     if !busy && !this.stash.is_empty() {
                         this.advance_stash();
                         if this.cleared > 0 || !matches!(this.stage, Stage::Head(_)) {
+                            continue;
+                        }
+                        this.take_room();
+                        if !matches!(this.stage, Stage::Head(_)) {
                             continue;
                         }
                     } else if busy && this.stash.len() >= MAX_HEAD {

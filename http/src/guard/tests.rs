@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::Violation;
 use super::head::{HeadScan, Scanned};
 use super::io::Guard;
+use crate::long_heads::LongHeads;
 use crate::pace::Pace;
 use crate::traffic::Traffic;
 
@@ -36,7 +37,7 @@ fn with(lines: &str) -> Vec<u8> {
 async fn pass(input: &[u8], cuts: &[usize], read: usize) -> (Vec<u8>, Option<Violation>) {
     let (mut caller, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::default());
-    let mut guard = Guard::new(server, traffic.clone(), PACE);
+    let mut guard = Guard::new(server, traffic.clone(), PACE, LongHeads::default());
     let mut out = Vec::new();
     let mut from = 0;
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (input.len() + 1)).collect();

@@ -1,6 +1,7 @@
 //! The ways in which a request is refused before anything looks at its meaning.
 
 use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
+use crate::long_heads::LONG;
 
 /// What is wrong with a request. `Display` is the `detail` of the caller's 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -8,6 +9,11 @@ use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
 pub enum Violation {
     #[error("the request's head is longer than {MAX_HEAD} bytes")]
     HeadTooLong,
+    #[error(
+        "too many callers that nobody knows yet send heads of more than {LONG} bytes; send a shorter \
+         one first, or try again"
+    )]
+    NoRoomForHead,
     #[error("the request has more than {MAX_FIELDS} header fields")]
     TooManyFields,
     #[error("a line ends in a bare line feed; it must end in CR LF")]

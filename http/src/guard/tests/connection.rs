@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{PACE, pass, with};
 use crate::guard::Violation;
 use crate::guard::io::{Guard, REFUSED_REQUEST};
+use crate::long_heads::{AT_ONCE, LONG, LongHeads};
 use crate::traffic::Traffic;
 
 #[tokio::test(start_paused = true)]
@@ -34,7 +35,7 @@ async fn a_request_that_is_wrong_anywhere_in_its_first_bytes_never_passes() {
 async fn a_body_that_turns_out_wrong_breaks_the_connection() {
     let (mut caller, server) = tokio::io::duplex(1024);
     let traffic = Arc::new(Traffic::default());
-    let mut guard = Guard::new(server, traffic.clone(), PACE);
+    let mut guard = Guard::new(server, traffic.clone(), PACE, LongHeads::default());
     let head = b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
     caller.write_all(head).await.unwrap();
     let mut buffer = [0; 512];
@@ -50,7 +51,7 @@ async fn a_body_that_turns_out_wrong_breaks_the_connection() {
 async fn the_next_request_waits_for_the_answer_and_a_caller_that_leaves_is_noticed() {
     let (mut caller, server) = tokio::io::duplex(1024);
     let traffic = Arc::new(Traffic::default());
-    let mut guard = Guard::new(server, traffic.clone(), PACE);
+    let mut guard = Guard::new(server, traffic.clone(), PACE, LongHeads::default());
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     caller.write_all(&request.repeat(2)).await.unwrap();
     let mut buffer = [0; 512];
@@ -68,7 +69,7 @@ async fn the_next_request_waits_for_the_answer_and_a_caller_that_leaves_is_notic
 async fn after_a_switch_every_byte_passes() {
     let (mut caller, server) = tokio::io::duplex(1024);
     let traffic = Arc::new(Traffic::default());
-    let mut guard = Guard::new(server, traffic.clone(), PACE);
+    let mut guard = Guard::new(server, traffic.clone(), PACE, LongHeads::default());
     let request = with("Upgrade: websocket\r\n");
     caller.write_all(&request).await.unwrap();
     caller.write_all(b"\x82\0\r\n").await.unwrap();
@@ -91,7 +92,7 @@ async fn each_phase_of_silence_has_its_end() {
         let traffic = Arc::new(Traffic::default());
         (
             caller,
-            Guard::new(server, traffic.clone(), PACE),
+            Guard::new(server, traffic.clone(), PACE, LongHeads::default()),
             traffic,
             Instant::now(),
         )
@@ -131,4 +132,42 @@ async fn each_phase_of_silence_has_its_end() {
     let head = Instant::now();
     assert!(guard.read(&mut buffer).await.is_err());
     assert_eq!(head.elapsed(), PACE.head);
+}
+
+/// A head of 64 KiB is every caller's right; to hold any number of halves is no stranger's.
+#[tokio::test(start_paused = true)]
+async fn few_strangers_hold_long_heads_at_once() {
+    let places = LongHeads::default();
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}", "b".repeat(LONG));
+    let stranger = async |stranger: bool| {
+        let (mut caller, server) = tokio::io::duplex(1 << 20);
+        let traffic = Arc::new(match stranger {
+            true => Traffic::of_stranger(),
+            false => Traffic::default(),
+        });
+        let mut guard = Guard::new(server, traffic.clone(), PACE, places.clone());
+        caller.write_all(long.as_bytes()).await.unwrap();
+        let mut buffer = vec![0; 100_000];
+        let moment = Duration::from_millis(1);
+        let read = tokio::time::timeout(moment, guard.read(&mut buffer)).await;
+        assert_eq!(read.is_ok(), traffic.refused().is_some());
+        (caller, guard, traffic.refused())
+    };
+    let mut held = Vec::new();
+    for _ in 0..AT_ONCE {
+        held.push(stranger(true).await);
+    }
+    assert!(held.iter().all(|(_, _, refused)| refused.is_none()));
+    let refused = stranger(true).await.2;
+    assert_eq!(refused, Some(Violation::NoRoomForHead));
+    assert_eq!(stranger(false).await.2, None, "whoever is known may");
+    let (mut caller, mut guard, _) = held.remove(0);
+    caller.write_all(b"\r\n\r\n").await.unwrap();
+    let mut buffer = vec![0; 100_000];
+    assert_eq!(guard.read(&mut buffer).await.unwrap(), long.len() + 4);
+    assert_eq!(
+        stranger(true).await.2,
+        None,
+        "one that is whole needs no place"
+    );
 }
