@@ -58,13 +58,18 @@ struct Terminating {
 
 impl Terminating {
     fn start(upstream: &str) -> Self {
+        Self::start_with(upstream, "")
+    }
+
+    /// The same with further tables of `agent.toml`.
+    fn start_with(upstream: &str, agent: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Authority::load_or_generate(folder.path()).unwrap();
         let terminate = format!(
             "{{ ca_certificate = \"{0}/ca.pem\", ca_private_key = \"{0}/ca.key\" }}",
             folder.path().display()
         );
-        let stack = stack(upstream, &terminate);
+        let stack = stack(upstream, &terminate, agent);
         Self { stack, folder }
     }
 
@@ -78,14 +83,14 @@ impl Terminating {
     }
 }
 
-fn stack(upstream: &str, terminate: &str) -> Stack {
+fn stack(upstream: &str, terminate: &str, agent: &str) -> Stack {
     Stack::options()
         .endpoint("vcenter", upstream)
         .endpoint_settings(&format!(
             "mode = [\"http\", \"terminate\"]\nconnect = [\"{NAME}\"]\nterminate = {terminate}"
         ))
         .policy(POLICY)
-        .agent("\n[audit]\nfile = \"audit.log\"\n")
+        .agent(&format!("\n[audit]\nfile = \"audit.log\"\n{agent}"))
         .start()
 }
 
@@ -289,7 +294,7 @@ fn a_renewed_certificate_is_shown_without_a_restart() {
         "{{ certificate = \"{0}/vc.pem\", private_key = \"{0}/vc.key\" }}",
         folder.path().display()
     );
-    let stack = stack(&nginx.url(), &terminate);
+    let stack = stack(&nginx.url(), &terminate, "");
     assert_eq!(call(&stack, "/api/1", &world().ca_file()).ok().status, 200);
     let other = tempfile::tempdir().unwrap();
     let (authority, _) = Authority::load_or_generate(other.path()).unwrap();
@@ -298,4 +303,46 @@ fn a_renewed_certificate_is_shown_without_a_restart() {
     until("the new certificate is shown", || {
         call(&stack, "/api/1", &ca).run().status == 200
     });
+}
+
+/// The agent looks at the token that came with the CONNECT itself; each call inside is that caller's.
+#[test]
+fn an_agent_that_verifies_callers_itself_knows_who_calls_inside() {
+    let nginx = Nginx::start();
+    let (issuer, ca) = (&world().issuer, world().ca_file());
+    let verifying = |audience: &str| {
+        format!(
+            "\n[verify_callers]\nissuer = \"{issuer}\"\naudience = \"{audience}\"\nca = {ca:?}\n"
+        )
+    };
+    let it = Terminating::start_with(&nginx.url(), &verifying("culvert"));
+    for http in Http::BOTH {
+        let answer = it.call("/api/vm").http(http).ok();
+        assert_eq!(answer.status, 200, "{answer}");
+        let line = line_of(&it.stack, &answer.call());
+        assert_eq!(line["caller"], "caller-acme", "{line}");
+        let denied = it.call("/api/secret/x").http(http).ok();
+        denied.assert_refused(403, "policy-denied", "agent");
+    }
+}
+
+#[test]
+fn trailers_pass_inside() {
+    let upstream = Upstream::start(|_, connection| {
+        connection.send(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+             5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n",
+        )?;
+        Ok(Then::KeepAlive)
+    });
+    let it = Terminating::start(&upstream.url());
+    for http in Http::BOTH {
+        let answer = it.call("/api/sum").http(http).header("TE: trailers").ok();
+        // curl shows them where they come: behind the body.
+        let text = answer.text().to_lowercase();
+        assert!(
+            text.starts_with("hello") && text.contains("x-sum: 7"),
+            "{answer}"
+        );
+    }
 }
