@@ -5,8 +5,8 @@
 //!   and a [`wire`] of packets between them, which [`probe`] checks.
 //! - [`load`] calls through it, [`bulk`] transfers beside the calls, [`swarm`] is thousands of
 //!   agents and their callers; [`process`] reads what the processes used.
-//! - The scenarios are in [`startline`], [`mod@line`], [`beside`], [`trouble`], [`lossy`] and
-//!   [`idle`]; `benches/README.md` says what each measures and why.
+//! - The scenarios are in [`startline`], [`mod@line`], [`beside`], [`trouble`], [`lossy`],
+//!   [`neighbour`] and [`idle`]; `benches/README.md` says what each measures and why.
 
 pub mod beside;
 pub mod bulk;
@@ -16,6 +16,7 @@ pub mod line;
 pub mod link;
 pub mod load;
 pub mod lossy;
+pub mod neighbour;
 pub mod probe;
 pub mod process;
 pub mod sink;

@@ -216,3 +216,57 @@ async fn caller(target: &Target, path: &Uri, end: Instant) -> Result<Report, Fai
     }
     Ok(report)
 }
+
+/// Calls at a steady rate, whatever their answers take: `rate` a second over `connections`, for
+/// `time`. Latency counts from when a call was due.
+pub async fn steady(
+    target: &Target,
+    path: &str,
+    connections: usize,
+    rate: f64,
+    time: Duration,
+) -> Result<Report, Failure> {
+    let path: Uri = path.parse()?;
+    let start = Instant::now();
+    let every = Duration::from_secs_f64(connections as f64 / rate);
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..connections {
+        let (target, path) = (target.clone(), path.clone());
+        let first = start + every.mul_f64(number as f64 / connections as f64);
+        let due = (first, every, start + time);
+        callers.spawn(async move { paced(&target, &path, due).await });
+    }
+    let mut sum = Report::new()?;
+    while let Some(report) = callers.join_next().await {
+        sum.add(&report??)?;
+    }
+    sum.elapsed = start.elapsed();
+    Ok(sum)
+}
+
+/// Calls that are due from one moment on, every so often, until another.
+async fn paced(
+    target: &Target,
+    path: &Uri,
+    (mut due, every, end): (Instant, Duration, Instant),
+) -> Result<Report, Failure> {
+    let mut report = Report::new()?;
+    let mut send = connect(target).await?;
+    while due < end {
+        tokio::time::sleep_until(due.into()).await;
+        match call(&mut send, target, path).await {
+            Ok(bytes) => {
+                report.calls += 1;
+                report.bytes += bytes;
+                report.latency.record(due.elapsed().as_micros() as u64)?;
+            }
+            Err(error) => {
+                report.errors += 1;
+                report.first_error.get_or_insert_with(|| error.to_string());
+                send = connect(target).await?;
+            }
+        }
+        due += every;
+    }
+    Ok(report)
+}

@@ -9,7 +9,7 @@ use culvert_bench::load::Failure;
 use culvert_bench::stack::{Between, Settings, Stack, programs};
 use culvert_bench::trouble::{self, Break};
 use culvert_bench::wire::Quality;
-use culvert_bench::{beside, idle, line, lossy, startline};
+use culvert_bench::{beside, idle, line, lossy, neighbour, startline};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures what a call through Culvert costs, beside nginx in the same run.
@@ -97,6 +97,24 @@ enum Scenario {
         rounds: usize,
         /// Seconds a measurement.
         #[arg(long, default_value_t = 9)]
+        seconds: u64,
+    },
+    /// What a tenant notices of another one that uses up everything it may.
+    Neighbour {
+        /// Calls a second of the quiet tenant.
+        #[arg(long, default_value_t = 100.0)]
+        rate: f64,
+        /// Calls a second that the loud tenant may make.
+        #[arg(long, default_value_t = 500)]
+        call_rate: u32,
+        /// MiB a second that it may move.
+        #[arg(long, default_value_t = 20)]
+        byte_rate: u32,
+        /// How often the quiet tenant is measured alone and beside the loud one.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Seconds a measurement.
+        #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
     /// What idle sessions and idle streams cost the relay in memory.
@@ -239,6 +257,22 @@ async fn run(scenario: Scenario) -> Result<(), Failure> {
                 time: Duration::from_secs(seconds.max(1)),
             };
             lossy::run(&programs, &options, out).await
+        }
+        Scenario::Neighbour {
+            rate,
+            call_rate,
+            byte_rate,
+            rounds,
+            seconds,
+        } => {
+            let options = neighbour::Options {
+                rounds: rounds.max(1),
+                time: Duration::from_secs(seconds.max(1)),
+                rate: rate.max(1.0),
+                call_rate,
+                byte_rate,
+            };
+            neighbour::run(&programs, &options, out).await
         }
         Scenario::Idle {
             sessions,

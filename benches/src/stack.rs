@@ -53,6 +53,8 @@ pub struct Settings<'a> {
     pub lanes: u8,
     /// Agent sessions that the relay takes; `None`: its default.
     pub sessions: Option<usize>,
+    /// Tables of the relay's configuration that give tenants quotas.
+    pub quotas: &'a str,
 }
 
 impl Settings<'_> {

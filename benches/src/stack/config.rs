@@ -80,8 +80,8 @@ pub(super) fn write(
         "domain = \"{domain}\"\nnode = \"bench\"\n\n[listen]\npublic = \"{}\"\n\
          admin = \"{}\"\n\n[tls]\ncertificate = \"server.pem\"\n\
          private_key = \"server.key\"\n\n[[issuer]]\nurl = \"{url}\"\naudience = \"culvert\"\n\
-         algorithms = [\"ES256\"]\njwks = \"file:keys.json\"\n{sessions}",
-        at.public, at.admin
+         algorithms = [\"ES256\"]\njwks = \"file:keys.json\"\n{sessions}{}",
+        at.public, at.admin, settings.quotas
     );
     let lanes = match settings.lanes {
         0 | 1 => String::new(),
