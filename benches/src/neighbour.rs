@@ -28,6 +28,9 @@ use crate::swarm::{BULK, Caller, HOLD, Swarm};
 const CALLS: usize = 500;
 const HELD: usize = 400;
 
+/// How many of them are on one connection: a relay takes 200 at once.
+const ON_EACH: usize = 100;
+
 /// The loud tenant's agents.
 const AGENTS: usize = 4;
 
@@ -162,8 +165,11 @@ impl Loud {
 /// Everything loud, until it is dropped.
 async fn noise(stack: &Stack, swarm: &Swarm, loud: &Arc<Loud>) -> Result<JoinSet<()>, Failure> {
     let mut noise = JoinSet::new();
-    let holding = swarm.caller(stack).await?;
+    let mut holding = swarm.caller(stack).await?;
     for number in 0..HELD {
+        if number % ON_EACH == 0 {
+            holding = swarm.caller(stack).await?;
+        }
         let mut caller = holding.clone();
         noise.spawn(async move {
             while caller
