@@ -206,7 +206,7 @@ impl Configured {
     /// Starts relay and agent with clocks that are off by so many seconds. Waits for neither.
     pub fn with_clocks(self, relay: i32, agent: i32) -> Stack {
         let start = |name: &str, off: i32| {
-            let mut command = shifted(&self.command(name), off);
+            let mut command = shifted(self.command(name), off);
             Process::start(name, self.folder.path(), &mut command)
         };
         Stack {
@@ -374,17 +374,19 @@ fn run_command(name: &str, folder: &Path) -> Command {
 }
 
 /// The same program with a wall clock that is off by so many seconds; how time passes is as it is.
-fn shifted(command: &Command, off: i32) -> Command {
-    let mut shifted = Command::new("faketime");
-    shifted
-        .args(["-m", "--exclude-monotonic", "-f"])
-        .arg(format!("{off:+}s"))
-        .arg(command.get_program())
-        .args(command.get_args());
-    for (name, value) in command.get_envs() {
-        shifted.env(name, value.unwrap_or_default());
-    }
-    shifted
+/// `faketime` would stay in between, and the program outlive it: it only says where its library is.
+fn shifted(mut command: Command, off: i32) -> Command {
+    let output = Command::new("faketime")
+        .args(["-m", "-f", "+0s", "printenv", "LD_PRELOAD"])
+        .output()
+        .expect("faketime is installed");
+    let library = String::from_utf8(output.stdout).expect("a path");
+    command
+        .env("LD_PRELOAD", library.trim())
+        .env("FAKETIME", format!("{off:+}s"))
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
+    command
 }
 
 /// Runs a program to its end, as a user who tries its command line.
