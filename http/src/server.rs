@@ -49,6 +49,10 @@ const MAX_PROVOKED_RESETS: usize = 100;
 /// A caller that vanished without a word is noticed by a ping after so long.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an idle HTTP/1.1 connection stays for the call that may be on its way when it is to end: a
+/// caller that reuses a connection cannot know better, and must not send a write again. The answer
+/// says that the connection ends.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long an idle HTTP/2 connection that was told to go may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -159,13 +163,22 @@ impl Server {
         let served = self.http1.serve_connection(TokioIo::new(guard), service);
         let mut served = pin!(served.with_upgrades());
         let mut drained = pin!(drain.cancelled());
+        let mut last_call = Deadline::default();
         let mut leaving = false;
         let ended = poll_fn(|cx| {
             let mut ended = served.as_mut().poll(cx);
-            if ended.is_pending() && !leaving && drained.as_mut().poll(cx).is_ready() {
-                leaving = true;
-                served.as_mut().graceful_shutdown();
-                ended = served.as_mut().poll(cx);
+            if ended.is_pending()
+                && !leaving
+                && (last_call.is_set() || drained.as_mut().poll(cx).is_ready())
+            {
+                if !last_call.is_set() {
+                    last_call.set(Instant::now() + LAST_CALL);
+                }
+                if traffic.is_busy() || last_call.poll(cx).is_ready() {
+                    leaving = true;
+                    served.as_mut().graceful_shutdown();
+                    ended = served.as_mut().poll(cx);
+                }
             }
             if ended.is_pending() && traffic.is_stuck() {
                 return Poll::Ready(Ok(()));

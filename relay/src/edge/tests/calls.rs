@@ -271,6 +271,33 @@ async fn a_drain_lets_calls_finish_and_takes_no_more() {
     );
 }
 
+/// A caller reuses a connection without knowing that the node has just begun to drain: the call is
+/// served, and the answer says that the connection ends.
+#[tokio::test]
+async fn a_call_that_meets_the_drain_on_an_idle_connection_is_served() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let mut caller = rig.connect(Alpn::Http1);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{}\r\n", rig.bearer());
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let (_, mut first) = agent.accept().await;
+    answer(&mut first, 200, &[("content-length", "5")], b"first").await;
+    let mut reply = Vec::new();
+    while !reply.ends_with(b"first") {
+        assert_ne!(caller.read_buf(&mut reply).await.unwrap(), 0);
+    }
+    rig.drain.cancel();
+    tokio::task::yield_now().await;
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let (_, mut second) = agent.accept().await;
+    answer(&mut second, 200, &[], b"second").await;
+    let reply = Reply::read_to_end(&mut caller).await;
+    assert_eq!(
+        (show(&reply.body), reply.header("connection")),
+        ("second", "close")
+    );
+}
+
 #[tokio::test]
 async fn the_relays_own_name_serves_the_errors_and_nothing_else() {
     let rig = Rig::new();
