@@ -208,6 +208,8 @@ impl Slot {
                 (link.renew)();
             }
             let wait = match lost.floor() {
+                // A node that leaves has spread its agents over time itself.
+                Some(hint) if matches!(lost, Lost::Draining { .. }) => hint + backoff.next_delay(),
                 Some(floor) => backoff.next_delay_after(Some(floor)),
                 None => backoff.next_delay().min(link.reconnect),
             };

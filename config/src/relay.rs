@@ -148,6 +148,11 @@ pub struct RelayLimits {
     pub failures_per_source: PerSecond,
     /// TCP accepted to TLS established.
     pub tls_handshake: Span,
+    /// Most handshakes that are worked on at once: TLS of callers and agents, tokens of agents.
+    pub handshakes: u32,
+    /// Longest wait of a handshake for its turn; then the connection is closed, or an agent told when
+    /// to come back.
+    pub handshake_wait: Span,
     /// First byte to last byte of a request's head.
     pub request_head: Span,
     /// Longest wait for the next request on a connection that is kept alive.
@@ -212,6 +217,8 @@ impl Default for RelayLimits {
             unauthenticated: Span::secs(10),
             failures_per_source: PerSecond(10),
             tls_handshake: Span::secs(10),
+            handshakes: 512,
+            handshake_wait: Span::secs(5),
             request_head: Span::secs(10),
             keep_alive: Span::secs(60),
             stall: Span::secs(30),
@@ -447,6 +454,7 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
             "unauthenticated_per_source",
             limits.unauthenticated_per_source,
         ),
+        ("handshakes", limits.handshakes),
         ("tenant_max_sessions", limits.quota().max_sessions),
         ("tenant_max_endpoints", limits.tenant_max_endpoints),
         ("tenant_max_calls", limits.quota().max_calls),
@@ -466,6 +474,7 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
     let spans = [
         ("unauthenticated", limits.unauthenticated),
         ("tls_handshake", limits.tls_handshake),
+        ("handshake_wait", limits.handshake_wait),
         ("request_head", limits.request_head),
         ("keep_alive", limits.keep_alive),
         ("stall", limits.stall),

@@ -23,6 +23,7 @@ use crate::descriptors;
 use crate::directory::Directory;
 use crate::drain::{self, Ending};
 use crate::edge::{CertificateCallers, Edge, Parts};
+use crate::handshakes::Handshakes;
 use crate::listener::{Listener, Terms};
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -132,6 +133,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
     let directory = Arc::new(Directory::new(limits.offline_memory.0));
     let strangers = Strangers::new(limits, metrics.clone());
+    let handshakes = Handshakes::new(limits, metrics.clone());
     let tenants = Tenants::new(limits, &config.tenants, metrics.clone());
     let tenants = Arc::new(tenants);
     let revocations = Arc::new(Revocations::default());
@@ -142,6 +144,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
             verifier: verifier.clone(),
             directory: directory.clone(),
             strangers: strangers.clone(),
+            handshakes: handshakes.clone(),
             tenants: tenants.clone(),
             revocations: revocations.clone(),
             metrics: metrics.clone(),
@@ -207,6 +210,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         handshake: limits.tls_handshake.0,
         connections,
         strangers,
+        handshakes,
     };
     let listener =
         Listener::bind(address, terms, metrics.clone()).map_err(|error| RunError::Listen {

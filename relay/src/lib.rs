@@ -11,6 +11,7 @@
 //! - [`edge`] speaks HTTP with callers: parses, authenticates, routes, forwards, answers.
 //! - [`sessions`] are the agents: the upgrade on `/.culvert/v1/session`, registration within what
 //!   the agent's token allows, renewal, expiry.
+//! - [`handshakes`] are worked on in turn, so that a storm of them is survived.
 //! - [`strangers`] are limited before anybody knows who they are.
 //! - [`revocations`] are what operators have withdrawn, [`tenants`] what each tenant has in
 //!   progress.
@@ -32,6 +33,7 @@ mod descriptors;
 pub mod directory;
 mod drain;
 pub mod edge;
+pub mod handshakes;
 pub mod listener;
 mod logging;
 pub mod metrics;

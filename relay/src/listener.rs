@@ -29,6 +29,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::drain::Ending;
+use crate::handshakes::{Handshakes, Late};
 use crate::metrics::{Arrival, Metrics};
 use crate::strangers::{Standing, Strangers};
 use crate::tls::PublicTls;
@@ -120,6 +121,8 @@ pub(crate) struct Terms {
     pub(crate) connections: usize,
     /// Counts those of each source that are unproven.
     pub(crate) strangers: Arc<Strangers>,
+    /// The queue in which connections wait for TLS.
+    pub(crate) handshakes: Arc<Handshakes>,
     /// Whose connections begin with a PROXY protocol header; nobody else's may.
     pub(crate) balancers: Arc<[IpNet]>,
 }
@@ -128,6 +131,16 @@ impl Terms {
     fn is_balancer(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         self.balancers.iter().any(|network| network.contains(&ip))
+    }
+
+    /// Does the server's part of a TLS handshake when it is its turn.
+    async fn speak_tls(&self, tcp: Admitted) -> Result<io::Result<Connection>, Late> {
+        // Who says nothing has no turn.
+        if let Err(error) = tcp.tcp.readable().await {
+            return Ok(Err(error));
+        }
+        let tls = TlsAcceptor::from(self.tls.server());
+        self.handshakes.take(tls.accept(ReadAhead::new(tcp))).await
     }
 }
 
@@ -200,21 +213,23 @@ impl Listener {
         S: Fn(Connection, Alpn, Peer) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let tls = self.terms.tls.clone();
-        let (patience, metrics) = (self.terms.handshake, self.metrics.clone());
-        let each = move |tcp, address| {
-            let tls = TlsAcceptor::from(tls.server());
-            let (metrics, serve) = (metrics.clone(), serve.clone());
+        let (terms, metrics) = (self.terms.clone(), self.metrics.clone());
+        let each = move |tcp: Admitted, address| {
+            let (terms, metrics, serve) = (terms.clone(), metrics.clone(), serve.clone());
             async move {
-                match timeout(patience, tls.accept(ReadAhead::new(tcp))).await {
-                    Ok(Ok(connection)) => {
+                match timeout(terms.handshake, terms.speak_tls(tcp)).await {
+                    Ok(Ok(Ok(connection))) => {
                         metrics.connections.on_arrival(Arrival::Established);
                         let (alpn, peer) = describe(&connection, address);
                         serve(connection, alpn, peer).await;
                     }
-                    Ok(Err(error)) => {
+                    Ok(Ok(Err(error))) => {
                         metrics.connections.on_arrival(Arrival::NoTls);
                         tracing::debug!(peer = %address, %error, "no TLS");
+                    }
+                    Ok(Err(late)) => {
+                        metrics.connections.on_arrival(Arrival::Late);
+                        tracing::debug!(peer = %address, "a connection is closed: {late}");
                     }
                     Err(_) => {
                         metrics.connections.on_arrival(Arrival::NoTls);
@@ -236,7 +251,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = ending.drain.cancelled() => return,
+                () = ending.drain.cancelled() => break,
                 accepted = self.socket.accept() => accepted,
             };
             let (tcp, address) = match accepted {
@@ -246,29 +261,54 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(mut tcp) = self.admit(tcp, address, &ending) else {
-                continue;
-            };
-            let serve = serve.clone();
-            if !self.terms.is_balancer(address) {
-                ending.spawn(async move { serve(tcp, address).await });
-                continue;
-            }
-            let (terms, metrics) = (self.terms.clone(), self.metrics.clone());
-            ending.spawn(async move {
-                match timeout(terms.handshake, tcp.introduced(address, &terms.strangers)).await {
-                    Ok(Ok(from)) => serve(tcp, from).await,
-                    failed => {
-                        metrics.connections.on_arrival(Arrival::NotIntroduced);
-                        let why = match failed {
-                            Ok(Err(error)) => error.to_string(),
-                            _ => "no PROXY header in time".to_owned(),
-                        };
-                        tracing::debug!(peer = %address, "a balancer's connection is closed: {why}");
-                    }
-                }
-            });
+            self.begin(tcp, address, &ending, &serve);
         }
+        // Those that the kernel has taken for us already know nothing of the end.
+        for (tcp, address) in self.left() {
+            self.begin(tcp, address, &ending, &serve);
+        }
+    }
+
+    /// Serves a new connection by a task of its own, if there is room for it.
+    fn begin<S, F>(&mut self, tcp: TcpStream, address: SocketAddr, ending: &Ending, serve: &S)
+    where
+        S: Fn(Admitted, SocketAddr) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let Some(mut tcp) = self.admit(tcp, address, ending) else {
+            return;
+        };
+        let serve = serve.clone();
+        if !self.terms.is_balancer(address) {
+            ending.spawn(async move { serve(tcp, address).await });
+            return;
+        }
+        let (terms, metrics) = (self.terms.clone(), self.metrics.clone());
+        ending.spawn(async move {
+            match timeout(terms.handshake, tcp.introduced(address, &terms.strangers)).await {
+                Ok(Ok(from)) => serve(tcp, from).await,
+                failed => {
+                    metrics.connections.on_arrival(Arrival::NotIntroduced);
+                    let why = match failed {
+                        Ok(Err(error)) => error.to_string(),
+                        _ => "no PROXY header in time".to_owned(),
+                    };
+                    tracing::debug!(peer = %address, "a balancer's connection is closed: {why}");
+                }
+            }
+        });
+    }
+
+    /// What the kernel has accepted and nobody has taken.
+    fn left(&self) -> Vec<(TcpStream, SocketAddr)> {
+        let socket = SockRef::from(&self.socket);
+        let taken = std::iter::from_fn(|| socket.accept().ok()).take(BACKLOG as usize);
+        let taken = taken.filter_map(|(socket, address)| {
+            socket.set_nonblocking(true).ok()?;
+            let tcp = TcpStream::from_std(socket.into()).ok()?;
+            Some((tcp, address.as_socket()?))
+        });
+        taken.collect()
     }
 
     /// Finds a seat for a new connection; without one it is closed at once.

@@ -3,6 +3,7 @@
 //! Every handle is made once, here: to count is one atomic addition, no look-up of labels. Labels
 //! come from closed sets, never from what a peer sends.
 
+mod handshakes;
 mod peers;
 mod rights;
 
@@ -20,6 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+pub(crate) use self::handshakes::HandshakeCounts;
 pub(crate) use self::peers::{Peers, RegistryWork};
 pub(crate) use self::rights::{Issuers, QuotaKind, Quotas, Revoked, StrangerCounts};
 
@@ -33,6 +35,7 @@ const DURATIONS: [f64; 14] = [
 pub struct Metrics {
     registry: Registry,
     pub(crate) connections: Connections,
+    pub(crate) handshakes: HandshakeCounts,
     pub(crate) sessions: Sessions,
     pub(crate) lanes: Lanes,
     pub(crate) revocations: Revoked,
@@ -80,6 +83,8 @@ pub(crate) enum Arrival {
     SourceShed,
     /// A balancer did not say whose connection it is.
     NotIntroduced,
+    /// Closed: it was not its turn in time.
+    Late,
     /// No TLS in time, or a failed handshake.
     NoTls,
     /// The system had no file descriptor, or another error of `accept`.
@@ -125,6 +130,7 @@ impl Metrics {
         registry.register("build", "The version that runs", version);
         Self {
             connections: Connections::new(&mut registry),
+            handshakes: HandshakeCounts::new(&mut registry),
             sessions: Sessions::new(&mut registry),
             lanes: Lanes::new(&mut registry),
             revocations: Revoked::new(&mut registry),
@@ -195,6 +201,7 @@ pub(crate) struct Connections {
     shed: Counter,
     source_shed: Counter,
     not_introduced: Counter,
+    late: Counter,
     no_tls: Counter,
     accept_error: Counter,
 }
@@ -215,6 +222,7 @@ impl Connections {
             shed: counter("shed"),
             source_shed: counter("source-shed"),
             not_introduced: counter("not-introduced"),
+            late: counter("late"),
             no_tls: counter("no-tls"),
             accept_error: counter("accept-error"),
         };
@@ -228,6 +236,7 @@ impl Connections {
             Arrival::Shed => &self.shed,
             Arrival::SourceShed => &self.source_shed,
             Arrival::NotIntroduced => &self.not_introduced,
+            Arrival::Late => &self.late,
             Arrival::NoTls => &self.no_tls,
             Arrival::AcceptError => &self.accept_error,
         }

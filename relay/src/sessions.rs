@@ -45,6 +45,7 @@ use self::keeper::Keeper;
 use self::lanes::Joinable;
 use self::places::Places;
 use crate::directory::{Directory, SessionId};
+use crate::handshakes::Handshakes;
 use crate::listener::Peer;
 use crate::metrics::{Metrics, Refused};
 use crate::revocations::{Revocation, Revocations};
@@ -78,6 +79,7 @@ pub struct Agents {
     verifier: Arc<Verifier>,
     directory: Arc<Directory>,
     strangers: Arc<Strangers>,
+    handshakes: Arc<Handshakes>,
     tenants: Arc<Tenants>,
     revocations: Arc<Revocations>,
     metrics: Arc<Metrics>,
@@ -117,6 +119,8 @@ pub struct Parts {
     pub directory: Arc<Directory>,
     /// Limits those who come with wrong tokens.
     pub strangers: Arc<Strangers>,
+    /// The queue in which tokens wait to be verified.
+    pub handshakes: Arc<Handshakes>,
     /// Knows how many sessions and endpoints a tenant may have.
     pub tenants: Arc<Tenants>,
     /// What is withdrawn.
@@ -178,6 +182,7 @@ impl Agents {
             verifier,
             directory,
             strangers,
+            handshakes,
             tenants,
             revocations,
             metrics,
@@ -198,6 +203,7 @@ impl Agents {
             verifier,
             directory,
             strangers,
+            handshakes,
             tenants,
             revocations,
             metrics,
@@ -274,7 +280,14 @@ impl Agents {
     async fn verify(&self, bearer: &str, peer: Peer) -> Result<VerifiedToken, Problem> {
         let from = peer.address.ip();
         self.strangers.may_try(from, bearer)?;
-        match self.verifier.verify_refreshing(bearer).await {
+        let verified = self
+            .handshakes
+            .take(self.verifier.verify_refreshing(bearer))
+            .await
+            .map_err(|_| {
+                overloaded("too many agents come to this relay node at once; try again")
+            })?;
+        match verified {
             Ok(token) => {
                 self.strangers.on_good(bearer);
                 Ok(token)

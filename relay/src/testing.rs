@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::directory::Directory;
 use crate::drain::Ending;
+use crate::handshakes::Handshakes;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::revocations::Revocations;
@@ -111,6 +112,7 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
             verifier: verifier.clone(),
             directory: directory.clone(),
             strangers: Strangers::new(limits, metrics.clone()),
+            handshakes: Handshakes::new(limits, metrics.clone()),
             tenants: tenants.clone(),
             revocations: revocations.clone(),
             metrics: metrics.clone(),

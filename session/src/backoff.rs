@@ -35,10 +35,11 @@ impl Backoff {
     }
 
     /// Like [`next_delay`](Self::next_delay), but at least `floor`, the peer's Retry-After
-    /// (believed up to 5 min). The jitter comes on top of it: whoever was told the same number
-    /// still comes back spread out.
+    /// (believed up to 5 min). The jitter comes on top of it, up to as long again: thousands who were
+    /// told the same number still come back spread out.
     pub fn next_delay_after(&mut self, floor: Option<Duration>) -> Duration {
-        floor.unwrap_or_default().min(MAX_FLOOR) + self.next_delay()
+        let floor = floor.unwrap_or_default().min(MAX_FLOOR);
+        floor + self.next_delay().max(floor.mul_f64(fastrand::f64()))
     }
 
     /// Call when an attempt has proved good.
@@ -103,13 +104,24 @@ mod tests {
         let waits: Vec<Duration> = (0..100)
             .map(|_| Backoff { attempts: 8 }.next_delay_after(Some(floor)))
             .collect();
-        assert!(
-            waits
-                .iter()
-                .all(|wait| (floor..=floor + CAP).contains(wait))
-        );
+        assert!(waits.iter().all(|wait| (floor..=2 * floor).contains(wait)));
         assert!(waits.iter().any(|wait| *wait != waits[0]));
         let wait = Backoff::new().next_delay_after(Some(Duration::from_secs(1_000_000)));
-        assert!(wait <= MAX_FLOOR + BASE);
+        assert!(wait <= 2 * MAX_FLOOR);
+    }
+
+    /// Thousands are refused for the first time in one moment, by a node that names one number.
+    #[test]
+    fn those_who_were_told_the_same_number_come_back_spread_over_as_long_again() {
+        let floor = Duration::from_secs(5);
+        let mut buckets = [0u32; 10];
+        for _ in 0..10_000 {
+            let wait = Backoff::new().next_delay_after(Some(floor)) - floor;
+            buckets[((wait.as_secs_f64() / floor.as_secs_f64() * 10.0) as usize).min(9)] += 1;
+        }
+        assert!(
+            buckets.iter().all(|n| (700..1300).contains(n)),
+            "{buckets:?}"
+        );
     }
 }

@@ -32,6 +32,10 @@ struct Rig {
 impl Rig {
     /// A listener that says whom it serves, and serves by echoing.
     async fn new(connections: usize) -> Self {
+        Self::with(connections, &RelayLimits::default()).await
+    }
+
+    async fn with(connections: usize, limits: &RelayLimits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(vec!["relay.test".to_owned()]).unwrap();
@@ -50,7 +54,8 @@ impl Rig {
             tls,
             handshake: HANDSHAKE,
             connections,
-            strangers: Strangers::new(&RelayLimits::default(), metrics.clone()),
+            strangers: Strangers::new(limits, metrics.clone()),
+            handshakes: Handshakes::new(limits, metrics.clone()),
         };
         let listener = Listener::bind(
             "127.0.0.1:0".parse().unwrap(),
@@ -251,4 +256,65 @@ async fn an_address_that_is_taken_is_an_error() {
         .err()
         .unwrap();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}
+
+/// A connection that says nothing has no turn among the handshakes, and those that stall in the middle
+/// keep it for a moment only: others are served meanwhile.
+#[tokio::test]
+async fn who_stalls_in_tls_keeps_nobody_out() {
+    let limits = RelayLimits {
+        handshakes: 1,
+        ..RelayLimits::default()
+    };
+    let mut rig = Rig::with(10, &limits).await;
+    let _silent = rig.tcp().await;
+    let mut stalled = rig.tcp().await;
+    // The first bytes of a ClientHello that does not come.
+    stalled
+        .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00])
+        .await
+        .unwrap();
+    while !rig.has("handshakes 1") {
+        tokio::task::yield_now().await;
+    }
+    let _io = rig.tls(rig.client(&[b"http/1.1"])).await.unwrap();
+    rig.served.recv().await.unwrap();
+}
+
+/// Whose turn does not come in time is closed, not served.
+#[tokio::test]
+async fn who_waits_for_too_long_is_closed() {
+    let limits = RelayLimits {
+        handshakes: 1,
+        handshake_wait: culvert_config::units::Span(Duration::from_millis(50)),
+        ..RelayLimits::default()
+    };
+    let rig = Rig::with(10, &limits).await;
+    let mut stalled = rig.tcp().await;
+    stalled
+        .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00])
+        .await
+        .unwrap();
+    while !rig.has("handshakes 1") {
+        tokio::task::yield_now().await;
+    }
+    assert!(rig.tls(rig.client(&[b"http/1.1"])).await.is_err());
+    assert!(rig.has("arrivals_total{outcome=\"late\"} 1"));
+    assert!(rig.has("handshakes_late_total 1"));
+}
+
+/// What the kernel has accepted when the node begins to drain is served.
+#[tokio::test]
+async fn a_drain_leaves_no_accepted_connection_behind() {
+    let mut rig = Rig::new(10).await;
+    // Nobody has run since: the listener cannot have taken it.
+    let address = rig.address;
+    let tcp = std::net::TcpStream::connect(address).unwrap();
+    rig.ending.drain.cancel();
+    tcp.set_nonblocking(true).unwrap();
+    let tcp = TcpStream::from_std(tcp).unwrap();
+    let name = ServerName::try_from("relay.test").unwrap();
+    let client = TlsConnector::from(rig.client(&[b"http/1.1"]));
+    let _io = client.connect(name, tcp).await.unwrap();
+    rig.served.recv().await.unwrap();
 }

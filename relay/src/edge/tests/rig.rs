@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::directory::{Directory, Service, SessionId};
 use crate::edge::{Edge, Parts};
+use crate::handshakes::Handshakes;
 use crate::listener::{Peer, Transport};
 use crate::metrics::Metrics;
 use crate::place::Place;
@@ -103,6 +104,7 @@ impl Rig {
                 verifier: verifier.clone(),
                 directory: directory.clone(),
                 strangers: strangers.clone(),
+                handshakes: Handshakes::new(&limits, metrics.clone()),
                 tenants: tenants.clone(),
                 revocations: revocations.clone(),
                 metrics: metrics.clone(),

@@ -1,0 +1,96 @@
+//! The queue of those who want to come in.
+//!
+//! When a relay fails, everybody it had comes to the others at once. A handshake costs far more than a
+//! call, and one that takes longer than its peer waits has cost all of that for nothing. So only so
+//! many are worked on at once, others wait their turn in the order in which they came, and who has
+//! waited for too long is turned away before it costs anything: it comes back later, at a moment of
+//! its own.
+//!
+//! A turn is for work, and no seat to keep. It begins when the first byte of the handshake is there,
+//! and who makes the relay wait for longer than [`TURN`] goes on without one.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_config::relay::RelayLimits;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use crate::metrics::Metrics;
+
+/// The longest turn: several round trips of a slow line.
+const TURN: Duration = Duration::from_secs(1);
+
+/// The handshakes of a node: TLS of everybody, and the tokens of agents.
+#[derive(Debug)]
+pub struct Handshakes {
+    turns: Arc<Semaphore>,
+    patience: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// It was not its turn in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many handshakes wait")]
+pub(crate) struct Late;
+
+/// What is being worked on.
+struct Turn {
+    _permit: OwnedSemaphorePermit,
+    metrics: Arc<Metrics>,
+}
+
+impl Handshakes {
+    /// None yet, with what the limits say of them.
+    pub fn new(limits: &RelayLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+        let most = (limits.handshakes as usize).min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            turns: Arc::new(Semaphore::new(most)),
+            patience: limits.handshake_wait.0,
+            metrics,
+        })
+    }
+
+    /// Does a handshake, or a part of one, when it is its turn. Cancel safe if `work` is.
+    pub(crate) async fn take<T>(&self, work: impl Future<Output = T>) -> Result<T, Late> {
+        let turn = self.turn().await?;
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = sleep(TURN) => {}
+        }
+        drop(turn);
+        Ok(work.await)
+    }
+
+    async fn turn(&self) -> Result<Turn, Late> {
+        let counts = &self.metrics.handshakes;
+        let permit = match self.turns.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let _waiting = counts.wait();
+                let granted = timeout(self.patience, self.turns.clone().acquire_owned()).await;
+                granted
+                    .ok()
+                    .and_then(Result::ok)
+                    .ok_or(Late)
+                    .inspect_err(|_| _ = counts.late.inc())?
+            }
+        };
+        counts.working.inc();
+        Ok(Turn {
+            _permit: permit,
+            metrics: self.metrics.clone(),
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.metrics.handshakes.working.dec();
+    }
+}
