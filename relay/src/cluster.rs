@@ -25,6 +25,7 @@ mod withdrawals;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -69,6 +70,18 @@ struct Cluster<R> {
     lease: Duration,
     /// Set when the node is about to leave.
     leaving: CancellationToken,
+    word: Word,
+}
+
+/// What this node has told the registry, to find out when something else stands there.
+#[derive(Debug, Default)]
+struct Word {
+    /// The version that was taken last.
+    given: AtomicU64,
+    /// The version that was last on its way.
+    sent: AtomicU64,
+    /// Another one was read.
+    broken: Notify,
 }
 
 /// Another node, as it is known here.
@@ -108,11 +121,13 @@ impl<R: Registry> Cluster<R> {
                 Some(last) if *last == entry => self.renew(&entry.instance).await,
                 _ => Ok(false),
             };
+            let tried_to_leave = entry.leaving;
             let outcome = match renewed {
                 Ok(true) => Ok(()),
                 Ok(false) => {
                     version += 1;
                     entry.version = version;
+                    self.word.sent.store(version, Ordering::Relaxed);
                     self.publish(&entry).await
                 }
                 Err(error) => Err(error),
@@ -120,6 +135,7 @@ impl<R: Registry> Cluster<R> {
             self.note(RegistryWork::Tell, &outcome);
             let pause = match outcome {
                 Ok(()) => {
+                    self.word.given.store(entry.version, Ordering::Relaxed);
                     told = Some(entry);
                     self.lease / 3
                 }
@@ -132,11 +148,12 @@ impl<R: Registry> Cluster<R> {
                         .mul_f64(0.5 + fastrand::f64() / 2.0)
                 }
             };
-            let was_leaving = told.as_ref().is_some_and(|entry| entry.leaving);
             tokio::select! {
                 () = sleep(pause) => {}
                 Ok(()) = changes.changed() => sleep(GATHER).await,
-                () = self.leaving.cancelled(), if !was_leaving => {}
+                () = self.leaving.cancelled(), if !tried_to_leave => {}
+                // To renew it would keep alive what somebody else wrote.
+                () = self.word.broken.notified() => told = None,
             }
         }
     }
@@ -165,11 +182,30 @@ impl<R: Registry> Cluster<R> {
             let versions = known
                 .iter()
                 .map(|(instance, known)| (instance.clone(), known.version));
+            let given = self.word.given.load(Ordering::Relaxed);
             let read = within(self.registry.read(&versions.collect())).await;
             self.note(RegistryWork::Learn, &read);
             if let Ok(entries) = read {
+                self.check_own(&entries, given);
                 self.apply(&mut known, entries);
             }
+        }
+    }
+
+    /// Notices when somebody else has written in this node's name; `given`: the version that had been
+    /// taken before the entries were read.
+    fn check_own(&self, entries: &[registry::Seen], given: u64) {
+        let own = entries.iter().map(|seen| &seen.entry);
+        let Some(own) = own.into_iter().find(|e| e.instance == self.me.instance) else {
+            return;
+        };
+        let sent = self.word.sent.load(Ordering::Relaxed);
+        if !(given..=sent).contains(&own.version) {
+            tracing::warn!(
+                target: "culvert::security",
+                "somebody else has written this node's entry in the registry: it is written anew"
+            );
+            self.word.broken.notify_one();
         }
     }
 

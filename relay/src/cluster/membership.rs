@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Cluster;
 use super::redis::RedisRegistry;
 use super::registry::{Entry, Instance, Registry};
 use super::withdrawals::LastRead;
+use super::{Cluster, Word};
 use crate::node::Node;
 use crate::peer::{Acceptor, Introduction, PeerTls, Peers};
 
@@ -94,6 +94,7 @@ impl Membership {
                 },
                 lease: self.lease,
                 leaving: node.ending.drain.clone(),
+                word: Word::default(),
             },
         })
     }

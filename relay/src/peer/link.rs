@@ -42,7 +42,7 @@ pub(crate) struct Target {
 /// The way to another node.
 pub struct Link {
     id: SessionId,
-    name: String,
+    target: Target,
     session: ArcSwapOption<Session>,
     /// The node is about to leave: others come first.
     leaving: AtomicBool,
@@ -78,7 +78,7 @@ impl Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("node", &self.name)
+            .field("node", &self.target.name)
             .finish_non_exhaustive()
     }
 }
@@ -118,20 +118,21 @@ impl Peers {
     pub(crate) fn link(self: &Arc<Self>, target: Target) -> (Arc<Link>, AbortOnDropHandle<()>) {
         let link = Arc::new(Link {
             id: SessionId(self.next.fetch_add(1, Ordering::Relaxed)),
-            name: target.name.clone(),
+            target,
             session: ArcSwapOption::empty(),
             leaving: AtomicBool::new(false),
         });
-        let keeping = tokio::spawn(self.clone().keep_up(link.clone(), target));
+        let keeping = tokio::spawn(self.clone().keep_up(link.clone()));
         (link, AbortOnDropHandle::new(keeping))
     }
 
-    async fn keep_up(self: Arc<Self>, link: Arc<Link>, target: Target) {
+    async fn keep_up(self: Arc<Self>, link: Arc<Link>) {
+        let target = &link.target;
         let node = &target.name;
         let mut backoff = Backoff::new();
         let mut complained = false;
         loop {
-            let dialled = timeout(PATIENCE, self.dial(&target)).await;
+            let dialled = timeout(PATIENCE, self.dial(target)).await;
             match dialled.unwrap_or(Err(LinkError::Timeout)) {
                 Ok(session) => {
                     tracing::info!(node, address = target.address, "connected with a node");

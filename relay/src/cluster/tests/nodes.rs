@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::conformance::{instance, route};
-use crate::cluster::Cluster;
 use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::registry::{Entry, Registry};
+use crate::cluster::{Cluster, Word};
 use crate::directory::{Directory, Lookup};
 use crate::metrics::Metrics;
 use crate::peer::{Introduction, PeerTls, Peers};
@@ -83,6 +83,7 @@ impl Node {
             },
             lease: LEASE,
             leaving: leaving.clone(),
+            word: Word::default(),
         };
         Self {
             directory,
@@ -187,6 +188,23 @@ async fn without_the_registry_what_is_known_goes_on() {
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].entry.instance, instance("a", 1));
     assert_eq!(node.finds("acme", "vcenter"), "offline");
+}
+
+/// Renewed, a lie in this node's name would never end.
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
+    let registry = MemoryRegistry::default();
+    let _node = Node::start(&registry);
+    pass(1).await;
+    let lie = Entry {
+        instance: instance("a", 1),
+        ..entry(999, &[("acme", "vcenter")])
+    };
+    registry.publish(&lie, LEASE).await.unwrap();
+    pass(4).await;
+    let seen = registry.read(&HashMap::new()).await.unwrap();
+    assert_eq!(seen.len(), 1);
+    assert!(seen[0].entry.routes.is_empty(), "{:?}", seen[0].entry);
 }
 
 #[tokio::test(start_paused = true)]
