@@ -7,6 +7,7 @@ mod memory;
 mod pair;
 mod properties;
 mod schedule;
+mod skew;
 mod states;
 mod streams;
 mod walks;

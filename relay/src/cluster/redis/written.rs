@@ -109,10 +109,55 @@ impl WrittenRoute {
                 Some(word) => Some(tunnel.into_iter().find(|mode| mode.as_str() == word)?),
                 None => None,
             },
-            priority: match &self.priority {
-                Some(word) => Some(priority.into_iter().find(|class| class.as_str() == word)?),
-                None => None,
-            },
+            // A class that is not known is a wish that is not heard, no reason not to serve.
+            priority: self
+                .priority
+                .as_ref()
+                .and_then(|word| priority.into_iter().find(|class| class.as_str() == word)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A neighbour of a later minor version writes members that this one does not know, and routes
+    /// that it cannot serve: the rest is read. What this one writes has no member that an older one
+    /// would need.
+    #[test]
+    fn entries_of_neighbours_of_another_minor_version_are_read() {
+        let instance = Instance {
+            node: "relay-1".into(),
+            process: [7; 16],
+        };
+        let later = r#"{"version":4,"address":"a:1","leaving":true,"region":{"name":"fra"}}"#;
+        let entry = Meta::parse(later).unwrap().entry(instance.clone());
+        assert_eq!(
+            (entry.version, &*entry.address, entry.leaving),
+            (4, "a:1", true)
+        );
+
+        let later = r#"{"version":4,"codec":"x","routes":[
+            {"tenant":"acme","endpoint":"vcenter","weight":3},
+            {"tenant":"acme","endpoint":"nsx","tunnel":"quantum"},
+            {"tenant":"acme","endpoint":"esx","priority":"someday"}]}"#;
+        let routes = Routes::parse(later).unwrap().routes();
+        let names: Vec<_> = routes.iter().map(|route| route.endpoint.as_str()).collect();
+        assert_eq!(names, ["vcenter", "esx"]);
+
+        let plain = Entry {
+            routes: vec![Route {
+                names: Vec::new(),
+                tunnel: None,
+                priority: None,
+                ..routes[0].clone()
+            }],
+            ..entry
+        };
+        assert_eq!(
+            Routes::of(&plain).to_json(),
+            r#"{"version":4,"routes":[{"tenant":"acme","endpoint":"vcenter"}]}"#
+        );
     }
 }
