@@ -18,14 +18,19 @@
 //! | [`setup`] | the private folder: certificates, clients, configuration |
 //! | [`program`] | finds, builds, starts and ends the programs |
 //! | [`tour`] | the calls, what is expected of them, what is told about them |
+//! | `cluster` | several relays instead of one, killed and replaced under load |
+//! | [`load`], [`judge`] | callers all the time, and what they may not see; the product's tests use them too |
 //! | [`issuer`], [`sddc`] | the two stand-ins, over [`https`] |
 //! | [`certs`], [`tokens`] | the development authority and token key; the product's tests use them too |
 
 pub mod certs;
+mod cluster;
 pub mod failure;
 pub mod files;
 pub mod https;
 pub mod issuer;
+pub mod judge;
+pub mod load;
 pub mod program;
 mod run;
 pub mod screen;

@@ -73,7 +73,7 @@ impl Binaries {
 /// A running program. Dropped, it is killed; [`Program::stop`] is the gentle way.
 #[derive(Debug)]
 pub struct Program {
-    name: &'static str,
+    name: String,
     log: PathBuf,
     child: Child,
     /// Of our own helpers, held open: they end when it closes, even if we are killed.
@@ -82,7 +82,7 @@ pub struct Program {
 
 impl Program {
     /// Starts the relay or the agent; both of its outputs go to `NAME.log` in `folder`.
-    pub fn start(name: &'static str, folder: &Path, command: &mut Command) -> Result<Self> {
+    pub fn start(name: &str, folder: &Path, command: &mut Command) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = std::fs::File::create(&log).doing(|| format!("cannot write {name}.log"))?;
         let copy = file
@@ -93,7 +93,7 @@ impl Program {
     }
 
     /// Starts a helper of our own and waits for its first line of output, its address.
-    pub async fn start_helper(name: &'static str, folder: &Path) -> Result<(Self, String)> {
+    pub async fn start_helper(name: &str, folder: &Path) -> Result<(Self, String)> {
         let me = std::env::current_exe().doing(|| "cannot find this program")?;
         let log = folder.join(format!("{name}.log"));
         let file = std::fs::File::create(&log).doing(|| format!("cannot write {name}.log"))?;
@@ -115,17 +115,31 @@ impl Program {
         Ok((program, address.trim_end().to_owned()))
     }
 
-    fn spawn(name: &'static str, log: PathBuf, command: &mut Command) -> Result<Self> {
+    fn spawn(name: &str, log: PathBuf, command: &mut Command) -> Result<Self> {
         // A group of its own: Ctrl-C reaches the demo alone, which then ends all in order.
         let child = command.kill_on_drop(true).process_group(0).spawn();
         let mut child = child.doing(|| format!("cannot start the {name}"))?;
         let stdin = child.stdin.take();
         Ok(Self {
-            name,
+            name: name.to_owned(),
             log,
             child,
             stdin,
         })
+    }
+
+    /// Its process, as long as nobody has waited for its end.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Ends the program at once, as a crash does: SIGKILL. Completes when it is gone.
+    pub async fn kill(&mut self) -> Result<()> {
+        let name = &self.name;
+        self.child
+            .kill()
+            .await
+            .doing(|| format!("cannot kill the {name}"))
     }
 
     /// Completes when the program has ended, with words on what it last said.
@@ -133,6 +147,15 @@ impl Program {
         match self.child.wait().await {
             Ok(status) => self.epitaph(status),
             Err(error) => Failure::new(format!("lost sight of the {}: {error}", self.name)),
+        }
+    }
+
+    /// An error with words on what it last said, if the program has ended.
+    pub fn check_running(&mut self) -> Result<()> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(self.epitaph(status)),
+            Err(error) => Err(Failure::new(format!("lost the {}: {error}", self.name))),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::program::{Binaries, Program};
 use crate::screen::{Screen, Tone};
 use crate::setup::{self, ENDPOINT, Setup, TENANT};
 use crate::tour::{self, Tour};
-use crate::{issuer, sddc};
+use crate::{cluster, issuer, sddc};
 
 /// Shows Culvert on this machine, with nothing installed but Rust.
 ///
@@ -28,6 +28,17 @@ struct Options {
     /// Check every outcome and leave: exit code 0 if all were as expected, 1 if not
     #[arg(long)]
     once: bool,
+
+    /// Show RELAYS relays behind one address instead: under load, one is killed, then each is
+    /// replaced; needs redis-server or valkey-server
+    #[arg(
+        long,
+        value_name = "RELAYS",
+        num_args = 0..=1,
+        default_missing_value = "3",
+        value_parser = clap::value_parser!(u8).range(2..=9)
+    )]
+    cluster: Option<u8>,
 
     /// The port that callers use [default: 8443 if it is free, else any]
     #[arg(long, value_name = "PORT")]
@@ -50,10 +61,11 @@ const EXAMPLES: &str = "\
 Examples:
   cargo run -p culvert-demo              look around; Ctrl-C ends everything
   cargo run -p culvert-demo -- --once    the same as a check, for scripts
+  cargo run -p culvert-demo -- --cluster three relays behind one address, killed and replaced
   RUST_LOG=debug culvert-demo            relay and agent log more";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
+pub(crate) enum LogFormat {
     Text,
     Json,
 }
@@ -95,7 +107,17 @@ async fn start(options: Options) -> Result<()> {
     match options.part {
         Some(Part::Issuer) => issuer::run(&folder).await,
         Some(Part::Sddc) => sddc::run(&folder).await,
-        None => demo(&options, &folder).await,
+        None => match options.cluster {
+            None => demo(&options, &folder).await,
+            Some(relays) => {
+                let play = cluster::Options {
+                    relays: relays.into(),
+                    once: options.once,
+                    log: options.log_format,
+                };
+                cluster::run(&play, &folder, options.port).await
+            }
+        },
     }
 }
 
@@ -159,7 +181,7 @@ async fn tour(
 }
 
 /// Renews what the printed curl commands send, long before it expires.
-async fn keep_fresh(mut keeper: Tour<'_>) -> Result<()> {
+pub(crate) async fn keep_fresh(mut keeper: Tour<'_>) -> Result<()> {
     let mut tick = tokio::time::interval(Duration::from_secs(TOKEN_LIFE / 3));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
@@ -285,7 +307,7 @@ impl Stage {
 
 /// `PROGRAM run --config FILE`, with its logs as asked for and without our environment's
 /// settings for relay and agent.
-fn run_with(program: &Path, config: &Path, log: LogFormat) -> Command {
+pub(crate) fn run_with(program: &Path, config: &Path, log: LogFormat) -> Command {
     let format = match log {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
@@ -305,12 +327,12 @@ fn run_with(program: &Path, config: &Path, log: LogFormat) -> Command {
 }
 
 /// The signals that ask the demo to leave.
-struct Leave {
+pub(crate) struct Leave {
     signals: [tokio::signal::unix::Signal; 3],
 }
 
 impl Leave {
-    fn listen() -> Result<Self> {
+    pub(crate) fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).doing(|| "cannot listen for signals");
         Ok(Self {
             signals: [
@@ -321,7 +343,7 @@ impl Leave {
         })
     }
 
-    async fn asked(&mut self) {
+    pub(crate) async fn asked(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
         tokio::select! {
             _ = interrupt.recv() => (),

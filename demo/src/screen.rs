@@ -1,11 +1,13 @@
 //! What the user sees. Colour only on a terminal, and not if `NO_COLOR` is set.
 
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 /// Standard output.
 #[derive(Debug, Clone, Copy)]
 pub struct Screen {
     colour: bool,
+    terminal: bool,
 }
 
 /// How a piece of text stands out.
@@ -24,8 +26,9 @@ pub enum Tone {
 impl Screen {
     /// Standard output as it is.
     pub fn new() -> Self {
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { colour }
+        let terminal = std::io::stdout().is_terminal();
+        let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+        Self { colour, terminal }
     }
 
     /// `text`, coloured where colour helps.
@@ -56,6 +59,27 @@ impl Screen {
     /// An indented line.
     pub fn line(self, text: &str) {
         say(&format!("   {text}"));
+    }
+
+    /// How often a status is worth showing: often where it replaces the last one.
+    pub fn refresh(self) -> Duration {
+        Duration::from_millis(if self.terminal { 200 } else { 1000 })
+    }
+
+    /// Shows how things are, in place of the last status on a terminal.
+    pub fn status(self, text: &str) {
+        if !self.terminal {
+            return self.line(text);
+        }
+        let mut out = std::io::stdout().lock();
+        let _ = write!(out, "\r\x1b[2K   {text}").and_then(|()| out.flush());
+    }
+
+    /// What is written from now on comes below the last status.
+    pub fn status_over(self) {
+        if self.terminal {
+            say("");
+        }
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! Sign in with a user and a password, list virtual machines, look at one, switch it off,
 //! download an image. The inventory is made up and lives in memory; what is switched off stays
-//! off until the next start, which is how the demo proves that a denied call did not arrive.
+//! off until the next start, which is how the demo proves that a denied call did not arrive. Events
+//! that are reported are counted by their id, which is how it proves that none was reported twice.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -35,6 +37,12 @@ pub const IMAGE_SIZE: u64 = 64 << 20;
 /// Sessions kept at most; then all start over.
 const MAX_SESSIONS: usize = 1000;
 
+/// Events kept at most.
+const MAX_EVENTS: usize = 1_000_000;
+
+/// The longest that a request may be worked on.
+const MAX_WORK_MS: u64 = 10_000;
+
 struct Vm {
     id: &'static str,
     name: &'static str,
@@ -46,6 +54,8 @@ struct Vm {
 
 struct Inventory {
     sessions: HashSet<String>,
+    /// How often each event was reported.
+    events: HashMap<String, u32>,
     vms: Vec<Vm>,
 }
 
@@ -55,10 +65,22 @@ pub async fn run(folder: &Path) -> Result<()> {
         let inventory = Arc::new(Mutex::new(Inventory::sample()));
         Ok(move |request: Request<Incoming>| {
             let reply = handle(&request, &mut lock(&inventory));
-            async move { reply }
+            let work = work(&request);
+            async move {
+                tokio::time::sleep(work).await;
+                reply
+            }
         })
     })
     .await
+}
+
+/// How long the API works on a request before it answers: `work_ms` of the query.
+fn work<B>(request: &Request<B>) -> Duration {
+    let query = request.uri().query().unwrap_or_default();
+    let work = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "work_ms");
+    let work = work.and_then(|(_, value)| value.parse().ok());
+    Duration::from_millis(work.unwrap_or(0).min(MAX_WORK_MS))
 }
 
 fn lock(inventory: &Mutex<Inventory>) -> MutexGuard<'_, Inventory> {
@@ -90,6 +112,10 @@ fn handle<B>(request: &Request<B>, inventory: &mut Inventory) -> Reply {
         (&Method::POST, ["api", "vcenter", "vm", id, "power"]) => inventory
             .vm(id)
             .map_or_else(not_found, |vm| vm.power(query)),
+        (&Method::POST, ["api", "vcenter", "events", id]) => inventory.report(id),
+        (&Method::GET, ["api", "vcenter", "events"]) => {
+            https::json(StatusCode::OK, &json!(inventory.events))
+        }
         (&Method::GET, ["folder", "photon-5.0.iso"]) => {
             let mut reply = https::with_body(StatusCode::OK, Image { left: IMAGE_SIZE });
             let kind = HeaderValue::from_static("application/octet-stream");
@@ -112,6 +138,7 @@ impl Inventory {
         };
         Self {
             sessions: HashSet::new(),
+            events: HashMap::new(),
             vms: vec![
                 vm("vm-11", "web-01", 2, 4096, "DEBIAN_12_64"),
                 vm("vm-12", "web-02", 2, 4096, "DEBIAN_12_64"),
@@ -122,6 +149,15 @@ impl Inventory {
 
     fn vm(&mut self, id: &str) -> Option<&mut Vm> {
         self.vms.iter_mut().find(|vm| vm.id == id)
+    }
+
+    fn report(&mut self, id: &str) -> Reply {
+        if self.events.len() >= MAX_EVENTS {
+            let text = "No further events are kept.";
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", text);
+        }
+        *self.events.entry(id.to_owned()).or_default() += 1;
+        https::with_body(StatusCode::CREATED, Empty::new())
     }
 
     fn sign_in(&mut self, headers: &HeaderMap) -> Reply {

@@ -47,6 +47,17 @@ pub struct Setup {
     _lock: File,
 }
 
+/// What is a relay's own in its configuration.
+pub(crate) struct Node<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) public: u16,
+    pub(crate) admin: u16,
+    /// Further lines of `[listen]`.
+    pub(crate) listen: &'a str,
+    /// Further tables.
+    pub(crate) tables: &'a str,
+}
+
 impl Setup {
     /// Makes the folder, the certificates and the clients. `port`: the public port, if the user
     /// wants a certain one.
@@ -92,16 +103,36 @@ impl Setup {
 
     /// Writes the configuration of relay and agent, now that issuer and API have addresses.
     pub fn configure(&self, issuer: &str, sddc: &str) -> Result<()> {
-        let Self { public, admin, .. } = self;
+        let relay = Node {
+            name: "demo",
+            public: self.public,
+            admin: self.admin,
+            listen: "",
+            tables: "",
+        };
+        self.write_relay("relay.toml", issuer, &relay)?;
+        self.write_agent("agent.toml", issuer, sddc, 1)?;
+        files::write(&self.folder.join("policy.toml"), POLICY)
+    }
+
+    /// Writes the configuration of a relay.
+    pub(crate) fn write_relay(&self, file: &str, issuer: &str, node: &Node<'_>) -> Result<()> {
+        let Node {
+            name,
+            public,
+            admin,
+            listen,
+            tables,
+        } = node;
         let relay = format!(
             r#"# Made by culvert-demo; made anew at every start.
 domain = "{DOMAIN}"
-node = "demo"
+node = "{name}"
 
 [listen]
 public = "127.0.0.1:{public}"
 admin = "127.0.0.1:{admin}"
-
+{listen}
 [tls]
 certificate = "relay.pem"
 private_key = "relay.key"
@@ -111,13 +142,25 @@ url = "{issuer}"
 audience = "{AUDIENCE}"
 algorithms = ["ES256"]
 ca = "ca.pem"
-"#
+{tables}"#
         );
+        files::write(&self.folder.join(file), relay)
+    }
+
+    /// Writes the configuration of an agent that dials the public port.
+    pub(crate) fn write_agent(
+        &self,
+        file: &str,
+        issuer: &str,
+        sddc: &str,
+        sessions: u8,
+    ) -> Result<()> {
+        let public = self.public;
         let agent = format!(
             r#"# Made by culvert-demo; made anew at every start.
 [relay]
 url = "wss://{DOMAIN}:{public}"
-sessions = 1
+sessions = {sessions}
 ca = "ca.pem"
 
 [oauth]
@@ -138,9 +181,7 @@ ca = "ca.pem"
 file = "policy.toml"
 "#
         );
-        files::write(&self.folder.join("relay.toml"), relay)?;
-        files::write(&self.folder.join("agent.toml"), agent)?;
-        files::write(&self.folder.join("policy.toml"), POLICY)
+        files::write(&self.folder.join(file), agent)
     }
 
     /// The address of `path` on the endpoint of `tenant`.
@@ -153,7 +194,7 @@ file = "policy.toml"
 }
 
 /// What the demo's agent allows. Nothing else passes.
-const POLICY: &str = r#"# Made by culvert-demo; made anew at every start.
+pub(crate) const POLICY: &str = r#"# Made by culvert-demo; made anew at every start.
 version = 1
 reveal_rule = true      # tell refused callers which rule it was
 
@@ -226,7 +267,7 @@ fn take(folder: &Path) -> Result<File> {
 }
 
 /// `preferred`, if it is free; any free port for 0.
-fn free_port(preferred: u16) -> Result<u16> {
+pub(crate) fn free_port(preferred: u16) -> Result<u16> {
     let port = || TcpListener::bind((Ipv4Addr::LOCALHOST, preferred))?.local_addr();
     Ok(port().doing(|| "cannot find a free port")?.port())
 }

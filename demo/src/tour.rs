@@ -9,19 +9,18 @@ use serde_json::Value;
 
 use crate::failure::{Doing, Failure, Result};
 use crate::files;
-use crate::issuer::Client;
 use crate::screen::{Screen, Tone};
 use crate::sddc::{IMAGE_SIZE, PASSWORD, SESSION_HEADER, USER};
 use crate::setup::{CALLER, OTHER_CALLER, OTHER_TENANT, Setup, TENANT};
 use crate::web::{Answer, Web};
 
 /// The header that carries a caller's credential for the relay; `Authorization` is the API's.
-const CREDENTIAL: &str = "Culvert-Authorization";
+pub(crate) const CREDENTIAL: &str = "Culvert-Authorization";
 
 /// How long the agent may take to register.
 const REGISTRATION: Duration = Duration::from_secs(30);
 
-const INVENTORY: &str = "/api/vcenter/vm";
+pub(crate) const INVENTORY: &str = "/api/vcenter/vm";
 const STOP: &str = "/api/vcenter/vm/vm-11/power?action=stop";
 const IMAGE: &str = "/folder/photon-5.0.iso";
 
@@ -104,6 +103,11 @@ impl<'a> Tour<'a> {
             return Err(Failure::new(what));
         }
         Ok(())
+    }
+
+    /// The session at the API, once signed in.
+    pub(crate) fn session(&self) -> &str {
+        &self.session
     }
 
     /// Writes a fresh token of each caller to files for `curl -H @FILE`.
@@ -293,10 +297,7 @@ impl<'a> Tour<'a> {
     }
 
     async fn token(&self, caller: &str) -> Result<String> {
-        let is_caller = |client: &&Client| client.id == caller;
-        let client = self.setup.clients.iter().find(is_caller);
-        let client = client.ok_or_else(|| Failure::new(format!("no client {caller}")))?;
-        self.web.token(self.issuer, client).await
+        self.web.token_of(self.setup, self.issuer, caller).await
     }
 
     /// Prints a refusal and checks it against the one to expect.
@@ -367,12 +368,16 @@ impl<'a> Tour<'a> {
     }
 }
 
-fn bearer(token: &str) -> String {
+pub(crate) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
 /// Asks `holds` until it does, at most for `limit`.
-async fn until(limit: Duration, late: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<()> {
+pub(crate) async fn until(
+    limit: Duration,
+    late: &str,
+    mut holds: impl AsyncFnMut() -> bool,
+) -> Result<()> {
     let asking = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -85,16 +85,27 @@ pub struct Web {
 impl Web {
     /// A client that finds the relay's names on loopback, whatever DNS says.
     pub fn new(setup: &Setup) -> Result<Self> {
-        let tls = certs::client_config(&setup.authority, &["h2", "http/1.1"])?;
+        let mut hosts = Vec::new();
+        for tenant in [TENANT, OTHER_TENANT] {
+            let url = url::Url::parse(&setup.url(tenant, "/")).doing(|| "cannot form a URL")?;
+            hosts.push(url.host_str().unwrap_or_default().to_owned());
+        }
+        let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+        Self::reaching(&setup.authority, &hosts, &["h2", "http/1.1"])
+    }
+
+    /// A client that trusts `authority` (PEM) alone, finds these hosts on loopback, and speaks one of
+    /// these protocols.
+    pub fn reaching(authority: &str, hosts: &[&str], alpn: &[&str]) -> Result<Self> {
+        let tls = certs::client_config(authority, alpn)?;
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut client = Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()
             .connect_timeout(Duration::from_secs(5))
             .read_timeout(Duration::from_secs(30));
-        for tenant in [TENANT, OTHER_TENANT] {
-            let url = url::Url::parse(&setup.url(tenant, "/")).doing(|| "cannot form a URL")?;
-            client = client.resolve(url.host_str().unwrap_or_default(), loopback);
+        for host in hosts {
+            client = client.resolve(host, loopback);
         }
         Ok(Self {
             client: client.build().doing(|| "cannot set up the HTTPS client")?,
@@ -109,6 +120,13 @@ impl Web {
     /// Sends a request and reads the answer.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer> {
         Answer::read(request.send().await.doing(|| "the request failed")?).await
+    }
+
+    /// Asks the issuer for an access token of the client with this id.
+    pub async fn token_of(&self, setup: &Setup, issuer: &str, id: &str) -> Result<String> {
+        let client = setup.clients.iter().find(|client| client.id == id);
+        let client = client.ok_or_else(|| Failure::new(format!("no client {id}")))?;
+        self.token(issuer, client).await
     }
 
     /// Asks the issuer for an access token.
