@@ -25,6 +25,8 @@ pub const AGENT: &str = "agent-acme";
 pub const CALLER: &str = "caller-acme";
 /// A caller of tenant `globex`.
 pub const OTHER_CALLER: &str = "caller-globex";
+/// The agent of tenant `globex`, whose endpoint is called `vcenter` too.
+pub const OTHER_AGENT: &str = "agent-globex";
 /// A client of tenant `acme` that asks for no scope.
 pub const NO_SCOPE: &str = "no-scope";
 /// A client that may call, of no tenant.
@@ -84,7 +86,7 @@ impl World {
     /// An access token of the OAuth server for `client`, with the scope that is its own.
     pub fn token(&self, client: &str) -> String {
         let scope = match client {
-            AGENT => "&scope=culvert:register",
+            AGENT | OTHER_AGENT => "&scope=culvert:register",
             NO_SCOPE => "",
             _ => "&scope=culvert:call",
         };
@@ -143,6 +145,8 @@ fn clients() -> Value {
           "endpoints": endpoints },
         { "id": CALLER, "secret": SECRET, "scope": "culvert:call", "tenant": "acme" },
         { "id": OTHER_CALLER, "secret": SECRET, "scope": "culvert:call", "tenant": "globex" },
+        { "id": OTHER_AGENT, "secret": SECRET, "scope": "culvert:register", "tenant": "globex",
+          "endpoints": ["vcenter"] },
         { "id": NO_SCOPE, "secret": SECRET, "tenant": "acme" },
         { "id": NO_TENANT, "secret": SECRET, "scope": "culvert:call" },
     ])

@@ -22,7 +22,9 @@
 //! | [`certificates`] | what callers show in place of a token |
 //! | [`proof`] | keys that tokens are bound to |
 //! | [`wires`] | the network between agent and relay, to be cut |
-//! | [`cluster`] | several relays, with [`redis`] and a [`balancer`] |
+//! | [`cluster`] | several relays, with [`redis`], a [`balancer`], and the network [`between`] them |
+//! | [`load`] | callers that call all the time, and a local API that counts |
+//! | [`swarm`] | thousands of agents at once |
 //! | [`haproxy`] | a real balancer in front of the relay |
 //! | [`raw`] | callers that send bytes no HTTP client would |
 //! | [`squid`] | a corporate proxy on the agent's way out |
@@ -33,12 +35,14 @@
 //! | [`pattern`] | long bodies of which every byte can be checked |
 
 pub mod balancer;
+pub mod between;
 pub mod browser;
 pub mod certificates;
 pub mod cluster;
 pub mod curl;
 pub mod haproxy;
 pub mod issuer;
+pub mod load;
 pub mod nginx;
 pub mod oauth;
 pub mod pattern;
@@ -50,6 +54,7 @@ pub mod raw;
 pub mod redis;
 pub mod squid;
 pub mod stack;
+pub mod swarm;
 pub mod upstream;
 pub mod wait;
 pub mod way;

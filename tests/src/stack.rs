@@ -54,6 +54,8 @@ pub struct StackOptions {
     relay: String,
     agent: String,
     link: String,
+    client: String,
+    pub(crate) lease: String,
     sessions: u8,
     over_wires: bool,
     await_agent: bool,
@@ -70,6 +72,8 @@ impl Default for StackOptions {
             relay: String::new(),
             agent: String::new(),
             link: String::new(),
+            client: AGENT.to_owned(),
+            lease: "4s".to_owned(),
             sessions: 1,
             over_wires: false,
             await_agent: true,
@@ -123,6 +127,18 @@ impl StackOptions {
     /// Adds lines to `agent.toml`'s table of the relay.
     pub fn link(mut self, toml: &str) -> Self {
         self.link = format!("{toml}\n");
+        self
+    }
+
+    /// Who the agent is to the issuer; [`AGENT`] without it.
+    pub fn client(mut self, id: &str) -> Self {
+        self.client = id.to_owned();
+        self
+    }
+
+    /// How long what a node of a cluster says counts; 4s without it.
+    pub fn lease(mut self, lease: &str) -> Self {
+        self.lease = lease.to_owned();
         self
     }
 
@@ -460,7 +476,7 @@ sessions = {sessions}
 [oauth]
 grant = "client_credentials"
 issuer = "{issuer}"
-client_id = "{AGENT}"
+client_id = "{client}"
 client_secret_file = "secret"
 audience = "{AUDIENCE}"
 scope = "culvert:register"
@@ -472,6 +488,7 @@ file = "policy.toml"
 [admin]
 socket = "admin.sock"
 {more}"#,
+        client = options.client,
         sessions = options.sessions,
         link = options.link,
         more = options.agent,

@@ -16,6 +16,9 @@ use crate::issuer::world;
 /// The largest head that it reads.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// Most requests that are remembered.
+const MAX_KEPT: usize = 10_000;
+
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -106,7 +109,7 @@ impl Upstream {
         format!("https://localhost:{}", self.port)
     }
 
-    /// The requests that have arrived so far.
+    /// The requests that have arrived so far; of very many, the first ones.
     pub fn requests(&self) -> Vec<Request> {
         self.requests
             .lock()
@@ -133,10 +136,11 @@ fn serve(
         read: Vec::new(),
     };
     while let Some(request) = connection.read_request()? {
-        requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(request.clone());
+        let mut seen = requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() < MAX_KEPT {
+            seen.push(request.clone());
+        }
+        drop(seen);
         if handle(&request, &mut connection)? == Then::Close {
             break;
         }

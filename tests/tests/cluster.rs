@@ -1,10 +1,11 @@
 //! Several relays behind one address.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use culvert_demo::tokens;
 use culvert_tests::cluster::Cluster;
 use culvert_tests::issuer::{OTHER_CALLER, world};
+use culvert_tests::load::Events;
 use culvert_tests::stack::{self, POLICY, caller_token};
 use culvert_tests::upstream::Then;
 use culvert_tests::wait::until;
@@ -115,65 +116,71 @@ fn a_killed_node_costs_nothing_but_what_it_held() {
     });
 }
 
-/// Callers that call as fast as they can while each node in turn is replaced: none of their calls
-/// fails.
+/// Callers that call all the time while each node in turn is replaced: none of their calls fails, and
+/// none is done twice. `CULVERT_ROLLING_CALLS` goes on with it until there were so many.
 #[test]
 fn nodes_are_replaced_one_by_one_without_a_failed_call() {
-    let nginx = Nginx::start();
-    let mut cluster = cluster(3, &nginx);
+    let events = Events::of("acme");
+    let options = Stack::options()
+        .endpoint("vcenter", &events.url())
+        .sessions(2);
+    let mut cluster = Cluster::start(3, options);
     cluster.start_agent();
     cluster.start_agent();
     cluster.await_endpoint();
     until("the agents are with two nodes", || {
         (0..2).all(|agent| cluster.agent_status(agent)["nodes"] == 2)
     });
-    let url = format!(
-        "https://vcenter--acme.localhost:{}/api/vm",
-        cluster.balancer.port()
+    let wanted = number("CULVERT_ROLLING_CALLS").unwrap_or(300);
+    // Longer than any run takes.
+    let token = world().forge(|claims| claims["exp"] = (tokens::now() + 24 * 3600).into());
+    let callers = events.callers(6, cluster.balancer.port(), &token, "event-");
+    let ports: Vec<_> = cluster.relays.iter().map(|relay| relay.public).collect();
+    let mut replaced = 0;
+    while replaced < 3 || callers.book().calls() < wanted {
+        let relay = replaced % 3;
+        let mut others = ports.clone();
+        others.remove(relay);
+        // What a balancer's health check sees of a node that is not ready.
+        cluster.balancer.set(&others);
+        cluster.relays[relay].process.terminate();
+        assert!(cluster.relays[relay].process.wait().success());
+        cluster.restart(relay);
+        until("the node that is back reaches the endpoint", || {
+            let port = cluster.relays[relay].public;
+            let url = format!("https://vcenter--acme.localhost:{port}/forbidden/x");
+            Curl::new(&url).token(&token).run().code() == "policy-denied"
+        });
+        cluster.balancer.set(&ports);
+        callers.await_calls(20);
+        replaced += 1;
+    }
+    let book = callers.stop();
+    let findings = events.findings(&book, &[]);
+    println!(
+        "{} calls, {replaced} nodes replaced: {findings:?}",
+        book.calls()
     );
-    let (over, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    let answer = Curl::new(&url).token(caller_token()).run();
-                    assert_eq!(answer.status, 200, "{answer}");
-                    calls.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        let ports: Vec<_> = cluster.relays.iter().map(|relay| relay.public).collect();
-        for relay in 0..3 {
-            let before = calls.load(Ordering::Relaxed);
-            let others: Vec<_> = ports
-                .iter()
-                .copied()
-                .filter(|port| *port != ports[relay])
-                .collect();
-            // What a balancer's health check sees of a node that is not ready.
-            cluster.balancer.set(&others);
-            cluster.relays[relay].process.terminate();
-            assert!(cluster.relays[relay].process.wait().success());
-            cluster.restart(relay);
-            until("the node that is back reaches the endpoint", || {
-                cluster.call(relay, "/forbidden/x").run().code() == "policy-denied"
-            });
-            cluster.balancer.set(&ports);
-            until("calls go on", || {
-                calls.load(Ordering::Relaxed) > before + 20
-            });
-        }
-        over.store(true, Ordering::Relaxed);
-    });
+    assert!(
+        findings.are_as_promised(),
+        "{findings:?} {:?}",
+        book.failures()
+    );
 }
 
 /// The engine is for what changes: without it, nothing that is known stops working.
+/// `CULVERT_ENGINE_DOWN_SECONDS` leaves it away for longer.
 #[test]
 fn without_redis_everything_that_is_known_goes_on() {
-    let nginx = Nginx::start();
-    let mut cluster = cluster(2, &nginx);
+    let events = Events::of("acme");
+    let options = Stack::options()
+        .endpoint("vcenter", &events.url())
+        .sessions(2);
+    let mut cluster = Cluster::start(2, options);
     cluster.start_agent_of(0);
     cluster.await_endpoint();
+    let callers = events.callers(3, cluster.balancer.port(), caller_token(), "event-");
+    callers.await_calls(20);
     cluster.redis.kill();
     until("both nodes have noticed", || {
         (0..2).all(|relay| {
@@ -187,16 +194,30 @@ fn without_redis_everything_that_is_known_goes_on() {
         })
     });
     // Longer than any lease: what another node serves outlives it.
-    std::thread::sleep(Duration::from_secs(5));
+    let away = number("CULVERT_ENGINE_DOWN_SECONDS").unwrap_or(5);
+    std::thread::sleep(Duration::from_secs(away as u64));
     for relay in [0, 1] {
         assert_eq!(cluster.call(relay, "/api/vm").ok().status, 200);
         assert_eq!(cluster.admin(relay, "/readyz").status, 200);
     }
     cluster.redis.restart();
+    let back = std::time::Instant::now();
     until("both have said again what they serve", || {
         cluster.redis.command(&["SCARD", "{culvert}:nodes"]) == "2"
     });
+    let agreed = back.elapsed().as_secs_f64();
     assert_eq!(cluster.call(1, "/api/vm").ok().status, 200);
+    let book = callers.stop();
+    let findings = events.findings(&book, &[]);
+    println!(
+        "{} calls, all said again after {agreed:.1} s: {findings:?}",
+        book.calls()
+    );
+    assert!(
+        findings.are_as_promised(),
+        "{findings:?} {:?}",
+        book.failures()
+    );
 }
 
 /// Asks an operator's program for something on a node; gives what it says.
@@ -279,4 +300,9 @@ fn what_is_revoked_on_one_node_is_revoked_on_all_until_it_is_lifted() {
     });
     let listed = operate(&cluster, 0, &["revocations"]);
     assert!(listed.contains("subject agent-acme"), "{listed}");
+}
+
+fn number(name: &str) -> Option<usize> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().expect("a number"))
 }
