@@ -239,7 +239,7 @@ async fn hold(swarm: &Swarm, callers: &[Caller], count: usize) -> Result<JoinSet
 }
 
 /// As many open files as this process may have: each session is one here.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: maximum,

@@ -5,11 +5,17 @@
 //!   and a [`wire`] of packets between them, which [`probe`] checks.
 //! - [`load`] calls through it, [`bulk`] transfers beside the calls, [`swarm`] is thousands of
 //!   agents and their callers; [`process`] reads what the processes used.
-//! - The scenarios are in [`startline`], [`mod@line`], [`beside`], [`trouble`], [`lossy`],
+//! - [`suite`] runs the [`scenarios`] of `local` and `run` on a [`site`]: [`drive`] drives the
+//!   callers of [`client`] and the [`upstream`] answers them, [`record`] and [`sample`] see what
+//!   happens, [`progress`] shows it and [`report`] keeps it; [`compare`] reads two of them.
+//! - The other subcommands are in [`startline`], [`mod@line`], [`beside`], [`trouble`], [`lossy`],
 //!   [`neighbour`] and [`idle`]; `benches/README.md` says what each measures and why.
 
 pub mod beside;
 pub mod bulk;
+pub mod client;
+pub mod compare;
+pub mod drive;
 pub mod idle;
 pub mod lab;
 pub mod line;
@@ -19,11 +25,19 @@ pub mod lossy;
 pub mod neighbour;
 pub mod probe;
 pub mod process;
+pub mod progress;
+pub mod record;
+pub mod report;
+pub mod sample;
+pub mod scenarios;
 pub mod sink;
+pub mod site;
 pub mod stack;
 pub mod startline;
 pub mod stats;
+pub mod suite;
 pub mod swarm;
 pub mod token;
 pub mod trouble;
+pub mod upstream;
 pub mod wire;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream;
 use hdrhistogram::Histogram;
-use http::{HeaderMap, Request, Uri};
+use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -24,6 +25,28 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// What a call sends.
 pub type Body = BoxBody<Bytes, Infallible>;
+
+/// An answer whose status was not the one that was expected.
+#[derive(Debug)]
+pub struct Refused {
+    /// The status.
+    pub status: StatusCode,
+    /// The answer's body, which may be a problem (RFC 9457).
+    pub body: Bytes,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}",
+            self.status,
+            String::from_utf8_lossy(&self.body)
+        )
+    }
+}
+
+impl Error for Refused {}
 
 /// Whom to call.
 #[derive(Debug, Clone)]
@@ -169,7 +192,7 @@ async fn answer(
     if response.status() != 200 {
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into());
+        return Err(Refused { status, body }.into());
     }
     Ok(response.into_body())
 }

@@ -1,27 +1,65 @@
 //! `culvert-bench`: see `--help`.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use culvert_bench::compare::{self, Comparison};
 use culvert_bench::link::Line;
 use culvert_bench::load::Failure;
+use culvert_bench::report::{self, Report};
+use culvert_bench::site::{Remote, Site};
 use culvert_bench::stack::{Between, Settings, Stack, programs};
+use culvert_bench::suite::{self, Suite};
 use culvert_bench::trouble::{self, Break};
 use culvert_bench::wire::Quality;
-use culvert_bench::{beside, idle, line, lossy, neighbour, startline};
+use culvert_bench::{beside, idle, line, lossy, neighbour, startline, upstream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// Measures what a call through Culvert costs, beside nginx in the same run.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
     #[command(subcommand)]
-    command: Scenario,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Scenario {
+enum Command {
+    /// Bring up an installation on this machine and measure it, beside nginx if there is one.
+    Local {
+        #[command(flatten)]
+        options: suite::Options,
+    },
+    /// Measure an installation that exists.
+    Run {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(flatten)]
+        options: suite::Options,
+    },
+    /// Say what changed between two reports beyond noise; exit code 1 if something got worse.
+    Compare {
+        /// The report (JSON) to compare with.
+        before: PathBuf,
+        /// The report (JSON) that is compared.
+        after: PathBuf,
+        /// Percent by which a median must change at least to count.
+        #[arg(long, default_value_t = 5.0)]
+        threshold: f64,
+        /// Write the comparison as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// What answers the calls of `local`.
+    #[command(hide = true)]
+    Upstream {
+        #[command(flatten)]
+        options: upstream::Options,
+    },
     /// Small and medium calls and a large download: relay and agent against nginx and nginx.
     Startline {
         /// How often each case is run, both ways in turn.
@@ -176,14 +214,32 @@ fn share(percent: f64) -> Result<f64, Failure> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let scenario = Cli::parse().command;
     // What a scenario has made goes when it is dropped, wherever it is.
-    let result = tokio::select! {
-        result = run(scenario) => result,
-        interrupted = interrupted() => interrupted,
+    let result = match Cli::parse().command {
+        Command::Local { options } => local(options).await,
+        Command::Run { remote, options } => existing(&remote, options).await,
+        Command::Compare {
+            before,
+            after,
+            threshold,
+            json,
+        } => compare(&before, &after, threshold, json.as_deref()),
+        Command::Upstream { options } => {
+            tokio::select! {
+                result = upstream::serve(&options) => result.map(|()| true),
+                interrupted = interrupted() => interrupted.map(|()| true),
+            }
+        }
+        other => {
+            tokio::select! {
+                result = run(other) => result.map(|()| true),
+                result = interrupted() => result.and(Err("interrupted".into())),
+            }
+        }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("culvert-bench: {error}");
             ExitCode::FAILURE
@@ -198,22 +254,92 @@ async fn interrupted() -> Result<(), Failure> {
         interrupt = tokio::signal::ctrl_c() => interrupt?,
         _ = terminate.recv() => {}
     }
-    Err("interrupted".into())
+    Ok(())
 }
 
-async fn run(scenario: Scenario) -> Result<(), Failure> {
+/// Measures an installation of our own. `false`: something could not be measured.
+async fn local(options: suite::Options) -> Result<bool, Failure> {
+    // Each session of an agent may be a process's file.
+    let sessions = options.sessions;
+    measure(options, None, async {
+        Site::local(&programs()?, Between::Nothing, sessions).await
+    })
+    .await
+}
+
+async fn existing(remote: &Remote, options: suite::Options) -> Result<bool, Failure> {
+    measure(options, Some(remote.url.to_string()), Site::remote(remote)).await
+}
+
+/// Runs the scenarios on a site. The first interrupt ends them and the reports are written, the
+/// second ends the program.
+async fn measure(
+    options: suite::Options,
+    url: Option<String>,
+    site: impl Future<Output = Result<Site, Failure>>,
+) -> Result<bool, Failure> {
+    let (json, html) = (options.json.clone(), options.html.clone());
+    let stop = CancellationToken::new();
+    let site = tokio::select! {
+        site = site => site?,
+        result = interrupted() => return result.and(Err("interrupted".into())),
+    };
+    let ending = stop.clone();
+    let signals = async move {
+        interrupted().await?;
+        ending.cancel();
+        interrupted().await
+    };
+    let (report, complete) = tokio::select! {
+        done = Suite::new(site, options, url, stop).run() => done,
+        result = signals => return result.and(Err("interrupted again: nothing is written".into())),
+    };
+    write!(std::io::stdout(), "{}", report::table::table(&report))?;
+    if let Some(path) = json {
+        report.save(&path)?;
+    }
+    if let Some(path) = html {
+        std::fs::write(&path, report::html::page(&report))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(complete)
+}
+
+/// `false`: something got worse.
+fn compare(
+    before: &Path,
+    after: &Path,
+    threshold: f64,
+    json: Option<&Path>,
+) -> Result<bool, Failure> {
+    let reports = [Report::load(before)?, Report::load(after)?];
+    let comparison = Comparison::of(&reports[0], &reports[1], threshold / 100.0);
+    write!(std::io::stdout(), "{}", compare::table(&comparison))?;
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&comparison)?;
+        std::fs::write(path, text + "\n")
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(!comparison.got_worse())
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
     let out = &mut std::io::stdout();
     let programs = programs()?;
-    match scenario {
-        Scenario::Startline { rounds, seconds } => {
+    match command {
+        Command::Local { .. }
+        | Command::Run { .. }
+        | Command::Compare { .. }
+        | Command::Upstream { .. } => Ok(()),
+        Command::Startline { rounds, seconds } => {
             let stack = Stack::start(&programs, &Settings::default()).await?;
             startline::run(&stack, rounds.max(1), Duration::from_secs(seconds), out).await
         }
-        Scenario::Line { rtt, line } => {
+        Command::Line { rtt, line } => {
             let stack = Stack::start(&programs, &line.settings(rtt)?).await?;
             line::run(&stack, Duration::from_millis(rtt.max(1)), out).await
         }
-        Scenario::Beside {
+        Command::Beside {
             rtt,
             line,
             rounds,
@@ -222,7 +348,7 @@ async fn run(scenario: Scenario) -> Result<(), Failure> {
             let stack = Stack::start(&programs, &line.settings(rtt)?).await?;
             beside::run(&stack, rounds.max(1), Duration::from_secs(seconds), out).await
         }
-        Scenario::Cut { how, times } => {
+        Command::Cut { how, times } => {
             let settings = Settings {
                 between: Between::Line(Line::default()),
                 ..Settings::default()
@@ -230,11 +356,11 @@ async fn run(scenario: Scenario) -> Result<(), Failure> {
             let stack = Stack::start(&programs, &settings).await?;
             trouble::cut(&stack, how, times.max(1), out).await
         }
-        Scenario::Unread { rounds, seconds } => {
+        Command::Unread { rounds, seconds } => {
             let stack = Stack::start(&programs, &Settings::default()).await?;
             trouble::unread(&stack, rounds.max(1), Duration::from_secs(seconds), out).await
         }
-        Scenario::Lossy {
+        Command::Lossy {
             rtt,
             loss,
             rate,
@@ -258,7 +384,7 @@ async fn run(scenario: Scenario) -> Result<(), Failure> {
             };
             lossy::run(&programs, &options, out).await
         }
-        Scenario::Neighbour {
+        Command::Neighbour {
             rate,
             call_rate,
             byte_rate,
@@ -274,7 +400,7 @@ async fn run(scenario: Scenario) -> Result<(), Failure> {
             };
             neighbour::run(&programs, &options, out).await
         }
-        Scenario::Idle {
+        Command::Idle {
             sessions,
             streams,
             bulk,

@@ -55,6 +55,20 @@ pub struct Settings<'a> {
     pub sessions: Option<usize>,
     /// Tables of the relay's configuration that give tenants quotas.
     pub quotas: &'a str,
+    /// What answers.
+    pub upstream: Upstream,
+    /// Whether the way through nginx and nginx is not there.
+    pub without_nginx: bool,
+}
+
+/// What answers the calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Upstream {
+    /// An nginx that serves files, and takes uploads into this process.
+    #[default]
+    Nginx,
+    /// [`upstream`](crate::upstream), a process of this program.
+    Own,
 }
 
 impl Settings<'_> {
@@ -100,6 +114,7 @@ impl Settings<'_> {
 /// A running installation. Everything ends when it is dropped.
 #[derive(Debug)]
 pub struct Stack {
+    programs: PathBuf,
     folder: TempDir,
     children: Vec<(&'static str, Child)>,
     /// The line between agent and relay, where there is one, and the same between the nginx.
@@ -163,6 +178,7 @@ impl Stack {
             tls: tls.clone(),
         };
         let mut stack = Self {
+            programs: programs.to_owned(),
             folder,
             children: Vec::new(),
             links,
@@ -178,19 +194,30 @@ impl Stack {
         };
         let nginx = Path::new("nginx");
         let at_far_side = || settings.far_command(nginx);
-        stack.nginx("upstream", at_far_side(), &config::upstream(&at))?;
-        stack.nginx(
-            "inner",
-            at_far_side(),
-            &config::proxy(at.inner, at.upstream),
-        )?;
-        stack.nginx("edge", Command::new(nginx), &config::proxy(at.edge, next))?;
+        match settings.upstream {
+            Upstream::Nginx => {
+                stack.nginx("upstream", at_far_side(), &config::upstream(&at))?;
+            }
+            Upstream::Own => {
+                let own = std::env::current_exe()?;
+                stack.own_upstream(settings.far_command(&own), at.upstream)?;
+            }
+        }
+        if !settings.without_nginx {
+            stack.nginx(
+                "inner",
+                at_far_side(),
+                &config::proxy(at.inner, at.upstream),
+            )?;
+            stack.nginx("edge", Command::new(nginx), &config::proxy(at.edge, next))?;
+        }
         stack.program("relay", Command::new(programs.join("culvert-relay")))?;
         let agent = settings.far_command(&programs.join("culvert-agent"));
         stack.program("agent", agent)?;
-        for target in [stack.nginx.clone(), stack.culvert.clone()] {
-            stack.wait(&target).await?;
+        if !settings.without_nginx {
+            stack.wait(&stack.nginx.clone()).await?;
         }
+        stack.wait(&stack.culvert.clone()).await?;
         Ok(stack)
     }
 
@@ -206,6 +233,38 @@ impl Stack {
         command.arg("-c").arg(path);
         self.spawn(name, command)
             .map_err(|error| format!("nginx (Debian package nginx-core): {error}").into())
+    }
+
+    /// This program as the upstream.
+    fn own_upstream(&mut self, mut command: Command, at: SocketAddr) -> Result<(), Failure> {
+        command.args(["upstream", "--listen", &at.to_string()]);
+        command
+            .arg("--certificate")
+            .arg(self.folder.path().join("server.pem"));
+        command
+            .arg("--private-key")
+            .arg(self.folder.path().join("server.key"));
+        self.spawn("upstream", command)
+            .map_err(|error| format!("culvert-bench upstream: {error}").into())
+    }
+
+    /// Ends the relay as a crash does (SIGKILL).
+    pub fn kill_relay(&mut self) -> Result<(), Failure> {
+        for (_, child) in self
+            .children
+            .iter_mut()
+            .filter(|(name, _)| *name == "relay")
+        {
+            child.kill()?;
+            child.wait()?;
+        }
+        self.children.retain(|(name, _)| *name != "relay");
+        Ok(())
+    }
+
+    /// Starts the relay again, at the addresses that it had; does not wait for it.
+    pub fn start_relay(&mut self) -> Result<(), Failure> {
+        self.program("relay", Command::new(self.programs.join("culvert-relay")))
     }
 
     fn program(&mut self, name: &'static str, mut command: Command) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use culvert_proto::code::GoawayCode;
 use culvert_proto::control::{Control, Hello, Offer, Registration};
 use culvert_proto::head::{BodyLength, CallHead, Head, Mode, ResponseHead};
 use culvert_proto::limits::Limits;
@@ -25,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use crate::load::Failure;
+use crate::load::{Failure, Refused};
 use crate::stack::Stack;
 
 /// Dials at once.
@@ -41,7 +42,7 @@ pub const BULK: &str = "/bulk";
 /// The agents.
 #[derive(Debug)]
 pub struct Swarm {
-    sessions: Vec<Session>,
+    members: Vec<Member>,
     tenants: usize,
     held: Arc<AtomicUsize>,
 }
@@ -49,17 +50,15 @@ pub struct Swarm {
 impl Swarm {
     /// Connects and registers `count` agents of `tenants` tenants.
     pub async fn join(stack: &Stack, count: usize, tenants: usize) -> Result<Self, Failure> {
-        let tls = client_tls(&ServerTrust::Ca(vec![stack.ca.clone()]), TlsMin::V13)?;
-        let url = format!("wss://localhost:{}", stack.culvert.address.port());
-        let target = DialTarget::new(&url, tls)?;
+        let target = dial_target(stack, stack.culvert.address.port())?;
         let held = Arc::new(AtomicUsize::new(0));
-        let mut sessions = Vec::with_capacity(count);
+        let mut members = Vec::with_capacity(count);
         let mut dials = JoinSet::new();
         for number in 0..count {
             if dials.len() == DIALS
                 && let Some(session) = dials.join_next().await
             {
-                sessions.push(session??);
+                members.push(session??);
             }
             let tenant = tenant(number, tenants);
             let name = format!("agent-{number}");
@@ -67,10 +66,10 @@ impl Swarm {
             dials.spawn(agent(target.clone(), token, number, held.clone()));
         }
         while let Some(session) = dials.join_next().await {
-            sessions.push(session??);
+            members.push(session??);
         }
         Ok(Self {
-            sessions,
+            members,
             tenants,
             held,
         })
@@ -78,7 +77,7 @@ impl Swarm {
 
     /// How many sessions are still open.
     pub fn open(&self) -> usize {
-        self.sessions.iter().filter(|one| one.is_open()).count()
+        self.members.iter().filter(|one| one.0.is_open()).count()
     }
 
     /// How many calls are held by the agents now.
@@ -98,6 +97,57 @@ impl Swarm {
     }
 }
 
+/// A registered agent. Dropped, it leaves: the tasks that answer its calls would keep the session.
+#[derive(Debug)]
+pub struct Member(Session);
+
+impl Member {
+    /// Waits until its session ends.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.close(GoawayCode::Drain, "leaves");
+    }
+}
+
+/// An agent that can join again and again.
+#[derive(Debug)]
+pub struct Recruit {
+    target: DialTarget,
+    token: String,
+    number: usize,
+    held: Arc<AtomicUsize>,
+}
+
+impl Recruit {
+    /// Agent `number` of `tenants`, which finds the relay at `port` of loopback.
+    pub fn new(stack: &Stack, port: u16, number: usize, tenants: usize) -> Result<Self, Failure> {
+        let tenant = tenant(number, tenants);
+        let name = format!("agent-{number}");
+        Ok(Self {
+            target: dial_target(stack, port)?,
+            token: stack.keys.sign(&tenant, &name, "culvert:register")?,
+            number,
+            held: Arc::default(),
+        })
+    }
+
+    /// Dials and registers. The session lasts as long as what this gives.
+    pub async fn join(&self) -> Result<Member, Failure> {
+        let (target, token) = (self.target.clone(), self.token.clone());
+        agent(target, token, self.number, self.held.clone()).await
+    }
+}
+
+fn dial_target(stack: &Stack, port: u16) -> Result<DialTarget, Failure> {
+    let tls = client_tls(&ServerTrust::Ca(vec![stack.ca.clone()]), TlsMin::V13)?;
+    Ok(DialTarget::new(&format!("wss://localhost:{port}"), tls)?)
+}
+
 fn tenant(number: usize, tenants: usize) -> String {
     format!("t{}", number % tenants)
 }
@@ -108,7 +158,7 @@ async fn agent(
     token: String,
     number: usize,
     held: Arc<AtomicUsize>,
-) -> Result<Session, Failure> {
+) -> Result<Member, Failure> {
     let io = dial(&target, &token, "culvert-bench").await?;
     let config = mux::Config {
         side: mux::Side::Dialer,
@@ -130,6 +180,8 @@ async fn agent(
         },
     };
     let (session, incoming, mut controls) = Session::spawn(io, config);
+    let member = Member(session);
+    let session = &member.0;
     session.ready().await?;
     session.send_control(&Control::Register {
         request: 1,
@@ -143,7 +195,7 @@ async fn agent(
     registered(&mut controls).await?;
     tokio::spawn(async move { while controls.recv().await.is_some() {} });
     tokio::spawn(accept(incoming, held));
-    Ok(session)
+    Ok(member)
 }
 
 async fn registered(controls: &mut Controls) -> Result<(), Failure> {
@@ -249,17 +301,17 @@ impl Caller {
         let status = response.status();
         let mut body = response.into_body();
         let mut bytes = 0;
-        let mut first = Bytes::new();
+        let mut last = Bytes::new();
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame?.into_data() {
                 bytes += data.len() as u64;
-                first = data;
+                last = data;
             }
         }
         if status == StatusCode::OK {
             Ok(bytes)
         } else {
-            Err(format!("{status}: {}", String::from_utf8_lossy(&first)).into())
+            Err(Refused { status, body: last }.into())
         }
     }
 }

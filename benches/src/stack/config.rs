@@ -40,9 +40,11 @@ pub(super) fn upstream(at: &Addresses) -> String {
 pub(super) fn proxy(listen: SocketAddr, next: SocketAddr) -> String {
     format!(
         "upstream next {{ server {next}; keepalive 128; }}\n\
-         server {{ listen {listen} ssl; {TLS} keepalive_requests 1000000;\n\
+         map $http_upgrade $connection_to_next {{ default upgrade; '' ''; }}\n\
+         server {{ listen {listen} ssl http2; {TLS} keepalive_requests 1000000;\n\
          location / {{ proxy_pass https://next; proxy_http_version 1.1;\n\
-         proxy_set_header Connection \"\"; proxy_set_header Host localhost;\n\
+         proxy_set_header Connection $connection_to_next; proxy_set_header Upgrade $http_upgrade;\n\
+         proxy_set_header Host localhost;\n\
          proxy_ssl_verify on; proxy_ssl_trusted_certificate ca.pem;\n\
          proxy_ssl_name localhost; proxy_ssl_server_name on;\n\
          proxy_max_temp_file_size 0; proxy_request_buffering off;\n\
@@ -105,7 +107,7 @@ pub(super) fn write(
 /// 100 rules, as a real policy has; the one that allows the bench's calls stands last.
 fn policy() -> String {
     let mut text = String::from("version = 1\n");
-    for number in 1..100 {
+    for number in 1..99 {
         text.push_str(&format!(
             "\n[[rule]]\nid = \"rule-{number}\"\naction = \"allow\"\nendpoint = [\"api\"]\n\
              method = [\"GET\", \"HEAD\"]\npath = [\"/api/v{number}/**\", \"/rest/{number}/*/vm\"]\n\
@@ -113,7 +115,10 @@ fn policy() -> String {
         ));
     }
     text.push_str(
-        "\n[[rule]]\nid = \"bench\"\naction = \"allow\"\nendpoint = [\"api\"]\n\
+        "\n[[rule]]\nid = \"echo\"\naction = \"allow\"\nendpoint = [\"api\"]\n\
+         method = [\"GET\"]\npath = [\"/echo\"]\ncaller = [\"caller\"]\n\
+         upgrade = [\"websocket\"]\n\
+         \n[[rule]]\nid = \"bench\"\naction = \"allow\"\nendpoint = [\"api\"]\n\
          method = [\"GET\", \"PUT\"]\npath = [\"/*\"]\ncaller = [\"caller\"]\n",
     );
     text

@@ -1,0 +1,155 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::report::Latency;
+
+#[test]
+fn a_verdict_needs_more_than_the_rounds_spread() {
+    use Better::{Higher, Lower};
+    let table: [(&[f64], &[f64], Better, Verdict); 12] = [
+        // One round says nothing of its noise.
+        (&[100.0], &[50.0], Higher, Verdict::Unknown),
+        (&[100.0, 101.0], &[50.0], Higher, Verdict::Unknown),
+        // Far apart, against a small spread.
+        (
+            &[100.0, 101.0, 102.0],
+            &[50.0, 51.0, 52.0],
+            Higher,
+            Verdict::Worse,
+        ),
+        (
+            &[100.0, 101.0, 102.0],
+            &[50.0, 51.0, 52.0],
+            Lower,
+            Verdict::Better,
+        ),
+        (
+            &[50.0, 51.0, 52.0],
+            &[100.0, 101.0, 102.0],
+            Higher,
+            Verdict::Better,
+        ),
+        // Sets that overlap, or that spread further than they lie apart.
+        (
+            &[100.0, 110.0, 120.0],
+            &[90.0, 95.0, 105.0],
+            Higher,
+            Verdict::Same,
+        ),
+        (
+            &[100.0, 160.0, 170.0],
+            &[90.0, 95.0, 99.0],
+            Higher,
+            Verdict::Same,
+        ),
+        // Below the threshold, however small the noise.
+        (
+            &[100.0, 100.1, 100.2],
+            &[101.0, 101.1, 101.2],
+            Lower,
+            Verdict::Same,
+        ),
+        // Nothing was nothing, and is something.
+        (&[0.0, 0.0, 0.0], &[0.1, 0.1, 0.1], Lower, Verdict::Worse),
+        (&[0.0, 0.0, 0.0], &[0.0, 0.0, 0.0], Lower, Verdict::Same),
+        // By rank: an outlier does not hide a change.
+        (
+            &[100.0, 101.0, 102.0, 103.0, 104.0, 105.0, 300.0],
+            &[120.0, 121.0, 122.0, 123.0, 124.0, 125.0, 126.0],
+            Lower,
+            Verdict::Worse,
+        ),
+        // By rank: mixed.
+        (
+            &[100.0, 120.0, 140.0, 110.0, 130.0],
+            &[115.0, 135.0, 155.0, 125.0, 145.0],
+            Lower,
+            Verdict::Same,
+        ),
+    ];
+    for (before, after, better, expected) in table {
+        let found = verdict(before, after, better, 0.05);
+        assert_eq!(found, expected, "{before:?} {after:?} {better:?}");
+    }
+}
+
+#[test]
+fn chances_are_those_of_the_published_tables() {
+    // Sets of 5 and 5: 252 deals, of which 1 wins nothing; U = 2 is the critical value at 5 %.
+    let counts = deals(5, 5);
+    assert_eq!(counts.iter().sum::<f64>(), 252.0);
+    assert_eq!(counts[..4], [1.0, 1.0, 2.0, 3.0]);
+    let low = [1.0, 2.0, 3.0, 4.0, 5.0];
+    let high = [6.0, 7.0, 8.0, 9.0, 10.0];
+    assert!((by_chance(&low, &high) - 2.0 / 252.0).abs() < 1e-9);
+    assert_eq!(by_chance(&low, &low), 1.0);
+}
+
+fn round(calls: u64, p50: u64) -> Round {
+    Round {
+        load: "closed".into(),
+        calls,
+        elapsed_s: 1.0,
+        latency: Latency {
+            count: calls,
+            p50,
+            p99: 2 * p50,
+            ..Latency::default()
+        },
+        ..Round::default()
+    }
+}
+
+fn report(case: &str, rounds: [(&str, u64); 3]) -> Report {
+    let mut report = Report::new(BTreeMap::new());
+    for (way, calls) in rounds {
+        for noise in 0..3 {
+            report.case(case, "").add(way, round(calls + noise, 1000));
+        }
+    }
+    report
+}
+
+#[test]
+fn what_got_worse_is_culvert_and_not_the_machine() {
+    let before = report(
+        "calls/1",
+        [("culvert", 1000), ("nginx", 2000), ("other", 1)],
+    );
+    let slow_machine = report(
+        "calls/1",
+        [("culvert", 1000), ("nginx", 1000), ("other", 1)],
+    );
+    let slow_culvert = report("calls/1", [("culvert", 500), ("nginx", 2000), ("other", 1)]);
+    assert!(!Comparison::of(&before, &before, 0.05).got_worse());
+    let comparison = Comparison::of(&before, &slow_machine, 0.05);
+    assert!(!comparison.got_worse());
+    assert!(table(&comparison).contains("WORSE"));
+    let comparison = Comparison::of(&before, &slow_culvert, 0.05);
+    assert!(comparison.got_worse());
+    let change = comparison
+        .changes
+        .iter()
+        .find(|change| change.verdict == Verdict::Worse);
+    let change = change.unwrap();
+    assert_eq!(
+        (change.case.as_str(), change.measure.as_str()),
+        ("calls/1", "calls/s")
+    );
+    assert!(!Comparison::of(&slow_culvert, &before, 0.05).got_worse());
+}
+
+#[test]
+fn cases_of_one_report_alone_are_named() {
+    let before = report("a", [("culvert", 1), ("nginx", 1), ("other", 1)]);
+    let after = report("b", [("culvert", 1), ("nginx", 1), ("other", 1)]);
+    let comparison = Comparison::of(&before, &after, 0.05);
+    assert!(comparison.changes.is_empty());
+    assert_eq!(
+        comparison.remarks,
+        [
+            "a: only in the first report",
+            "b: only in the second report"
+        ]
+    );
+}

@@ -1,0 +1,164 @@
+//! A long line between agent and relay, and between the two nginx.
+
+use std::time::Duration;
+
+use tokio::time::{interval, sleep};
+
+use super::Scenario;
+use crate::client::{Task, Version, Worker};
+use crate::drive::{Pace, drive};
+use crate::link::{Line, Link};
+use crate::load::Failure;
+use crate::site::Site;
+use crate::stack::Between;
+use crate::suite::{Outcome, Suite};
+
+/// What the line adds, one way: the data centre is 50 ms away.
+const DELAY: Duration = Duration::from_millis(25);
+
+/// Bytes per second of a line with a cap.
+const CAP: u64 = 20_000_000;
+
+/// Small calls, per second.
+const RATE: f64 = 50.0;
+
+/// Callers: as many calls as the line holds, and room for those that wait.
+const CALLERS: usize = 16;
+
+/// What happens to the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Nothing,
+    Stalls,
+    Cuts,
+}
+
+/// Between two stalls or cuts.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// How long a stall lasts: about a retransmission timeout.
+const STALL: Duration = Duration::from_millis(300);
+
+const CASES: [(&str, bool, Trouble, &str); 4] = [
+    (
+        "/rtt",
+        false,
+        Trouble::Nothing,
+        "small calls over a line that adds 50 ms to the round trip",
+    ),
+    (
+        "/cap",
+        true,
+        Trouble::Nothing,
+        "downloads, 4 at a time, over that line with a cap of 20 MB/s",
+    ),
+    (
+        "/stalls",
+        false,
+        Trouble::Stalls,
+        "small calls over that line, which stands still for 300 ms every 2 s, as after lost packets",
+    ),
+    (
+        "/cuts",
+        false,
+        Trouble::Cuts,
+        "small calls over that line, whose connections are cut every 2 s",
+    ),
+];
+
+/// On installations of its own.
+pub(super) async fn run(suite: &mut Suite, scenario: Scenario) -> Result<(), Failure> {
+    let programs = suite
+        .site
+        .programs
+        .clone()
+        .ok_or("it needs programs of ours")?;
+    let usual = Line {
+        delay: DELAY,
+        ..Line::default()
+    };
+    let linked = Site::local(&programs, Between::Line(usual), 0).await?;
+    // The installation on the line takes the other's place until the end.
+    let plain = std::mem::replace(&mut suite.site, linked);
+    let mut result = Ok(());
+    for (step, bulk, trouble, what) in CASES {
+        let line = Line {
+            rate: bulk.then_some(CAP),
+            ..usual
+        };
+        result = case(suite, scenario, step, what, line, trouble).await;
+        if result.is_err() || suite.stop.is_cancelled() {
+            break;
+        }
+    }
+    suite.site = plain;
+    result
+}
+
+async fn case(
+    suite: &mut Suite,
+    scenario: Scenario,
+    step: &str,
+    what: &str,
+    line: Line,
+    trouble: Trouble,
+) -> Result<(), Failure> {
+    let case = scenario.case(step, format!("Between agent and relay: {what}."));
+    let (task, count, pace) = if line.rate.is_some() {
+        (Task::get("/bulk")?, 4, Pace::Closed)
+    } else {
+        let rate = suite.options.rate.unwrap_or(RATE);
+        (Task::get("/small")?, CALLERS, Pace::Open(rate))
+    };
+    for round in suite.rounds() {
+        for way in suite.turns(round) {
+            if suite.stop.is_cancelled() {
+                return Ok(());
+            }
+            let stack = suite.site.stack.take().ok_or("there is no line")?;
+            for link in stack.links.iter().flatten() {
+                link.set(line);
+            }
+            let time = suite.time().max(2 * EVERY);
+            let workers = Worker::several(&way.target, Version::Http1, &task, count).await;
+            let links = &stack.links;
+            let measured = match workers {
+                Err(error) => Err(error),
+                Ok(workers) => {
+                    suite
+                        .measure(&case, &way, time, async move |recorder, bounds| {
+                            tokio::select! {
+                                elapsed = drive(workers, pace, &bounds, &recorder) => {
+                                    Ok(Outcome::of(elapsed, pace))
+                                }
+                                () = make(trouble, links.iter().flatten()) => {
+                                    Err("trouble ended before the calls".into())
+                                }
+                            }
+                        })
+                        .await
+                }
+            };
+            suite.site.stack = Some(stack);
+            measured?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes trouble as long as it is asked to.
+async fn make<'a>(trouble: Trouble, links: impl Iterator<Item = &'a Link>) {
+    let links: Vec<&Link> = links.collect();
+    sleep(EVERY / 2).await;
+    let mut ticks = interval(EVERY);
+    loop {
+        ticks.tick().await;
+        for link in &links {
+            match trouble {
+                Trouble::Nothing => {}
+                Trouble::Stalls => link.stall(STALL),
+                Trouble::Cuts => link.cut(),
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What is measured: an installation on this machine, or one that exists already.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{HeaderMap, HeaderValue, Uri};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::load::{Failure, Target};
+use crate::process;
+use crate::sample::Processes;
+use crate::stack::{Between, Settings, Stack, Upstream};
+
+/// One way to the upstream.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// `culvert` or `nginx`.
+    pub name: &'static str,
+    /// Whom to call.
+    pub target: Target,
+    /// Whose CPU and memory count.
+    pub processes: Processes,
+}
+
+/// What to call for each kind of call; `None`: the upstream has nothing for it.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// A small answer.
+    pub small: String,
+    /// A large answer.
+    pub bulk: Option<String>,
+    /// Takes a body (PUT).
+    pub sink: Option<String>,
+    /// Accepts a WebSocket and returns its messages.
+    pub echo: Option<String>,
+    /// Answers after `?ms=N` milliseconds.
+    pub poll: Option<String>,
+}
+
+/// What is measured.
+#[derive(Debug)]
+pub struct Site {
+    /// The ways, Culvert first.
+    pub ways: Vec<Way>,
+    /// What to call there.
+    pub paths: Paths,
+    /// The installation, if it is ours.
+    pub stack: Option<Stack>,
+    /// The folder of the programs, for further installations of ours.
+    pub programs: Option<PathBuf>,
+}
+
+/// An installation that exists.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Remote {
+    /// The endpoint, such as `https://vcenter--acme.relay.example`.
+    #[arg(long)]
+    pub url: Uri,
+    /// A file with the caller's token and nothing else.
+    #[arg(long)]
+    pub token_file: PathBuf,
+    /// Certificates of the authority to trust (PEM); without it, this machine's.
+    #[arg(long)]
+    pub ca: Option<PathBuf>,
+    /// A path with a small answer.
+    #[arg(long, default_value = "/")]
+    pub path: String,
+    /// A path with a large answer, for downloads.
+    #[arg(long)]
+    pub bulk_path: Option<String>,
+    /// A path that takes bodies (PUT, 16 MiB of zeros each), for uploads.
+    #[arg(long)]
+    pub sink_path: Option<String>,
+    /// A path that accepts a WebSocket and returns its messages.
+    #[arg(long)]
+    pub echo_path: Option<String>,
+    /// A path that answers after as many milliseconds as `?ms=` says, for long polls.
+    #[arg(long)]
+    pub poll_path: Option<String>,
+    /// A process of the installation on this machine, as NAME=PID; its CPU and memory are measured.
+    #[arg(long, value_parser = named_pid)]
+    pub pid: Vec<(String, u32)>,
+}
+
+fn named_pid(text: &str) -> Result<(String, u32), String> {
+    let parts = text.split_once('=');
+    let parsed = parts.and_then(|(name, pid)| Some((name.to_owned(), pid.parse().ok()?)));
+    parsed.ok_or_else(|| format!("{text}: expected NAME=PID, such as relay=4711"))
+}
+
+impl Site {
+    /// Brings up an installation on loopback; the way through nginx is there if nginx is.
+    pub async fn local(
+        programs: &Path,
+        between: Between<'_>,
+        sessions: usize,
+    ) -> Result<Self, Failure> {
+        let nginx = has_nginx();
+        let settings = Settings {
+            between,
+            sessions: Some(sessions + 64),
+            upstream: Upstream::Own,
+            without_nginx: !nginx,
+            ..Settings::default()
+        };
+        let stack = Stack::start(programs, &settings).await?;
+        let way = |name, target: &Target, names: &[&str]| Way {
+            name,
+            target: target.clone(),
+            processes: processes(&stack, names),
+        };
+        let mut ways = vec![way("culvert", &stack.culvert, &["relay", "agent"])];
+        if nginx {
+            ways.push(way("nginx", &stack.nginx, &["edge", "inner"]));
+        }
+        Ok(Self {
+            ways,
+            paths: Paths {
+                small: "/small".into(),
+                bulk: Some("/bulk".into()),
+                sink: Some("/sink".into()),
+                echo: Some("/echo".into()),
+                poll: Some("/poll".into()),
+            },
+            stack: Some(stack),
+            programs: Some(programs.to_owned()),
+        })
+    }
+
+    /// Takes one that exists.
+    pub async fn remote(options: &Remote) -> Result<Self, Failure> {
+        let url = &options.url;
+        let (Some("https"), Some(host)) = (url.scheme_str(), url.host()) else {
+            return Err(format!("--url {url}: expected https://HOST[:PORT]").into());
+        };
+        let port = url.port_u16().unwrap_or(443);
+        let address = tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|error| format!("{host}: {error}"))?
+            .next()
+            .ok_or_else(|| format!("{host}: it has no address"))?;
+        let shown = options.token_file.display();
+        let token = fs::read_to_string(&options.token_file)
+            .map_err(|error| format!("--token-file {shown}: {error}"))?;
+        // The error must not show what it could not read.
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+            .map_err(|_| format!("--token-file {shown}: this is no token"))?;
+        bearer.set_sensitive(true);
+        let target = Target {
+            address,
+            host: if port == 443 {
+                host.to_owned()
+            } else {
+                format!("{host}:{port}")
+            },
+            headers: HeaderMap::from_iter([(
+                http::HeaderName::from_static("culvert-authorization"),
+                bearer,
+            )]),
+            tls: trust(options.ca.as_deref())?,
+        };
+        let mut watched: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for (name, pid) in &options.pid {
+            let pids = watched.entry(name.clone()).or_default();
+            pids.push(*pid);
+            pids.extend(process::children(*pid));
+        }
+        Ok(Self {
+            ways: vec![Way {
+                name: "culvert",
+                target,
+                processes: Arc::new(Mutex::new(watched)),
+            }],
+            paths: Paths {
+                small: options.path.clone(),
+                bulk: options.bulk_path.clone(),
+                sink: options.sink_path.clone(),
+                echo: options.echo_path.clone(),
+                poll: options.poll_path.clone(),
+            },
+            stack: None,
+            programs: None,
+        })
+    }
+
+    /// Looks up the relay's process again, after it was started anew.
+    pub fn find_relay(&self) {
+        if let (Some(stack), Some(way)) = (&self.stack, self.ways.first()) {
+            let mut known = way.processes.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert("relay".into(), stack.pids(&["relay"]));
+        }
+    }
+}
+
+fn processes(stack: &Stack, names: &[&str]) -> Processes {
+    let known = names
+        .iter()
+        .map(|name| ((*name).to_owned(), stack.pids(&[name])))
+        .collect();
+    Arc::new(Mutex::new(known))
+}
+
+/// Whether there is an nginx to compare with.
+fn has_nginx() -> bool {
+    let mut command = Command::new("nginx");
+    command
+        .arg("-v")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// TLS that trusts the certificates of a file, or those of this machine.
+fn trust(ca: Option<&Path>) -> Result<Arc<rustls::ClientConfig>, Failure> {
+    let mut roots = rustls::RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            let shown = path.display();
+            for certificate in CertificateDer::pem_file_iter(path)
+                .map_err(|error| format!("--ca {shown}: {error}"))?
+            {
+                roots.add(certificate.map_err(|error| format!("--ca {shown}: {error}"))?)?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate to trust: give --ca".into());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_given_by_name_and_number() {
+        assert_eq!(named_pid("relay=12"), Ok(("relay".into(), 12)));
+        assert!(named_pid("relay").unwrap_err().contains("NAME=PID"));
+        assert!(named_pid("relay=x").unwrap_err().contains("NAME=PID"));
+    }
+}
