@@ -1,0 +1,118 @@
+//! The load test that comes with the product: it measures, says what it measured, and says it
+//! also when somebody ends it early.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use culvert_tests::process::{Process, program};
+use culvert_tests::wait::eventually;
+use rustix::process::Signal;
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Command {
+    let mut command = Command::new(program("culvert-bench"));
+    command.args(arguments);
+    command
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    format!("{out}\n{err}")
+}
+
+/// One short run gives a table, JSON and a page, with figures of both ways; two reports compare.
+#[test]
+fn a_local_run_measures_both_ways_and_reports_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, html) = (folder.path().join("a.json"), folder.path().join("a.html"));
+    let output = bench(&["local", "--scenario", "calls-h2,websocket,connections"])
+        .args([
+            "--seconds",
+            "1",
+            "--rounds",
+            "1",
+            "--calls",
+            "60",
+            "--connections",
+            "2",
+        ])
+        .arg("--json")
+        .arg(&json)
+        .arg("--html")
+        .arg(&html)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("p50 ms"), "{}", text(&output));
+    let report = read(&json);
+    let cases = report["cases"].as_array().unwrap();
+    let names: Vec<_> = cases
+        .iter()
+        .map(|case| case["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "calls-h2/2",
+            "calls-h2/2@rate",
+            "websocket/1",
+            "websocket/64",
+            "connections/h1",
+            "connections/h2"
+        ]
+    );
+    for case in cases {
+        let ways = case["ways"].as_array().unwrap();
+        assert_eq!(ways.len(), 2, "culvert and nginx: {case}");
+        for way in ways {
+            let round = &way["rounds"][0];
+            assert!(round["calls"].as_u64() > Some(0), "{}: {way}", case["name"]);
+            // A slow machine may not keep to the schedule; whatever else fails is a failure.
+            let mut errors = round["errors"].as_object().unwrap().keys();
+            let late = |kind: &String| kind.starts_with("not begun") || kind == "unfinished";
+            assert!(errors.all(late), "{}: {way}", case["name"]);
+            assert!(round["latency"]["p50"].as_u64() > Some(0), "{way}");
+            assert!(!round["series"].as_array().unwrap().is_empty());
+        }
+        let relay = &ways.iter().find(|way| way["name"] == "culvert").unwrap()["rounds"][0];
+        assert!(
+            relay["processes"]["relay"]["memory_most"].as_u64() > Some(1 << 20),
+            "{relay}"
+        );
+    }
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.contains("<svg") && page.contains("websocket/64"));
+
+    let same = bench(&["compare"]).arg(&json).arg(&json).output().unwrap();
+    assert_eq!(same.status.code(), Some(0), "{}", text(&same));
+    assert!(
+        text(&same).contains("measures are the same"),
+        "{}",
+        text(&same)
+    );
+}
+
+/// Ctrl-C ends a run that would last for minutes, and what was measured until then is written.
+#[test]
+fn an_interrupted_run_still_reports() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("a.json");
+    let mut command = bench(&["local", "--scenario", "calls-h1", "--seconds", "600"]);
+    command.arg("--json").arg(&json);
+    let mut bench = Process::start("bench", folder.path(), &mut command);
+    eventually("the first calls", || {
+        bench.log().contains("calls/s").then_some(())
+    });
+    bench.signal(Signal::INT);
+    let status = bench.wait();
+    assert!(status.success(), "{}", bench.log());
+    let report = read(&json);
+    assert_eq!(report["interrupted"], true);
+    let round = &report["cases"][0]["ways"][0]["rounds"][0];
+    assert_eq!(round["partial"], true);
+    assert!(round["calls"].as_u64() > Some(0), "{round}");
+}
