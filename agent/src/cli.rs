@@ -1,13 +1,13 @@
 //! The command line.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use culvert_config::AgentConfig;
-use tracing_subscriber::EnvFilter;
+use culvert_process::log::{Log, LogFormat};
 
 use crate::admin::client::ask;
 use crate::admin::status::Status;
@@ -35,12 +35,6 @@ struct Cli {
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,8 +89,7 @@ struct ConfigArg {
 /// running), 2 (usage) or 78 (configuration).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.log_format);
-    log_panics();
+    let _log = Log::start(cli.log_format);
     match cli.command {
         Command::Run(arg) => with_app(&arg.config, run),
         Command::Check(arg) => with_app(&arg.config, check),
@@ -195,31 +188,6 @@ fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, app::RunError> {
     // A name that is still being resolved is not waited for.
     runtime.shutdown_background();
     Ok(done)
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.init(),
-        // The fields of an event stay under a key of their own: `target` is one of them.
-        LogFormat::Json => builder.json().init(),
-    }
-}
-
-/// A defect in one call ends that call; it belongs into the log like everything else.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        let backtrace = std::backtrace::Backtrace::capture();
-        let message = panic
-            .payload_as_str()
-            .unwrap_or("a panic without a message");
-        tracing::error!(place, %backtrace, "a defect: {message}");
-    }));
 }
 
 /// Prints what was asked for. A reader that has gone away has read enough.

@@ -1,13 +1,12 @@
 //! The command line.
 
 use std::fmt::Display;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::Parser;
+use culvert_process::log::{Log, LogFormat};
 
 use crate::listener;
 use crate::relay::Relay;
@@ -48,17 +47,11 @@ struct Cli {
     log_format: LogFormat,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 /// Runs the program; gives its exit code: 0, 1 (failed while running), 2 (usage) or 78
 /// (configuration).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.log_format);
+    let _log = Log::start(cli.log_format);
     if !cli.listen.ip().is_loopback() && !cli.allow_other_machines {
         return fail(
             BAD_CONFIG,
@@ -87,16 +80,4 @@ pub fn main() -> ExitCode {
 fn fail(code: u8, error: impl Display) -> ExitCode {
     tracing::error!("{error}");
     ExitCode::from(code)
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

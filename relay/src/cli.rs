@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use culvert_process::log::{Log, LogFormat};
 use http::Method;
 use serde::de::DeserializeOwned;
 
@@ -14,7 +15,6 @@ use crate::admin::client::{AskError, ask, send};
 use crate::admin::revocations::{self, Asked, Listed, Shown};
 use crate::admin::status::Status;
 use crate::app::{self, Prepared};
-use crate::logging::{self, LogFormat};
 use crate::revocations::RevocationId;
 
 /// Exit code of a program that failed while it ran.
@@ -128,7 +128,7 @@ struct RevokeArgs {
 /// running), 2 (usage) or 78 (configuration).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::init(cli.log_format);
+    let _log = Log::start(cli.log_format);
     match cli.command {
         Command::Run(arg) => with_config(&arg.config, run),
         Command::Check(arg) => with_config(&arg.config, |prepared| {

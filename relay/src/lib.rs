@@ -35,7 +35,6 @@ mod drain;
 pub mod edge;
 pub mod handshakes;
 pub mod listener;
-mod logging;
 pub mod metrics;
 mod node;
 pub mod peer;

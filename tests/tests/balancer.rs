@@ -2,6 +2,7 @@
 
 use culvert_tests::haproxy::Haproxy;
 use culvert_tests::stack::caller_token;
+use culvert_tests::wait::until;
 use culvert_tests::{Answer, Curl, Nginx, Stack};
 
 const BALANCER: &str = "127.0.0.2";
@@ -34,17 +35,15 @@ fn what_a_known_balancer_says_is_where_the_caller_is() {
         let path = format!("/api/{version}");
         let answer = call(&balancer, &path);
         assert_eq!(answer.status, 200, "{answer}");
-        let log = stack.agent.log();
-        let line = log
-            .lines()
-            .find(|line| line.contains(&format!("\"target\":\"{path}\"")));
-        let line = line.unwrap_or_else(|| panic!("no line of {path}: {log}"));
-        assert!(line.contains("\"source\":\"127.0.0.9\""), "{line}");
-        assert!(
-            stack.relay.log().contains("peer=127.0.0.9:"),
-            "{}",
-            stack.relay.log()
-        );
+        until("the agent's line says where the caller is", || {
+            let log = stack.agent.log();
+            let target = format!("\"target\":\"{path}\"");
+            let line = log.lines().find(|line| line.contains(&target));
+            line.is_some_and(|line| line.contains("\"source\":\"127.0.0.9\""))
+        });
+        until("and so does the relay's", || {
+            stack.relay.log().contains("peer=127.0.0.9:")
+        });
     }
 }
 

@@ -361,8 +361,10 @@ fn a_clock_that_is_wrong_is_named_as_the_likely_cause() {
         until("the agent knows why it has no session", || {
             session_error(&stack).contains(&text)
         });
-        let log = stack.relay.log();
-        assert!(log.contains(&format!("this clock is {word}")), "{log}");
+        until("the relay's log says so too", || {
+            let log = stack.relay.log();
+            log.contains(&format!("this clock is {word}"))
+        });
     }
 }
 

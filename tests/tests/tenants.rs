@@ -393,11 +393,10 @@ fn a_revoked_callers_calls_end_in_the_middle_and_come_back_when_it_is_lifted() {
             .http(http)
             .ok()
             .assert_refused(403, "forbidden", "relay");
-        let log = stack.relay.log();
-        assert!(
-            log.contains(&format!("revocation {id}: laptop stolen")),
-            "{log}"
-        );
+        until("the relay's log says why", || {
+            let why = format!("revocation {id}: laptop stolen");
+            stack.relay.log().contains(&why)
+        });
         lift_all(&stack);
         assert_eq!(stack.call("/whole").http(http).ok().text(), "whole");
     }

@@ -80,13 +80,12 @@ fn a_token_with_wrong_claims_is_refused_and_the_relays_log_says_why() {
         answer.assert_refused(401, "unauthenticated", "relay");
         let challenge = answer.header("www-authenticate").unwrap_or_default();
         assert!(challenge.contains("invalid_token"), "{what}: {answer}");
-        let log = stack.relay.log();
         let call = answer.call();
-        let line = log
-            .lines()
-            .find(|line| line.contains(&call))
-            .unwrap_or_default();
-        assert!(line.contains(word), "{what}: expected {word:?} in {line:?}");
+        until(&format!("the relay's log says {word:?} of {what}"), || {
+            let log = stack.relay.log();
+            let line = log.lines().find(|line| line.contains(&call));
+            line.is_some_and(|line| line.contains(word))
+        });
     }
     assert_eq!(upstream.requests().len(), 0);
 }

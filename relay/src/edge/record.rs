@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use culvert_http::{Problem, Progress, Throttle};
 use culvert_identity::verify::VerifiedToken;
+use culvert_process::log::ACCESS;
 use culvert_proto::head::{CallId, Mode};
 use culvert_proto::trace::TraceId;
 use http::{Method, StatusCode};
@@ -144,7 +145,7 @@ impl CallRecord {
             ),
         };
         info!(
-            target: "culvert::access",
+            target: ACCESS,
             call = %self.call,
             trace = self.trace.map(tracing::field::display),
             peer = %self.connection.peer.address,

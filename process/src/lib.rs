@@ -1,0 +1,3 @@
+//! What Culvert's programs have in common as processes: the [log](log).
+
+pub mod log;
