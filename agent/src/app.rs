@@ -8,6 +8,7 @@ use culvert_config::proxy::Proxies;
 use culvert_config::{AgentConfig, ConfigError};
 use culvert_identity::obtain::BadSigningKey;
 use culvert_identity::{Proxying, TokenSource, VerifierError};
+use culvert_process::workers::{Workers, processors};
 use culvert_proto::control::Hello;
 use culvert_proto::growth::GrowthBudget;
 use culvert_proto::limits::Limits;
@@ -171,8 +172,14 @@ impl App {
             stop: stop.clone(),
             live,
         });
-        let slots: Vec<_> = (0..self.config.relay.sessions)
-            .map(|number| tokio::spawn(Slot::new(link.clone(), number).keep()))
+        let sessions = self.config.relay.sessions;
+        let workers = usize::from(sessions).min(processors());
+        let workers = Workers::start(workers).map_err(RunError::Runtime)?;
+        let slots: Vec<_> = (0..sessions)
+            .map(|number| {
+                let slot = Slot::new(link.clone(), number);
+                workers.next().spawn(slot.keep())
+            })
             .collect();
         tracing::info!(
             relay = %self.config.relay.url,

@@ -1,3 +1,5 @@
-//! What Culvert's programs have in common as processes: the [log](log).
+//! What Culvert's programs have in common as processes: the [log](log) and the
+//! [threads](workers) that carry connections.
 
 pub mod log;
+pub mod workers;

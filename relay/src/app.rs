@@ -11,6 +11,7 @@ use std::time::Duration;
 use culvert_config::{ConfigError, RelayConfig};
 use culvert_http::Alpn;
 use culvert_identity::{Proxying, Verifier};
+use culvert_process::workers::Workers;
 use culvert_session::tls::TlsConfigError;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -119,7 +120,7 @@ pub(crate) enum RunError {
 }
 
 /// Runs a node until it is asked to stop, and drains it.
-pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
+pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(), RunError> {
     let Prepared {
         config,
         tls,
@@ -205,6 +206,7 @@ pub(crate) async fn run(prepared: Prepared) -> Result<(), RunError> {
         })?;
     let address = config.listen.public;
     let terms = Terms {
+        workers: workers.clone(),
         balancers: config.listen.proxy_protocol.clone().into(),
         tls: tls.clone(),
         handshake: limits.tls_handshake.0,

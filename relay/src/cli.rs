@@ -4,10 +4,12 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use culvert_process::log::{Log, LogFormat};
+use culvert_process::workers::{Workers, processors};
 use http::Method;
 use serde::de::DeserializeOwned;
 
@@ -156,7 +158,10 @@ fn run(prepared: Prepared) -> ExitCode {
         .build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(app::run(prepared));
+            let outcome = match Workers::start(processors()) {
+                Ok(workers) => runtime.block_on(app::run(prepared, Arc::new(workers))),
+                Err(error) => Err(app::RunError::Runtime(error)),
+            };
             // Name resolution that hangs on a thread of its own is not waited for.
             runtime.shutdown_background();
             outcome

@@ -6,6 +6,7 @@ mod tests;
 use std::time::Duration;
 
 use culvert_proto::code::GoawayCode;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,16 +41,26 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// Serves a connection in a task of its own, to its end or until it is broken off.
-    pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+    /// Carries a call in a task of its own, to its end or until it is broken off.
+    pub(crate) fn spawn(&self, call: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_on(&Handle::current(), call);
+    }
+
+    /// Serves a connection in a task of its own on `worker`, to its end or until it is broken off.
+    pub(crate) fn spawn_on(
+        &self,
+        worker: &Handle,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
         let force = self.force.clone();
-        self.connections.spawn(async move {
+        let served = async move {
             tokio::select! {
                 biased;
                 () = force.cancelled() => {}
                 () = connection => {}
             }
-        });
+        };
+        self.connections.spawn_on(served, worker);
     }
 
     /// Waits until no caller is left; says whether that was so in time.

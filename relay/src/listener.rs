@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use culvert_http::{Alpn, Breaker};
+use culvert_process::workers::Workers;
 use culvert_session::socket::{self, ReadAhead};
 use ipnet::IpNet;
 use rustls::ProtocolVersion;
@@ -125,6 +126,8 @@ pub(crate) struct Terms {
     pub(crate) handshakes: Arc<Handshakes>,
     /// Whose connections begin with a PROXY protocol header; nobody else's may.
     pub(crate) balancers: Arc<[IpNet]>,
+    /// Who carries the connections.
+    pub(crate) workers: Arc<Workers>,
 }
 
 impl Terms {
@@ -241,8 +244,8 @@ impl Listener {
         self.take(ending, each).await;
     }
 
-    /// Takes connections until the node drains, each served by a task of its own; then closes
-    /// the socket.
+    /// Takes connections until the node drains, each served by a task of its own on the worker
+    /// whose turn it is; then closes the socket.
     async fn take<S, F>(mut self, ending: Ending, serve: S)
     where
         S: Fn(Admitted, SocketAddr) -> F + Clone + Send + 'static,
@@ -275,16 +278,25 @@ impl Listener {
         S: Fn(Admitted, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let Some(mut tcp) = self.admit(tcp, address, ending) else {
+        let Some(arrived) = self.admit(tcp, address, ending) else {
             return;
         };
         let serve = serve.clone();
+        let worker = self.terms.workers.next();
         if !self.terms.is_balancer(address) {
-            ending.spawn(async move { serve(tcp, address).await });
+            let served = async move {
+                if let Some(tcp) = arrived.settle() {
+                    serve(tcp, address).await;
+                }
+            };
+            ending.spawn_on(worker, served);
             return;
         }
         let (terms, metrics) = (self.terms.clone(), self.metrics.clone());
-        ending.spawn(async move {
+        ending.spawn_on(worker, async move {
+            let Some(mut tcp) = arrived.settle() else {
+                return;
+            };
             match timeout(terms.handshake, tcp.introduced(address, &terms.strangers)).await {
                 Ok(Ok(from)) => serve(tcp, from).await,
                 failed => {
@@ -312,7 +324,7 @@ impl Listener {
     }
 
     /// Finds a seat for a new connection; without one it is closed at once.
-    fn admit(&mut self, tcp: TcpStream, address: SocketAddr, ending: &Ending) -> Option<Admitted> {
+    fn admit(&mut self, tcp: TcpStream, address: SocketAddr, ending: &Ending) -> Option<Arrived> {
         let Ok(permit) = self.seats.clone().try_acquire_owned() else {
             self.metrics.connections.on_arrival(Arrival::Shed);
             self.complain("too many connections: new ones are closed");
@@ -340,11 +352,11 @@ impl Listener {
             _open: ending.socket(),
             metrics,
         };
-        Some(Admitted {
+        let tcp = tcp.into_std().ok()?;
+        Some(Arrived {
             tcp,
-            breaker: Breaker::default(),
             standing,
-            _seat: seat,
+            seat,
         })
     }
 
@@ -402,6 +414,27 @@ fn describe(connection: &Connection, address: SocketAddr) -> (Alpn, Peer) {
         door,
     };
     (alpn, peer)
+}
+
+/// A connection on its way to its worker.
+struct Arrived {
+    tcp: std::net::TcpStream,
+    standing: Standing,
+    seat: Seat,
+}
+
+impl Arrived {
+    /// Lets the worker that this is called on hear of what happens on the connection.
+    fn settle(self) -> Option<Admitted> {
+        let tcp = TcpStream::from_std(self.tcp);
+        let tcp = tcp.inspect_err(|error| tracing::warn!(%error, "a connection is lost"));
+        Some(Admitted {
+            tcp: tcp.ok()?,
+            breaker: Breaker::default(),
+            standing: self.standing,
+            _seat: self.seat,
+        })
+    }
 }
 
 /// A TCP connection with its seat among the connections of the node. The seat goes where the

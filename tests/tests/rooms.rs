@@ -105,7 +105,17 @@ fn no_room_reaches_what_it_must_not_know() {
         "culvert-demo",
         "culvert-tests",
     ];
-    let rooms: [(&str, &[&str]); 6] = [
+    let rooms: [(&str, &[&str]); 7] = [
+        (
+            "culvert-process",
+            &[
+                "rustls",
+                "hyper",
+                "culvert-proto",
+                "culvert-session",
+                "culvert-config",
+            ],
+        ),
         (
             "culvert-proto",
             &[

@@ -50,6 +50,7 @@ impl Rig {
         let tls = PublicTls::load(&files).unwrap();
         let (metrics, ending) = (Arc::new(Metrics::new()), Ending::default());
         let terms = Terms {
+            workers: Arc::new(Workers::here()),
             balancers: Arc::default(),
             tls,
             handshake: HANDSHAKE,

@@ -1,0 +1,118 @@
+//! Threads that carry connections, each with a scheduler of its own.
+//!
+//! What happens on one connection (read, decrypt, decide, encrypt, write) wakes a chain of tasks. On
+//! one thread they follow each other; a scheduler that moves tasks between threads wakes another
+//! thread for every second one, which costs a small call as much again as its system calls
+//! (`docs/performance.md`). So a connection stays with the worker that it was given to, and so does
+//! what is spawned for it. Workers are given connections in turn: by numbers, not by load, which is
+//! even where there are many.
+
+use std::io;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// The workers of a process. Dropped, they stop where they are.
+#[derive(Debug)]
+pub struct Workers {
+    handles: Vec<Handle>,
+    next: AtomicUsize,
+    /// Dropped, each ends one thread.
+    _lives: Vec<oneshot::Sender<()>>,
+}
+
+impl Workers {
+    /// Starts `count` threads; at least one.
+    ///
+    /// # Errors
+    /// The system gives no thread, or no descriptor for its events.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let mut handles = Vec::new();
+        let mut lives = Vec::new();
+        for number in 0..count.max(1) {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (life, over) = oneshot::channel::<()>();
+            handles.push(runtime.handle().clone());
+            lives.push(life);
+            let thread = thread::Builder::new().name(format!("worker-{number}"));
+            thread.spawn(move || {
+                let _ = runtime.block_on(over);
+                // A name that is still being resolved is not waited for.
+                runtime.shutdown_background();
+            })?;
+        }
+        Ok(Self {
+            handles,
+            next: AtomicUsize::new(0),
+            _lives: lives,
+        })
+    }
+
+    /// No threads of their own: everything happens in the runtime that this is called in.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn here() -> Self {
+        Self {
+            handles: vec![Handle::current()],
+            next: AtomicUsize::new(0),
+            _lives: Vec::new(),
+        }
+    }
+
+    /// The worker whose turn it is.
+    pub fn next(&self) -> &Handle {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.handles[turn % self.handles.len()]
+    }
+}
+
+/// How many processors this process may use; 1 where that is not known.
+pub fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_worker_is_a_thread_that_gets_its_turn_and_keeps_what_is_spawned_on_it() {
+        let workers = Workers::start(3).unwrap();
+        let names = || async { thread::current().name().map(ToOwned::to_owned) };
+        let outer = Builder::new_current_thread().build().unwrap();
+        let seen: BTreeSet<_> = outer.block_on(async {
+            let mut seen = BTreeSet::new();
+            for _ in 0..6 {
+                let work = async move {
+                    let inner = tokio::spawn(names()).await.unwrap();
+                    assert_eq!(inner, names().await);
+                    inner.unwrap()
+                };
+                seen.insert(workers.next().spawn(work).await.unwrap());
+            }
+            seen
+        });
+        assert_eq!(
+            seen,
+            ["worker-0", "worker-1", "worker-2"].map(Into::into).into()
+        );
+    }
+
+    #[test]
+    fn dropped_workers_drop_what_they_carry() {
+        let workers = Workers::start(1).unwrap();
+        let (held, dropped) = oneshot::channel::<()>();
+        workers.next().spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        drop(workers);
+        assert!(dropped.blocking_recv().is_err());
+    }
+}
