@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::chain::Head;
 
@@ -12,6 +12,10 @@ const MAX_LINES: usize = 8192;
 
 /// Bytes that may wait.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
+
+/// Least time between two writes of a few lines: to write each for itself would wake the thread for
+/// every call. A line that comes after a pause is written at once.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Bytes that are written at once, about.
 const BATCH: usize = 64 * 1024;
@@ -39,6 +43,8 @@ struct State {
     alarm: Option<String>,
     closing: bool,
     reopen: bool,
+    /// When lines were taken last.
+    taken: Option<Instant>,
 }
 
 impl State {
@@ -89,6 +95,7 @@ impl Queue {
                 alarm: None,
                 closing: false,
                 reopen: false,
+                taken: None,
             }),
             wake: Condvar::new(),
         }
@@ -113,14 +120,16 @@ impl Queue {
             }
             return;
         }
-        state.bytes += line.len();
+        let length = line.len();
+        state.bytes += length;
         state.lines.push_back(line);
         if self.strict && state.is_full() {
             self.refusing.store(true, Ordering::Relaxed);
         }
         let first = state.lines.len() == 1;
+        let batch = (BATCH..BATCH + length).contains(&state.bytes);
         drop(state);
-        if first {
+        if first || batch {
             self.wake.notify_one();
         }
     }
@@ -131,10 +140,19 @@ impl Queue {
         let idle = |state: &mut State| {
             !state.closing && (resting || (state.lines.is_empty() && !state.reopen))
         };
-        let (mut state, _) = self
+        let (state, _) = self
             .wake
             .wait_timeout_while(self.lock(), limit, idle)
             .unwrap_or_else(PoisonError::into_inner);
+        let early = state
+            .taken
+            .map_or(Duration::ZERO, |taken| PACE.saturating_sub(taken.elapsed()));
+        let few = |state: &mut State| !state.closing && !state.reopen && state.bytes < BATCH;
+        let (mut state, _) = self
+            .wake
+            .wait_timeout_while(state, early.min(limit), few)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.taken = Some(Instant::now());
         let mut lines = Vec::new();
         let mut bytes = 0;
         while bytes < BATCH
