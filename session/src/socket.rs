@@ -1,5 +1,6 @@
 //! TCP sockets as the tunnel wants them, and the read-ahead that TLS wants below it.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -48,11 +49,17 @@ const READ_AHEAD: usize = 32 * 1024;
 /// A socket that is read in large pieces, for readers that ask for small ones.
 ///
 /// rustls reads 4 KiB at a time; below it this saves most system calls of a bulk transfer.
-/// The buffer (32 KiB) exists only while there are bytes in it: an idle connection holds none.
+/// The buffer (32 KiB) is held only while there are bytes in it: an idle connection has none, and
+/// one thread's connections pass theirs on, since the allocator takes long for pieces of that size.
 #[derive(Debug)]
 pub struct ReadAhead<IO> {
     io: IO,
     buffer: BytesMut,
+}
+
+thread_local! {
+    /// The last buffer that a connection of this thread had no more need of.
+    static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
 }
 
 impl<IO> ReadAhead<IO> {
@@ -81,11 +88,14 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
             if out.remaining() >= READ_AHEAD {
                 return Pin::new(&mut this.io).poll_read(cx, out);
             }
+            if this.buffer.capacity() == 0 {
+                this.buffer = SPARE.take().unwrap_or_default();
+            }
             this.buffer.reserve(READ_AHEAD);
             // `read_buf` holds no state between polls, and fills memory without zeroing it first.
             let read = pin!(this.io.read_buf(&mut this.buffer)).poll(cx);
             if !matches!(read, Poll::Ready(Ok(1..))) {
-                this.buffer = BytesMut::new();
+                SPARE.set(Some(std::mem::take(&mut this.buffer)));
             }
             ready!(read)?;
         }
