@@ -4,24 +4,65 @@
 //! one thread they follow each other; a scheduler that moves tasks between threads wakes another
 //! thread for every second one, which costs a small call as much again as its system calls
 //! (`docs/performance.md`). So a connection stays with the worker that it was given to, and so does
-//! what is spawned for it. Workers are given connections in turn: by numbers, not by load, which is
-//! even where there are many.
+//! what is spawned for it. Workers are given connections in turn; one that will work with another
+//! connection all the time is better with that one's worker, as long as it [has room](Workers::has_room).
 
 use std::io;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+
+/// How long a look at how busy a worker is counts.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A worker that was busy for more than this share of the time gets only what it has to take.
+const BUSY: f64 = 0.7;
 
 /// The workers of a process. Dropped, they stop where they are.
 #[derive(Debug)]
 pub struct Workers {
     handles: Vec<Handle>,
+    /// Of each worker, how busy it was when that was looked at last.
+    looks: Mutex<Vec<Look>>,
     next: AtomicUsize,
     /// Dropped, each ends one thread.
     _lives: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: Instant,
+    /// Until then, since the start.
+    busy: Duration,
+    /// Share of the time between the last two looks.
+    share: f64,
+}
+
+impl Look {
+    fn first(worker: &Handle) -> Self {
+        Self {
+            at: Instant::now(),
+            busy: worker.metrics().worker_total_busy_duration(0),
+            share: 0.0,
+        }
+    }
+
+    fn again(&mut self, worker: &Handle) {
+        let past = self.at.elapsed();
+        if past >= LOOK {
+            let next = Self::first(worker);
+            let busy = next.busy.saturating_sub(self.busy);
+            *self = Self {
+                share: busy.as_secs_f64() / past.as_secs_f64(),
+                ..next
+            };
+        }
+    }
 }
 
 impl Workers {
@@ -45,6 +86,7 @@ impl Workers {
             })?;
         }
         Ok(Self {
+            looks: Mutex::new(handles.iter().map(Look::first).collect()),
             handles,
             next: AtomicUsize::new(0),
             _lives: lives,
@@ -56,8 +98,10 @@ impl Workers {
     /// # Panics
     /// Outside of a runtime.
     pub fn here() -> Self {
+        let here = Handle::current();
         Self {
-            handles: vec![Handle::current()],
+            looks: Mutex::new(vec![Look::first(&here)]),
+            handles: vec![here],
             next: AtomicUsize::new(0),
             _lives: Vec::new(),
         }
@@ -67,6 +111,19 @@ impl Workers {
     pub fn next(&self) -> &Handle {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         &self.handles[turn % self.handles.len()]
+    }
+}
+
+impl Workers {
+    /// Whether this is a worker that was not too busy a moment ago to be given more than its turn.
+    pub fn has_room(&self, worker: &Handle) -> bool {
+        let mut handles = self.handles.iter();
+        let Some(number) = handles.position(|known| known.id() == worker.id()) else {
+            return false;
+        };
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks[number].again(worker);
+        looks[number].share < BUSY
     }
 }
 
@@ -102,6 +159,29 @@ mod tests {
             seen,
             ["worker-0", "worker-1", "worker-2"].map(Into::into).into()
         );
+    }
+
+    #[test]
+    fn a_busy_worker_has_no_room_and_a_stranger_none_either() {
+        let workers = Workers::start(2).unwrap();
+        let [busy, idle] = [workers.next().clone(), workers.next().clone()];
+        assert!(workers.has_room(&busy));
+        busy.spawn(async {
+            loop {
+                let start = Instant::now();
+                while start.elapsed() < LOOK / 10 {
+                    std::hint::spin_loop();
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        // Until it has been busy for as long as is looked at.
+        while workers.has_room(&busy) {
+            thread::yield_now();
+        }
+        assert!(workers.has_room(&idle));
+        let other = Workers::start(1).unwrap();
+        assert!(!workers.has_room(other.next()));
     }
 
     #[test]

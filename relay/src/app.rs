@@ -265,10 +265,13 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         }));
     }
     let drained = ending.drain.clone();
-    background.spawn(listener.run(ending.clone(), move |connection, alpn, peer| {
+    let homes = edge.clone();
+    let home = move |name: &str| homes.home_of(name);
+    let serve = move |connection, alpn, peer| {
         edge.clone()
             .serve_connection(connection, alpn, peer, drained.clone())
-    }));
+    };
+    background.spawn(listener.run(ending.clone(), home, serve));
 
     tokio::select! {
         () = signals.end() => {}

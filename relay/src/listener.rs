@@ -23,6 +23,7 @@ use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -210,21 +211,34 @@ impl Listener {
         self.take(ending, each).await;
     }
 
-    /// Takes connections and speaks TLS with them.
-    pub(crate) async fn run<S, F>(self, ending: Ending, serve: S)
+    /// Takes connections and speaks TLS with them. Those whose server name has a `home` are served
+    /// there, if it is one of the workers and has room.
+    pub(crate) async fn run<S, F, H>(self, ending: Ending, home: H, serve: S)
     where
         S: Fn(Connection, Alpn, Peer) -> F + Clone + Send + 'static,
-        F: Future<Output = ()> + Send,
+        F: Future<Output = ()> + Send + 'static,
+        H: Fn(&str) -> Option<Handle> + Clone + Send + 'static,
     {
         let (terms, metrics) = (self.terms.clone(), self.metrics.clone());
+        let tracker = ending.clone();
         let each = move |tcp: Admitted, address| {
             let (terms, metrics, serve) = (terms.clone(), metrics.clone(), serve.clone());
+            let (home, ending) = (home.clone(), tracker.clone());
             async move {
                 match timeout(terms.handshake, terms.speak_tls(tcp)).await {
                     Ok(Ok(Ok(connection))) => {
                         metrics.connections.on_arrival(Arrival::Established);
                         let (alpn, peer) = describe(&connection, address);
-                        serve(connection, alpn, peer).await;
+                        let name = connection.get_ref().1.server_name();
+                        let home = name.and_then(home);
+                        match home.filter(|home| is_better(home, &terms.workers)) {
+                            Some(home) => ending.spawn_on(&home, async move {
+                                if let Some(connection) = moved_here(connection) {
+                                    serve(connection, alpn, peer).await;
+                                }
+                            }),
+                            None => serve(connection, alpn, peer).await,
+                        }
                     }
                     Ok(Ok(Err(error))) => {
                         metrics.connections.on_arrival(Arrival::NoTls);
@@ -397,6 +411,28 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Whether a connection of this worker is better with `home`.
+fn is_better(home: &Handle, workers: &Workers) -> bool {
+    home.id() != Handle::current().id() && workers.has_room(home)
+}
+
+/// Lets the worker that this is called on hear of what happens on the connection, in place of the one
+/// that did.
+fn moved_here(mut connection: Connection) -> Option<Connection> {
+    let admitted = connection.get_mut().0.io_mut();
+    let again = SockRef::from(&admitted.tcp).try_clone();
+    match again.and_then(|again| TcpStream::from_std(again.into())) {
+        Ok(tcp) => {
+            admitted.tcp = tcp;
+            Some(connection)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a connection is lost");
+            None
+        }
+    }
 }
 
 fn describe(connection: &Connection, address: SocketAddr) -> (Alpn, Peer) {

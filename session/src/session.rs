@@ -52,6 +52,8 @@ pub struct Session {
     /// The first connection. What is not said of streams is said of it.
     handle: Arc<Handle>,
     lanes: Arc<Lanes>,
+    /// Where the driver runs; none under an executor that is not tokio.
+    runtime: Option<tokio::runtime::Handle>,
 }
 
 impl Session {
@@ -99,6 +101,7 @@ impl Session {
         let session = Self {
             handle: handle.clone(),
             lanes: Arc::default(),
+            runtime: tokio::runtime::Handle::try_current().ok(),
         };
         (
             session,
@@ -185,6 +188,11 @@ impl Session {
     /// Whether the session has not ended.
     pub fn is_open(&self) -> bool {
         !self.handle.lock().has_ended()
+    }
+
+    /// The runtime that the session is driven by: work that has much to do with it costs least there.
+    pub fn runtime(&self) -> Option<&tokio::runtime::Handle> {
+        self.runtime.as_ref()
     }
 
     /// Whether either side has asked to open no more streams.

@@ -75,6 +75,11 @@ impl<IO> ReadAhead<IO> {
     pub fn io(&self) -> &IO {
         &self.io
     }
+
+    /// The socket, to be changed.
+    pub fn io_mut(&mut self) -> &mut IO {
+        &mut self.io
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {

@@ -8,6 +8,7 @@ use culvert_http::{Alpn, Progress};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -16,12 +17,27 @@ use super::Edge;
 use super::answer::AnswerBody;
 use super::connection::Connection;
 use super::record::CallRecord;
+use super::route::{Destination, Endpoint};
+use crate::directory::Lookup;
 use crate::listener::{Peer, Transport};
+use crate::place::Place;
 
 /// How long a credential may still be verified when the time for it is over.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
 impl Edge {
+    /// Where connections that ask for this server's name are best served: where a session of the
+    /// endpoint is driven. What a call wakes on its way is on one thread then.
+    pub(crate) fn home_of(&self, name: &str) -> Option<Handle> {
+        let Destination::Endpoint(Endpoint { tenant, name }) = self.routes.resolve(name) else {
+            return None;
+        };
+        match self.directory.lookup(&tenant, &name) {
+            Lookup::Session(Place::Here(session), _) => session.runtime().cloned(),
+            _ => None,
+        }
+    }
+
     /// Serves a connection whose TLS is established, to its end. A cancelled `drain` lets the
     /// calls in flight go on and takes no further ones.
     pub async fn serve_connection<IO>(

@@ -1,5 +1,6 @@
 //! The listener over loopback sockets.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use culvert_config::relay::{RelayLimits, RelayTls};
@@ -26,6 +27,8 @@ struct Rig {
     served: mpsc::Receiver<(Alpn, Peer)>,
     /// Whether the last connection's socket keeps queues where the scheduler sees them.
     tuned: Arc<AtomicBool>,
+    /// The thread that serves the last connection.
+    thread: Arc<Mutex<Option<String>>>,
     running: JoinHandle<()>,
 }
 
@@ -36,6 +39,14 @@ impl Rig {
     }
 
     async fn with(connections: usize, limits: &RelayLimits) -> Self {
+        Self::on(Workers::here(), connections, limits, |_| None).await
+    }
+
+    /// The same on these workers, of which a server's name may have one for its own.
+    async fn on<H>(workers: Workers, connections: usize, limits: &RelayLimits, home: H) -> Self
+    where
+        H: Fn(&str) -> Option<Handle> + Clone + Send + 'static,
+    {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(vec!["relay.test".to_owned()]).unwrap();
@@ -50,7 +61,7 @@ impl Rig {
         let tls = PublicTls::load(&files).unwrap();
         let (metrics, ending) = (Arc::new(Metrics::new()), Ending::default());
         let terms = Terms {
-            workers: Arc::new(Workers::here()),
+            workers: Arc::new(workers),
             balancers: Arc::default(),
             tls,
             handshake: HANDSHAKE,
@@ -67,16 +78,19 @@ impl Rig {
         let address = listener.address().unwrap();
         let (tell, served) = mpsc::channel(100);
         let tuned = Arc::new(AtomicBool::new(false));
-        let seen = tuned.clone();
-        let running = tokio::spawn(listener.run(ending.clone(), move |connection, alpn, peer| {
+        let thread = Arc::new(Mutex::new(None));
+        let (seen, on) = (tuned.clone(), thread.clone());
+        let serve = move |connection, alpn, peer| {
             let tell = tell.clone();
             seen.store(is_tuned(&connection), Ordering::Relaxed);
+            *on.lock().unwrap() = std::thread::current().name().map(ToOwned::to_owned);
             async move {
                 tell.send((alpn, peer)).await.unwrap();
                 let (mut read, mut write) = tokio::io::split(connection);
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             }
-        }));
+        };
+        let running = tokio::spawn(listener.run(ending.clone(), home, serve));
         Self {
             address,
             terms,
@@ -85,6 +99,7 @@ impl Rig {
             ending,
             served,
             tuned,
+            thread,
             running,
         }
     }
@@ -318,4 +333,23 @@ async fn a_drain_leaves_no_accepted_connection_behind() {
     let client = TlsConnector::from(rig.client(&[b"http/1.1"]));
     let _io = client.connect(name, tcp).await.unwrap();
     rig.served.recv().await.unwrap();
+}
+
+/// What a call wakes on its way is on one thread: connections are served by the worker that the
+/// session of their endpoint is with.
+#[tokio::test]
+async fn a_connection_goes_to_the_worker_that_its_name_belongs_to() {
+    let workers = Workers::start(3).unwrap();
+    let home = workers.next().clone();
+    let home = move |name: &str| (name == "relay.test").then(|| home.clone());
+    let mut rig = Rig::on(workers, 100, &RelayLimits::default(), home).await;
+    for _ in 0..6 {
+        let mut caller = rig.tls(rig.client(&[])).await.unwrap();
+        rig.served.recv().await.unwrap();
+        assert_eq!(rig.thread.lock().unwrap().as_deref(), Some("worker-0"));
+        caller.write_all(b"hear me").await.unwrap();
+        let mut echo = [0; 7];
+        caller.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, b"hear me");
+    }
 }
