@@ -202,7 +202,7 @@ fn a_connection_without_a_credential_costs_little_whatever_it_does() {
             cost(all, |port| tls(port, "h2", &bodies)),
         ),
     ];
-    println!("{costs:?}");
+    eprintln!("{costs:?}");
     for (state, most, cost) in costs {
         assert!(cost <= most, "{state}: {cost} bytes each; all: {costs:?}");
     }
