@@ -51,11 +51,11 @@ pub(super) async fn relay_kill(suite: &mut Suite, scenario: Scenario) -> Result<
                     running.kill_relay()?;
                     let killed = Instant::now();
                     running.start_relay()?;
-                    let mut known = processes
+                    let relay = running.pids(&["relay"]);
+                    processes
                         .lock()
-                        .unwrap_or_else(|poison| poison.into_inner());
-                    known.insert("relay".into(), running.pids(&["relay"]));
-                    drop(known);
+                        .unwrap_or_else(|poison| poison.into_inner())
+                        .insert("relay".into(), relay);
                     recovered(&recorder, killed).await
                 };
                 let (elapsed, pause) =
