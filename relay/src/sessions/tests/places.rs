@@ -48,7 +48,7 @@ impl Rig {
     async fn has_sessions(&self, count: usize) {
         let has = async {
             while self.node.agents.len() != count {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
             }
         };
         soon(has).await;
@@ -105,7 +105,7 @@ async fn calls_of_a_session_that_its_agent_still_knows_go_on() {
     }
 
     // Longer than any timer of a session.
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_secs(60)).await;
     let status = Status::of(&rig.node);
     assert_eq!(status.sessions[0].replaced_by, Some(2));
     assert!(status.to_string().contains("replaced by 2"), "{status}");
