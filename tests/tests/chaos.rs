@@ -120,7 +120,7 @@ impl Chaos {
         if self.faults.iter().any(|(other, _)| fault.excludes(*other)) {
             return;
         }
-        println!("{fault:?} for {span} ms");
+        eprintln!("{fault:?} for {span} ms");
         match fault {
             Fault::Killed(relay) => self.cluster.kill(relay),
             Fault::Frozen(relay) => self.cluster.relays[relay].process.signal(Signal::STOP),
@@ -137,7 +137,7 @@ impl Chaos {
             self.faults.drain(..).partition(|(_, until)| *until <= due);
         self.faults = last;
         for (fault, _) in over {
-            println!("no longer {fault:?}");
+            eprintln!("no longer {fault:?}");
             match fault {
                 Fault::Killed(relay) => self.cluster.launch(relay),
                 Fault::Frozen(relay) => self.cluster.relays[relay].process.signal(Signal::CONT),
@@ -156,7 +156,7 @@ impl Chaos {
         if self.faults.iter().any(busy) {
             return;
         }
-        println!("relay {relay} is replaced");
+        eprintln!("relay {relay} is replaced");
         let others = (0..RELAYS).filter(|other| *other != relay);
         let ports: Vec<_> = others
             .map(|other| self.cluster.relays[other].public)
@@ -209,7 +209,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn whatever_fails_tenants_stay_apart_and_nothing_is_done_twice() {
     let seed = number("CULVERT_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("to repeat the choices: CULVERT_CHAOS_SEED={seed}");
+    eprintln!("to repeat the choices: CULVERT_CHAOS_SEED={seed}");
     let span = Duration::from_secs(number("CULVERT_CHAOS_SECONDS").unwrap_or(20));
 
     let (acme, globex) = (Events::of("acme"), Events::of("globex"));
@@ -230,7 +230,7 @@ fn whatever_fails_tenants_stay_apart_and_nothing_is_done_twice() {
         callers.await_calls(20);
         let book = callers.stop();
         let findings = events.findings(&book, &[]);
-        println!(
+        eprintln!(
             "{} calls, {} failed: {findings:?}",
             book.calls(),
             book.failed()

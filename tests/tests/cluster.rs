@@ -157,7 +157,7 @@ fn nodes_are_replaced_one_by_one_without_a_failed_call() {
     }
     let book = callers.stop();
     let findings = events.findings(&book, &[]);
-    println!(
+    eprintln!(
         "{} calls, {replaced} nodes replaced: {findings:?}",
         book.calls()
     );
@@ -209,7 +209,7 @@ fn without_redis_everything_that_is_known_goes_on() {
     assert_eq!(cluster.call(1, "/api/vm").ok().status, 200);
     let book = callers.stop();
     let findings = events.findings(&book, &[]);
-    println!(
+    eprintln!(
         "{} calls, all said again after {agreed:.1} s: {findings:?}",
         book.calls()
     );

@@ -82,7 +82,7 @@ fn measure(nodes: usize, agents: usize) {
     std::thread::sleep(QUIET);
     let end = Engine::read(&cluster.redis);
     let rate = |from: u64, to: u64| (to - from) as f64 / QUIET.as_secs_f64();
-    println!(
+    eprintln!(
         "| {nodes} | {agents} | {joined:.1} | {} | {} | {:.1} | {} | {:.2} | {:.2} | {:.1} |",
         (start.taken - before.taken) / 1024,
         (start.given - before.given) / 1024,
@@ -103,7 +103,7 @@ fn measure(nodes: usize, agents: usize) {
 #[test]
 #[ignore = "takes minutes; prints figures and asserts nothing but that it works"]
 fn what_nodes_and_agents_cost() {
-    println!(
+    eprintln!(
         "| nodes | agents | s to join | KiB to the engine | KiB from it | MiB of an empty node \
          | KiB a session | KiB/s to it, quiet | KiB/s from it | commands/s |"
     );

@@ -65,7 +65,7 @@ fn agents_of_a_failed_node_are_back_and_no_node_is_above_its_limit() {
     eventually_within(LONG, "every agent has a session again", || {
         all_up(&cluster, &[1, 2]).then_some(())
     });
-    println!(
+    eprintln!(
         "{had} of {agents} agents were back after {:.1} s; {} were told to come later",
         begun.elapsed().as_secs_f64(),
         swarm.refused()

@@ -152,7 +152,7 @@ fn echoes_beside_a_bulk_upload() {
         let beside = call(&stack, http, "/ticket/1", "time 500").result();
         let moved = counted.load(Ordering::Relaxed) - before;
         let rate = moved as f64 / begun.elapsed().as_secs_f64() / 1e6;
-        println!("{http:?}: alone {alone}, beside an upload at {rate:.0} MB/s {beside}");
+        eprintln!("{http:?}: alone {alone}, beside an upload at {rate:.0} MB/s {beside}");
         upload.kill();
         writer.join().expect("it ends with its reader");
     }
