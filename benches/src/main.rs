@@ -28,6 +28,10 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one in the life of the process"
+)]
 enum Command {
     /// Bring up an installation on this machine and measure it, beside nginx if there is one.
     Local {
