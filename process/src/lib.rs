@@ -1,4 +1,4 @@
-//! What Culvert's programs have in common as processes: the [log](log) and the
+//! What Culvert's programs have in common as processes: the [log] and the
 //! [threads](workers) that carry connections.
 
 pub mod log;
