@@ -67,7 +67,8 @@ fn connections_share_the_rate_of_their_line() {
     // 300 ms.
     other.write_all(&[1; 30_000]).unwrap();
     assert_eq!(read(&mut far_other, 30_000), [1; 30_000]);
-    assert!(link.carried() >= 70_000, "{} bytes", link.carried());
+    // Alone it would have overtaken the others, that need 400 ms.
+    assert!(link.carried() >= 40_000, "{} bytes", link.carried());
     assert_eq!(reading.join().unwrap(), 40_000);
 }
 
