@@ -95,12 +95,12 @@ fn a_client_certificate_takes_the_place_of_a_token_in_every_mode() {
     assert!(pac.text().contains(NAME), "{pac}");
 
     // What the agent decides on and writes down is the name that is mapped.
+    let allowed = |line: &&str| line.contains("\"event\":\"call\"") && line.contains("\"allow\"");
+    until("the audit log tells of three calls", || {
+        stack.agent.log().lines().filter(allowed).count() >= 3
+    });
     let log = stack.agent.log();
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("\"event\":\"call\""));
-    let lines: Vec<_> = lines.filter(|line| line.contains("\"allow\"")).collect();
-    assert!(lines.len() >= 3, "{log}");
+    let lines: Vec<_> = log.lines().filter(allowed).collect();
     let caller = format!("\"tenant\":\"acme\",\"caller\":\"{DIRECTOR}\"");
     assert!(lines.iter().all(|line| line.contains(&caller)), "{lines:?}");
 }

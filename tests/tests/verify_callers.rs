@@ -9,7 +9,7 @@ use culvert_tests::issuer::{CALLER, OTHER_CALLER, world};
 use culvert_tests::proof::ProofKey;
 use culvert_tests::stack::caller_token;
 use culvert_tests::upstream::Then;
-use culvert_tests::wait::LONG;
+use culvert_tests::wait::{LONG, until};
 use culvert_tests::way::Way;
 use culvert_tests::{Curl, Http, Nginx, Stack, StackOptions, Upstream};
 use serde_json::json;
@@ -122,8 +122,10 @@ fn what_the_agent_is_told_of_issuer_and_tenant_counts_and_not_what_the_relay_bel
         assert_eq!(answer.status, status, "{tenant} {audience}: {answer}");
         if status == 403 {
             answer.assert_refused(403, "caller-unverified", "agent");
-            let log = stack.agent.log();
-            assert!(log.contains("\"security\":\"caller-unverified\""), "{log}");
+            until("the audit log has a security event", || {
+                let log = stack.agent.log();
+                log.contains("\"security\":\"caller-unverified\"")
+            });
         }
     }
 }
@@ -206,8 +208,9 @@ fn streams_end_with_their_callers_token_in_every_mode() {
     let (_, ending) = way.read_to_end();
     assert_ne!(ending, culvert_tests::way::Ending::Clean);
     assert!(began.elapsed() < Duration::from_secs(30));
-    let log = stack.agent.log();
-    assert_eq!(log.matches("credential-expired").count(), 2, "{log}");
+    until("the audit log says of both what ended them", || {
+        stack.agent.log().matches("credential-expired").count() == 2
+    });
 }
 
 /// The first bytes of TLS with this server.
