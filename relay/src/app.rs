@@ -128,6 +128,9 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         verifier,
         cluster,
     } = prepared;
+    // First of all: a node that is asked to stop while it starts stops in good order too.
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
     let limits = &config.limits;
     let connections = descriptors::make_room_for(limits.connections as usize);
 
@@ -194,8 +197,6 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         _ => None,
     };
 
-    let mut signals = Signals::listen().map_err(RunError::Signals)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
     let address = config.listen.admin;
     let admin = Admin::bind(address, node.clone())
         .await

@@ -171,7 +171,8 @@ impl<E: Engine> Cluster<E> {
         self.relays[relay].process = start("culvert-relay", &self.relays[relay].folder);
     }
 
-    fn await_ready(&mut self, relay: usize) {
+    /// Waits until a relay says that it is ready.
+    pub fn await_ready(&mut self, relay: usize) {
         let relay = &mut self.relays[relay];
         until("a relay is ready", || {
             relay.process.assert_running();

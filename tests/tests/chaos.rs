@@ -157,6 +157,8 @@ impl Chaos {
             return;
         }
         eprintln!("relay {relay} is replaced");
+        // One that has only just been started cannot hear that it is asked to stop.
+        self.cluster.await_ready(relay);
         let others = (0..RELAYS).filter(|other| *other != relay);
         let ports: Vec<_> = others
             .map(|other| self.cluster.relays[other].public)
