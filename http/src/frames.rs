@@ -235,7 +235,7 @@ impl<IO> FrameGuard<IO> {
                     };
                 }
             }
-            if let Some(block) = self.block.as_mut().filter(|_| in_block) {
+            if in_block && let Some(block) = &mut self.block {
                 *block += at - before;
             }
             if self.place == (Place::Payload { left: 0 }) {
