@@ -11,7 +11,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use self::format::{JsonLines, TextLines};
+use self::format::EventLines;
 use self::writer::{Lines, LogWriter};
 
 /// The target of the lines that say of each call what became of it.
@@ -46,8 +46,7 @@ impl Log {
             .with_writer(LogWriter(lines.clone()));
         match format {
             LogFormat::Text if std::io::stderr().is_terminal() => builder.with_ansi(true).init(),
-            LogFormat::Text => builder.event_format(TextLines).init(),
-            LogFormat::Json => builder.event_format(JsonLines).init(),
+            format => builder.event_format(EventLines(format)).init(),
         }
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string);

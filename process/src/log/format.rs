@@ -12,13 +12,15 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::LogFormat;
+
 /// The field that holds an event's message.
 const MESSAGE: &str = "message";
 
-/// One line of text for each event.
-pub(super) struct TextLines;
+/// One line for each event, in this form.
+pub(super) struct EventLines(pub(super) LogFormat);
 
-impl<S, N> FormatEvent<S, N> for TextLines
+impl<S, N> FormatEvent<S, N> for EventLines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -29,17 +31,24 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let meta = event.metadata();
         let time = format_rfc3339_micros(SystemTime::now());
-        write!(out, "{time} {:>5} {}:", meta.level(), meta.target())?;
-        let mut fields = TextFields {
-            out: &mut out,
-            result: Ok(()),
-        };
-        event.record(&mut fields);
-        fields.result?;
-        out.write_char('\n')
+        match self.0 {
+            LogFormat::Text => text(&mut out, time, event),
+            LogFormat::Json => json(&mut out, time, event),
+        }
     }
+}
+
+fn text(out: &mut Writer<'_>, time: impl fmt::Display, event: &Event<'_>) -> fmt::Result {
+    let meta = event.metadata();
+    write!(out, "{time} {:>5} {}:", meta.level(), meta.target())?;
+    let mut fields = TextFields {
+        out,
+        result: Ok(()),
+    };
+    event.record(&mut fields);
+    fields.result?;
+    out.write_char('\n')
 }
 
 struct TextFields<'w, 'a> {
@@ -53,18 +62,18 @@ impl TextFields<'_, '_> {
         if self.result.is_err() {
             return;
         }
-        let name = field.name();
-        self.result = if name == MESSAGE {
-            self.out.write_char(' ')
-        } else {
-            (|| {
-                self.out.write_char(' ')?;
-                self.out.write_str(name.trim_start_matches("r#"))?;
-                self.out.write_char('=')
-            })()
-        }
-        .and_then(|()| value(self.out));
+        self.result = begin(self.out, field.name()).and_then(|()| value(self.out));
     }
+}
+
+/// Writes what stands before a value: its name, unless it is the message.
+fn begin(out: &mut Writer<'_>, name: &str) -> fmt::Result {
+    out.write_char(' ')?;
+    if name != MESSAGE {
+        out.write_str(name.trim_start_matches("r#"))?;
+        out.write_char('=')?;
+    }
+    Ok(())
 }
 
 impl Visit for TextFields<'_, '_> {
@@ -72,7 +81,7 @@ impl Visit for TextFields<'_, '_> {
         let message = field.name() == MESSAGE;
         self.field(field, |out| {
             if message {
-                write!(out, "{}", Escaped(value))
+                Escaping(out).write_str(value)
             } else if is_plain(value) {
                 out.write_char('"')?;
                 out.write_str(value)?;
@@ -106,17 +115,8 @@ fn is_plain(text: &str) -> bool {
         .all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
 }
 
-/// Text without control characters: they are written as escapes, so that nobody can write a line,
-/// or move a terminal's cursor, in our name.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(Escaping(f), "{}", self.0)
-    }
-}
-
-/// Writes through, with control characters as escapes.
+/// Writes through, with control characters as escapes, so that nobody can write a line, or move a
+/// terminal's cursor, in our name.
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
@@ -135,38 +135,23 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// One JSON object for each event.
-pub(super) struct JsonLines;
-
-impl<S, N> FormatEvent<S, N> for JsonLines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut out: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let meta = event.metadata();
-        let time = format_rfc3339_micros(SystemTime::now());
-        write!(
-            out,
-            r#"{{"timestamp":"{time}","level":"{}","fields":{{"#,
-            meta.level()
-        )?;
-        let mut fields = JsonFields {
-            out: &mut out,
-            text: String::new(),
-            first: true,
-            result: Ok(()),
-        };
-        event.record(&mut fields);
-        fields.result?;
-        // Targets are ours, and need no escapes.
-        writeln!(out, r#"}},"target":"{}"}}"#, meta.target())
-    }
+fn json(out: &mut Writer<'_>, time: impl fmt::Display, event: &Event<'_>) -> fmt::Result {
+    let meta = event.metadata();
+    write!(
+        out,
+        r#"{{"timestamp":"{time}","level":"{}","fields":{{"#,
+        meta.level()
+    )?;
+    let mut fields = JsonFields {
+        out,
+        text: String::new(),
+        first: true,
+        result: Ok(()),
+    };
+    event.record(&mut fields);
+    fields.result?;
+    // Targets are ours, and need no escapes.
+    writeln!(out, r#"}},"target":"{}"}}"#, meta.target())
 }
 
 struct JsonFields<'w, 'a> {
@@ -293,7 +278,13 @@ mod tests {
 
     #[test]
     fn text_is_that_of_the_library_but_for_control_characters() {
-        let ours = said(|out| Box::new(builder(out).event_format(TextLines).finish()));
+        let ours = said(|out| {
+            Box::new(
+                builder(out)
+                    .event_format(EventLines(LogFormat::Text))
+                    .finish(),
+            )
+        });
         let theirs = said(|out| Box::new(builder(out).finish()));
         assert_eq!(ours.lines().count(), 2, "{ours}");
         assert!(!ours.contains('\u{1b}'), "{ours}");
@@ -305,7 +296,13 @@ mod tests {
 
     #[test]
     fn json_means_what_the_library_writes() {
-        let ours = said(|out| Box::new(builder(out).event_format(JsonLines).finish()));
+        let ours = said(|out| {
+            Box::new(
+                builder(out)
+                    .event_format(EventLines(LogFormat::Json))
+                    .finish(),
+            )
+        });
         let theirs = said(|out| Box::new(builder(out).json().finish()));
         let parsed = |text: &str| -> Vec<Value> {
             let lines = text.lines();
