@@ -112,9 +112,7 @@ impl Workers {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         &self.handles[turn % self.handles.len()]
     }
-}
 
-impl Workers {
     /// Whether this is a worker that was not too busy a moment ago to be given more than its turn.
     pub fn has_room(&self, worker: &Handle) -> bool {
         let mut handles = self.handles.iter();
