@@ -61,6 +61,16 @@ pub struct Target {
     pub tls: Arc<rustls::ClientConfig>,
 }
 
+/// TLS of a caller that trusts these authorities.
+pub fn tls_trusting(roots: rustls::RootCertStore) -> Result<Arc<rustls::ClientConfig>, Failure> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
 /// What a run saw.
 #[derive(Debug)]
 pub struct Report {

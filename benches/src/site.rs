@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Uri};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::load::{Failure, Target};
+use crate::load::{Failure, Target, tls_trusting};
 use crate::process;
 use crate::sample::Processes;
 use crate::stack::{Between, Settings, Stack, Upstream};
@@ -233,12 +233,7 @@ fn trust(ca: Option<&Path>) -> Result<Arc<rustls::ClientConfig>, Failure> {
     if roots.is_empty() {
         return Err("there is no certificate to trust: give --ca".into());
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    tls_trusting(roots)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls_pki_types::CertificateDer;
 
-use crate::load::Failure;
+use crate::load::{Failure, tls_trusting};
 
 /// The sizes of the files that the upstream serves, by path.
 pub const FILES: [(&str, u64); 3] = [("small", 200), ("medium", 16 << 10), ("large", 1 << 30)];
@@ -64,10 +64,5 @@ pub(super) fn client_tls(
 ) -> Result<Arc<rustls::ClientConfig>, Failure> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.clone())?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    tls_trusting(roots)
 }
