@@ -54,6 +54,13 @@ fn policy(rules: impl IntoIterator<Item = RuleSpec>) -> Policy {
     Policy::compile(rules.into_iter().collect()).unwrap()
 }
 
+/// What of a rule, alone in its policy, a call misses.
+fn missed(rule: &RuleSpec, call: &CallFacts<'_>) -> Vec<Key> {
+    let explanation = policy([rule.clone()]).explain(call);
+    let missed = explanation.rules[0].mismatches.iter();
+    missed.map(|mismatch| mismatch.key).collect()
+}
+
 /// Whether one rule matches the call, by either action.
 fn hits(rule: &RuleSpec, call: &CallFacts<'_>) -> bool {
     let other = match rule.action {
@@ -167,13 +174,7 @@ fn every_key_that_is_given_must_match() {
             let mut other = call;
             change(&mut other);
             assert!(!hits(&rule, &other), "{key:?}");
-            let explanation = policy([rule.clone()]).explain(&other);
-            let missed: Vec<_> = explanation.rules[0]
-                .mismatches
-                .iter()
-                .map(|m| m.key)
-                .collect();
-            assert_eq!(missed, [key]);
+            assert_eq!(missed(&rule, &other), [key]);
         }
         for (key, text) in [(Key::Path, "/rest?action=start"), (Key::Query, "/api/vm")] {
             let path = target(text);
@@ -182,13 +183,7 @@ fn every_key_that_is_given_must_match() {
                 ..call
             };
             assert!(!hits(&rule, &other), "{key:?}");
-            let explanation = policy([rule.clone()]).explain(&other);
-            let missed: Vec<_> = explanation.rules[0]
-                .mismatches
-                .iter()
-                .map(|m| m.key)
-                .collect();
-            assert_eq!(missed, [key]);
+            assert_eq!(missed(&rule, &other), [key]);
         }
     }
 }

@@ -118,6 +118,19 @@ impl Rig {
             .await
     }
 
+    /// A connection that has its turn and sends the first bytes of a ClientHello that does not come.
+    async fn stalled(&self) -> TcpStream {
+        let mut stalled = self.tcp().await;
+        stalled
+            .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00])
+            .await
+            .unwrap();
+        while !self.has("handshakes 1") {
+            tokio::task::yield_now().await;
+        }
+        stalled
+    }
+
     fn client(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         let pin = culvert_session::tls::pin_of(&self.leaf);
         let mut config = (*client_tls(&ServerTrust::Pins(vec![pin]), TlsMin::V12).unwrap()).clone();
@@ -284,15 +297,7 @@ async fn who_stalls_in_tls_keeps_nobody_out() {
     };
     let mut rig = Rig::with(10, &limits).await;
     let _silent = rig.tcp().await;
-    let mut stalled = rig.tcp().await;
-    // The first bytes of a ClientHello that does not come.
-    stalled
-        .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00])
-        .await
-        .unwrap();
-    while !rig.has("handshakes 1") {
-        tokio::task::yield_now().await;
-    }
+    let _stalled = rig.stalled().await;
     let _io = rig.tls(rig.client(&[b"http/1.1"])).await.unwrap();
     rig.served.recv().await.unwrap();
 }
@@ -306,14 +311,7 @@ async fn who_waits_for_too_long_is_closed() {
         ..RelayLimits::default()
     };
     let rig = Rig::with(10, &limits).await;
-    let mut stalled = rig.tcp().await;
-    stalled
-        .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00])
-        .await
-        .unwrap();
-    while !rig.has("handshakes 1") {
-        tokio::task::yield_now().await;
-    }
+    let _stalled = rig.stalled().await;
     assert!(rig.tls(rig.client(&[b"http/1.1"])).await.is_err());
     assert!(rig.has("arrivals_total{outcome=\"late\"} 1"));
     assert!(rig.has("handshakes_late_total 1"));

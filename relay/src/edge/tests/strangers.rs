@@ -72,8 +72,8 @@ async fn one_with_a_valid_credential_stays_as_long_as_it_likes() {
     assert!(read_head(&mut waiting).await.starts_with("http/1.1 204 "));
 }
 
-#[tokio::test(start_paused = true)]
-async fn too_many_wrong_credentials_get_429_and_good_ones_that_are_known_pass() {
+/// A relay that lets a source fail once a second, and a credential that it has accepted.
+async fn strict() -> (Rig, String) {
     let limits = RelayLimits {
         failures_per_source: PerSecond(1),
         ..RelayLimits::default()
@@ -82,6 +82,12 @@ async fn too_many_wrong_credentials_get_429_and_good_ones_that_are_known_pass() 
     rig.agent("vc").await.echo();
     let known = rig.bearer();
     assert_eq!(rig.exchange(Rig::get("/", &known)).await.status, 200);
+    (rig, known)
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_wrong_credentials_get_429_and_good_ones_that_are_known_pass() {
+    let (rig, known) = strict().await;
     let wrong = |number: usize| {
         let token = rig.token(json!({"aud": "elsewhere", "jti": number.to_string()}));
         Rig::get("/", &format!("Proxy-Authorization: Bearer {token}\r\n"))
@@ -114,14 +120,7 @@ async fn too_many_wrong_credentials_get_429_and_good_ones_that_are_known_pass() 
 /// stays open help.
 #[tokio::test(start_paused = true)]
 async fn proofs_that_fail_are_charged_like_wrong_credentials() {
-    let limits = RelayLimits {
-        failures_per_source: PerSecond(1),
-        ..RelayLimits::default()
-    };
-    let rig = Rig::with_limits(limits);
-    rig.agent("vc").await.echo();
-    let known = rig.bearer();
-    assert_eq!(rig.exchange(Rig::get("/", &known)).await.status, 200);
+    let (rig, known) = strict().await;
     let stolen = rig.token(json!({"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}));
     let guessed = format!("Culvert-Authorization: DPoP {stolen}\r\nCulvert-DPoP: a.b.c\r\n");
     let plain = format!("Culvert-Authorization: Bearer {stolen}\r\n");
