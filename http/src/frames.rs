@@ -9,7 +9,8 @@
 //! - a frame or a block of header frames that does not come to its end runs into a timer;
 //! - of a burst of requests only a few reach h2 at once: it decodes all that it is given before
 //!   the service sees the first one, and decoded heads are far larger than their frames;
-//! - of bodies little is read before it is known who calls.
+//! - before it is known who calls, little is read of bodies, and of requests no more than two until
+//!   these are answered.
 
 #[cfg(test)]
 mod tests;
@@ -40,8 +41,9 @@ const HEADS_PER_TURN: u8 = 2;
 /// Longest header block, in bytes of the wire: h2 answers one that decodes to more than it takes.
 const MAX_BLOCK: usize = 128 * 1024;
 
-/// Bytes of bodies after which no more is read of a peer of whom nobody knows who it is.
-const STRANGER_DATA: u64 = 16 * 1024;
+/// Bytes of bodies after which no more is read of a peer of whom nobody knows who it is, as long as
+/// one of its calls is in flight. What belongs to a call that is over h2 throws away.
+const STRANGER_DATA: u64 = 8 * 1024;
 
 /// What the peer may spend at once.
 const BUDGET: u64 = 2000;
@@ -168,7 +170,7 @@ pub(crate) struct FrameGuard<IO> {
     long_heads: LongHeads,
     /// The place of a block that is long and not whole.
     room: Option<OwnedSemaphorePermit>,
-    /// Bytes of bodies that the peer has sent.
+    /// Bytes of bodies that the peer has sent since its last turn.
     data: u64,
     pace: Pace,
     open: Open,
@@ -282,6 +284,12 @@ impl<IO> FrameGuard<IO> {
         }
     }
 
+    /// Whether h2 has enough for now.
+    fn is_turn_over(&self) -> bool {
+        let is_fed = self.data >= STRANGER_DATA && self.traffic.is_stranger();
+        is_fed || self.heads >= HEADS_PER_TURN
+    }
+
     /// Bytes of a block that is not whole.
     fn held(&self) -> usize {
         self.block.unwrap_or(0)
@@ -358,8 +366,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameGuard<IO> {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.heads >= HEADS_PER_TURN && this.cleared == 0 {
-            this.heads = 0;
+        if this.is_turn_over() && this.cleared == 0 {
+            if this.traffic.poll_stranger(cx.waker()) && this.traffic.poll_busy(cx.waker()) {
+                return Poll::Pending;
+            }
+            // First h2 hands over what it has.
+            (this.heads, this.data) = (0, 0);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -374,10 +386,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameGuard<IO> {
                 this.stash.advance(given);
                 this.cleared -= given;
                 this.seen -= given;
+                if this.stash.is_empty() {
+                    // It would keep its memory.
+                    this.stash = BytesMut::new();
+                }
                 return Poll::Ready(Ok(()));
-            }
-            if this.data >= STRANGER_DATA && this.traffic.poll_stranger(cx.waker()) {
-                return Poll::Pending;
             }
             match Pin::new(&mut this.io).poll_read(cx, out) {
                 Poll::Ready(Ok(())) if out.filled().len() > before => {
@@ -388,7 +401,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameGuard<IO> {
                     }
                 }
                 Poll::Pending => {
-                    this.heads = 0;
+                    if !this.traffic.is_stranger() || !this.traffic.is_busy() {
+                        this.heads = 0;
+                    }
                     return this.poll_silence(cx);
                 }
                 other => return other,

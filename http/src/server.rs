@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::Either;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -119,14 +120,14 @@ impl Server {
     /// with why.
     ///
     /// Cancel safe: dropping the future breaks the connection and everything on it.
-    pub async fn serve<IO, S, F, B>(
+    pub fn serve<IO, S, F, B>(
         &self,
         io: IO,
         alpn: Alpn,
         traffic: &Arc<Traffic>,
         drain: &CancellationToken,
         answer: S,
-    ) -> hyper::Result<()>
+    ) -> impl Future<Output = hyper::Result<()>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Fn(Request<Incoming>, Arc<Progress>) -> F,
@@ -135,18 +136,18 @@ impl Server {
     {
         let io = PacedIo::new(io, self.pace.stall);
         match alpn {
-            Alpn::Http1 => self.serve_http1(io, traffic, drain, answer).await,
-            Alpn::H2 => self.serve_http2(io, traffic, drain, answer).await,
+            Alpn::Http1 => Either::Left(self.serve_http1(io, traffic, drain, answer)),
+            Alpn::H2 => Either::Right(self.serve_http2(io, traffic, drain, answer)),
         }
     }
 
-    async fn serve_http1<IO, S, F, B>(
+    fn serve_http1<IO, S, F, B>(
         &self,
         io: IO,
         traffic: &Arc<Traffic>,
         drain: &CancellationToken,
         answer: S,
-    ) -> hyper::Result<()>
+    ) -> impl Future<Output = hyper::Result<()>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Fn(Request<Incoming>, Arc<Progress>) -> F,
@@ -155,50 +156,52 @@ impl Server {
     {
         let guard = Guard::new(io, traffic.clone(), self.pace, self.long_heads.clone());
         // The guard has counted the call already: it holds the next one back.
-        let service = service_fn(|request| {
+        let service = service_fn(move |request| {
             let progress = Arc::new(Progress::default());
             traffic.leave_progress(&progress);
             answer(request, progress).map(whole)
         });
         let served = self.http1.serve_connection(TokioIo::new(guard), service);
-        let mut served = pin!(served.with_upgrades());
-        let mut drained = pin!(drain.cancelled());
-        let mut last_call = Deadline::default();
-        let mut leaving = false;
-        let ended = poll_fn(|cx| {
-            let mut ended = served.as_mut().poll(cx);
-            if ended.is_pending()
-                && !leaving
-                && (last_call.is_set() || drained.as_mut().poll(cx).is_ready())
-            {
-                if !last_call.is_set() {
-                    last_call.set(Instant::now() + LAST_CALL);
+        let mut served = Box::pin(served.with_upgrades());
+        async move {
+            let mut drained = pin!(drain.cancelled());
+            let mut last_call = Deadline::default();
+            let mut leaving = false;
+            let ended = poll_fn(|cx| {
+                let mut ended = served.as_mut().poll(cx);
+                if ended.is_pending()
+                    && !leaving
+                    && (last_call.is_set() || drained.as_mut().poll(cx).is_ready())
+                {
+                    if !last_call.is_set() {
+                        last_call.set(Instant::now() + LAST_CALL);
+                    }
+                    if traffic.is_busy() || last_call.poll(cx).is_ready() {
+                        leaving = true;
+                        served.as_mut().graceful_shutdown();
+                        ended = served.as_mut().poll(cx);
+                    }
                 }
-                if traffic.is_busy() || last_call.poll(cx).is_ready() {
-                    leaving = true;
-                    served.as_mut().graceful_shutdown();
-                    ended = served.as_mut().poll(cx);
+                if ended.is_pending() && traffic.is_stuck() {
+                    return Poll::Ready(Ok(()));
                 }
-            }
-            if ended.is_pending() && traffic.is_stuck() {
-                return Poll::Ready(Ok(()));
+                ended
+            });
+            let ended = ended.await;
+            if let Some(passing) = traffic.take_afterwards() {
+                passing.await;
             }
             ended
-        })
-        .await;
-        if let Some(passing) = traffic.take_afterwards() {
-            passing.await;
         }
-        ended
     }
 
-    async fn serve_http2<IO, S, F, B>(
+    fn serve_http2<IO, S, F, B>(
         &self,
         io: IO,
         traffic: &Arc<Traffic>,
         drain: &CancellationToken,
         answer: S,
-    ) -> hyper::Result<()>
+    ) -> impl Future<Output = hyper::Result<()>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Fn(Request<Incoming>, Arc<Progress>) -> F,
@@ -206,7 +209,7 @@ impl Server {
         B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
     {
         let guard = FrameGuard::new(io, traffic.clone(), self.pace, self.long_heads.clone());
-        let service = service_fn(|request| {
+        let service = service_fn(move |request| {
             let progress = Arc::new(Progress::default());
             traffic.on_begin();
             traffic.leave_progress(&progress);
@@ -219,11 +222,11 @@ impl Server {
         let served = self
             .http2(executor)
             .serve_connection(TokioIo::new(guard), service);
-        let mut served = pin!(served);
-        let mut drained = pin!(drain.cancelled());
+        let mut served = Box::pin(served);
+        let mut drained = Box::pin(drain.cancelled());
         let mut idle = Idle::new(self.pace.keep_alive);
         let mut leaving = false;
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             loop {
                 if let Poll::Ready(ended) = served.as_mut().poll(cx) {
                     return Poll::Ready(ended);
@@ -243,7 +246,6 @@ impl Server {
                 served.as_mut().graceful_shutdown();
             }
         })
-        .await
     }
 }
 

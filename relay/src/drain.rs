@@ -53,6 +53,8 @@ impl Ending {
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
         let force = self.force.clone();
+        // What is moved into an async block and polled there has room twice.
+        let connection = Box::pin(connection);
         let served = async move {
             tokio::select! {
                 biased;

@@ -225,7 +225,9 @@ impl Listener {
             let (terms, metrics, serve) = (terms.clone(), metrics.clone(), serve.clone());
             let (home, ending) = (home.clone(), tracker.clone());
             async move {
-                match timeout(terms.handshake, terms.speak_tls(tcp)).await {
+                // In boxes, one after the other: a connection has room for no more than it is at.
+                let spoken = Box::pin(timeout(terms.handshake, terms.speak_tls(tcp))).await;
+                match spoken {
                     Ok(Ok(Ok(connection))) => {
                         metrics.connections.on_arrival(Arrival::Established);
                         let (alpn, peer) = describe(&connection, address);
@@ -237,7 +239,7 @@ impl Listener {
                                     serve(connection, alpn, peer).await;
                                 }
                             }),
-                            None => serve(connection, alpn, peer).await,
+                            None => Box::pin(serve(connection, alpn, peer)).await,
                         }
                     }
                     Ok(Ok(Err(error))) => {

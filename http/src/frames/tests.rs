@@ -84,6 +84,31 @@ async fn a_burst_of_requests_reaches_h2_a_few_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_strangers_requests_wait_for_the_answers_to_the_ones_before() {
+    let (mut caller, server) = tokio::io::duplex(1 << 20);
+    let traffic = Arc::new(Traffic::of_stranger());
+    let mut guard = FrameGuard::new(server, traffic.clone(), PACE, LongHeads::default());
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, b"x");
+    let two = usize::from(HEADS_PER_TURN) * request.len();
+    caller.write_all(&opening()).await.unwrap();
+    caller.write_all(&request.repeat(10)).await.unwrap();
+    let mut buffer = vec![0; 1 << 16];
+    let first = guard.read(&mut buffer).await.unwrap();
+    assert_eq!(first, opening().len() + two);
+    traffic.on_begin();
+    traffic.on_begin();
+    assert_eq!(read(&mut guard).await.unwrap(), b"");
+    traffic.on_end();
+    assert_eq!(read(&mut guard).await.unwrap(), b"");
+    traffic.on_end();
+    assert_eq!(guard.read(&mut buffer).await.unwrap(), two);
+    traffic.on_begin();
+    traffic.trust();
+    let rest = read(&mut guard).await.unwrap();
+    assert_eq!(rest.len(), 6 * request.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn floods_are_cut_whatever_they_are_made_of() {
     let reset = [
         frame(HEADERS, END_HEADERS, b"x"),
@@ -197,6 +222,7 @@ async fn of_a_strangers_body_little_is_read_until_it_is_trusted() {
     let mut guard = FrameGuard::new(server, traffic.clone(), PACE, LongHeads::default());
     let body = [frame(DATA, 0, &[7; 8000]), frame(DATA, 0, &[8; 8000])].concat();
     let body = body.repeat(20);
+    traffic.on_begin();
     caller.write_all(&opening()).await.unwrap();
     caller.write_all(&body).await.unwrap();
     let before = read(&mut guard).await.unwrap();

@@ -228,6 +228,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
                 let given = give(&this.stash[..this.cleared], out);
                 this.stash.advance(given);
                 this.cleared -= given;
+                if this.stash.is_empty() {
+                    // It would keep its memory.
+                    this.stash = BytesMut::new();
+                }
                 return Poll::Ready(Ok(()));
             }
             let mut busy = false;

@@ -91,17 +91,16 @@ impl Edge {
             return Err(Problem::bad_request(violation.to_string()));
         }
         if is_connect(&request) {
-            return self.connect(connection, request, record).await;
+            // In a box, as all that is rare here: every call has room for it otherwise.
+            return Box::pin(self.connect(connection, request, record)).await;
         }
         let authority = check(&request)?;
         if connection.peer.door == Door::Proxy {
-            return self
-                .proxy_page(connection, request, &authority, record)
-                .await;
+            return Box::pin(self.proxy_page(connection, request, &authority, record)).await;
         }
         let endpoint = match self.routes.resolve(&authority) {
             Destination::Relay => {
-                return self.own_page(connection, request, &authority, record).await;
+                return Box::pin(self.own_page(connection, request, &authority, record)).await;
             }
             Destination::Endpoint(endpoint) => Some(endpoint),
             Destination::Unknown => None,

@@ -13,7 +13,7 @@ use crate::strangers::Standing;
 
 /// Refused credentials after which a connection is closed: nobody guesses in peace, and nobody
 /// gets many answers for little.
-const MAX_REFUSED: u32 = 20;
+const MAX_REFUSED: u32 = 10;
 
 /// Most bytes of heads that wait for their credentials to be verified, before the first one was
 /// valid; one alone may be larger.
