@@ -360,6 +360,21 @@ impl<S: Target> Directory<S> {
         served.map(|(endpoint, _)| endpoint.clone()).collect()
     }
 
+    /// All that serve an endpoint, whether they take calls or not.
+    #[cfg(test)]
+    pub(crate) fn places(
+        &self,
+        tenant: &TenantName,
+        endpoint: &EndpointName,
+    ) -> Vec<(SessionId, S)> {
+        let tenants = self.read();
+        let found = tenants.find(tenant, endpoint, self.memory);
+        let served = found.iter().flat_map(|found| &found.sessions);
+        served
+            .map(|served| (served.id, served.session.clone()))
+            .collect()
+    }
+
     /// The sessions of this node that serve an endpoint.
     pub(crate) fn sessions_here(
         &self,

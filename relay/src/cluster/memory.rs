@@ -25,6 +25,7 @@ struct Shared {
     words: Mutex<Words>,
     hints: Mutex<Vec<Arc<Notify>>>,
     down: AtomicBool,
+    deaf: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -67,10 +68,9 @@ impl MemoryRegistry {
         words.stamp = None;
     }
 
-    /// Hints that arrive nowhere from now on.
-    pub(crate) fn lose_hints(&self) {
-        let mut hints = self.shared.hints.lock();
-        hints.as_mut().expect("nobody panics with it").clear();
+    /// Hints arrive nowhere from now on, or do again.
+    pub(crate) fn lose_hints(&self, lost: bool) {
+        self.shared.deaf.store(lost, Ordering::Relaxed);
     }
 
     fn words(&self) -> MutexGuard<'_, Words> {
@@ -93,6 +93,9 @@ impl MemoryRegistry {
     }
 
     fn hint_all(&self) {
+        if self.shared.deaf.load(Ordering::Relaxed) {
+            return;
+        }
         let hints = self
             .shared
             .hints

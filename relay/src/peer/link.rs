@@ -54,6 +54,12 @@ impl Link {
         self.id
     }
 
+    /// Where the node is.
+    #[cfg(test)]
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// The session with the node, if there is one.
     pub(crate) fn session(&self) -> Option<Session> {
         self.session.load().as_deref().cloned()

@@ -2,7 +2,7 @@
 //! said to be: that is for tests of whole relays.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use culvert_config::cluster::PeerTls as Files;
@@ -10,30 +10,50 @@ use culvert_proto::connect_name::ConnectName;
 use culvert_proto::growth::GrowthBudget;
 use culvert_proto::names::{EndpointName, TenantName};
 use rcgen::{CertificateParams, KeyPair};
-use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::conformance::{instance, route};
 use crate::cluster::memory::MemoryRegistry;
-use crate::cluster::registry::{Entry, Registry};
+use crate::cluster::registry::{Entry, Instance, Registry};
 use crate::cluster::{Cluster, Word};
 use crate::directory::{Directory, Lookup};
 use crate::metrics::Metrics;
 use crate::peer::{Introduction, PeerTls, Peers};
 use crate::revocations::Revocations;
 
-const LEASE: Duration = Duration::from_secs(15);
+pub(super) const LEASE: Duration = Duration::from_secs(15);
 const MEMORY: Duration = Duration::from_secs(3600);
+
+/// Where nobody is, which takes no looking up.
+pub(super) const NOWHERE: &str = "127.0.0.1:1";
+
+/// What every node shows the others.
+static TLS: LazyLock<Arc<PeerTls>> = LazyLock::new(|| {
+    let files = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["relays.test".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let path = |name: &str| files.path().join(name);
+    std::fs::write(path("node.pem"), certificate.pem()).unwrap();
+    std::fs::write(path("node.key"), key.serialize_pem()).unwrap();
+    let tls = PeerTls::load(&Files {
+        name: "relays.test".into(),
+        certificate: path("node.pem"),
+        private_key: path("node.key"),
+        ca: path("node.pem"),
+    });
+    Arc::new(tls.unwrap())
+});
 
 /// A node of this process.
 pub(super) struct Node {
-    directory: Arc<Directory>,
+    pub(super) instance: Instance,
+    pub(super) directory: Arc<Directory>,
     pub(super) revocations: Arc<Revocations>,
-    leaving: CancellationToken,
+    pub(super) leaving: CancellationToken,
     _running: AbortOnDropHandle<()>,
-    _files: TempDir,
 }
 
 impl Node {
@@ -43,23 +63,13 @@ impl Node {
     }
 
     pub(super) fn start_named(registry: &MemoryRegistry, name: &str, process: u8) -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["relays.test".to_owned()]).unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        let path = |name: &str| files.path().join(name);
-        std::fs::write(path("node.pem"), certificate.pem()).unwrap();
-        std::fs::write(path("node.key"), key.serialize_pem()).unwrap();
-        let tls = PeerTls::load(&Files {
-            name: "relays.test".into(),
-            certificate: path("node.pem"),
-            private_key: path("node.key"),
-            ca: path("node.pem"),
-        })
-        .unwrap();
+        Self::start_as(registry, instance(name, process))
+    }
+
+    pub(super) fn start_as(registry: &MemoryRegistry, instance: Instance) -> Self {
         let introduction = Introduction {
-            name: name.into(),
-            instance: [process; 16],
+            name: instance.node.clone(),
+            instance: instance.process,
             growth: GrowthBudget::new(0),
             waiting: GrowthBudget::new(1 << 20),
         };
@@ -70,14 +80,14 @@ impl Node {
         let cluster = Cluster {
             registry: Arc::new(registry.clone()),
             directory: directory.clone(),
-            peers: Peers::new(Arc::new(tls), introduction),
+            peers: Peers::new(TLS.clone(), introduction),
             revocations: revocations.clone(),
             metrics: Arc::new(Metrics::new()),
             hinted: Notify::new(),
             me: Entry {
-                instance: instance(name, process),
+                instance: instance.clone(),
                 version: 0,
-                address: "127.0.0.1:1".into(),
+                address: NOWHERE.into(),
                 leaving: false,
                 routes: Vec::new(),
             },
@@ -86,11 +96,11 @@ impl Node {
             word: Word::default(),
         };
         Self {
+            instance,
             directory,
             revocations,
             leaving,
             _running: AbortOnDropHandle::new(tokio::spawn(cluster.run())),
-            _files: files,
         }
     }
 
@@ -114,7 +124,7 @@ fn entry(version: u64, routes: &[(&str, &str)]) -> Entry {
     Entry {
         instance: instance("b", 2),
         version,
-        address: "127.0.0.1:1".into(),
+        address: NOWHERE.into(),
         leaving: false,
         routes: routes
             .iter()

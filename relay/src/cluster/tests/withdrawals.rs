@@ -9,7 +9,7 @@ use crate::revocations::sharing::Told;
 use crate::revocations::{Revocation, RevocationId, Scope};
 
 impl Node {
-    fn revoke(&self, subject: &str) -> RevocationId {
+    pub(super) fn revoke(&self, subject: &str) -> RevocationId {
         let scope = Scope {
             subject: Some(subject.to_owned()),
             ..Scope::default()
@@ -37,9 +37,7 @@ async fn what_is_revoked_or_lifted_on_one_node_is_so_on_all_within_two_seconds()
     pass(1).await;
     // With hints at once, without at the next look.
     for (hints, within) in [(true, 0), (false, 2)] {
-        if !hints {
-            registry.lose_hints();
-        }
+        registry.lose_hints(!hints);
         let id = nodes[0].revoke("ann");
         tokio::time::sleep(Duration::from_millis(100)).await;
         pass(within).await;
