@@ -135,7 +135,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     let connections = descriptors::make_room_for(limits.connections as usize);
 
     let metrics = Arc::new(Metrics::new());
-    let directory = Arc::new(Directory::new(limits.offline_memory.0));
+    let directory = Arc::new(Directory::of_new_node(limits.offline_memory.0));
     let strangers = Strangers::new(limits, metrics.clone());
     let handshakes = Handshakes::new(limits, metrics.clone());
     let tenants = Tenants::new(limits, &config.tenants, metrics.clone());

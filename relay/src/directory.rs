@@ -33,6 +33,9 @@ pub const MAX_REMEMBERED_OF_TENANT: usize = 1024;
 /// Most endpoints of all tenants that are remembered while they have no session.
 pub const MAX_REMEMBERED: usize = 65_536;
 
+/// How long after the start of a node its agents may still be on their way.
+const SETTLING: Duration = Duration::from_secs(30);
+
 /// A number that no two sessions of a process share, nor a session and the way to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
@@ -81,6 +84,8 @@ pub trait Target: Clone {
 /// What this node knows of endpoints, its own and those of other nodes.
 pub struct Directory<S = Place> {
     memory: Duration,
+    /// Until then it may not know of every tenant that has agents.
+    settling: Option<Instant>,
     tenants: RwLock<Tenants<S>>,
     /// Counts what changed in [`routes_here`](Self::routes_here).
     changes: watch::Sender<u64>,
@@ -166,9 +171,26 @@ impl<S: Target> Directory<S> {
         };
         Self {
             memory,
+            settling: None,
             tenants: RwLock::new(tenants),
             changes: watch::Sender::new(0),
         }
+    }
+
+    /// The same of a node that has just started.
+    pub fn of_new_node(memory: Duration) -> Self {
+        Self {
+            settling: Some(Instant::now() + SETTLING),
+            ..Self::new(memory)
+        }
+    }
+
+    /// Whether what is unknown may be there all the same: the node has just started, and nothing was
+    /// heard of the tenant's agents so far. Whatever they served before, callers must not take it for
+    /// gone.
+    pub fn is_too_early(&self, tenant: &TenantName) -> bool {
+        self.settling.is_some_and(|until| Instant::now() < until)
+            && !self.read().by_name.contains_key(tenant)
     }
 
     /// Finds a session for a call: of two picked at random the one with fewer calls in flight,

@@ -57,6 +57,24 @@ fn an_endpoint_whose_agent_left_is_offline_and_one_that_never_was_is_unknown() {
     assert_eq!(stack.call("/").ok().status, 200);
 }
 
+/// Terraform takes a 404 for a thing that is gone, and forgets it.
+#[test]
+fn a_relay_that_has_just_started_does_not_call_unknown_what_may_come_back() {
+    let mut stack = Stack::start(&Upstream::plain().url());
+    stack.agent.kill();
+    stack.relay.kill();
+    stack.restart_relay();
+    for http in Http::BOTH {
+        let answer = stack.call("/").http(http).ok();
+        answer.assert_refused(503, "endpoint-offline", "relay");
+        assert!(answer.header("retry-after").is_some(), "{answer}");
+    }
+    stack.restart_agent();
+    stack.await_endpoint("vcenter");
+    let unknown = stack.call_endpoint("nothing", "/").ok();
+    unknown.assert_refused(404, "unknown-endpoint", "relay");
+}
+
 #[test]
 fn an_upstream_that_is_down_is_named_as_the_cause() {
     let upstream = Upstream::plain();

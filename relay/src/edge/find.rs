@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use culvert_proto::code::ResetCode;
+use culvert_http::Problem;
+use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_session::StreamError;
@@ -20,7 +21,27 @@ pub(crate) struct Finder<'f> {
     pub(crate) name: Option<&'f ConnectName>,
 }
 
+/// Where there is nothing: what else to say of it than that it is `unknown`.
+pub(super) fn unknown(
+    directory: &Directory,
+    tenant: &TenantName,
+    unknown: fn() -> Problem,
+) -> Problem {
+    if !directory.is_too_early(tenant) {
+        return unknown();
+    }
+    Problem::new(
+        ErrorCode::EndpointOffline,
+        "this relay has just started, and no agent of your tenant has come back yet; try again",
+    )
+}
+
 impl Finder<'_> {
+    /// What to say where there is nothing.
+    pub(super) fn unknown(&self, otherwise: fn() -> Problem) -> Problem {
+        unknown(self.directory, self.tenant, otherwise)
+    }
+
     /// Where the call can go now.
     pub(crate) fn look(&self) -> Lookup {
         match self.name {
