@@ -18,7 +18,7 @@ use crate::stack::{Between, Settings, Stack, Upstream};
 /// One way to the upstream.
 #[derive(Debug, Clone)]
 pub struct Way {
-    /// `culvert` or `nginx`.
+    /// `culvert`, `hop` (through another relay) or `nginx`.
     pub name: &'static str,
     /// Whom to call.
     pub target: Target,
@@ -93,11 +93,13 @@ fn named_pid(text: &str) -> Result<(String, u32), String> {
 }
 
 impl Site {
-    /// Brings up an installation on loopback; the way through nginx is there if nginx is.
+    /// Brings up an installation on loopback; the way through nginx is there if nginx is, and the one
+    /// through another relay if there are several `relays`.
     pub async fn local(
         programs: &Path,
         between: Between<'_>,
         sessions: usize,
+        relays: usize,
     ) -> Result<Self, Failure> {
         let nginx = has_nginx();
         let settings = Settings {
@@ -105,6 +107,7 @@ impl Site {
             sessions: Some(sessions + 64),
             upstream: Upstream::Own,
             without_nginx: !nginx,
+            relays,
             ..Settings::default()
         };
         let stack = Stack::start(programs, &settings).await?;
@@ -114,6 +117,9 @@ impl Site {
             processes: processes(&stack, names),
         };
         let mut ways = vec![way("culvert", &stack.culvert, &["relay", "agent"])];
+        if let Some(hop) = &stack.hop {
+            ways.push(way("hop", hop, &["relay", "relay-2", "agent"]));
+        }
         if nginx {
             ways.push(way("nginx", &stack.nginx, &["edge", "inner"]));
         }

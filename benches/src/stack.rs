@@ -2,6 +2,7 @@
 //! once relay and agent, once two more nginx in a row, TLS on every hop. Everything is on
 //! loopback, or agent and upstream are at the far side of a [`Lab`].
 
+mod cluster;
 mod config;
 mod files;
 
@@ -17,6 +18,8 @@ use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
 
+use self::cluster::Cluster;
+pub use self::cluster::MOST as MOST_RELAYS;
 use self::config::Addresses;
 pub use self::files::FILES;
 use crate::lab::Lab;
@@ -59,6 +62,8 @@ pub struct Settings<'a> {
     pub upstream: Upstream,
     /// Whether the way through nginx and nginx is not there.
     pub without_nginx: bool,
+    /// Relays, at most [`MOST_RELAYS`]: 0 and 1 are one. The agent is with the first one.
+    pub relays: usize,
 }
 
 /// What answers the calls.
@@ -121,6 +126,8 @@ pub struct Stack {
     pub links: Option<[Link; 2]>,
     /// The way through relay and agent.
     pub culvert: Target,
+    /// The way through another relay, which passes calls on to the agent's: where there is one.
+    pub hop: Option<Target>,
     /// The way through nginx and nginx.
     pub nginx: Target,
     /// Bytes that arrived at the upstream's `/sink`, by either way.
@@ -165,7 +172,8 @@ impl Stack {
             Some(links) => links.each_ref().map(Link::address),
             None => [at.public, at.inner],
         };
-        config::write(folder.path(), &at, dial.port(), settings)?;
+        let cluster = Cluster::of(settings.relays, near)?;
+        config::write(folder.path(), &at, dial.port(), cluster.as_ref(), settings)?;
 
         let mut headers = HeaderMap::new();
         let bearer = format!("Bearer {}", keys.sign("bench", "caller", "culvert:call")?);
@@ -177,16 +185,16 @@ impl Stack {
             headers,
             tls: tls.clone(),
         };
+        let host = format!("api--bench.{}", settings.domain());
+        let hop = cluster.as_ref().and_then(|cluster| cluster.others.first());
+        let hop = hop.map(|node| target(node.public, host.clone(), headers.clone()));
         let mut stack = Self {
             programs: programs.to_owned(),
             folder,
             children: Vec::new(),
             links,
-            culvert: target(
-                at.public,
-                format!("api--bench.{}", settings.domain()),
-                headers,
-            ),
+            culvert: target(at.public, host, headers),
+            hop,
             nginx: target(at.edge, LOCAL_DOMAIN.to_owned(), HeaderMap::new()),
             uploaded,
             keys,
@@ -211,13 +219,25 @@ impl Stack {
             )?;
             stack.nginx("edge", Command::new(nginx), &config::proxy(at.edge, next))?;
         }
-        stack.program("relay", Command::new(programs.join("culvert-relay")))?;
+        if let Some(cluster) = &cluster {
+            let registry = cluster.registry(stack.folder.path());
+            stack
+                .spawn("registry", registry)
+                .map_err(|error| format!("redis-server (Debian package redis-server): {error}"))?;
+        }
+        stack.start_relay()?;
+        for node in cluster.iter().flat_map(|cluster| &cluster.others) {
+            stack.program(node.name, Command::new(programs.join("culvert-relay")))?;
+        }
         let agent = settings.far_command(&programs.join("culvert-agent"));
         stack.program("agent", agent)?;
         if !settings.without_nginx {
             stack.wait(&stack.nginx.clone()).await?;
         }
         stack.wait(&stack.culvert.clone()).await?;
+        if let Some(hop) = stack.hop.clone() {
+            stack.wait(&hop).await?;
+        }
         Ok(stack)
     }
 

@@ -57,7 +57,7 @@ pub(super) async fn idle(suite: &mut Suite, scenario: Scenario) -> Result<(), Fa
         .programs
         .clone()
         .ok_or("it needs programs of ours")?;
-    let fresh = Site::local(&programs, Between::Nothing, suite.options.sessions).await?;
+    let fresh = Site::local(&programs, Between::Nothing, suite.options.sessions, 1).await?;
     let used = std::mem::replace(&mut suite.site, fresh);
     let result = idle_on_fresh(suite, scenario).await;
     suite.site = used;

@@ -77,7 +77,7 @@ pub(super) async fn run(suite: &mut Suite, scenario: Scenario) -> Result<(), Fai
         delay: DELAY,
         ..Line::default()
     };
-    let linked = Site::local(&programs, Between::Line(usual), 0).await?;
+    let linked = Site::local(&programs, Between::Line(usual), 0, 1).await?;
     // The installation on the line takes the other's place until the end.
     let plain = std::mem::replace(&mut suite.site, linked);
     let mut result = Ok(());

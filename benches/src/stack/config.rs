@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::Settings;
+use super::cluster::Cluster;
 use super::files::write_private;
 use crate::load::Failure;
 use crate::token;
@@ -72,19 +73,21 @@ pub(super) fn write(
     folder: &Path,
     at: &Addresses,
     dial: u16,
+    cluster: Option<&Cluster>,
     settings: &Settings<'_>,
 ) -> Result<(), Failure> {
-    let (domain, url) = (settings.domain(), token::ISSUER);
-    let sessions = settings.sessions.map_or(String::new(), |sessions| {
-        format!("\n[limits]\nsessions = {sessions}\ntenant_max_sessions = {sessions}\n")
-    });
-    let relay = format!(
-        "domain = \"{domain}\"\nnode = \"bench\"\n\n[listen]\npublic = \"{}\"\n\
-         admin = \"{}\"\n\n[tls]\ncertificate = \"server.pem\"\n\
-         private_key = \"server.key\"\n\n[[issuer]]\nurl = \"{url}\"\naudience = \"culvert\"\n\
-         algorithms = [\"ES256\"]\njwks = \"file:keys.json\"\n{sessions}{}",
-        at.public, at.admin, settings.quotas
-    );
+    let domain = settings.domain();
+    let alone = || (String::new(), String::new());
+    let peers = cluster.map_or_else(alone, Cluster::of_first);
+    let first = relay("relay", at.public, at.admin, peers, settings);
+    fs::write(folder.join("relay.toml"), first)?;
+    if let Some(cluster) = cluster {
+        for node in &cluster.others {
+            let peers = cluster.of_other(node);
+            let other = relay(node.name, node.public, node.admin, peers, settings);
+            fs::write(folder.join(format!("{}.toml", node.name)), other)?;
+        }
+    }
     let lanes = match settings.lanes {
         0 | 1 => String::new(),
         lanes => format!("lanes = {lanes}\n"),
@@ -98,10 +101,31 @@ pub(super) fn write(
         at.issuer,
         at.upstream.port()
     );
-    fs::write(folder.join("relay.toml"), relay)?;
     fs::write(folder.join("agent.toml"), agent)?;
     fs::write(folder.join("policy.toml"), policy())?;
     write_private(&folder.join("secret"), "bench")
+}
+
+/// The configuration of a relay; `peers`: what it says of others under `[listen]`, and as tables.
+fn relay(
+    name: &str,
+    public: SocketAddr,
+    admin: SocketAddr,
+    peers: (String, String),
+    settings: &Settings<'_>,
+) -> String {
+    let (domain, url) = (settings.domain(), token::ISSUER);
+    let sessions = settings.sessions.map_or(String::new(), |sessions| {
+        format!("\n[limits]\nsessions = {sessions}\ntenant_max_sessions = {sessions}\n")
+    });
+    let (listen, tables) = peers;
+    format!(
+        "domain = \"{domain}\"\nnode = \"{name}\"\n\n[listen]\npublic = \"{public}\"\n\
+         admin = \"{admin}\"\n{listen}\n[tls]\ncertificate = \"server.pem\"\n\
+         private_key = \"server.key\"\n\n[[issuer]]\nurl = \"{url}\"\naudience = \"culvert\"\n\
+         algorithms = [\"ES256\"]\njwks = \"file:keys.json\"\n{tables}{sessions}{}",
+        settings.quotas
+    )
 }
 
 /// 100 rules, as a real policy has; the one that allows the bench's calls stands last.

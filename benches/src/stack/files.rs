@@ -32,6 +32,7 @@ pub(super) fn certificates(
         "localhost".to_owned(),
         domain.to_owned(),
         format!("api--bench.{domain}"),
+        super::cluster::NAME.to_owned(),
     ];
     let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
     fs::write(folder.join("ca.pem"), ca_certificate.pem())?;
