@@ -3,7 +3,11 @@
 //! The quiet tenant calls at a steady rate, through an agent and an upstream of its own. The loud one
 //! has a quota, and fills it: calls held open, calls as fast as they are let through, bulk. Beside it,
 //! strangers open connections and say nothing. Each round measures the quiet tenant alone, then beside.
+//!
+//! All of them share the processors of this machine with whoever makes the noise. What that alone does
+//! to a call shows in a control: the same calls through nginx and nginx, which nothing loud goes through.
 
+use std::fmt;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -93,13 +97,15 @@ pub async fn run(programs: &Path, options: &Options, out: &mut impl Write) -> Re
     let swarm = Swarm::join(&stack, AGENTS, 1).await?;
     writeln!(
         out,
-        "{:<8} {:>8} {:>7} {:>9} {:>9} {:>13} {:>13} {:>10}",
+        "{:<9} {:>8} {:>7} {:>9} {:>9} {:>13} {:>13} {:>10}",
         "", "calls/s", "errors", "p50 us", "p99 us", "loud calls/s", "refused/s", "loud MB/s"
     )?;
-    let (mut p50, mut p99, mut errors) = (Vec::new(), Vec::new(), 0);
+    let (mut ratios, mut control, mut errors) = (Ratios::default(), Ratios::default(), 0);
     for _ in 0..options.rounds {
         let alone = measure(&stack.culvert, options).await?;
         say(out, "alone", &alone, None)?;
+        let control_alone = measure(&stack.nginx, options).await?;
+        say(out, "(control)", &control_alone, None)?;
         let loud = Arc::new(Loud::default());
         let _noise = noise(&stack, &swarm, &loud).await?;
         // It has what it may before the clock starts.
@@ -113,18 +119,43 @@ pub async fn run(programs: &Path, options: &Options, out: &mut impl Write) -> Re
             &beside,
             Some([0, 1, 2].map(|at| after[at] - before[at])),
         )?;
-        let quantile = |report: &Report, q| report.latency.value_at_quantile(q) as f64;
-        p50.push(quantile(&beside, 0.5) / quantile(&alone, 0.5));
-        p99.push(quantile(&beside, 0.99) / quantile(&alone, 0.99));
+        let control_beside = measure(&stack.nginx, options).await?;
+        say(out, "(control)", &control_beside, None)?;
+        ratios.add(&alone, &beside);
+        control.add(&control_alone, &control_beside);
         errors += alone.errors + beside.errors;
     }
     writeln!(
         out,
-        "\nbeside/alone, p50: {}, p99: {}; {errors} errors of the quiet tenant",
-        Spread::of(p50),
-        Spread::of(p99)
+        "\nbeside/alone: {ratios}; {errors} errors of the quiet tenant"
     )?;
+    writeln!(out, "control, beside/alone: {control}")?;
     Ok(())
+}
+
+/// How much longer calls take beside others than alone.
+#[derive(Debug, Default)]
+struct Ratios {
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+impl Ratios {
+    fn add(&mut self, alone: &Report, beside: &Report) {
+        let ratio = |q| {
+            let [beside, alone] = [beside, alone].map(|report| report.latency.value_at_quantile(q));
+            beside as f64 / alone as f64
+        };
+        self.p50.push(ratio(0.5));
+        self.p99.push(ratio(0.99));
+    }
+}
+
+impl fmt::Display for Ratios {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99] = [&self.p50, &self.p99].map(|ratios| Spread::of(ratios.iter().copied()));
+        write!(f, "p50: {p50}, p99: {p99}")
+    }
 }
 
 async fn measure(target: &Target, options: &Options) -> Result<Report, Failure> {
@@ -139,7 +170,7 @@ fn say(
 ) -> Result<(), Failure> {
     write!(
         out,
-        "{what:<8} {:>8.0} {:>7} {:>9} {:>9}",
+        "{what:<9} {:>8.0} {:>7} {:>9} {:>9}",
         report.rate(),
         report.errors,
         report.latency.value_at_quantile(0.5),

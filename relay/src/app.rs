@@ -185,7 +185,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
 
     let joined = match (cluster, &config.peer) {
         (Some(membership), Some(peer)) => {
-            let joining = membership.join(peer, &node).await;
+            let joining = membership.join(peer, &node, &workers).await;
             let joined = joining.map_err(|error| RunError::Listen {
                 key: "listen.peer",
                 address: peer.listen,

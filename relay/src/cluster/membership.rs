@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use culvert_config::RelayConfig;
 use culvert_config::cluster::{Directory as Configured, Peer};
+use culvert_process::workers::Workers;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -54,8 +55,13 @@ impl Membership {
         }))
     }
 
-    /// Binds the address for other nodes.
-    pub(crate) async fn join(self, peer: &Peer, node: &Node) -> io::Result<Joined> {
+    /// Binds the address for other nodes, whose connections `workers` carry.
+    pub(crate) async fn join(
+        self,
+        peer: &Peer,
+        node: &Node,
+        workers: &Arc<Workers>,
+    ) -> io::Result<Joined> {
         let instance = Instance {
             node: node.name.clone(),
             process: node.agents.instance(),
@@ -74,6 +80,7 @@ impl Membership {
             node.directory.clone(),
             node.metrics.clone(),
             node.ending.clone(),
+            workers.clone(),
         );
         tracing::info!(listen = %peer.listen, address = peer.address, %instance, "joining the cluster");
         Ok(Joined {
@@ -81,7 +88,7 @@ impl Membership {
             cluster: Cluster {
                 registry: self.registry,
                 directory: node.directory.clone(),
-                peers: Peers::new(self.tls, introduction),
+                peers: Peers::new(self.tls, introduction, workers.clone()),
                 revocations: node.revocations.clone(),
                 metrics: node.metrics.clone(),
                 hinted: Notify::new(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_process::workers::Workers;
 use culvert_proto::code::ResetCode;
 use culvert_proto::mux::Side;
 use culvert_session::socket::{self, ReadAhead};
@@ -38,6 +39,7 @@ pub(crate) struct Acceptor {
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     ending: Ending,
+    workers: Arc<Workers>,
 }
 
 impl Acceptor {
@@ -49,6 +51,7 @@ impl Acceptor {
         directory: Arc<Directory>,
         metrics: Arc<Metrics>,
         ending: Ending,
+        workers: Arc<Workers>,
     ) -> io::Result<Self> {
         Ok(Self {
             socket: TcpListener::bind(address).await?,
@@ -57,6 +60,7 @@ impl Acceptor {
             directory,
             metrics,
             ending,
+            workers,
         })
     }
 
@@ -81,11 +85,15 @@ impl Acceptor {
             let Ok(seat) = seats.clone().try_acquire_owned() else {
                 continue;
             };
-            let this = this.clone();
-            connections.spawn(async move {
+            let (serving, tcp) = (this.clone(), tcp.into_std());
+            let served = async move {
                 let _seat = seat;
-                this.serve(tcp, address).await;
-            });
+                match tcp.and_then(TcpStream::from_std) {
+                    Ok(tcp) => serving.serve(tcp, address).await,
+                    Err(error) => tracing::warn!(%error, "a connection of a node is lost"),
+                }
+            };
+            connections.spawn_on(served, this.workers.next());
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use culvert_process::workers::Workers;
 use culvert_proto::mux::Side;
 use culvert_session::backoff::Backoff;
 use culvert_session::socket::{self, ReadAhead};
@@ -107,15 +108,21 @@ enum LinkError {
 pub(crate) struct Peers {
     tls: Arc<PeerTls>,
     introduction: Introduction,
+    workers: Arc<Workers>,
     next: AtomicU64,
 }
 
 impl Peers {
-    /// For a node that introduces itself like this.
-    pub(crate) fn new(tls: Arc<PeerTls>, introduction: Introduction) -> Arc<Self> {
+    /// For a node that introduces itself like this; the links are carried by `workers` in turn.
+    pub(crate) fn new(
+        tls: Arc<PeerTls>,
+        introduction: Introduction,
+        workers: Arc<Workers>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             tls,
             introduction,
+            workers,
             next: AtomicU64::new(FIRST_LINK),
         })
     }
@@ -128,7 +135,8 @@ impl Peers {
             session: ArcSwapOption::empty(),
             leaving: AtomicBool::new(false),
         });
-        let keeping = tokio::spawn(self.clone().keep_up(link.clone()));
+        let keeping = self.clone().keep_up(link.clone());
+        let keeping = self.workers.next().spawn(keeping);
         (link, AbortOnDropHandle::new(keeping))
     }
 

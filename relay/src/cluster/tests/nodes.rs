@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use culvert_config::cluster::PeerTls as Files;
+use culvert_process::workers::Workers;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::growth::GrowthBudget;
 use culvert_proto::names::{EndpointName, TenantName};
@@ -80,7 +81,7 @@ impl Node {
         let cluster = Cluster {
             registry: Arc::new(registry.clone()),
             directory: directory.clone(),
-            peers: Peers::new(TLS.clone(), introduction),
+            peers: Peers::new(TLS.clone(), introduction, Arc::new(Workers::here())),
             revocations: revocations.clone(),
             metrics: Arc::new(Metrics::new()),
             hinted: Notify::new(),
