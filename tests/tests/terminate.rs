@@ -3,8 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
+use std::time::Instant;
 
 use culvert_demo::certs::Authority;
+use culvert_demo::tokens;
 use culvert_tests::curl::Http;
 use culvert_tests::issuer::world;
 use culvert_tests::peers::{Caller, Server};
@@ -13,7 +15,7 @@ use culvert_tests::upstream::Then;
 use culvert_tests::wait::{LONG, eventually, until};
 use culvert_tests::way::Way;
 use culvert_tests::{Curl, Nginx, Stack, Upstream};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const NAME: &str = "vcenter.sddc.local:443";
@@ -95,9 +97,13 @@ fn stack(upstream: &str, terminate: &str, agent: &str) -> Stack {
 }
 
 fn call(stack: &Stack, path: &str, ca: &Path) -> Curl {
+    call_as(caller_token(), stack, path, ca)
+}
+
+fn call_as(token: &str, stack: &Stack, path: &str, ca: &Path) -> Curl {
     Curl::through(stack.public, &format!("{URL}{path}")).args([
         "--proxy-header",
-        &format!("Proxy-Authorization: Bearer {}", caller_token()),
+        &format!("Proxy-Authorization: Bearer {token}"),
         "--cacert",
         ca.to_str().unwrap(),
     ])
@@ -345,4 +351,24 @@ fn trailers_pass_inside() {
             "{answer}"
         );
     }
+}
+
+/// The token came with the CONNECT; what goes on inside ends with it all the same.
+#[test]
+fn calls_inside_end_with_the_token_of_their_connection() {
+    let upstream = Upstream::start(|_, connection| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhello")?;
+        connection.closed_within(LONG);
+        Ok(Then::Close)
+    });
+    let rig = Terminating::start(&upstream.url());
+    // The agent bears with clocks that differ by 15 s.
+    let token = world().forge(|claims| claims["exp"] = json!(tokens::now() - 9));
+    let began = Instant::now();
+    let cut = call_as(&token, &rig.stack, "/api/stream", &rig.ca()).run();
+    assert!(cut.exit != Some(0), "it looks as if it were whole: {cut}");
+    assert!(cut.text().contains("hello"), "{cut}");
+    assert!(began.elapsed() < LONG, "it waited for the upstream");
+    let late = call_as(&token, &rig.stack, "/api/stream", &rig.ca()).run();
+    late.assert_refused(403, "caller-unverified", "agent");
 }
