@@ -36,6 +36,7 @@ mod pac;
 mod pages;
 mod passage;
 mod record;
+mod retry;
 mod route;
 mod serve;
 #[cfg(test)]

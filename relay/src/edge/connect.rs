@@ -26,10 +26,11 @@ use super::authenticate::Caller;
 use super::call::Answer;
 use super::connection::Connection;
 use super::find::{Finder, unknown};
-use super::forward::{Failure, RETRIES, broken, lost, open};
+use super::forward::{Failure, broken, lost, open};
 use super::leave::Leave;
 use super::passage::Passage;
 use super::record::CallRecord;
+use super::retry::Retries;
 use super::route::{Destination, Endpoint};
 use crate::directory::Target;
 
@@ -120,23 +121,23 @@ impl Edge {
             end: false,
         };
         let opening = open(finder, head, &nothing, leave, self.limits.open.0);
+        let mut retries = Retries::within(self.limits.open.0);
         let (mut stream, mut place) = opening.await?;
-        let mut retries = 0;
         loop {
             let error = match connected(&mut stream, !place.is_here(), leave).await {
                 Ok(()) => return Ok(stream),
                 Err(Failure::Problem(problem)) => return Err(problem),
                 Err(Failure::Stream(error)) => error,
             };
-            let wait = finder.wait_after(error, &place, self.limits.open.0);
             let untouched = matches!(
                 error,
                 StreamError::Reset(ResetCode::NotHere | ResetCode::Refused)
             );
-            if retries == RETRIES || !untouched {
+            if !untouched {
                 return Err(lost(error));
             }
-            retries += 1;
+            let wait = retries.next(error, &finder, &place).await;
+            let wait = wait.ok_or_else(|| lost(error))?;
             let again = open(finder, head, &nothing, leave, wait).await;
             (stream, place) = again.map_err(|_| lost(error))?;
         }

@@ -18,16 +18,12 @@ use tokio::time::{Instant, sleep};
 
 use super::find::Finder;
 use super::leave::Leave;
+use super::retry::{PAUSE, Retries};
 use crate::directory::{Lookup, Target};
 use crate::place::Place;
 
 /// Sessions that are tried at once where one takes no call, before the call waits.
 const TRIES: u32 = 3;
-/// How long a call waits between two looks for a session that takes it.
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// How often a call is sent again after a session failed it, where that is safe at all.
-pub(super) const RETRIES: u32 = 2;
 
 /// Where interim answers go: to a caller of HTTP/1.1. hyper has no way to send them over HTTP/2.
 pub(crate) struct InterimTo<'c> {
@@ -91,8 +87,8 @@ pub(crate) async fn forward(
     };
     let first = first.map_err(|error| bad_upload(&error))?;
     let mut upload = (!first.end && !switches).then_some(upload);
+    let mut retries = Retries::within(patience);
     let (mut stream, mut place) = open(finder, head, &first, &leave, patience).await?;
-    let mut retries = 0;
     loop {
         let sent = exchange(
             stream,
@@ -119,12 +115,12 @@ pub(crate) async fn forward(
             Err(Failure::Problem(problem)) => return Err(problem),
             Err(Failure::Stream(error)) => error,
         };
-        let wait = finder.wait_after(error, &place, patience);
         let is_here = first.end || switches || upload.is_some();
-        if retries == RETRIES || !is_here || !may_retry(error, retries, head, &first) {
+        if !is_here || !may_retry(error, retries.made(), head, &first) {
             return Err(lost(error));
         }
-        retries += 1;
+        let wait = retries.next(error, &finder, &place).await;
+        let wait = wait.ok_or_else(|| lost(error))?;
         let again = open(finder, head, &first, &leave, wait).await;
         (stream, place) = again.map_err(|_| lost(error))?;
     }

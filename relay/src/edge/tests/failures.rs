@@ -113,7 +113,7 @@ async fn a_read_whose_only_session_is_lost_is_told_so() {
     assert_eq!((reply.status, &*reply.code()), (502, "session-lost"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_call_that_the_agent_never_looked_at_is_sent_again_whatever_its_method() {
     let rig = Rig::new();
     let mut agent = rig.agent("vc").await;
@@ -130,14 +130,22 @@ async fn a_call_that_the_agent_never_looked_at_is_sent_again_whatever_its_method
     };
     let (reply, ()) = tokio::join!(rig.exchange(&request), agent_side);
     assert_eq!(reply.status, 200);
+    // One that never does is waited for as long as for a session.
+    let open = RelayLimits::default().open.0;
+    let began = tokio::time::Instant::now();
     let agent_side = async {
-        for _ in 0..3 {
+        loop {
             let (_, mut stream) = agent.accept().await;
             stream.send.reset(ResetCode::Refused);
         }
     };
-    let (reply, ()) = tokio::join!(rig.exchange(&request), agent_side);
+    let reply = tokio::select! {
+        reply = rig.exchange(&request) => reply,
+        () = agent_side => unreachable!("it goes on for ever"),
+    };
     assert_eq!((reply.status, &*reply.code()), (503, "overloaded"));
+    let waited = began.elapsed();
+    assert!((open..2 * open).contains(&waited), "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
