@@ -48,6 +48,6 @@ pub use grip::{Breaker, Grip, StreamGrip};
 pub use guard::Violation;
 pub use problem::Problem;
 pub use progress::Progress;
-pub use server::{Alpn, Server};
+pub use server::{Alpn, LAST_CALL, Server};
 pub use throttle::{Throttle, ThrottledIo};
 pub use traffic::{HeadRoom, Traffic};

@@ -5,6 +5,7 @@ mod tests;
 
 use std::time::Duration;
 
+use culvert_http::LAST_CALL;
 use culvert_proto::code::GoawayCode;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -16,8 +17,8 @@ use crate::metrics::Metrics;
 use crate::sessions::Agents;
 
 /// How long callers' connections may wind down before agents are told to go elsewhere. A session
-/// that was told so takes no further calls, and one or two may still be on their way to us.
-const CALLERS_FIRST: Duration = Duration::from_secs(1);
+/// that was told so takes no further calls, and some may still come on connections that are open.
+const CALLERS_FIRST: Duration = LAST_CALL;
 
 /// How long callers whose calls were given up may take to hear why.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
