@@ -25,7 +25,7 @@ use super::Edge;
 use super::authenticate::Caller;
 use super::call::Answer;
 use super::connection::Connection;
-use super::find::{Finder, unknown};
+use super::find::Finder;
 use super::forward::{Failure, broken, lost, open};
 use super::leave::Leave;
 use super::passage::Passage;
@@ -65,8 +65,7 @@ impl Edge {
         let holder = self.directory.holder(tenant, &name);
         let endpoint = holder.as_ref().map(|(endpoint, _)| endpoint);
         let mut leave = self.begin(record, endpoint)?;
-        let (endpoint, mode) =
-            holder.ok_or_else(|| unknown(&self.directory, tenant, unknown_name))?;
+        let (endpoint, mode) = holder.ok_or_else(unknown_name)?;
         record.mode = mode;
         record.endpoint = Some(Endpoint {
             tenant: tenant.clone(),

@@ -8,6 +8,7 @@ use culvert_proto::connect_name::ConnectName;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_session::StreamError;
 
+use super::forward::unknown_endpoint;
 use crate::directory::{Directory, Lookup, Target};
 use crate::place::Place;
 
@@ -21,25 +22,17 @@ pub(crate) struct Finder<'f> {
     pub(crate) name: Option<&'f ConnectName>,
 }
 
-/// Where there is nothing: what else to say of it than that it is `unknown`.
-pub(super) fn unknown(
-    directory: &Directory,
-    tenant: &TenantName,
-    unknown: fn() -> Problem,
-) -> Problem {
-    if !directory.is_too_early(tenant) {
-        return unknown();
-    }
-    Problem::new(
-        ErrorCode::EndpointOffline,
-        "this relay has just started, and no agent of your tenant has come back yet; try again",
-    )
-}
-
 impl Finder<'_> {
-    /// What to say where there is nothing.
-    pub(super) fn unknown(&self, otherwise: fn() -> Problem) -> Problem {
-        unknown(self.directory, self.tenant, otherwise)
+    /// What to say where there is nothing. Tools take a 404 for a thing that is gone, and forget it: so
+    /// it is said of nothing that may come back.
+    pub(super) fn unknown(&self) -> Problem {
+        if !self.directory.is_too_early(self.tenant) {
+            return unknown_endpoint();
+        }
+        Problem::new(
+            ErrorCode::EndpointOffline,
+            "this relay has just started, and no agent of your tenant has come back yet; try again",
+        )
     }
 
     /// Where the call can go now.

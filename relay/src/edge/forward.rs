@@ -158,7 +158,7 @@ pub(super) async fn open(
     loop {
         leave.check()?;
         let error = match finder.look() {
-            Lookup::Unknown => return Err(finder.unknown(unknown_endpoint)),
+            Lookup::Unknown => return Err(finder.unknown()),
             Lookup::Offline if tries == 0 => return Err(offline()),
             Lookup::Offline => OpenError::Closed,
             Lookup::Moving => OpenError::Draining,
