@@ -269,10 +269,8 @@ async fn interrupted() -> Result<(), Failure> {
 async fn local(relays: usize, options: suite::Options) -> Result<bool, Failure> {
     // Each session of an agent may be a process's file.
     let sessions = options.sessions;
-    measure(options, None, async {
-        Site::local(&programs()?, Between::Nothing, sessions, relays).await
-    })
-    .await
+    let site = async move { Site::local(&programs()?, Between::Nothing, sessions, relays).await };
+    measure(options, None, Box::pin(site)).await
 }
 
 /// A number of relays that an installation of ours can have.
