@@ -246,9 +246,13 @@ impl Shards {
     /// Starts three servers and makes them one Cluster.
     pub fn start() -> Self {
         let one = || {
+            // The usual one, 10000 above the other, may be somebody's.
+            let bus = port::free().to_string();
             Redis::with(&[
                 "--cluster-enabled",
                 "yes",
+                "--cluster-port",
+                &bus,
                 "--cluster-config-file",
                 "nodes.conf",
                 "--cluster-node-timeout",
