@@ -84,7 +84,7 @@ pub trait Target: Clone {
 /// What this node knows of endpoints, its own and those of other nodes.
 pub struct Directory<S = Place> {
     memory: Duration,
-    /// Until then it may not know of every tenant that has agents.
+    /// Until then it may not know of any agent.
     settling: Option<Instant>,
     tenants: RwLock<Tenants<S>>,
     /// Counts what changed in [`routes_here`](Self::routes_here).
@@ -186,11 +186,9 @@ impl<S: Target> Directory<S> {
     }
 
     /// Whether what is unknown may be there all the same: the node has just started, and nothing was
-    /// heard of the tenant's agents so far. Whatever they served before, callers must not take it for
-    /// gone.
-    pub fn is_too_early(&self, tenant: &TenantName) -> bool {
-        self.settling.is_some_and(|until| Instant::now() < until)
-            && !self.read().by_name.contains_key(tenant)
+    /// heard of any agent so far. Whatever they served before, callers must not take it for gone.
+    pub fn is_too_early(&self) -> bool {
+        self.settling.is_some_and(|until| Instant::now() < until) && self.read().by_name.is_empty()
     }
 
     /// Finds a session for a call: of two picked at random the one with fewer calls in flight,

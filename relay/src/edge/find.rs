@@ -26,12 +26,12 @@ impl Finder<'_> {
     /// What to say where there is nothing. Tools take a 404 for a thing that is gone, and forget it: so
     /// it is said of nothing that may come back.
     pub(super) fn unknown(&self) -> Problem {
-        if !self.directory.is_too_early(self.tenant) {
+        if !self.directory.is_too_early() {
             return unknown_endpoint();
         }
         Problem::new(
             ErrorCode::EndpointOffline,
-            "this relay has just started, and no agent of your tenant has come back yet; try again",
+            "this relay has just started, and no agent has come back yet; try again",
         )
     }
 
