@@ -9,10 +9,11 @@
 //! by [`MAX_REMEMBERED`] and [`MAX_REMEMBERED_OF_TENANT`].
 
 mod choice;
+mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::choice::{choose, chosen, least};
+use self::store::{Endpoint, Served, Tenant, Tenants};
 use crate::place::Place;
 
 /// Most endpoints of one tenant that are remembered while they have no session.
@@ -104,45 +106,6 @@ pub struct RouteHere {
     pub tunnel: Option<Mode>,
     /// How urgent its calls are.
     pub priority: Option<Priority>,
-}
-
-struct Tenants<S> {
-    by_name: HashMap<TenantName, Tenant<S>>,
-    /// Endpoints of all tenants that have a session, here or elsewhere.
-    served: usize,
-    /// Endpoints of all tenants that have a session here.
-    here: usize,
-    /// Endpoints of all tenants that are remembered without one.
-    remembered: usize,
-}
-
-struct Tenant<S> {
-    endpoints: HashMap<EndpointName, Endpoint<S>>,
-    /// When endpoints went, oldest first. Some are back since, or gone again.
-    gone: VecDeque<(Instant, EndpointName)>,
-    /// The endpoint that each name belongs to: the one that had it first, for as long as it is
-    /// served or remembered.
-    names: HashMap<ConnectName, EndpointName>,
-}
-
-struct Endpoint<S> {
-    /// Those of this node first.
-    sessions: Vec<Served<S>>,
-    /// How many of them are of this node.
-    here: usize,
-    /// When the last session went, if there is none.
-    since: Instant,
-    /// What its sessions declare, or the last one did.
-    names: Vec<ConnectName>,
-    /// How calls to those names are carried, as was said last.
-    tunnel: Option<Mode>,
-}
-
-/// A session that serves an endpoint.
-struct Served<S> {
-    id: SessionId,
-    session: S,
-    service: Service,
 }
 
 /// An endpoint in [`Directory::list`].
@@ -442,159 +405,6 @@ impl<S: Target> Directory<S> {
 
     fn write(&self) -> RwLockWriteGuard<'_, Tenants<S>> {
         self.tenants.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<S> Endpoint<S> {
-    fn route(&self, tenant: &TenantName, endpoint: &EndpointName) -> RouteHere {
-        let here = &self.sessions[..self.here];
-        let mut names: Vec<_> = here
-            .iter()
-            .flat_map(|served| served.service.names.to_vec())
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        RouteHere {
-            tenant: tenant.clone(),
-            endpoint: endpoint.clone(),
-            names,
-            tunnel: here.iter().rev().find_map(|served| served.service.tunnel),
-            priority: here.iter().rev().find_map(|served| served.service.priority),
-        }
-    }
-
-    fn new() -> Self {
-        Self {
-            sessions: Vec::new(),
-            here: 0,
-            since: Instant::now(),
-            names: Vec::new(),
-            tunnel: None,
-        }
-    }
-}
-
-impl<S> Tenants<S> {
-    /// An endpoint that is served, or remembered.
-    fn find(
-        &self,
-        tenant: &TenantName,
-        endpoint: &EndpointName,
-        memory: Duration,
-    ) -> Option<&Endpoint<S>> {
-        let found = self.by_name.get(tenant)?.endpoints.get(endpoint)?;
-        let is_known = !found.sessions.is_empty() || found.since.elapsed() < memory;
-        is_known.then_some(found)
-    }
-
-    /// Says whether the session was one of this node.
-    fn withdraw(
-        &mut self,
-        name: &TenantName,
-        endpoint: &EndpointName,
-        id: SessionId,
-        memory: Duration,
-    ) -> bool {
-        let Some(tenant) = self.by_name.get_mut(name) else {
-            return false;
-        };
-        let Some(entry) = tenant.endpoints.get_mut(endpoint) else {
-            return false;
-        };
-        let Some(at) = entry.sessions.iter().position(|known| known.id == id) else {
-            return false;
-        };
-        entry.sessions.remove(at);
-        let was_here = at < entry.here;
-        if was_here {
-            entry.here -= 1;
-            self.here -= usize::from(entry.here == 0);
-        }
-        if !entry.sessions.is_empty() {
-            tenant.name_anew(endpoint);
-            return was_here;
-        }
-        let now = Instant::now();
-        entry.since = now;
-        self.served -= 1;
-        self.remembered += 1;
-        tenant.gone.push_back((now, endpoint.clone()));
-        self.remembered -= tenant.forget_until(now, memory);
-        while tenant.gone.len() > MAX_REMEMBERED_OF_TENANT
-            || (self.remembered > MAX_REMEMBERED && !tenant.gone.is_empty())
-        {
-            self.remembered -= usize::from(tenant.forget_oldest());
-        }
-        if tenant.endpoints.is_empty() {
-            self.by_name.remove(name);
-        }
-        was_here
-    }
-}
-
-impl<S> Tenant<S> {
-    fn new() -> Self {
-        Self {
-            endpoints: HashMap::new(),
-            gone: VecDeque::new(),
-            names: HashMap::new(),
-        }
-    }
-
-    /// Gives an endpoint the names that its sessions declare, but for those that are another's.
-    fn name_anew(&mut self, endpoint: &EndpointName) {
-        let Some(entry) = self.endpoints.get_mut(endpoint) else {
-            return;
-        };
-        let mut names: Vec<ConnectName> = Vec::new();
-        for name in entry
-            .sessions
-            .iter()
-            .flat_map(|served| &*served.service.names)
-        {
-            let holder = self
-                .names
-                .entry(name.clone())
-                .or_insert_with(|| endpoint.clone());
-            if holder == endpoint && !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        let before = std::mem::replace(&mut entry.names, names);
-        for name in before.iter().filter(|name| !entry.names.contains(name)) {
-            self.names.remove(name);
-        }
-    }
-
-    /// Forgets endpoints that went longer ago than `memory`; says how many.
-    fn forget_until(&mut self, now: Instant, memory: Duration) -> usize {
-        let mut forgotten = 0;
-        while self
-            .gone
-            .front()
-            .is_some_and(|(since, _)| now.duration_since(*since) >= memory)
-        {
-            forgotten += usize::from(self.forget_oldest());
-        }
-        forgotten
-    }
-
-    /// Drops the oldest entry of `gone`, and its endpoint unless it is back since; says whether
-    /// an endpoint was forgotten.
-    fn forget_oldest(&mut self) -> bool {
-        let Some((since, name)) = self.gone.pop_front() else {
-            return false;
-        };
-        let still_gone = self
-            .endpoints
-            .get(&name)
-            .is_some_and(|entry| entry.sessions.is_empty() && entry.since == since);
-        if still_gone && let Some(entry) = self.endpoints.remove(&name) {
-            for name in &entry.names {
-                self.names.remove(name);
-            }
-        }
-        still_gone
     }
 }
 

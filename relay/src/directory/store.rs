@@ -1,0 +1,204 @@
+//! What the directory stores: endpoints by tenant and name, with their sessions, and for a while those
+//! that have none any more.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::head::Mode;
+use culvert_proto::names::{EndpointName, TenantName};
+use tokio::time::Instant;
+
+use super::{MAX_REMEMBERED, MAX_REMEMBERED_OF_TENANT, RouteHere, Service, SessionId};
+
+pub(super) struct Tenants<S> {
+    pub(super) by_name: HashMap<TenantName, Tenant<S>>,
+    /// Endpoints of all tenants that have a session, here or elsewhere.
+    pub(super) served: usize,
+    /// Endpoints of all tenants that have a session here.
+    pub(super) here: usize,
+    /// Endpoints of all tenants that are remembered without one.
+    pub(super) remembered: usize,
+}
+
+pub(super) struct Tenant<S> {
+    pub(super) endpoints: HashMap<EndpointName, Endpoint<S>>,
+    /// When endpoints went, oldest first. Some are back since, or gone again.
+    pub(super) gone: VecDeque<(Instant, EndpointName)>,
+    /// The endpoint that each name belongs to: the one that had it first, for as long as it is
+    /// served or remembered.
+    pub(super) names: HashMap<ConnectName, EndpointName>,
+}
+
+pub(super) struct Endpoint<S> {
+    /// Those of this node first.
+    pub(super) sessions: Vec<Served<S>>,
+    /// How many of them are of this node.
+    pub(super) here: usize,
+    /// When the last session went, if there is none.
+    pub(super) since: Instant,
+    /// What its sessions declare, or the last one did.
+    pub(super) names: Vec<ConnectName>,
+    /// How calls to those names are carried, as was said last.
+    pub(super) tunnel: Option<Mode>,
+}
+
+/// A session that serves an endpoint.
+pub(super) struct Served<S> {
+    pub(super) id: SessionId,
+    pub(super) session: S,
+    pub(super) service: Service,
+}
+
+impl<S> Endpoint<S> {
+    pub(super) fn route(&self, tenant: &TenantName, endpoint: &EndpointName) -> RouteHere {
+        let here = &self.sessions[..self.here];
+        let mut names: Vec<_> = here
+            .iter()
+            .flat_map(|served| served.service.names.to_vec())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        RouteHere {
+            tenant: tenant.clone(),
+            endpoint: endpoint.clone(),
+            names,
+            tunnel: here.iter().rev().find_map(|served| served.service.tunnel),
+            priority: here.iter().rev().find_map(|served| served.service.priority),
+        }
+    }
+
+    pub(super) fn new() -> Self {
+        Self {
+            sessions: Vec::new(),
+            here: 0,
+            since: Instant::now(),
+            names: Vec::new(),
+            tunnel: None,
+        }
+    }
+}
+
+impl<S> Tenants<S> {
+    /// An endpoint that is served, or remembered.
+    pub(super) fn find(
+        &self,
+        tenant: &TenantName,
+        endpoint: &EndpointName,
+        memory: Duration,
+    ) -> Option<&Endpoint<S>> {
+        let found = self.by_name.get(tenant)?.endpoints.get(endpoint)?;
+        let is_known = !found.sessions.is_empty() || found.since.elapsed() < memory;
+        is_known.then_some(found)
+    }
+
+    /// Says whether the session was one of this node.
+    pub(super) fn withdraw(
+        &mut self,
+        name: &TenantName,
+        endpoint: &EndpointName,
+        id: SessionId,
+        memory: Duration,
+    ) -> bool {
+        let Some(tenant) = self.by_name.get_mut(name) else {
+            return false;
+        };
+        let Some(entry) = tenant.endpoints.get_mut(endpoint) else {
+            return false;
+        };
+        let Some(at) = entry.sessions.iter().position(|known| known.id == id) else {
+            return false;
+        };
+        entry.sessions.remove(at);
+        let was_here = at < entry.here;
+        if was_here {
+            entry.here -= 1;
+            self.here -= usize::from(entry.here == 0);
+        }
+        if !entry.sessions.is_empty() {
+            tenant.name_anew(endpoint);
+            return was_here;
+        }
+        let now = Instant::now();
+        entry.since = now;
+        self.served -= 1;
+        self.remembered += 1;
+        tenant.gone.push_back((now, endpoint.clone()));
+        self.remembered -= tenant.forget_until(now, memory);
+        while tenant.gone.len() > MAX_REMEMBERED_OF_TENANT
+            || (self.remembered > MAX_REMEMBERED && !tenant.gone.is_empty())
+        {
+            self.remembered -= usize::from(tenant.forget_oldest());
+        }
+        if tenant.endpoints.is_empty() {
+            self.by_name.remove(name);
+        }
+        was_here
+    }
+}
+
+impl<S> Tenant<S> {
+    pub(super) fn new() -> Self {
+        Self {
+            endpoints: HashMap::new(),
+            gone: VecDeque::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// Gives an endpoint the names that its sessions declare, but for those that are another's.
+    pub(super) fn name_anew(&mut self, endpoint: &EndpointName) {
+        let Some(entry) = self.endpoints.get_mut(endpoint) else {
+            return;
+        };
+        let mut names: Vec<ConnectName> = Vec::new();
+        for name in entry
+            .sessions
+            .iter()
+            .flat_map(|served| &*served.service.names)
+        {
+            let holder = self
+                .names
+                .entry(name.clone())
+                .or_insert_with(|| endpoint.clone());
+            if holder == endpoint && !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        let before = std::mem::replace(&mut entry.names, names);
+        for name in before.iter().filter(|name| !entry.names.contains(name)) {
+            self.names.remove(name);
+        }
+    }
+
+    /// Forgets endpoints that went longer ago than `memory`; says how many.
+    pub(super) fn forget_until(&mut self, now: Instant, memory: Duration) -> usize {
+        let mut forgotten = 0;
+        while self
+            .gone
+            .front()
+            .is_some_and(|(since, _)| now.duration_since(*since) >= memory)
+        {
+            forgotten += usize::from(self.forget_oldest());
+        }
+        forgotten
+    }
+
+    /// Drops the oldest entry of `gone`, and its endpoint unless it is back since; says whether
+    /// an endpoint was forgotten.
+    fn forget_oldest(&mut self) -> bool {
+        let Some((since, name)) = self.gone.pop_front() else {
+            return false;
+        };
+        let still_gone = self
+            .endpoints
+            .get(&name)
+            .is_some_and(|entry| entry.sessions.is_empty() && entry.since == since);
+        if still_gone && let Some(entry) = self.endpoints.remove(&name) {
+            for name in &entry.names {
+                self.names.remove(name);
+            }
+        }
+        still_gone
+    }
+}
