@@ -21,13 +21,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::long_heads::{LONG, LongHeads};
 use crate::pace::{Deadline, Pace};
+use crate::stash;
 use crate::traffic::Traffic;
 
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`
@@ -381,15 +382,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameGuard<IO> {
                 this.advance_stash().map_err(flooded)?;
             }
             if this.cleared > 0 {
-                let given = this.cleared.min(out.remaining());
-                out.put_slice(&this.stash[..given]);
-                this.stash.advance(given);
+                let given = stash::release(&mut this.stash, this.cleared, out);
                 this.cleared -= given;
                 this.seen -= given;
-                if this.stash.is_empty() {
-                    // It would keep its memory.
-                    this.stash = BytesMut::new();
-                }
                 return Poll::Ready(Ok(()));
             }
             match Pin::new(&mut this.io).poll_read(cx, out) {

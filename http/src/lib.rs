@@ -37,6 +37,7 @@ pub mod problem;
 mod progress;
 pub mod request;
 pub mod server;
+mod stash;
 mod throttle;
 pub mod trace;
 mod traffic;

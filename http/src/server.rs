@@ -166,6 +166,7 @@ impl Server {
             answer(request, progress).map(whole)
         });
         let served = self.http1.serve_connection(TokioIo::new(guard), service);
+        // In a box: an async block has room twice for what is moved into it.
         let mut served = Box::pin(served.with_upgrades());
         async move {
             let mut drained = pin!(drain.cancelled());

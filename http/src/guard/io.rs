@@ -16,6 +16,7 @@ use super::head::{HeadScan, MAX_HEAD, Scanned};
 use super::{MASKED_EXPECT, Violation};
 use crate::long_heads::{LONG, LongHeads};
 use crate::pace::{Deadline, Pace};
+use crate::stash;
 use crate::traffic::Traffic;
 
 /// What hyper gets in place of a refused request.
@@ -225,13 +226,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
         let before = out.filled().len();
         loop {
             if this.cleared > 0 {
-                let given = give(&this.stash[..this.cleared], out);
-                this.stash.advance(given);
-                this.cleared -= given;
-                if this.stash.is_empty() {
-                    // It would keep its memory.
-                    this.stash = BytesMut::new();
-                }
+                this.cleared -= stash::release(&mut this.stash, this.cleared, out);
                 return Poll::Ready(Ok(()));
             }
             let mut busy = false;
