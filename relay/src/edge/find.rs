@@ -1,12 +1,9 @@
 //! What a call looks for: a session that serves its endpoint.
 
-use std::time::Duration;
-
 use culvert_http::Problem;
-use culvert_proto::code::{ErrorCode, ResetCode};
+use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::names::{EndpointName, TenantName};
-use culvert_session::StreamError;
 
 use super::forward::unknown_endpoint;
 use crate::directory::{Directory, Lookup, Target};
@@ -43,24 +40,9 @@ impl Finder<'_> {
         }
     }
 
-    /// How long a call whose stream ended like this may wait for another place. Where a node has no
-    /// session after all, as long as at first; otherwise what happened is the news.
-    pub(crate) fn wait_after(
-        &self,
-        error: StreamError,
-        place: &Place,
-        patience: Duration,
-    ) -> Duration {
-        if error != StreamError::Reset(ResetCode::NotHere) {
-            return Duration::ZERO;
-        }
-        self.missed(place);
-        patience
-    }
-
     /// Another node has no session after all: it is not asked again until it says so again. One that
     /// drains is not asked anyway, and the endpoint is on its way elsewhere.
-    fn missed(&self, place: &Place) {
+    pub(super) fn missed(&self, place: &Place) {
         if let Place::There(link) = place
             && !place.is_closing()
             && !link.is_leaving()

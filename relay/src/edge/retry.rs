@@ -20,16 +20,17 @@ pub(super) const PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Retries {
     made: u32,
     patience: Duration,
-    deadline: Instant,
+    /// Set when the first try has failed: nearly none does.
+    deadline: Option<Instant>,
 }
 
 impl Retries {
-    /// Of a call that may wait so long for a session that takes it.
+    /// Of a call that may wait so long for a session that takes it, once one has refused it.
     pub(super) fn within(patience: Duration) -> Self {
         Self {
             made: 0,
             patience,
-            deadline: Instant::now() + patience,
+            deadline: None,
         }
     }
 
@@ -46,17 +47,26 @@ impl Retries {
         finder: &Finder<'_>,
         place: &Place,
     ) -> Option<Duration> {
-        let wait = finder.wait_after(error, place, self.patience);
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        // An agent that is about to leave takes no call, and its word that it leaves, or its next
-        // session, may still be on the way.
-        if error == StreamError::Reset(ResetCode::Refused) && !left.is_zero() {
-            if self.made > 0 {
-                sleep(PAUSE.min(left)).await;
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + self.patience);
+        let left = deadline.saturating_duration_since(now);
+        let wait = match error {
+            // An agent that is about to leave takes no call, and its word that it leaves, or its next
+            // session, may still be on the way.
+            StreamError::Reset(ResetCode::Refused) if !left.is_zero() => {
+                if self.made > 0 {
+                    sleep(PAUSE.min(left)).await;
+                }
+                self.made += 1;
+                return Some(left);
             }
-            self.made += 1;
-            return Some(left);
-        }
+            StreamError::Reset(ResetCode::NotHere) => {
+                finder.missed(place);
+                self.patience
+            }
+            // What happened is the news.
+            _ => Duration::ZERO,
+        };
         if self.made >= RETRIES {
             return None;
         }

@@ -27,7 +27,8 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 
 impl Edge {
     /// Where connections that ask for this server's name are best served: where a session of the
-    /// endpoint is driven, or the one with the node that has it. What a call wakes on its way is on one thread then.
+    /// endpoint is driven, or the one with the node that has it. What a call wakes on its way is on
+    /// one thread then.
     pub(crate) fn home_of(&self, name: &str) -> Option<Handle> {
         let Destination::Endpoint(Endpoint { tenant, name }) = self.routes.resolve(name) else {
             return None;
