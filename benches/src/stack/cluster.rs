@@ -1,6 +1,5 @@
 //! Several relays: what the configuration of each says of the others, and where they find each other.
 
-use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
@@ -23,14 +22,16 @@ pub(super) struct Node {
     pub(super) name: &'static str,
     pub(super) public: SocketAddr,
     pub(super) admin: SocketAddr,
-    peer: SocketAddr,
+    /// Where it takes connections of the others.
+    pub(super) peer: SocketAddr,
 }
 
 /// The relays beside the first one, and the port of what they find each other in.
 #[derive(Debug)]
 pub(super) struct Cluster {
     registry: u16,
-    first: SocketAddr,
+    /// Where the first relay takes connections of the others.
+    pub(super) first: SocketAddr,
     pub(super) others: Vec<Node>,
 }
 
@@ -68,20 +69,10 @@ impl Cluster {
         command
     }
 
-    /// What the first relay's configuration says of it, under `[listen]` and as tables.
-    pub(super) fn of_first(&self) -> (String, String) {
-        self.tables(self.first)
-    }
-
-    /// The same of another one.
-    pub(super) fn of_other(&self, node: &Node) -> (String, String) {
-        self.tables(node.peer)
-    }
-
-    fn tables(&self, peer: SocketAddr) -> (String, String) {
-        let mut tables = String::new();
-        let _ = write!(
-            tables,
+    /// What the configuration of a relay says that takes connections of others at `peer`: under `[listen]`,
+    /// and as tables.
+    pub(super) fn settings(&self, peer: SocketAddr) -> (String, String) {
+        let tables = format!(
             "\n[directory]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:{}\"\n\n[peer]\n\
              name = \"{NAME}\"\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\n\
              ca = \"ca.pem\"\naddress = \"{peer}\"\n",

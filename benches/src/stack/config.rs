@@ -77,13 +77,13 @@ pub(super) fn write(
     settings: &Settings<'_>,
 ) -> Result<(), Failure> {
     let domain = settings.domain();
-    let alone = || (String::new(), String::new());
-    let peers = cluster.map_or_else(alone, Cluster::of_first);
+    let peers = cluster.map(|cluster| cluster.settings(cluster.first));
+    let peers = peers.unwrap_or_default();
     let first = relay("relay", at.public, at.admin, peers, settings);
     fs::write(folder.join("relay.toml"), first)?;
     if let Some(cluster) = cluster {
         for node in &cluster.others {
-            let peers = cluster.of_other(node);
+            let peers = cluster.settings(node.peer);
             let other = relay(node.name, node.public, node.admin, peers, settings);
             fs::write(folder.join(format!("{}.toml", node.name)), other)?;
         }
