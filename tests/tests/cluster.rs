@@ -117,7 +117,8 @@ fn a_killed_node_costs_nothing_but_what_it_held() {
 }
 
 /// Callers that call all the time while each node in turn is replaced: none of their calls fails, and
-/// none is done twice. `CULVERT_ROLLING_CALLS` goes on with it until there were so many.
+/// none is done twice. `CULVERT_ROLLING_CALLS` goes on with it until there were so many, with more callers
+/// where these are very many.
 #[test]
 fn nodes_are_replaced_one_by_one_without_a_failed_call() {
     let events = Events::of("acme");
