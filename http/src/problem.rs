@@ -283,13 +283,7 @@ impl From<Refusal> for Problem {
 
 /// Puts the call's id on an answer.
 pub fn insert_call(headers: &mut HeaderMap, call: CallId) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(call.0) {
-        pair[0] = HEX[usize::from(byte >> 4)];
-        pair[1] = HEX[usize::from(byte & 15)];
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&text) {
+    if let Ok(value) = HeaderValue::from_bytes(&call.digits()) {
         headers.insert(CULVERT_CALL, value);
     }
 }

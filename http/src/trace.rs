@@ -25,7 +25,7 @@ pub fn carry_on(headers: &mut HeaderMap, call: CallId) -> Option<TraceId> {
         }
     };
     let parent = context.traceparent(fastrand::u64(1..));
-    headers.insert(TRACEPARENT, HeaderValue::try_from(parent).ok()?);
+    headers.insert(TRACEPARENT, HeaderValue::from_bytes(&parent).ok()?);
     Some(context.trace)
 }
 

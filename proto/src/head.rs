@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::code::ErrorCode;
+use crate::hex;
 use crate::names::EndpointName;
 use crate::principal::Principal;
 
@@ -17,15 +18,16 @@ use crate::principal::Principal;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CallId(pub [u8; 16]);
 
+impl CallId {
+    /// The 32 digits that it is shown as.
+    pub fn digits(self) -> [u8; 32] {
+        hex::digits(&self.0)
+    }
+}
+
 impl fmt::Display for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0u8; 32];
-        for (i, byte) in self.0.iter().enumerate() {
-            text[2 * i] = HEX[usize::from(byte >> 4)];
-            text[2 * i + 1] = HEX[usize::from(byte & 15)];
-        }
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        hex::show(&self.0, f)
     }
 }
 

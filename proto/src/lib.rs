@@ -30,6 +30,7 @@ pub mod growth;
 pub mod head;
 mod headers;
 pub mod heads;
+mod hex;
 pub mod limits;
 pub mod mux;
 mod name_table;

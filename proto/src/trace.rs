@@ -3,8 +3,10 @@
 
 use std::fmt;
 
-/// `00-TRACE-PARENT-FLAGS`.
-const LENGTH: usize = 55;
+use crate::hex;
+
+/// Bytes of `00-TRACE-PARENT-FLAGS`.
+pub const LENGTH: usize = 55;
 
 /// The id of a trace: 16 bytes, not all of them 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,7 +21,7 @@ impl TraceId {
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        hex::show(&self.0, f)
     }
 }
 
@@ -44,10 +46,10 @@ impl TraceContext {
     /// (section 3.2.2.1 of the recommendation). Of versions to come the known part counts.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let known = value.get(..LENGTH)?;
-        let [version] = hex(&known[..2])?;
-        let trace = TraceId::new(hex(&known[3..35])?)?;
-        let parent: [u8; 8] = hex(&known[36..52])?;
-        let [flags] = hex(&known[53..])?;
+        let [version] = hex::decode(&known[..2])?;
+        let trace = TraceId::new(hex::decode(&known[3..35])?)?;
+        let parent: [u8; 8] = hex::decode(&known[36..52])?;
+        let [flags] = hex::decode(&known[53..])?;
         let dashes = known[2] == b'-' && known[35] == b'-' && known[52] == b'-';
         let rest = match (version, value.get(LENGTH)) {
             (0xff, _) => false,
@@ -62,24 +64,13 @@ impl TraceContext {
     }
 
     /// The `traceparent` for those behind `parent`, which must not be 0.
-    pub fn traceparent(&self, parent: u64) -> String {
-        let Self { trace, flags } = self;
-        format!("00-{trace}-{parent:016x}-{flags:02x}")
+    pub fn traceparent(&self, parent: u64) -> [u8; LENGTH] {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        hex::encode(&self.trace.0, &mut text[3..35]);
+        hex::encode(&parent.to_be_bytes(), &mut text[36..52]);
+        hex::encode(&[self.flags], &mut text[53..]);
+        text
     }
-}
-
-/// Lower-case hex; `text` has twice as many digits as there are bytes.
-fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -99,8 +90,8 @@ mod tests {
         assert_eq!(parse(GOOD), Some((TRACE.into(), 1)));
         let context = TraceContext::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(
-            context.traceparent(0xbad),
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000bad-01"
+            &context.traceparent(0xbad),
+            b"00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000bad-01"
         );
         // A version that is not known yet: what comes behind the known part has no meaning here.
         let later = GOOD.replacen("00-", "cc-", 1);
