@@ -24,6 +24,8 @@ const STRANGER_HEADS: usize = 64 * 1024;
 pub(crate) struct Connection {
     /// The other side.
     pub(crate) peer: Peer,
+    /// Its address as access lines show it.
+    pub(crate) shown_address: String,
     /// Makes the connection end by a reset.
     pub(crate) breaker: Breaker,
     /// Whether anybody here has proved who they are.
@@ -41,6 +43,7 @@ impl Connection {
         // An IPv4 address that came through an IPv6 socket is still one.
         peer.address.set_ip(peer.address.ip().to_canonical());
         Self {
+            shown_address: peer.address.to_string(),
             peer,
             breaker: transport.breaker(),
             standing: transport.standing(),

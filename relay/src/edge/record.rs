@@ -148,7 +148,7 @@ impl CallRecord {
             target: ACCESS,
             call = %self.call,
             trace = self.trace.map(tracing::field::display),
-            peer = %self.connection.peer.address,
+            peer = %self.connection.shown_address,
             tenant,
             endpoint,
             caller,
