@@ -150,6 +150,9 @@ impl Edge {
         if let Some(known) = connection.last_token.recall(token) {
             return Ok((known, false));
         }
+        if !is_token(token) {
+            return Err(malformed("the credential is malformed"));
+        }
         // What a stranger makes us hold while its token is verified.
         let _room = connection.stranger_room(headers)?;
         let from = connection.peer.address.ip();
@@ -210,6 +213,7 @@ fn unproved(error: ProofError) -> Problem {
 /// What a request carries to say who sends it.
 #[derive(Debug)]
 struct Credential<'h> {
+    /// Its letters are not looked at yet: those of a token that is known have been.
     token: Cow<'h, str>,
     /// The proof that comes with a token of the scheme DPoP.
     proof: Option<&'h str>,
@@ -234,8 +238,7 @@ fn credential<'h>(
     if credentials.next().is_some() {
         return Err(malformed("more than one credential was sent"));
     }
-    let text = value
-        .to_str()
+    let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| malformed("the credential is malformed"))?;
     let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
     let rest = rest.trim_start_matches(' ');
@@ -259,9 +262,6 @@ fn credential<'h>(
     if token.len() > MAX_TOKEN {
         return Err(malformed("the token is too long"));
     }
-    if token.is_empty() || !token.bytes().all(is_token_byte) {
-        return Err(malformed("the credential is malformed"));
-    }
     Ok(Credential { token, proof })
 }
 
@@ -276,10 +276,7 @@ fn proof<'h>(headers: &'h HeaderMap, request: &ProvedRequest<'_>) -> Result<&'h 
         (None, _) => Err(unproved(ProofError::Missing)),
         (Some(_), Some(_)) => Err(malformed("more than one DPoP proof was sent")),
         (Some(proof), None) => {
-            let proof = proof
-                .to_str()
-                .ok()
-                .filter(|text| text.bytes().all(is_token_byte));
+            let proof = proof.to_str().ok().filter(|text| is_token(text));
             proof.ok_or_else(|| unproved(ProofError::Malformed))
         }
     }
@@ -290,9 +287,10 @@ pub(crate) fn no_credential() -> Problem {
     Problem::unauthenticated(detail, None)
 }
 
-/// `token68` of RFC 9110, 11.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)
+/// Whether it has the letters of `token68` (RFC 9110, 11.2).
+fn is_token(text: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    !text.is_empty() && text.bytes().all(letter)
 }
 
 fn malformed(detail: &'static str) -> Problem {
@@ -324,8 +322,12 @@ mod tests {
             },
         };
         let token = |found: Credential<'_>| found.token.into_owned();
-        credential(&headers, &request)
-            .map(token)
+        let found = credential(&headers, &request).map(token);
+        found
+            .and_then(|token| match is_token(&token) {
+                true => Ok(token),
+                false => Err(malformed("the credential is malformed")),
+            })
             .map_err(|problem| {
                 assert_eq!(problem.code, ErrorCode::Unauthenticated);
                 let error = problem.challenge.unwrap().contains("error=");
