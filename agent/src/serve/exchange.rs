@@ -38,8 +38,7 @@ pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, n
     let verified = match &serving.callers {
         None => Ok(()),
         // From here on the caller is who its token says, for policy and log alike.
-        Some(callers) => callers
-            .verify(&call, &message)
+        Some(callers) => Box::pin(callers.verify(&call, &message))
             .await
             .map(|principal| call.caller = principal),
     };
@@ -61,7 +60,8 @@ pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, n
             record.settle(ended).tell(&mut to).await;
         }
         Mode::Connect | Mode::Tcp => {
-            let ended = exchange.pass(&mut send, &mut recv, &mut record).await;
+            let passing = exchange.pass(&mut send, &mut recv, &mut record);
+            let ended = Box::pin(passing).await;
             record.settle(ended).tell_relay(&mut send).await;
         }
         Mode::Terminate => match exchange.admit(&mut send, &mut record).await {
@@ -154,8 +154,7 @@ impl<'c> Exchange<'c> {
                     // The caller waits with what is to be looked at.
                     go_on(to).await?;
                 }
-                self.inspect(look, endpoint, &message.headers, &mut body, to)
-                    .await?
+                Box::pin(self.inspect(look, endpoint, &message.headers, &mut body, to)).await?
             }
         };
         record.note_soap(inspection.fact());
@@ -200,7 +199,7 @@ impl<'c> Exchange<'c> {
                     let answer = upstream.send(permit, request, progress.as_deref()).await?;
                     Ok(Switch::Refused(answer))
                 }
-                Some(protocol) => upstream.switch(permit, request, protocol).await,
+                Some(protocol) => Box::pin(upstream.switch(permit, request, protocol)).await,
             }
         };
         record.on_sent();
@@ -241,7 +240,7 @@ impl<'c> Exchange<'c> {
                         record.reason = Some(reason.to_owned());
                         Err(Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn))
                     }
-                    spliced = super::switched::carry(io, to, from, idle, record) => spliced,
+                    spliced = Box::pin(super::switched::carry(io, to, from, idle, record)) => spliced,
                 };
             }
             (Ok(Switch::Switched(..)), None) => {

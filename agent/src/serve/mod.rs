@@ -154,7 +154,8 @@ impl Serving {
     pub(crate) async fn serve(self: Arc<Self>, mut incoming: Incoming, node: Arc<str>) {
         while let Some((head, stream)) = incoming.accept().await {
             let exchange = exchange::run(self.clone(), head, stream, node.clone());
-            self.calls.spawn(exchange);
+            // In a box: a task's future is moved many times before it runs, and thrice after.
+            self.calls.spawn(Box::pin(exchange));
         }
     }
 

@@ -29,6 +29,7 @@ mod switch;
 mod tests;
 mod transport;
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -131,7 +132,8 @@ impl Upstream {
     ) -> Result<Answer, UpstreamError> {
         let sent = match self.protocol_for(&request) {
             Protocol::Http1 => self.send_http1(request, progress).await,
-            Protocol::Http2 => self.send_http2(request, progress).await,
+            // In a box, as all that is rare here: every call has room for it otherwise.
+            Protocol::Http2 => Box::pin(self.send_http2(request, progress)).await,
         };
         match &sent {
             Ok(_) => self.health.answered(),
@@ -165,13 +167,23 @@ impl Upstream {
         let method = request.method().clone();
         if let Some(mut connection) = self.pool.take() {
             let copy = repeatable(&request);
-            let sent = self.attempt(connection.send(request), progress).await;
+            let sent = self.attempt(pin!(connection.send(request)), progress).await;
             let failure = match sent {
                 Ok(answer) => return Answer::http1(&method, answer, connection, self.pool.clone()),
                 Err(failure) => failure,
             };
             request = again(failure, copy)?;
         }
+        Box::pin(self.send_on_new(request, progress)).await
+    }
+
+    /// Sends over a new connection; over HTTP/2 where the upstream turns out to have nothing else.
+    async fn send_on_new(
+        &self,
+        request: Request<RequestBody>,
+        progress: Option<&Progress>,
+    ) -> Result<Answer, UpstreamError> {
+        let method = request.method().clone();
         let dialled = self.health.dial(|| self.dialer.dial(Protocol::Http1)).await;
         let transport = match dialled {
             Ok(transport) => transport,
@@ -182,7 +194,7 @@ impl Upstream {
             Err(error) => return Err(error),
         };
         let mut connection = Box::new(Connection::open(transport).await?);
-        let sent = self.attempt(connection.send(request), progress).await;
+        let sent = self.attempt(pin!(connection.send(request)), progress).await;
         let answer = sent.map_err(|failure| failure.error)?;
         Answer::http1(&method, answer, connection, self.pool.clone())
     }
@@ -201,7 +213,7 @@ impl Upstream {
         loop {
             let place = self.shared.place(|| self.open_http2()).await?;
             let copy = repeatable(&request);
-            let sending = Exchange::send(place, scheme.clone(), request);
+            let sending = pin!(Exchange::send(place, scheme.clone(), request));
             let failure = match self.attempt(sending, progress).await {
                 Ok((answer, exchange)) => return Answer::http2(&method, answer, exchange),
                 Err(failure) if attempts == MAX_ATTEMPTS => return Err(failure.error),
@@ -221,7 +233,7 @@ impl Upstream {
     /// One attempt at a request, for as long as the endpoint has patience.
     async fn attempt<T>(
         &self,
-        sending: impl Future<Output = Result<T, SendFailure>>,
+        sending: Pin<&mut impl Future<Output = Result<T, SendFailure>>>,
         progress: Option<&Progress>,
     ) -> Result<T, SendFailure> {
         let failure = tokio::select! {

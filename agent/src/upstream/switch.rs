@@ -2,7 +2,7 @@
 //! anything else goes either way.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -62,7 +62,7 @@ impl Upstream {
         let dial = || self.dialer.dial(Protocol::Http1);
         let transport = self.health.dial(dial).await?;
         let mut connection = Box::new(Connection::open(transport).await?);
-        let sent = self.attempt(connection.send(request), None).await;
+        let sent = self.attempt(pin!(connection.send(request)), None).await;
         let answer = sent.map_err(|failure| failure.error)?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             // A pool that nobody takes from: what was asked to switch is closed, whatever it says.
