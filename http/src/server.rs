@@ -173,7 +173,7 @@ impl Server {
             let mut last_call = Deadline::default();
             let mut leaving = false;
             let ended = poll_fn(|cx| {
-                let mut ended = served.as_mut().poll(cx);
+                let mut ended = traffic.work(|| served.as_mut().poll(cx));
                 if ended.is_pending()
                     && !leaving
                     && (last_call.is_set() || drained.as_mut().poll(cx).is_ready())

@@ -38,6 +38,9 @@ pub struct Traffic {
     holding_back: AtomicWaker,
     /// Whoever waits for the end of a call.
     waiting: AtomicWaker,
+    /// The connection's own task is at work, and a call has ended since it last asked.
+    at_work: AtomicBool,
+    missed: AtomicBool,
     interim: Mutex<Interim>,
     /// The call that waits until its interim answer is written.
     interim_waiting: AtomicWaker,
@@ -118,17 +121,39 @@ impl Traffic {
 
     /// A call is over: answered to the last byte, or broken off.
     pub fn on_end(&self) {
-        self.calls.fetch_sub(1, Ordering::Release);
+        self.calls.fetch_sub(1, Ordering::SeqCst);
+        if self.at_work.load(Ordering::SeqCst) {
+            self.missed.store(true, Ordering::SeqCst);
+            // Still: then it looks at what it missed before it rests.
+            if self.at_work.load(Ordering::SeqCst) {
+                return;
+            }
+        }
         self.waiting.wake();
+    }
+
+    /// Runs what the connection's own task does in one go. A call that ends meanwhile wakes the task
+    /// only if it does not ask again: nearly every call ends there, and the task would come once more
+    /// for nothing.
+    pub(crate) fn work<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.at_work.store(true, Ordering::SeqCst);
+        let done = work();
+        self.at_work.store(false, Ordering::SeqCst);
+        if self.missed.swap(false, Ordering::SeqCst) {
+            self.waiting.wake();
+        }
+        done
     }
 
     /// Whether a call is in flight.
     pub fn is_busy(&self) -> bool {
-        self.calls.load(Ordering::Acquire) > 0
+        self.calls.load(Ordering::SeqCst) > 0
     }
 
     /// Whether a call is in flight; wakes the task when one ends.
     pub(crate) fn poll_busy(&self, waker: &Waker) -> bool {
+        // Before it looks: what ends afterwards is missed again.
+        self.missed.store(false, Ordering::SeqCst);
         self.is_busy() && {
             self.waiting.register(waker);
             self.is_busy()
@@ -287,5 +312,71 @@ impl fmt::Debug for Afterwards {
 impl Drop for HeadRoom {
     fn drop(&mut self) {
         self.traffic.heads.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often the task of a connection with one call in flight is woken by `then`.
+    fn woken(then: impl FnOnce(&Traffic, &Waker)) -> u32 {
+        let (traffic, woken) = (Traffic::default(), Arc::new(Woken::default()));
+        let waker = Waker::from(woken.clone());
+        traffic.on_begin();
+        assert!(traffic.poll_busy(&waker));
+        then(&traffic, &waker);
+        assert!(!traffic.is_busy());
+        woken.0.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn the_end_of_a_call_wakes_the_connections_task_unless_that_has_seen_it() {
+        assert_eq!(woken(|traffic, _| traffic.on_end()), 1);
+        assert_eq!(
+            woken(|traffic, _| traffic.work(|| traffic.on_end())),
+            1,
+            "it has not asked since"
+        );
+        let seen = |traffic: &Traffic, waker: &Waker| {
+            traffic.work(|| {
+                traffic.on_end();
+                assert!(!traffic.poll_busy(waker));
+            });
+        };
+        assert_eq!(woken(seen), 0);
+        let afterwards = |traffic: &Traffic, waker: &Waker| {
+            traffic.work(|| assert!(traffic.poll_busy(waker)));
+            traffic.on_end();
+        };
+        assert_eq!(woken(afterwards), 1);
+    }
+
+    #[test]
+    fn no_end_of_a_call_is_missed_whenever_it_comes() {
+        for _ in 0..2000 {
+            let traffic = Traffic::default();
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(woken.clone());
+            traffic.on_begin();
+            let still_busy = std::thread::scope(|scope| {
+                scope.spawn(|| traffic.on_end());
+                traffic.work(|| traffic.poll_busy(&waker))
+            });
+            // Whoever went to rest in the belief that there is a call is woken.
+            assert!(!still_busy || woken.0.load(Ordering::Relaxed) > 0);
+        }
     }
 }
