@@ -4,8 +4,9 @@
 //! has a quota, and fills it: calls held open, calls as fast as they are let through, bulk. Beside it,
 //! strangers open connections and say nothing. Each round measures the quiet tenant alone, then beside.
 //!
-//! All of them share the processors of this machine with whoever makes the noise. What that alone does
-//! to a call shows in a control: the same calls through nginx and nginx, which nothing loud goes through.
+//! Whoever makes the noise would be on other machines. Here it shares the processors, so it has the lowest
+//! priority: it takes what nobody else wants. What is left of its influence shows in a control: the same
+//! calls through nginx and nginx, which nothing loud goes through.
 
 use std::fmt;
 use std::io::Write;
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
+use crate::background::Background;
 use crate::load::{self, Failure, Report, Target};
 use crate::stack::{Settings, Stack};
 use crate::stats::Spread;
@@ -94,7 +96,8 @@ pub async fn run(programs: &Path, options: &Options, out: &mut impl Write) -> Re
         ..Settings::default()
     };
     let stack = Stack::start(programs, &settings).await?;
-    let swarm = Swarm::join(&stack, AGENTS, 1).await?;
+    let elsewhere = Background::start()?;
+    let swarm = elsewhere.run(Swarm::join(&stack, AGENTS, 1))?;
     writeln!(
         out,
         "{:<9} {:>8} {:>7} {:>9} {:>9} {:>13} {:>13} {:>10}",
@@ -107,7 +110,7 @@ pub async fn run(programs: &Path, options: &Options, out: &mut impl Write) -> Re
         let control_alone = measure(&stack.nginx, options).await?;
         say(out, "(control)", &control_alone, None)?;
         let loud = Arc::new(Loud::default());
-        let _noise = noise(&stack, &swarm, &loud).await?;
+        let _noise = elsewhere.run(noise(&stack, &swarm, &loud))?;
         // It has what it may before the clock starts.
         load::steady(&stack.culvert, "/small", QUIET, options.rate, STAY).await?;
         let before = loud.counts();

@@ -2,6 +2,7 @@
 
 mod agents;
 mod bulk;
+mod cut_point;
 mod failures;
 mod link;
 mod small;

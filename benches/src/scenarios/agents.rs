@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Scenario;
+use super::cut_point::CutPoint;
 use crate::client::{Task, Version, Worker};
 use crate::drive::{Pace, drive};
 use crate::idle::raise_file_limit;
-use crate::link::{Line, Link};
 use crate::load::Failure;
 use crate::process;
 use crate::report::Value;
@@ -104,21 +104,20 @@ async fn idle_on_fresh(suite: &mut Suite, scenario: Scenario) -> Result<(), Fail
 /// All agents' connections are cut at the same time; each comes back as an agent does.
 pub(super) async fn storm(suite: &mut Suite, scenario: Scenario) -> Result<(), Failure> {
     raise_file_limit();
-    // Four threads each in the link: hundreds, not thousands.
-    let count = suite.options.sessions.clamp(1, 500);
+    let count = suite.options.sessions.max(1);
     let way = culvert(suite)?;
     let what = format!(
         "The connections of {count} agents are cut at the same moment; each dials again as an agent does. \
          Latency: from the cut to its registration."
     );
     let case = scenario.case(&format!("/{count}"), what);
-    let link = Link::start(way.target.address, Line::default())?;
+    let point = CutPoint::start(way.target.address).await?;
     let stack = suite
         .site
         .stack
         .as_ref()
         .ok_or("there is no relay of ours")?;
-    let recruits = (0..count).map(|number| Recruit::new(stack, link.address().port(), number, 1));
+    let recruits = (0..count).map(|number| Recruit::new(stack, point.address().port(), number, 1));
     let recruits = recruits.collect::<Result<Vec<_>, _>>()?;
     let (presence, mut seen) = watch::channel(Presence::default());
     let presence = Arc::new(presence);
@@ -128,12 +127,12 @@ pub(super) async fn storm(suite: &mut Suite, scenario: Scenario) -> Result<(), F
     }
     for _ in suite.rounds() {
         all_here(&mut seen, count).await?;
-        let (seen, link) = (&mut seen, &link);
+        let (seen, point) = (&mut seen, &point);
         suite
             .measure(&case, &way, PATIENCE, async |recorder, bounds| {
                 let before = seen.borrow().joined;
                 let start = Instant::now();
-                link.cut();
+                point.cut();
                 let mut back = 0;
                 while back < count && start.elapsed() < PATIENCE && !bounds.stop.is_cancelled() {
                     let _ = tokio::time::timeout(LOOK, seen.changed()).await;
