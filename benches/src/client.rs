@@ -10,7 +10,6 @@ use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsConnector;
@@ -47,8 +46,8 @@ pub async fn secure(target: &Target, version: Version) -> Result<TlsStream<TcpSt
         Version::Http1 => vec![b"http/1.1".to_vec()],
         Version::Http2 => vec![b"h2".to_vec()],
     };
-    let name = ServerName::try_from(target.host.clone())?;
-    Ok(TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?)
+    let connector = TlsConnector::from(Arc::new(tls));
+    Ok(connector.connect(target.name()?, tcp).await?)
 }
 
 impl Connection {

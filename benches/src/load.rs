@@ -53,12 +53,21 @@ impl Error for Refused {}
 pub struct Target {
     /// Where to connect.
     pub address: SocketAddr,
-    /// The name in SNI and `Host`.
+    /// What `Host` says: the name that TLS asks for too, and the port unless it is 443.
     pub host: String,
     /// Headers of every call: the caller's credential.
     pub headers: HeaderMap,
     /// TLS as a caller speaks it.
     pub tls: Arc<rustls::ClientConfig>,
+}
+
+impl Target {
+    /// The name that the certificate must have.
+    pub fn name(&self) -> Result<ServerName<'static>, Failure> {
+        let authority: http::uri::Authority = self.host.parse()?;
+        let name = authority.host().trim_matches(['[', ']']);
+        Ok(ServerName::try_from(name.to_owned())?)
+    }
 }
 
 /// TLS of a caller that trusts these authorities.
@@ -121,9 +130,8 @@ impl Report {
 pub async fn connect(target: &Target) -> Result<SendRequest<Body>, Failure> {
     let tcp = TcpStream::connect(target.address).await?;
     tcp.set_nodelay(true)?;
-    let name = ServerName::try_from(target.host.clone())?;
     let tls = TlsConnector::from(target.tls.clone())
-        .connect(name, tcp)
+        .connect(target.name()?, tcp)
         .await?;
     let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
     tokio::spawn(connection);

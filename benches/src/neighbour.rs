@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
-use rustls_pki_types::ServerName;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -270,9 +269,8 @@ async fn strange(target: Target) {
             let socket = TcpSocket::new_v4()?;
             socket.bind(SocketAddr::from((ELSEWHERE, 0)))?;
             let tcp = socket.connect(target.address).await?;
-            let name = ServerName::try_from(target.host.clone())?;
             let tls = TlsConnector::from(target.tls.clone());
-            let tls = tls.connect(name, tcp).await?;
+            let tls = tls.connect(target.name()?, tcp).await?;
             sleep(STAY).await;
             drop(tls);
             Ok::<_, Failure>(())

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -14,6 +15,8 @@ use crate::load::{Failure, Target, tls_trusting};
 use crate::process;
 use crate::sample::Processes;
 use crate::stack::{Between, Settings, Stack, Upstream};
+
+const CULVERT_AUTHORIZATION: HeaderName = HeaderName::from_static("culvert-authorization");
 
 /// One way to the upstream.
 #[derive(Debug, Clone)]
@@ -60,9 +63,15 @@ pub struct Remote {
     /// The endpoint, such as `https://vcenter--acme.relay.example`.
     #[arg(long)]
     pub url: Uri,
+    /// Where to connect, instead of what the URL's host resolves to: one relay of several, say.
+    #[arg(long, value_name = "IP:PORT")]
+    pub address: Option<SocketAddr>,
     /// A file with the caller's token and nothing else.
     #[arg(long)]
     pub token_file: PathBuf,
+    /// A file with more headers for each call, `NAME: VALUE` a line: the upstream's own credential.
+    #[arg(long)]
+    pub headers_file: Option<PathBuf>,
     /// Certificates of the authority to trust (PEM); without it, this machine's.
     #[arg(long)]
     pub ca: Option<PathBuf>,
@@ -144,29 +153,23 @@ impl Site {
             return Err(format!("--url {url}: expected https://HOST[:PORT]").into());
         };
         let port = url.port_u16().unwrap_or(443);
-        let address = tokio::net::lookup_host((host, port))
-            .await
-            .map_err(|error| format!("{host}: {error}"))?
-            .next()
-            .ok_or_else(|| format!("{host}: it has no address"))?;
-        let shown = options.token_file.display();
-        let token = fs::read_to_string(&options.token_file)
-            .map_err(|error| format!("--token-file {shown}: {error}"))?;
-        // The error must not show what it could not read.
-        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-            .map_err(|_| format!("--token-file {shown}: this is no token"))?;
-        bearer.set_sensitive(true);
+        let address = match options.address {
+            Some(address) => address,
+            None => resolve(host, port).await?,
+        };
+        let mut headers = HeaderMap::new();
+        if let Some(path) = &options.headers_file {
+            headers = read_headers(path)?;
+        }
+        headers.insert(CULVERT_AUTHORIZATION, bearer(&options.token_file)?);
+        let host = match port {
+            443 => host.to_owned(),
+            port => format!("{host}:{port}"),
+        };
         let target = Target {
             address,
-            host: if port == 443 {
-                host.to_owned()
-            } else {
-                format!("{host}:{port}")
-            },
-            headers: HeaderMap::from_iter([(
-                http::HeaderName::from_static("culvert-authorization"),
-                bearer,
-            )]),
+            host,
+            headers,
             tls: trust(options.ca.as_deref())?,
         };
         let mut watched: BTreeMap<String, Vec<u32>> = BTreeMap::new();
@@ -200,6 +203,49 @@ impl Site {
             known.insert("relay".into(), stack.pids(&["relay"]));
         }
     }
+}
+
+async fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
+    let name = host.trim_matches(['[', ']']);
+    let mut addresses = tokio::net::lookup_host((name, port))
+        .await
+        .map_err(|error| format!("{host}: {error}; --address IP:PORT says where it is"))?;
+    let first = addresses.next();
+    first.ok_or_else(|| format!("{host}: it has no address").into())
+}
+
+/// The credential in a file. No error shows what it could not read.
+fn bearer(path: &Path) -> Result<HeaderValue, Failure> {
+    let shown = path.display();
+    let token =
+        fs::read_to_string(path).map_err(|error| format!("--token-file {shown}: {error}"))?;
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        .map_err(|_| format!("--token-file {shown}: this is no token"))?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
+}
+
+/// The headers in a file, one a line, as curl reads them.
+fn read_headers(path: &Path) -> Result<HeaderMap, Failure> {
+    let shown = path.display();
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("--headers-file {shown}: {error}"))?;
+    let mut headers = HeaderMap::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let field = line.split_once(':').and_then(|(name, value)| {
+            let name = HeaderName::try_from(name.trim()).ok()?;
+            Some((name, HeaderValue::try_from(value.trim()).ok()?))
+        });
+        let (name, mut value) = field.ok_or_else(|| {
+            format!("--headers-file {shown}, line {number}: expected NAME: VALUE")
+        })?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Ok(headers)
 }
 
 fn processes(stack: &Stack, names: &[&str]) -> Processes {
@@ -245,6 +291,41 @@ fn trust(ca: Option<&Path>) -> Result<Arc<rustls::ClientConfig>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_come_from_a_file_and_no_error_shows_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("headers");
+        fs::write(&path, "X-One: a: b\n\nvmware-api-session-id:  0123 \n").unwrap();
+        let headers = read_headers(&path).unwrap();
+        assert_eq!(headers["x-one"], "a: b");
+        assert_eq!(headers["vmware-api-session-id"], "0123");
+        fs::write(&path, "X-One: a\nsecret").unwrap();
+        let error = read_headers(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("line 2") && !error.contains("secret"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn tls_asks_for_the_name_without_the_port() {
+        let roots = rustls::RootCertStore::empty();
+        let mut target = Target {
+            address: ([127, 0, 0, 1], 443).into(),
+            host: String::new(),
+            headers: HeaderMap::new(),
+            tls: tls_trusting(roots).unwrap(),
+        };
+        for (host, name) in [
+            ("vc--acme.relay.example", "vc--acme.relay.example"),
+            ("vc--acme.relay.example:8443", "vc--acme.relay.example"),
+            ("[::1]:8443", "::1"),
+        ] {
+            host.clone_into(&mut target.host);
+            assert_eq!(target.name().unwrap().to_str(), name);
+        }
+    }
 
     #[test]
     fn a_process_is_given_by_name_and_number() {

@@ -4,8 +4,11 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use culvert_tests::issuer::world;
 use culvert_tests::process::{Process, program};
+use culvert_tests::stack::caller_token;
 use culvert_tests::wait::eventually;
+use culvert_tests::{Nginx, Stack};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -115,4 +118,48 @@ fn an_interrupted_run_still_reports() {
     let round = &report["cases"][0]["ways"][0]["rounds"][0];
     assert_eq!(round["partial"], true);
     assert!(round["calls"].as_u64() > Some(0), "{round}");
+}
+
+/// An installation that exists is measured from outside, at an address and a port of its own, with
+/// the upstream's own credential beside the caller's.
+#[test]
+fn a_run_measures_an_installation_that_exists() {
+    let nginx = Nginx::start();
+    let stack = Stack::start(&nginx.url());
+    let folder = tempfile::tempdir().unwrap();
+    let [token, headers, json] =
+        ["token", "headers", "a.json"].map(|name| folder.path().join(name));
+    std::fs::write(&token, caller_token()).unwrap();
+    std::fs::write(&headers, "vmware-api-session-id: 0123\n").unwrap();
+    let address = format!("127.0.0.1:{}", stack.public);
+    let mut command = bench(&["run", "--scenario", "calls-h1,connections,upload"]);
+    command
+        .args(["--url", stack.url("").trim_end_matches('/')])
+        .args(["--address", &address])
+        .arg("--ca")
+        .arg(world().ca_file())
+        .args(["--path", "/api/x", "--seconds", "1", "--rounds", "1"])
+        .args(["--calls", "60", "--connections", "2"])
+        .arg("--token-file")
+        .arg(&token)
+        .arg("--headers-file")
+        .arg(&headers)
+        .arg("--json")
+        .arg(&json);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let report = read(&json);
+    for case in report["cases"].as_array().unwrap() {
+        if case["name"] == "upload" {
+            let skipped = case["skipped"].as_str().unwrap();
+            assert!(skipped.contains("--sink-path"), "{skipped}");
+            continue;
+        }
+        let round = &case["ways"][0]["rounds"][0];
+        assert!(round["calls"].as_u64() > Some(0), "{}", text(&output));
+        let mut errors = round["errors"].as_object().unwrap().keys();
+        let late = |kind: &String| kind.starts_with("not begun") || kind == "unfinished";
+        assert!(errors.all(late), "{case}");
+    }
+    assert!(nginx.access_log().contains("GET /api/x"));
 }
