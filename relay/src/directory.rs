@@ -81,6 +81,8 @@ pub trait Target: Clone {
     fn load(&self) -> usize;
     /// Whether it is with this node, and not the way to another one.
     fn is_here(&self) -> bool;
+    /// Whether the thread that asks carries it: a call that stays on one thread costs less.
+    fn is_near(&self) -> bool;
 }
 
 /// What this node knows of endpoints, its own and those of other nodes.
@@ -155,7 +157,8 @@ impl<S: Target> Directory<S> {
     }
 
     /// Finds a session for a call: of two picked at random the one with fewer calls in flight,
-    /// among those of this node as long as one of them takes calls.
+    /// among those of this node as long as one of them takes calls. One that is near may have a few
+    /// calls more.
     pub fn lookup(&self, tenant: &TenantName, endpoint: &EndpointName) -> Lookup<S> {
         let tenants = self.read();
         match tenants.find(tenant, endpoint, self.memory) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use culvert_proto::head::CallHead;
 use culvert_session::{OpenError, Session, Stream};
+use tokio::runtime::Handle;
 
 use crate::directory::Target;
 use crate::peer::Link;
@@ -56,5 +57,16 @@ impl Target for Place {
 
     fn is_here(&self) -> bool {
         matches!(self, Self::Here(_))
+    }
+
+    fn is_near(&self) -> bool {
+        let Ok(thread) = Handle::try_current() else {
+            return false;
+        };
+        let is_near = |session: &Session| session.runtime().is_some_and(|r| r.id() == thread.id());
+        match self {
+            Self::Here(session) => is_near(session),
+            Self::There(link) => link.session().is_some_and(|session| is_near(&session)),
+        }
     }
 }

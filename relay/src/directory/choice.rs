@@ -13,6 +13,15 @@ pub(super) fn chosen<S: Target>(served: Option<&Served<S>>, all: &[Served<S>]) -
     }
 }
 
+/// So many calls more may be in flight on a session that is near before another one is chosen.
+const NEAR: usize = 8;
+
+/// Calls in flight, as they count against a session.
+fn burden<S: Target>(served: &Served<S>) -> usize {
+    let far = if served.session.is_near() { 0 } else { NEAR };
+    served.session.load().saturating_add(far)
+}
+
 /// Two at random, the one with less to do. Where one of them takes no calls, any that does.
 pub(super) fn choose<S: Target>(sessions: &[Served<S>]) -> Option<&Served<S>> {
     let count = sessions.len();
@@ -24,7 +33,7 @@ pub(super) fn choose<S: Target>(sessions: &[Served<S>]) -> Option<&Served<S>> {
     let second = (first + fastrand::usize(1..count.max(2))) % count;
     let (one, other) = (&sessions[first], &sessions[second]);
     match (one.session.is_closing(), other.session.is_closing()) {
-        (false, false) if other.session.load() < one.session.load() => Some(other),
+        (false, false) if burden(other) < burden(one) => Some(other),
         (false, _) => Some(one),
         (true, false) => Some(other),
         (true, true) => {

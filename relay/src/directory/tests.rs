@@ -14,6 +14,8 @@ struct Fake {
     load: Arc<AtomicUsize>,
     /// The way to another node.
     elsewhere: bool,
+    /// Carried by the thread that asks.
+    near: bool,
 }
 
 impl Fake {
@@ -43,6 +45,10 @@ impl Target for Fake {
 
     fn is_here(&self) -> bool {
         !self.elsewhere
+    }
+
+    fn is_near(&self) -> bool {
+        self.near
     }
 }
 
@@ -255,6 +261,23 @@ fn what_is_remembered_of_all_tenants_is_bounded() {
     }
     directory.assert_counts();
     assert_eq!(directory.read().remembered, MAX_REMEMBERED);
+}
+
+#[test]
+fn a_session_of_the_same_thread_is_chosen_unless_it_is_much_busier() {
+    for (load, is_chosen) in [(0, true), (9, true), (11, false)] {
+        let directory = Directory::new(MEMORY);
+        let (far, near) = (Fake::with_load(2), Fake::with_load(load));
+        let near = Fake { near: true, ..near };
+        directory.add("acme", "vcenter", 1, &far);
+        directory.add("acme", "vcenter", 2, &near);
+        for _ in 0..50 {
+            let Lookup::Session(found, _) = directory.find("acme", "vcenter") else {
+                panic!("no session")
+            };
+            assert_eq!(found.is(&near), is_chosen, "{load}");
+        }
+    }
 }
 
 #[test]
