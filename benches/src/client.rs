@@ -10,13 +10,16 @@ use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::drive::Caller;
-use crate::load::{Body, Failure, Refused, Target};
+use crate::load::{Body, Failure, Proxy, Refused, Target};
 use crate::record::Recorder;
 
 /// A version of HTTP.
@@ -37,17 +40,61 @@ pub enum Connection {
     Http2(http2::SendRequest<Body>),
 }
 
+/// What TLS with the target is spoken on: TCP, or what a proxy has connected.
+pub type Wire = Either<TcpStream, TlsStream<TcpStream>>;
+
 /// Opens a TLS connection that offers `version` and no other.
-pub async fn secure(target: &Target, version: Version) -> Result<TlsStream<TcpStream>, Failure> {
+pub async fn secure(target: &Target, version: Version) -> Result<TlsStream<Wire>, Failure> {
     let tcp = TcpStream::connect(target.address).await?;
     tcp.set_nodelay(true)?;
+    let wire = match &target.proxy {
+        None => Either::Left(tcp),
+        Some(proxy) => Either::Right(through(proxy, target, tcp).await?),
+    };
     let mut tls = (*target.tls).clone();
     tls.alpn_protocols = match version {
         Version::Http1 => vec![b"http/1.1".to_vec()],
         Version::Http2 => vec![b"h2".to_vec()],
     };
     let connector = TlsConnector::from(Arc::new(tls));
-    Ok(connector.connect(target.name()?, tcp).await?)
+    Ok(connector.connect(target.name()?, wire).await?)
+}
+
+/// Longest answer of a proxy.
+const MAX_ANSWER: usize = 8 * 1024;
+
+/// Asks a proxy for a way to the target (RFC 9110, 9.3.6).
+async fn through(
+    proxy: &Proxy,
+    target: &Target,
+    tcp: TcpStream,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let connector = TlsConnector::from(target.tls.clone());
+    let name = ServerName::try_from(proxy.name.clone())?;
+    let mut io = connector.connect(name, tcp).await?;
+    let host = match target.host.contains(':') {
+        true => target.host.clone(),
+        false => format!("{}:443", target.host),
+    };
+    let mut request = format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
+    request.extend_from_slice(b"Proxy-Authorization: ");
+    request.extend_from_slice(proxy.credential.as_bytes());
+    request.extend_from_slice(b"\r\n\r\n");
+    io.write_all(&request).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        if answer.len() == MAX_ANSWER {
+            return Err("the proxy's answer does not end".into());
+        }
+        // What follows is not for us.
+        answer.push(io.read_u8().await?);
+    }
+    if answer.starts_with(b"HTTP/1.1 200 ") {
+        return Ok(io);
+    }
+    let line = answer.split(|byte| *byte == b'\r').next();
+    let line = String::from_utf8_lossy(line.unwrap_or_default());
+    Err(format!("the proxy answers {line}").into())
 }
 
 impl Connection {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream;
 use hdrhistogram::Histogram;
-use http::{HeaderMap, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -59,6 +59,17 @@ pub struct Target {
     pub headers: HeaderMap,
     /// TLS as a caller speaks it.
     pub tls: Arc<rustls::ClientConfig>,
+    /// Whom to ask by CONNECT for a way to it; `address` is theirs then.
+    pub proxy: Option<Proxy>,
+}
+
+/// An HTTPS proxy.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Its name in its own certificate.
+    pub name: String,
+    /// The caller's credential (`Proxy-Authorization`).
+    pub credential: HeaderValue,
 }
 
 impl Target {

@@ -10,8 +10,8 @@ use culvert_bench::compare::{self, Comparison};
 use culvert_bench::link::Line;
 use culvert_bench::load::Failure;
 use culvert_bench::report::{self, Report};
-use culvert_bench::site::{Remote, Site};
-use culvert_bench::stack::{Between, MOST_RELAYS, Settings, Stack, programs};
+use culvert_bench::site::{Parts, Remote, Site};
+use culvert_bench::stack::{Between, Settings, Stack, programs};
 use culvert_bench::suite::{self, Suite};
 use culvert_bench::trouble::{self, Break};
 use culvert_bench::wire::Quality;
@@ -35,10 +35,8 @@ struct Cli {
 enum Command {
     /// Bring up an installation on this machine and measure it, beside nginx if there is one.
     Local {
-        /// Relays of the installation; with several, calls are also made through one that passes them
-        /// on to the one which has the agent (`hop`).
-        #[arg(long, default_value_t = 1, value_parser = relays)]
-        relays: usize,
+        #[command(flatten)]
+        parts: Parts,
         #[command(flatten)]
         options: suite::Options,
     },
@@ -224,7 +222,7 @@ fn share(percent: f64) -> Result<f64, Failure> {
 async fn main() -> ExitCode {
     // What a scenario has made goes when it is dropped, wherever it is.
     let result = match Cli::parse().command {
-        Command::Local { relays, options } => local(relays, options).await,
+        Command::Local { parts, options } => local(parts, options).await,
         Command::Run { remote, options } => existing(&remote, options).await,
         Command::Compare {
             before,
@@ -266,18 +264,11 @@ async fn interrupted() -> Result<(), Failure> {
 }
 
 /// Measures an installation of our own. `false`: something could not be measured.
-async fn local(relays: usize, options: suite::Options) -> Result<bool, Failure> {
+async fn local(parts: Parts, options: suite::Options) -> Result<bool, Failure> {
     // Each session of an agent may be a process's file.
     let sessions = options.sessions;
-    let site = async move { Site::local(&programs()?, Between::Nothing, sessions, relays).await };
+    let site = async move { Site::local(&programs()?, Between::Nothing, sessions, parts).await };
     measure(options, None, Box::pin(site)).await
-}
-
-/// A number of relays that an installation of ours can have.
-fn relays(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok();
-    let number = number.filter(|number| (1..=MOST_RELAYS).contains(number));
-    number.ok_or_else(|| format!("expected 1 to {MOST_RELAYS}"))
 }
 
 async fn existing(remote: &Remote, options: suite::Options) -> Result<bool, Failure> {
@@ -304,7 +295,8 @@ async fn measure(
         interrupted().await
     };
     let (report, complete) = tokio::select! {
-        done = Suite::new(site, options, url, stop).run() => done,
+        // In a box: it has room for every scenario.
+        done = Box::pin(Suite::new(site, options, url, stop).run()) => done,
         result = signals => return result.and(Err("interrupted again: nothing is written".into())),
     };
     write!(std::io::stdout(), "{}", report::table::table(&report))?;

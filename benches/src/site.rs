@@ -14,14 +14,14 @@ use rustls_pki_types::pem::PemObject;
 use crate::load::{Failure, Target, tls_trusting};
 use crate::process;
 use crate::sample::Processes;
-use crate::stack::{Between, Settings, Stack, Upstream};
+use crate::stack::{Between, MOST_RELAYS, Settings, Stack, Upstream};
 
 const CULVERT_AUTHORIZATION: HeaderName = HeaderName::from_static("culvert-authorization");
 
 /// One way to the upstream.
 #[derive(Debug, Clone)]
 pub struct Way {
-    /// `culvert`, `hop` (through another relay) or `nginx`.
+    /// `culvert`, `connect` (the same by CONNECT), `hop` (through another relay) or `nginx`.
     pub name: &'static str,
     /// Whom to call.
     pub target: Target,
@@ -55,6 +55,25 @@ pub struct Site {
     pub stack: Option<Stack>,
     /// The folder of the programs, for further installations of ours.
     pub programs: Option<PathBuf>,
+}
+
+/// What an installation of ours has.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct Parts {
+    /// Relays of the installation; with several, calls are also made through one that passes them
+    /// on to the one which has the agent (`hop`).
+    #[arg(long, default_value_t = 1, value_parser = relays)]
+    pub relays: usize,
+    /// Also call by CONNECT, under the upstream's own name (`connect`).
+    #[arg(long)]
+    pub connect: bool,
+}
+
+/// A number of relays that an installation of ours can have.
+fn relays(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    let number = number.filter(|number| (1..=MOST_RELAYS).contains(number));
+    number.ok_or_else(|| format!("expected 1 to {MOST_RELAYS}"))
 }
 
 /// An installation that exists.
@@ -102,13 +121,13 @@ fn named_pid(text: &str) -> Result<(String, u32), String> {
 }
 
 impl Site {
-    /// Brings up an installation on loopback; the way through nginx is there if nginx is, and the one
-    /// through another relay if there are several `relays`.
+    /// Brings up an installation on loopback. The way through nginx is there if nginx is, the one
+    /// through another relay if there are several relays, and the one by CONNECT if it is asked for.
     pub async fn local(
         programs: &Path,
         between: Between<'_>,
         sessions: usize,
-        relays: usize,
+        Parts { relays, connect }: Parts,
     ) -> Result<Self, Failure> {
         let nginx = has_nginx();
         let settings = Settings {
@@ -126,6 +145,9 @@ impl Site {
             processes: processes(&stack, names),
         };
         let mut ways = vec![way("culvert", &stack.culvert, &["relay", "agent"])];
+        if connect {
+            ways.push(way("connect", &stack.bytes, &["relay", "agent"]));
+        }
         if let Some(hop) = &stack.hop {
             ways.push(way("hop", hop, &["relay", "relay-2", "agent"]));
         }
@@ -171,6 +193,7 @@ impl Site {
             host,
             headers,
             tls: trust(options.ca.as_deref())?,
+            proxy: None,
         };
         let mut watched: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for (name, pid) in &options.pid {
@@ -316,6 +339,7 @@ mod tests {
             host: String::new(),
             headers: HeaderMap::new(),
             tls: tls_trusting(roots).unwrap(),
+            proxy: None,
         };
         for (host, name) in [
             ("vc--acme.relay.example", "vc--acme.relay.example"),

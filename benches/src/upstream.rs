@@ -12,8 +12,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
@@ -23,6 +24,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::load::Failure;
+
+/// HTTP/2 in ALPN.
+const H2: &[u8] = b"h2";
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -45,10 +49,12 @@ pub async fn serve(options: &Options) -> Result<(), Failure> {
     let chain = CertificateDer::pem_file_iter(&options.certificate)?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(&options.private_key)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider)
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
+    // HTTP/2 is for callers that come by CONNECT: the agent and nginx ask for HTTP/1.1.
+    tls.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind(options.listen).await?;
     loop {
@@ -59,10 +65,16 @@ pub async fn serve(options: &Options) -> Result<(), Failure> {
             let tls = acceptor.accept(tcp).await?;
             let service =
                 service_fn(|request| async { Ok::<_, Infallible>(answer(request).await) });
-            hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(tls), service)
-                .with_upgrades()
-                .await?;
+            if tls.get_ref().1.alpn_protocol() == Some(H2) {
+                http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(tls), service)
+                    .await?;
+            } else {
+                http1::Builder::new()
+                    .serve_connection(TokioIo::new(tls), service)
+                    .with_upgrades()
+                    .await?;
+            }
             Ok::<_, Failure>(())
         });
     }

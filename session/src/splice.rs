@@ -2,8 +2,9 @@
 //!
 //! For calls that are no HTTP any more (WebSocket, CONNECT), on either side of the tunnel.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,8 +17,15 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::stream::{RecvStream, SendStream};
 
-/// Most bytes that are read from the connection at once, and held while the tunnel has no room.
+/// Bytes that are read from the connection at once, and held while the tunnel has no room.
 const PIECE: usize = 16 * 1024;
+
+/// The same where the last read has filled a piece: more is waiting.
+const LARGE_PIECE: usize = 64 * 1024;
+
+/// Pieces of the stream that are written at once, each of at most 16 KiB: a system call for each would
+/// be most of what a transfer costs.
+const TOGETHER: usize = 4;
 
 /// Why the two were parted before both directions had ended.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +56,8 @@ pub enum Moved {
 /// finishes the stream's half, and the other way round. Returns when both have ended, or as soon as
 /// either side breaks, or when nothing has moved for `idle`. `moved` is told of every piece.
 ///
-/// Holds at most 16 KiB and one piece of the stream's, and reads no further than they are taken.
+/// Holds at most 64 KiB of each direction, and reads no further than they are taken; next to nothing
+/// while the connection is idle.
 /// Cancel safe as far as the halves of the stream are dropped too, which cancels the call.
 pub async fn splice<IO>(
     send: &mut SendStream,
@@ -108,6 +117,8 @@ where
 #[derive(Default)]
 struct Inward {
     buffer: BytesMut,
+    /// The last read has filled what there was room for.
+    filled: bool,
     /// What the tunnel has not taken yet.
     piece: Bytes,
     ended: bool,
@@ -126,12 +137,19 @@ impl Inward {
                 let taken = ready!(send.poll_write_bytes(cx, &mut self.piece))?;
                 moved(Moved::In(taken));
             }
-            self.buffer.reserve(PIECE);
-            let read = ready!(pin!(io.read_buf(&mut self.buffer)).poll(cx))?;
+            let wanted = if self.filled { LARGE_PIECE } else { PIECE };
+            self.buffer.reserve(wanted);
+            let Poll::Ready(read) = pin!(io.read_buf(&mut self.buffer)).poll(cx) else {
+                self.buffer = BytesMut::new();
+                self.filled = false;
+                return Poll::Pending;
+            };
+            let read = read?;
             if read == 0 {
                 self.ended = true;
                 send.finish()?;
             }
+            self.filled = read >= wanted;
             self.piece = self.buffer.split().freeze();
         }
         Poll::Ready(Ok(()))
@@ -142,14 +160,44 @@ impl Inward {
 #[derive(Default)]
 struct Outward {
     /// What the connection has not taken yet.
-    piece: Bytes,
+    pieces: VecDeque<Bytes>,
     /// Written, but perhaps not under way.
     unflushed: bool,
     finished: bool,
+    /// Why nothing more comes, once what came before is written.
+    broken: Option<SpliceError>,
     ended: bool,
 }
 
 impl Outward {
+    /// Writes what it can of the pieces.
+    fn poll_write<IO: AsyncWrite>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: Pin<&mut IO>,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); TOGETHER];
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            *slice = IoSlice::new(piece);
+        }
+        let written = ready!(io.poll_write_vectored(cx, &slices[..self.pieces.len()]))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.unflushed = true;
+        let mut left = written;
+        while let Some(piece) = self.pieces.front_mut() {
+            let part = left.min(piece.len());
+            piece.advance(part);
+            left -= part;
+            if piece.has_remaining() {
+                break;
+            }
+            self.pieces.pop_front();
+        }
+        Poll::Ready(Ok(written))
+    }
+
     fn poll<IO: AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,
@@ -158,14 +206,29 @@ impl Outward {
         moved: &mut impl FnMut(Moved),
     ) -> Poll<Result<(), SpliceError>> {
         while !self.ended {
-            while self.piece.has_remaining() {
-                let written = ready!(io.as_mut().poll_write(cx, &self.piece))?;
-                if written == 0 {
-                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+            while self.pieces.len() < TOGETHER && !self.finished && self.broken.is_none() {
+                match recv.poll_item(cx) {
+                    Poll::Ready(Ok(Item::Data(data))) => self.pieces.push_back(data),
+                    Poll::Ready(Ok(Item::Finished)) => {
+                        self.finished = true;
+                        moved(Moved::OutEnd);
+                    }
+                    Poll::Ready(Ok(Item::Head(_))) => {
+                        let error = "a head where only bytes are expected";
+                        let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                        self.broken = Some(error.into());
+                    }
+                    Poll::Ready(Err(error)) => self.broken = Some(error.into()),
+                    Poll::Pending => break,
                 }
-                self.piece.advance(written);
-                self.unflushed = true;
+            }
+            if !self.pieces.is_empty() {
+                let written = ready!(self.poll_write(cx, io.as_mut()))?;
                 moved(Moved::Out(written));
+                continue;
+            }
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(Err(error));
             }
             if self.finished {
                 ready!(io.as_mut().poll_flush(cx))?;
@@ -174,26 +237,11 @@ impl Outward {
                 self.ended = true;
                 break;
             }
-            match recv.poll_item(cx) {
-                Poll::Ready(Ok(Item::Data(data))) => self.piece = data,
-                Poll::Ready(Ok(Item::Finished)) => {
-                    self.finished = true;
-                    moved(Moved::OutEnd);
-                }
-                Poll::Ready(Ok(Item::Head(_))) => {
-                    let error = "a head where only bytes are expected";
-                    let error = io::Error::new(io::ErrorKind::InvalidData, error);
-                    return Poll::Ready(Err(error.into()));
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                Poll::Pending => {
-                    if self.unflushed {
-                        ready!(io.as_mut().poll_flush(cx))?;
-                        self.unflushed = false;
-                    }
-                    return Poll::Pending;
-                }
+            if self.unflushed {
+                ready!(io.as_mut().poll_flush(cx))?;
+                self.unflushed = false;
             }
+            return Poll::Pending;
         }
         Poll::Ready(Ok(()))
     }

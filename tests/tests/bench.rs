@@ -27,13 +27,14 @@ fn text(output: &Output) -> String {
     format!("{out}\n{err}")
 }
 
-/// One short run gives a table, JSON and a page, with figures of both ways; two reports compare.
+/// One short run gives a table, JSON and a page, with figures of all ways; two reports compare.
 #[test]
-fn a_local_run_measures_both_ways_and_reports_in_every_form() {
+fn a_local_run_measures_all_ways_and_reports_in_every_form() {
     let folder = tempfile::tempdir().unwrap();
     let (json, html) = (folder.path().join("a.json"), folder.path().join("a.html"));
-    let output = bench(&["local", "--scenario", "calls-h2,websocket,connections"])
+    let output = bench(&["local", "--connect", "--scenario"])
         .args([
+            "calls-h2,websocket,connections",
             "--seconds",
             "1",
             "--rounds",
@@ -70,7 +71,7 @@ fn a_local_run_measures_both_ways_and_reports_in_every_form() {
     );
     for case in cases {
         let ways = case["ways"].as_array().unwrap();
-        assert_eq!(ways.len(), 2, "culvert and nginx: {case}");
+        assert_eq!(ways.len(), 3, "culvert, connect and nginx: {case}");
         for way in ways {
             let round = &way["rounds"][0];
             assert!(round["calls"].as_u64() > Some(0), "{}: {way}", case["name"]);

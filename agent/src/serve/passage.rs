@@ -237,6 +237,29 @@ impl AsyncWrite for Capped<'_> {
         written
     }
 
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if all > self.left {
+            // What is within the limit goes before the piece that is not.
+            let first = pieces.iter().find(|piece| !piece.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |piece| piece));
+        }
+        let written = Pin::new(&mut *self.tcp).poll_write_vectored(cx, pieces);
+        if let Poll::Ready(Ok(written)) = &written {
+            self.left -= *written as u64;
+            self.taken.note(*written, false);
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.tcp).poll_flush(cx)
     }

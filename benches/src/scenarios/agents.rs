@@ -17,7 +17,7 @@ use crate::idle::raise_file_limit;
 use crate::load::Failure;
 use crate::process;
 use crate::report::Value;
-use crate::site::{Site, Way};
+use crate::site::{Parts, Site, Way};
 use crate::stack::Between;
 use crate::suite::{Outcome, Suite};
 use crate::swarm::{Recruit, Swarm};
@@ -57,7 +57,13 @@ pub(super) async fn idle(suite: &mut Suite, scenario: Scenario) -> Result<(), Fa
         .programs
         .clone()
         .ok_or("it needs programs of ours")?;
-    let fresh = Site::local(&programs, Between::Nothing, suite.options.sessions, 1).await?;
+    let fresh = Site::local(
+        &programs,
+        Between::Nothing,
+        suite.options.sessions,
+        Parts::default(),
+    )
+    .await?;
     let used = std::mem::replace(&mut suite.site, fresh);
     let result = idle_on_fresh(suite, scenario).await;
     suite.site = used;

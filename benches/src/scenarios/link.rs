@@ -9,7 +9,7 @@ use crate::client::{Task, Version, Worker};
 use crate::drive::{Pace, drive};
 use crate::link::{Line, Link};
 use crate::load::Failure;
-use crate::site::Site;
+use crate::site::{Parts, Site};
 use crate::stack::Between;
 use crate::suite::{Outcome, Suite};
 
@@ -77,7 +77,7 @@ pub(super) async fn run(suite: &mut Suite, scenario: Scenario) -> Result<(), Fai
         delay: DELAY,
         ..Line::default()
     };
-    let linked = Site::local(&programs, Between::Line(usual), 0, 1).await?;
+    let linked = Site::local(&programs, Between::Line(usual), 0, Parts::default()).await?;
     // The installation on the line takes the other's place until the end.
     let plain = std::mem::replace(&mut suite.site, linked);
     let mut result = Ok(());

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderValue, Request, header};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
@@ -14,7 +13,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::Scenario;
-use crate::client::{Task, Version, Worker, secure};
+use crate::client::{Task, Version, Wire, Worker, secure};
 use crate::drive::{Bounds, Caller, Pace};
 use crate::load::{Failure, Refused, Target};
 use crate::record::Recorder;
@@ -32,7 +31,7 @@ const HELD: Duration = Duration::from_secs(2);
 pub(super) struct Echo {
     target: Target,
     path: String,
-    socket: Option<WebSocketStream<TlsStream<TcpStream>>>,
+    socket: Option<WebSocketStream<TlsStream<Wire>>>,
 }
 
 impl Echo {
@@ -44,7 +43,7 @@ impl Echo {
         }
     }
 
-    async fn open(&self) -> Result<WebSocketStream<TlsStream<TcpStream>>, Failure> {
+    async fn open(&self) -> Result<WebSocketStream<TlsStream<Wire>>, Failure> {
         let io = secure(&self.target, Version::Http1).await?;
         let host = &self.target.host;
         let mut request = Request::get(format!("wss://{host}{}", self.path)).body(())?;
@@ -58,7 +57,7 @@ impl Echo {
             HeaderValue::from_static("13"),
         );
         headers.insert(header::SEC_WEBSOCKET_KEY, generate_key().parse()?);
-        match client_async(request, io).await {
+        match Box::pin(client_async(request, io)).await {
             Ok((socket, _)) => Ok(socket),
             Err(Error::Http(answer)) => {
                 let status = answer.status();

@@ -97,7 +97,7 @@ pub(super) fn write(
          [oauth]\ngrant = \"client_credentials\"\ntoken_url = \"http://{}/token\"\n\
          client_id = \"agent\"\nclient_secret_file = \"secret\"\naudience = \"culvert\"\n\n\
          [[endpoint]]\nname = \"api\"\nupstream = \"https://localhost:{}\"\n\
-         ca = \"ca.pem\"\n\n[policy]\nfile = \"policy.toml\"\n",
+         ca = \"ca.pem\"\nmode = [\"http\", \"connect\"]\nconnect = [\"{NAME}:443\"]\n\n[policy]\nfile = \"policy.toml\"\n",
         at.issuer,
         at.upstream.port()
     );
@@ -128,10 +128,13 @@ fn relay(
     )
 }
 
+/// The upstream's own name, which callers may CONNECT to.
+pub(super) const NAME: &str = "api.bench";
+
 /// 100 rules, as a real policy has; the one that allows the bench's calls stands last.
 fn policy() -> String {
     let mut text = String::from("version = 1\n");
-    for number in 1..99 {
+    for number in 1..98 {
         text.push_str(&format!(
             "\n[[rule]]\nid = \"rule-{number}\"\naction = \"allow\"\nendpoint = [\"api\"]\n\
              method = [\"GET\", \"HEAD\"]\npath = [\"/api/v{number}/**\", \"/rest/{number}/*/vm\"]\n\
@@ -139,7 +142,9 @@ fn policy() -> String {
         ));
     }
     text.push_str(
-        "\n[[rule]]\nid = \"echo\"\naction = \"allow\"\nendpoint = [\"api\"]\n\
+        "\n[[rule]]\nid = \"bytes\"\naction = \"allow\"\nendpoint = [\"api\"]\n\
+         mode = [\"connect\"]\ncaller = [\"caller\"]\n\
+         \n[[rule]]\nid = \"echo\"\naction = \"allow\"\nendpoint = [\"api\"]\n\
          method = [\"GET\"]\npath = [\"/echo\"]\ncaller = [\"caller\"]\n\
          upgrade = [\"websocket\"]\n\
          \n[[rule]]\nid = \"bench\"\naction = \"allow\"\nendpoint = [\"api\"]\n\

@@ -33,6 +33,7 @@ pub(super) fn certificates(
         domain.to_owned(),
         format!("api--bench.{domain}"),
         super::cluster::NAME.to_owned(),
+        super::config::NAME.to_owned(),
     ];
     let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
     fs::write(folder.join("ca.pem"), ca_certificate.pem())?;

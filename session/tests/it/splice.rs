@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -223,4 +225,81 @@ async fn silence_in_both_directions_has_a_limit_and_a_byte_begins_it_anew() {
     );
     let (ended, _) = splice.await.unwrap();
     assert!(matches!(ended, Err(SpliceError::Idle(IDLE))), "{ended:?}");
+}
+
+/// Takes several pieces at once, and never a whole number of them.
+struct Gulps(DuplexStream, Arc<AtomicUsize>);
+
+impl AsyncRead for Gulps {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Gulps {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.1.fetch_max(pieces.len(), Ordering::Relaxed);
+        let mut all: Vec<u8> = pieces
+            .iter()
+            .flat_map(|piece| piece.iter().copied())
+            .collect();
+        all.truncate(20_011);
+        Pin::new(&mut self.0).poll_write(cx, &all)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pieces_that_are_written_together_arrive_in_order_and_whole() {
+    let (relay, mut agent) = pair().await;
+    let (mut near, far) = stream(&relay, &mut agent).await;
+    let (mut connection, io) = tokio::io::duplex(1 << 20);
+    let most = Arc::new(AtomicUsize::new(0));
+    let sent: Vec<u8> = (0..200_000u32).flat_map(u32::to_be_bytes).collect();
+    near.write_all(&sent[..150_000]).await.unwrap();
+    // All that is there is taken at once.
+    settle().await;
+    let splice = tie(far, Gulps(io, most.clone()));
+    let rest = sent[150_000..].to_vec();
+    let sending = tokio::spawn(async move {
+        near.write_all(&rest).await.unwrap();
+        near.shutdown().await.unwrap();
+        near
+    });
+    let mut received = Vec::new();
+    soon(connection.read_to_end(&mut received)).await.unwrap();
+    assert!(received == sent, "{} of {}", received.len(), sent.len());
+    assert!((2..=4).contains(&most.load(Ordering::Relaxed)), "{most:?}");
+    drop(connection);
+    let _near = sending.await.unwrap();
+    let (ended, moved) = soon(splice).await.unwrap();
+    ended.unwrap();
+    assert_eq!(moved, [sent.len(), 0]);
 }
