@@ -132,7 +132,11 @@ pub(super) async fn storm(suite: &mut Suite, scenario: Scenario) -> Result<(), F
         agents.spawn(stay(recruit, presence.clone()));
     }
     for _ in suite.rounds() {
-        all_here(&mut seen, count).await?;
+        let stop = suite.stop.clone();
+        tokio::select! {
+            here = all_here(&mut seen, count) => here?,
+            () = stop.cancelled() => break,
+        }
         let (seen, point) = (&mut seen, &point);
         suite
             .measure(&case, &way, PATIENCE, async |recorder, bounds| {
