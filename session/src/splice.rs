@@ -20,11 +20,11 @@ use crate::stream::{RecvStream, SendStream};
 /// Bytes that are read from the connection at once, and held while the tunnel has no room.
 const PIECE: usize = 16 * 1024;
 
-/// The same where the last read has filled a piece: more is waiting.
+/// The same where the last read has filled a piece: more is waiting. Pieces of the stream are gathered
+/// until there are so many bytes of them: a system call for each would be most of what a transfer costs.
 const LARGE_PIECE: usize = 64 * 1024;
 
-/// Pieces of the stream that are written at once, each of at most 16 KiB: a system call for each would
-/// be most of what a transfer costs.
+/// Most pieces of the stream that are written at once. Peers of ours send 16 KiB in each.
 const TOGETHER: usize = 4;
 
 /// Why the two were parted before both directions had ended.
@@ -56,8 +56,8 @@ pub enum Moved {
 /// finishes the stream's half, and the other way round. Returns when both have ended, or as soon as
 /// either side breaks, or when nothing has moved for `idle`. `moved` is told of every piece.
 ///
-/// Holds at most 64 KiB of each direction, and reads no further than they are taken; next to nothing
-/// while the connection is idle.
+/// Holds at most 64 KiB of the connection's, and of the stream's 64 KiB and one piece, and reads no
+/// further than they are taken; next to nothing while the connection is idle.
 /// Cancel safe as far as the halves of the stream are dropped too, which cancels the call.
 pub async fn splice<IO>(
     send: &mut SendStream,
@@ -170,6 +170,12 @@ struct Outward {
 }
 
 impl Outward {
+    /// Whether one more piece may be gathered.
+    fn has_room(&self) -> bool {
+        let bytes: usize = self.pieces.iter().map(Bytes::len).sum();
+        self.pieces.len() < TOGETHER && bytes < LARGE_PIECE
+    }
+
     /// Writes what it can of the pieces.
     fn poll_write<IO: AsyncWrite>(
         &mut self,
@@ -206,7 +212,7 @@ impl Outward {
         moved: &mut impl FnMut(Moved),
     ) -> Poll<Result<(), SpliceError>> {
         while !self.ended {
-            while self.pieces.len() < TOGETHER && !self.finished && self.broken.is_none() {
+            while self.has_room() && !self.finished && self.broken.is_none() {
                 match recv.poll_item(cx) {
                     Poll::Ready(Ok(Item::Data(data))) => self.pieces.push_back(data),
                     Poll::Ready(Ok(Item::Finished)) => {
