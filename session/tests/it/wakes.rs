@@ -12,7 +12,7 @@ use culvert_proto::control::Control;
 use culvert_proto::limits::Limits;
 use culvert_proto::mux::{Item, Side};
 use culvert_session::{SessionEvent, WebSocketIo};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncWrite, DuplexStream, WriteHalf, join};
 use tokio::time::Instant;
 
 use crate::support::{End, WINDOW, config, config_with, connection, settle, stream};
@@ -27,17 +27,7 @@ enum Flush {
 
 type Script = Arc<Mutex<VecDeque<Flush>>>;
 
-struct Scripted(DuplexStream, Script);
-
-impl AsyncRead for Scripted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, out)
-    }
-}
+struct Scripted(WriteHalf<DuplexStream>, Script);
 
 impl AsyncWrite for Scripted {
     fn poll_write(
@@ -67,7 +57,8 @@ impl AsyncWrite for Scripted {
 async fn work_that_comes_while_a_full_socket_empties_is_not_left_lying() {
     let (near, far) = connection();
     let script = Script::default();
-    let near = WebSocketIo::dialer(Scripted(near, script.clone()), vec![]);
+    let (read, write) = tokio::io::split(near);
+    let near = WebSocketIo::dialer(join(read, Scripted(write, script.clone())), vec![]);
     let agent = End::over(near, config(Side::Dialer));
     let mut relay = End::over(WebSocketIo::acceptor(far), config(Side::Acceptor));
     agent.session.ready().await.unwrap();
