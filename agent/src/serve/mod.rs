@@ -154,9 +154,14 @@ impl Serving {
     pub(crate) async fn serve(self: Arc<Self>, mut incoming: Incoming, node: Arc<str>) {
         while let Some((head, stream)) = incoming.accept().await {
             let exchange = exchange::run(self.clone(), head, stream, node.clone());
-            // In a box: a task's future is moved many times before it runs, and thrice after.
-            self.calls.spawn(Box::pin(exchange));
+            self.spawn(exchange);
         }
+    }
+
+    /// Carries a call in a task of its own, which a drain waits for.
+    pub(crate) fn spawn(&self, call: impl Future<Output = ()> + Send + 'static) {
+        // In a box: a task's future is moved many times before it runs, and thrice after.
+        self.calls.spawn(Box::pin(call));
     }
 
     /// The upstream of an endpoint.

@@ -209,6 +209,16 @@ struct Capped<'t> {
     taken: Arc<Progress>,
 }
 
+impl Capped<'_> {
+    fn on_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = &written {
+            self.left -= *written as u64;
+            self.taken.note(*written, false);
+        }
+        written
+    }
+}
+
 impl AsyncRead for Capped<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -230,11 +240,7 @@ impl AsyncWrite for Capped<'_> {
             return Poll::Ready(Err(error));
         }
         let written = Pin::new(&mut *self.tcp).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(written)) = &written {
-            self.left -= *written as u64;
-            self.taken.note(*written, false);
-        }
-        written
+        self.on_write(written)
     }
 
     fn poll_write_vectored(
@@ -249,11 +255,7 @@ impl AsyncWrite for Capped<'_> {
             return self.poll_write(cx, first.map_or(&[], |piece| piece));
         }
         let written = Pin::new(&mut *self.tcp).poll_write_vectored(cx, pieces);
-        if let Poll::Ready(Ok(written)) = &written {
-            self.left -= *written as u64;
-            self.taken.note(*written, false);
-        }
-        written
+        self.on_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {

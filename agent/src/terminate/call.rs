@@ -154,7 +154,7 @@ impl Inside {
         let from = FromCaller::Inside(Box::new(upload));
         let serving = self.serving.clone();
         let exchange = run_inside(serving, (call, message), (to, from), self.node.clone());
-        self.serving.calls().spawn(exchange);
+        self.serving.spawn(exchange);
         Ok(Underway {
             receiver,
             switch: asked.zip(on_upgrade),
