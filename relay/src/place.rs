@@ -37,6 +37,16 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The runtime that carries it: work that has much to do with it costs least there.
+    pub(crate) fn runtime(&self) -> Option<Handle> {
+        match self {
+            Self::Here(session) => session.runtime().cloned(),
+            Self::There(link) => link.session()?.runtime().cloned(),
+        }
+    }
+}
+
 impl Target for Place {
     fn is_closing(&self) -> bool {
         let closing = |session: &Session| !session.is_open() || session.is_draining();
@@ -60,13 +70,8 @@ impl Target for Place {
     }
 
     fn is_near(&self) -> bool {
-        let Ok(thread) = Handle::try_current() else {
-            return false;
-        };
-        let is_near = |session: &Session| session.runtime().is_some_and(|r| r.id() == thread.id());
-        match self {
-            Self::Here(session) => is_near(session),
-            Self::There(link) => link.session().is_some_and(|session| is_near(&session)),
-        }
+        let runs_here =
+            |carrier: Handle| Handle::try_current().is_ok_and(|h| h.id() == carrier.id());
+        self.runtime().is_some_and(runs_here)
     }
 }

@@ -25,12 +25,12 @@ fn burden<S: Target>(served: &Served<S>) -> usize {
 /// Two at random, the one with less to do. Where one of them takes no calls, any that does.
 pub(super) fn choose<S: Target>(sessions: &[Served<S>]) -> Option<&Served<S>> {
     let count = sessions.len();
-    if count == 0 {
-        return None;
+    if count < 2 {
+        return sessions.first().filter(|only| !only.session.is_closing());
     }
     let first = fastrand::usize(..count);
     // Another one: as far from the first as chance will have it, but not all the way around.
-    let second = (first + fastrand::usize(1..count.max(2))) % count;
+    let second = (first + fastrand::usize(1..count)) % count;
     let (one, other) = (&sessions[first], &sessions[second]);
     match (one.session.is_closing(), other.session.is_closing()) {
         (false, false) if burden(other) < burden(one) => Some(other),

@@ -20,7 +20,6 @@ use super::record::CallRecord;
 use super::route::{Destination, Endpoint};
 use crate::directory::Lookup;
 use crate::listener::{Peer, Transport};
-use crate::place::Place;
 
 /// How long a credential may still be verified when the time for it is over.
 const LAST_WORD: Duration = Duration::from_secs(5);
@@ -34,8 +33,7 @@ impl Edge {
             return None;
         };
         match self.directory.lookup(&tenant, &name) {
-            Lookup::Session(Place::Here(session), _) => session.runtime().cloned(),
-            Lookup::Session(Place::There(link), _) => link.session()?.runtime().cloned(),
+            Lookup::Session(place, _) => place.runtime(),
             _ => None,
         }
     }
