@@ -1,4 +1,4 @@
-//! Events as lines, in the forms of `tracing-subscriber`, in a tenth of the time: there is one a
+//! Events as lines, in the forms of `tracing-subscriber`, in a third of the time: there is one a
 //! call. Text: `TIME LEVEL TARGET: MESSAGE KEY=VALUE ...`; JSON: `timestamp`, `level`, `fields` and
 //! `target`. There are no spans.
 //!
@@ -115,9 +115,7 @@ impl Visit for TextFields<'_> {
             line.push_str(value);
             escape(line, start);
         } else if is_plain(value) {
-            line.push('"');
-            line.push_str(value);
-            line.push('"');
+            push_quoted(line, value);
         } else {
             let result = write!(line, "{value:?}");
             self.result = self.result.and(result);
@@ -125,13 +123,11 @@ impl Visit for TextFields<'_> {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        let mut digits = itoa::Buffer::new();
-        self.begin(field).push_str(digits.format(value));
+        push_digits(self.begin(field), value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        let mut digits = itoa::Buffer::new();
-        self.begin(field).push_str(digits.format(value));
+        push_digits(self.begin(field), value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
@@ -146,6 +142,17 @@ impl Visit for TextFields<'_> {
         escape(line, start);
         self.result = self.result.and(result);
     }
+}
+
+fn push_digits(line: &mut String, number: impl itoa::Integer) {
+    line.push_str(itoa::Buffer::new().format(number));
+}
+
+/// What is [plain](is_plain), in quotes.
+fn push_quoted(line: &mut String, plain: &str) {
+    line.push('"');
+    line.push_str(plain);
+    line.push('"');
 }
 
 /// Printable ASCII that `Debug` writes as it is.
@@ -220,23 +227,18 @@ impl JsonFields<'_> {
 impl Visit for JsonFields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if is_plain(value) {
-            let line = self.begin(field);
-            line.push('"');
-            line.push_str(value);
-            line.push('"');
+            push_quoted(self.begin(field), value);
         } else {
             self.field(field, serde_json::Value::from(value));
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        let mut digits = itoa::Buffer::new();
-        self.begin(field).push_str(digits.format(value));
+        push_digits(self.begin(field), value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        let mut digits = itoa::Buffer::new();
-        self.begin(field).push_str(digits.format(value));
+        push_digits(self.begin(field), value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
