@@ -6,7 +6,7 @@ use std::fmt;
 use crate::hex;
 
 /// Bytes of `00-TRACE-PARENT-FLAGS`.
-pub const LENGTH: usize = 55;
+const LENGTH: usize = 55;
 
 /// The id of a trace: 16 bytes, not all of them 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
