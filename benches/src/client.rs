@@ -72,10 +72,7 @@ async fn through(
     let connector = TlsConnector::from(target.tls.clone());
     let name = ServerName::try_from(proxy.name.clone())?;
     let mut io = connector.connect(name, tcp).await?;
-    let host = match target.host.contains(':') {
-        true => target.host.clone(),
-        false => format!("{}:443", target.host),
-    };
+    let host = target.authority()?;
     let mut request = format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
     request.extend_from_slice(b"Proxy-Authorization: ");
     request.extend_from_slice(proxy.credential.as_bytes());

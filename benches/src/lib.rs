@@ -9,7 +9,8 @@
 //!   callers of [`client`] and the [`upstream`] answers them, [`record`] and [`sample`] see what
 //!   happens, [`progress`] shows it and [`report`] keeps it; [`compare`] reads two of them.
 //! - The other subcommands are in [`startline`], [`mod@line`], [`beside`], [`trouble`], [`lossy`],
-//!   [`neighbour`] (with load in the [`background`]) and [`idle`]; `benches/README.md` says what each measures and why.
+//!   [`neighbour`] (with load in the [`background`]) and [`idle`]; `benches/README.md` says what each
+//!   measures and why.
 
 pub mod background;
 pub mod beside;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream;
 use hdrhistogram::Histogram;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -72,12 +73,22 @@ pub struct Proxy {
     pub credential: HeaderValue,
 }
 
+/// The field of a caller's token.
+pub const CULVERT_AUTHORIZATION: HeaderName = HeaderName::from_static("culvert-authorization");
+
 impl Target {
     /// The name that the certificate must have.
     pub fn name(&self) -> Result<ServerName<'static>, Failure> {
-        let authority: http::uri::Authority = self.host.parse()?;
+        let authority: Authority = self.host.parse()?;
         let name = authority.host().trim_matches(['[', ']']);
         Ok(ServerName::try_from(name.to_owned())?)
+    }
+
+    /// The name with the port, always: what a CONNECT asks for.
+    pub fn authority(&self) -> Result<String, Failure> {
+        let authority: Authority = self.host.parse()?;
+        let port = authority.port_u16().unwrap_or(443);
+        Ok(format!("{}:{port}", authority.host()))
     }
 }
 

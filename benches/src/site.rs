@@ -11,12 +11,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::load::{Failure, Target, tls_trusting};
+use crate::load::{CULVERT_AUTHORIZATION, Failure, Target, tls_trusting};
 use crate::process;
 use crate::sample::Processes;
 use crate::stack::{Between, MOST_RELAYS, Settings, Stack, Upstream};
-
-const CULVERT_AUTHORIZATION: HeaderName = HeaderName::from_static("culvert-authorization");
 
 /// One way to the upstream.
 #[derive(Debug, Clone)]
@@ -237,22 +235,24 @@ async fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
     first.ok_or_else(|| format!("{host}: it has no address").into())
 }
 
+/// The text of the file that an option names.
+fn read(option: &str, path: &Path) -> Result<String, Failure> {
+    let shown = path.display();
+    fs::read_to_string(path).map_err(|error| format!("{option} {shown}: {error}").into())
+}
+
 /// The credential in a file. No error shows what it could not read.
 fn bearer(path: &Path) -> Result<HeaderValue, Failure> {
-    let shown = path.display();
-    let token =
-        fs::read_to_string(path).map_err(|error| format!("--token-file {shown}: {error}"))?;
+    let token = read("--token-file", path)?;
     let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-        .map_err(|_| format!("--token-file {shown}: this is no token"))?;
+        .map_err(|_| format!("--token-file {}: this is no token", path.display()))?;
     bearer.set_sensitive(true);
     Ok(bearer)
 }
 
 /// The headers in a file, one a line, as curl reads them.
 fn read_headers(path: &Path) -> Result<HeaderMap, Failure> {
-    let shown = path.display();
-    let text =
-        fs::read_to_string(path).map_err(|error| format!("--headers-file {shown}: {error}"))?;
+    let text = read("--headers-file", path)?;
     let mut headers = HeaderMap::new();
     for (number, line) in (1..).zip(text.lines()) {
         if line.trim().is_empty() {
@@ -263,6 +263,7 @@ fn read_headers(path: &Path) -> Result<HeaderMap, Failure> {
             Some((name, HeaderValue::try_from(value.trim()).ok()?))
         });
         let (name, mut value) = field.ok_or_else(|| {
+            let shown = path.display();
             format!("--headers-file {shown}, line {number}: expected NAME: VALUE")
         })?;
         value.set_sensitive(true);
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_asks_for_the_name_without_the_port() {
+    fn tls_asks_for_the_name_without_the_port_and_a_connect_for_both() {
         let roots = rustls::RootCertStore::empty();
         let mut target = Target {
             address: ([127, 0, 0, 1], 443).into(),
@@ -341,13 +342,23 @@ mod tests {
             tls: tls_trusting(roots).unwrap(),
             proxy: None,
         };
-        for (host, name) in [
-            ("vc--acme.relay.example", "vc--acme.relay.example"),
-            ("vc--acme.relay.example:8443", "vc--acme.relay.example"),
-            ("[::1]:8443", "::1"),
+        for (host, name, authority) in [
+            (
+                "vc.relay.example",
+                "vc.relay.example",
+                "vc.relay.example:443",
+            ),
+            (
+                "vc.relay.example:8443",
+                "vc.relay.example",
+                "vc.relay.example:8443",
+            ),
+            ("[::1]:8443", "::1", "[::1]:8443"),
+            ("[::1]", "::1", "[::1]:443"),
         ] {
             host.clone_into(&mut target.host);
             assert_eq!(target.name().unwrap().to_str(), name);
+            assert_eq!(target.authority().unwrap(), authority);
         }
     }
 

@@ -24,7 +24,7 @@ use self::config::Addresses;
 pub use self::files::FILES;
 use crate::lab::Lab;
 use crate::link::{Line, Link};
-use crate::load::{self, Failure, Proxy, Target};
+use crate::load::{self, CULVERT_AUTHORIZATION, Failure, Proxy, Target};
 use crate::process;
 use crate::sink;
 use crate::token;
@@ -181,7 +181,7 @@ impl Stack {
         let bearer = format!("Bearer {}", keys.sign("bench", "caller", "culvert:call")?);
         let mut bearer = HeaderValue::from_str(&bearer)?;
         // Not marked as sensitive: HTTP/2 would not index it, as it does for most callers.
-        headers.insert("culvert-authorization", bearer.clone());
+        headers.insert(CULVERT_AUTHORIZATION, bearer.clone());
         bearer.set_sensitive(true);
         let tls = files::client_tls(&ca)?;
         let target = |address, host, headers| Target {

@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use crate::load::{Failure, Refused};
+use crate::load::{CULVERT_AUTHORIZATION, Failure, Refused};
 use crate::stack::Stack;
 
 /// Dials at once.
@@ -294,7 +294,7 @@ impl Caller {
         let request = Request::builder()
             .method(method)
             .uri(format!("https://e{number}--t{tenant}.localhost{path}"))
-            .header("culvert-authorization", &self.tokens[tenant])
+            .header(CULVERT_AUTHORIZATION, &self.tokens[tenant])
             .body(Full::new(body))?;
         self.send.ready().await?;
         let response = self.send.send_request(request).await?;

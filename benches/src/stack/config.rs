@@ -97,7 +97,8 @@ pub(super) fn write(
          [oauth]\ngrant = \"client_credentials\"\ntoken_url = \"http://{}/token\"\n\
          client_id = \"agent\"\nclient_secret_file = \"secret\"\naudience = \"culvert\"\n\n\
          [[endpoint]]\nname = \"api\"\nupstream = \"https://localhost:{}\"\n\
-         ca = \"ca.pem\"\nmode = [\"http\", \"connect\"]\nconnect = [\"{NAME}:443\"]\n\n[policy]\nfile = \"policy.toml\"\n",
+         ca = \"ca.pem\"\nmode = [\"http\", \"connect\"]\nconnect = [\"{NAME}:443\"]\n\n\
+         [policy]\nfile = \"policy.toml\"\n",
         at.issuer,
         at.upstream.port()
     );
