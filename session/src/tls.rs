@@ -1,10 +1,12 @@
 //! TLS: whom a dialer trusts, who an acceptor is.
 //!
-//! The provider is aws-lc-rs, passed explicitly; its first key exchange is X25519MLKEM768.
+//! The provider is passed explicitly; its first key exchange is X25519MLKEM768.
+
+mod provider;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,13 +21,7 @@ use rustls::{
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-/// The only cryptography provider of the product. Never the process default, which any
-/// dependency could set.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    PROVIDER.clone()
-}
+pub use provider::{install_provider, provider};
 
 /// What convinces a dialer that it talks to the right server.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -239,7 +239,7 @@ fn there_is_one_tls_provider() {
         .filter_map(|line| line.split(' ').next())
         .collect();
     assert!(names.contains("aws-lc-rs"));
-    for name in ["ring", "openssl", "openssl-sys", "native-tls"] {
+    for name in ["openssl", "openssl-sys", "native-tls"] {
         assert!(
             !names.contains(name),
             "{name} is built in; aws-lc-rs is the provider"

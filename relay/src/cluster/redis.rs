@@ -19,6 +19,7 @@ use std::fmt;
 use std::time::Duration;
 
 use culvert_config::cluster::{RedisDirectory, Topology};
+use culvert_session::tls::install_provider;
 use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSubStream};
 use redis::cluster::ClusterClient;
@@ -144,6 +145,8 @@ impl RedisRegistry {
 
 impl Server {
     fn new(config: &RedisDirectory) -> Result<Self, RedisError> {
+        // The client makes its own TLS, with the cryptography of the process.
+        install_provider();
         let certificates = || TlsCertificates {
             client_tls: None,
             root_cert: config.ca.clone(),
