@@ -121,9 +121,12 @@ impl Named {
     }
 }
 
+/// Fields that a message gets on its way: `Via`, `Culvert-Call`, its length. There is room for them at once.
+const ADDED: usize = 4;
+
 /// `headers` without the fields that `drop` picks.
 fn without(headers: HeaderMap, mut drop: impl FnMut(&str) -> bool) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(headers.len());
+    let mut kept = HeaderMap::with_capacity(headers.len() + ADDED);
     let mut current: Option<HeaderName> = None;
     for (name, value) in headers {
         if let Some(name) = name {
