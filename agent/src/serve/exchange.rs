@@ -33,7 +33,7 @@ use crate::upstream::{
 };
 
 /// Serves what came on a stream of the tunnel, and writes its line in the audit log.
-pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, node: Arc<str>) {
+pub(super) async fn run(serving: &Arc<Serving>, head: CallHead, stream: Stream, node: &Arc<str>) {
     let (mut call, message) = Call::of(head);
     let verified = match &serving.callers {
         None => Ok(()),
@@ -42,11 +42,11 @@ pub(super) async fn run(serving: Arc<Serving>, head: CallHead, stream: Stream, n
             .await
             .map(|principal| call.caller = principal),
     };
-    let mut record = Record::open(&call, &serving.accounts, &node, &message.headers);
+    let mut record = Record::open(&call, &serving.accounts, node, &message.headers);
     let exchange = Exchange {
-        serving: &serving,
+        serving,
         call: &call,
-        node: &node,
+        node,
     };
     let (mut send, mut recv) = stream.split();
     if let Err(unverified) = verified {

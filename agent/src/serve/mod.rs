@@ -1,5 +1,6 @@
 //! Serving calls: streams come in, each is decided on, forwarded and accounted for.
 //!
+//! * `hands`: the tasks that carry calls;
 //! * `callers`: who calls, where the relay's word is not taken;
 //! * `call`: what is known of a call, and what the relay ought to have checked;
 //! * `caller`: the caller's side of it, through the tunnel or within TLS that ends here;
@@ -21,6 +22,7 @@ mod callers;
 mod decide;
 mod exchange;
 mod failure;
+mod hands;
 mod hello;
 mod hosting;
 mod leash;
@@ -51,6 +53,7 @@ pub(crate) use self::call::{Call, Message};
 pub(crate) use self::caller::{FromCaller, ToCaller};
 pub(crate) use self::callers::CallerChecks;
 pub(crate) use self::exchange::{note_refused, run_inside};
+use self::hands::Hands;
 pub(crate) use self::hello::UNRECOGNIZED_NAME;
 use self::translate::LocalNames;
 use crate::policy::ActivePolicy;
@@ -149,12 +152,12 @@ impl Serving {
         Self { callers, ..self }
     }
 
-    /// Takes calls from a session until it is over, a task for each. How many there can be at
+    /// Takes calls from a session until it is over, each in a task. How many there can be at
     /// once is the session's own limit.
     pub(crate) async fn serve(self: Arc<Self>, mut incoming: Incoming, node: Arc<str>) {
+        let hands = Hands::new(self, node);
         while let Some((head, stream)) = incoming.accept().await {
-            let exchange = exchange::run(self.clone(), head, stream, node.clone());
-            self.spawn(exchange);
+            hands.carry(head, stream);
         }
     }
 

@@ -4,6 +4,7 @@ mod audit;
 mod bodies;
 mod callers;
 mod endings;
+mod hands;
 mod heads;
 mod http2;
 mod interim;
