@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
+    /// The folder of the relay and agent that are measured; without it, that of this program.
+    #[arg(long, global = true)]
+    programs: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -221,8 +224,13 @@ fn share(percent: f64) -> Result<f64, Failure> {
 #[tokio::main]
 async fn main() -> ExitCode {
     // What a scenario has made goes when it is dropped, wherever it is.
-    let result = match Cli::parse().command {
-        Command::Local { parts, options } => local(parts, options).await,
+    let Cli {
+        programs: folder,
+        command,
+    } = Cli::parse();
+    let folder = folder.as_deref();
+    let result = match command {
+        Command::Local { parts, options } => local(folder, parts, options).await,
         Command::Run { remote, options } => existing(&remote, options).await,
         Command::Compare {
             before,
@@ -238,7 +246,7 @@ async fn main() -> ExitCode {
         }
         other => {
             tokio::select! {
-                result = run(other) => result.map(|()| true),
+                result = run(folder, other) => result.map(|()| true),
                 result = interrupted() => result.and(Err("interrupted".into())),
             }
         }
@@ -264,10 +272,15 @@ async fn interrupted() -> Result<(), Failure> {
 }
 
 /// Measures an installation of our own. `false`: something could not be measured.
-async fn local(parts: Parts, options: suite::Options) -> Result<bool, Failure> {
+async fn local(
+    folder: Option<&Path>,
+    parts: Parts,
+    options: suite::Options,
+) -> Result<bool, Failure> {
     // Each session of an agent may be a process's file.
     let sessions = options.sessions;
-    let site = async move { Site::local(&programs()?, Between::Nothing, sessions, parts).await };
+    let site =
+        async move { Site::local(&programs(folder)?, Between::Nothing, sessions, parts).await };
     measure(options, None, Box::pin(site)).await
 }
 
@@ -328,9 +341,9 @@ fn compare(
     Ok(!comparison.got_worse())
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
+async fn run(folder: Option<&Path>, command: Command) -> Result<(), Failure> {
     let out = &mut std::io::stdout();
-    let programs = programs()?;
+    let programs = programs(folder)?;
     match command {
         Command::Local { .. }
         | Command::Run { .. }

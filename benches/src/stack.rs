@@ -391,14 +391,16 @@ fn free_ports<const N: usize>() -> Result<[u16; N], Failure> {
     ports.try_into().map_err(|_| "no free ports".into())
 }
 
-/// Where `cargo build` put the programs: beside this one.
-pub fn programs() -> Result<PathBuf, Failure> {
+/// Where relay and agent are: in this folder, or else where `cargo build` puts them, beside this program.
+pub fn programs(folder: Option<&Path>) -> Result<PathBuf, Failure> {
     let own = std::env::current_exe()?;
-    let folder = own.parent().ok_or("this program lies in no folder")?;
+    let folder = folder.or(own.parent());
+    let folder = folder.ok_or("this program lies in no folder")?;
     for program in ["culvert-relay", "culvert-agent"] {
         if !folder.join(program).exists() {
             return Err(format!(
-                "{program} is not in {}; build it with the same profile: cargo build --release",
+                "{program} is not in {}; build it with the same profile (cargo build --release), or say \
+                 where it is: --programs FOLDER",
                 folder.display()
             )
             .into());
