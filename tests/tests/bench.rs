@@ -166,3 +166,15 @@ fn a_run_measures_an_installation_that_exists() {
     }
     assert!(nginx.access_log().contains("GET /api/x"));
 }
+
+/// Who names a folder learns that the programs are not there, and how to get them.
+#[test]
+fn a_folder_without_the_programs_is_said_to_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = folder.path().to_str().unwrap();
+    let output = bench(&["--programs", named, "local"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("culvert-relay is not in"), "{said}");
+    assert!(said.contains("--programs FOLDER"), "{said}");
+}
