@@ -28,6 +28,10 @@ find_profdata() {
 }
 
 if ! profdata=$(find_profdata); then
+    if ! command -v apt-get >/dev/null; then
+        echo "$0: there is no llvm-profdata: rustup component add llvm-tools, or LLVM 19 or newer" >&2
+        exit 1
+    fi
     as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
     echo "Installing llvm-19"
     as_root apt-get update -qq
