@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use culvert_proto::head::CallHead;
 use culvert_session::Stream;
 use tokio::sync::mpsc;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Serving;
 use super::exchange;
@@ -24,6 +25,8 @@ type Hand = mpsc::Sender<Work>;
 struct Work {
     head: CallHead,
     stream: Stream,
+    /// Counts among the calls that a drain waits for, from here to its end.
+    counted: TaskTrackerToken,
     /// The way to the task itself, for it to give back.
     hand: Hand,
 }
@@ -56,7 +59,12 @@ impl Hands {
         // Never full: it has one place, and the task waits. Never closed: it waits as long as there is this
         // way to it; and if the runtime has ended it, nothing is carried any more.
         let way = hand.clone();
-        let _ = way.try_send(Work { head, stream, hand });
+        let _ = way.try_send(Work {
+            head,
+            stream,
+            counted: self.serving.calls.token(),
+            hand,
+        });
     }
 
     fn start(&self) -> Hand {
@@ -64,10 +72,15 @@ impl Hands {
         let (serving, node) = (self.serving.clone(), self.node.clone());
         let idle = Arc::downgrade(&self.idle);
         let task = async move {
-            while let Some(Work { head, stream, hand }) = work.recv().await {
-                let call = serving.calls.token();
+            while let Some(Work {
+                head,
+                stream,
+                counted,
+                hand,
+            }) = work.recv().await
+            {
                 exchange::run(&serving, head, stream, &node).await;
-                drop(call);
+                drop(counted);
                 if !wait_for_another(&idle, hand) {
                     break;
                 }

@@ -37,3 +37,13 @@ async fn a_task_carries_one_call_after_the_other_and_ends_with_its_session() {
     }
     panic!("{} tasks are left", tasks() + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_counts_for_a_drain_before_its_task_has_begun() {
+    let tunnel = Tunnel::new(POLICY).await;
+    let hands = Hands::new(tunnel.serving.clone(), "relay-1".into());
+    let other = Tunnel::new(POLICY).await;
+    let stream = other.call(&get("/other"), "");
+    hands.carry(get("/other"), stream);
+    assert_eq!(tunnel.serving.calls().len(), 1);
+}
