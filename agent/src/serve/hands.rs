@@ -81,9 +81,8 @@ impl Hands {
             {
                 exchange::run(&serving, head, stream, &node).await;
                 drop(counted);
-                if !wait_for_another(&idle, hand) {
-                    break;
-                }
+                // Unless it is kept there, nobody has the way to this task any more, and it ends.
+                keep(&idle, hand);
             }
         };
         // In a box: a task's future is moved many times before it runs.
@@ -93,16 +92,13 @@ impl Hands {
 }
 
 /// Puts a task among those that wait, unless there are enough or the session is over.
-fn wait_for_another(idle: &Weak<Idle>, hand: Hand) -> bool {
-    let Some(idle) = idle.upgrade() else {
-        return false;
-    };
-    let mut idle = lock(&idle);
-    let kept = idle.len() < KEPT;
-    if kept {
-        idle.push(hand);
+fn keep(idle: &Weak<Idle>, hand: Hand) {
+    if let Some(idle) = idle.upgrade() {
+        let mut idle = lock(&idle);
+        if idle.len() < KEPT {
+            idle.push(hand);
+        }
     }
-    kept
 }
 
 /// Nothing that is done under the lock can panic.
