@@ -23,6 +23,11 @@ const LOOK: Duration = Duration::from_millis(200);
 /// A worker that was busy for more than this share of the time gets only what it has to take.
 const BUSY: f64 = 0.7;
 
+/// Sockets that a worker attends to before it turns to the tasks that those have woken. What they have
+/// to send leaves together; more at once would save nothing, and whoever waits for it has nothing to do
+/// until then.
+const EVENTS: usize = 16;
+
 /// The workers of a process. Dropped, they stop where they are.
 #[derive(Debug)]
 pub struct Workers {
@@ -74,7 +79,10 @@ impl Workers {
         let mut handles = Vec::new();
         let mut lives = Vec::new();
         for number in 0..count.max(1) {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .max_io_events_per_tick(EVENTS)
+                .build()?;
             let (life, over) = oneshot::channel::<()>();
             handles.push(runtime.handle().clone());
             lives.push(life);
@@ -133,6 +141,11 @@ pub fn processors() -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -180,6 +193,46 @@ mod tests {
         assert!(workers.has_room(&idle));
         let other = Workers::start(1).unwrap();
         assert!(!workers.has_room(other.next()));
+    }
+
+    #[test]
+    fn what_the_first_sockets_woke_is_done_before_the_last_ones_are_attended_to() {
+        let workers = Workers::start(1).unwrap();
+        let worker = workers.next();
+        let (woken, first_look) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let mut near = Vec::new();
+        let reading: Vec<_> = (0..4 * EVENTS)
+            .map(|_| {
+                let (here, there) = UnixStream::pair().unwrap();
+                there.set_nonblocking(true).unwrap();
+                near.push(here);
+                let (woken, first_look) = (woken.clone(), first_look.clone());
+                worker.spawn(async move {
+                    let there = tokio::net::UnixStream::from_std(there).unwrap();
+                    there.readable().await.unwrap();
+                    woken.fetch_add(1, Ordering::Relaxed);
+                    first_look.notify_one();
+                })
+            })
+            .collect();
+        let sender = worker.spawn(async move {
+            first_look.notified().await;
+            woken.load(Ordering::Relaxed)
+        });
+        // All of them become readable while the worker is at something else.
+        let busy = worker.spawn(async move {
+            for mut socket in near {
+                socket.write_all(b"x").unwrap();
+            }
+        });
+        let together = worker.block_on(async move {
+            busy.await.unwrap();
+            for task in reading {
+                task.await.unwrap();
+            }
+            sender.await.unwrap()
+        });
+        assert!((1..=EVENTS).contains(&together), "{together} at once");
     }
 
     #[test]
