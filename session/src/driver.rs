@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use culvert_proto::code::GoawayCode;
-use culvert_proto::websocket::Received;
+use culvert_proto::websocket::{MAX_HEADER, Received};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
@@ -17,8 +17,9 @@ use crate::shared::Shared;
 use crate::websocket::WebSocketIo;
 
 /// Largest batch that is worth it: 64 KiB moves bulk no faster and makes small frames wait
-/// longer; 16 KiB costs a quarter more processor time.
-pub(crate) const MAX_BATCH: usize = 32 * 1024;
+/// longer; 16 KiB costs a quarter more processor time. With its header it fills two TLS records:
+/// a byte more would need a third.
+pub(crate) const MAX_BATCH: usize = 32 * 1024 - MAX_HEADER;
 
 /// What one turn takes from the socket at most; then other tasks get their turn. Together with
 /// the largest message this bounds what the driver itself holds.

@@ -43,13 +43,17 @@ pub fn tune(stream: &TcpStream) {
     );
 }
 
-/// Bytes that [`ReadAhead`] asks the socket for at once: two full TLS records.
-const READ_AHEAD: usize = 32 * 1024;
+/// A TLS record at its longest: header, and what may be added to 16 KiB (RFC 8446, 5.2).
+const RECORD: usize = 5 + 16 * 1024 + 256;
+
+/// Bytes that [`ReadAhead`] asks the socket for at once: two full TLS records, as a batch of the
+/// tunnel has. A few bytes less would take a second system call for the end of each.
+const READ_AHEAD: usize = 2 * RECORD;
 
 /// A socket that is read in large pieces, for readers that ask for small ones.
 ///
 /// rustls reads 4 KiB at a time; below it this saves most system calls of a bulk transfer.
-/// The buffer (32 KiB) is held only while there are bytes in it: an idle connection has none, and
+/// The buffer (33 KiB) is held only while there are bytes in it: an idle connection has none, and
 /// one thread's connections pass theirs on, since the allocator takes long for pieces of that size.
 #[derive(Debug)]
 pub struct ReadAhead<IO> {

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub)]
 
+mod batches;
 mod bodies;
 mod dialing;
 mod ends;
