@@ -232,7 +232,8 @@ mod tests {
             }
             sender.await.unwrap()
         });
-        assert!((1..=EVENTS).contains(&together), "{together} at once");
+        // Twice as many where the scheduler's own regular look at the sockets comes right behind.
+        assert!((1..=2 * EVENTS).contains(&together), "{together} at once");
     }
 
     #[test]
