@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use culvert_config::AgentConfig;
 use culvert_process::log::{Log, LogFormat};
 
-use crate::admin::client::ask;
+use crate::admin::CLIENT;
 use crate::admin::status::Status;
 use crate::app::{self, App};
 use crate::audit::verify::{self, VerifyArgs, VerifyError};
@@ -127,7 +127,7 @@ fn status(admin: &str, json: bool) -> ExitCode {
         .enable_all()
         .build();
     let answer = match runtime {
-        Ok(runtime) => runtime.block_on(ask(admin, "/api/v1/status")),
+        Ok(runtime) => runtime.block_on(CLIENT.get(admin, "/api/v1/status")),
         Err(error) => return fail(FAILED, error),
     };
     match answer.map(|body| (serde_json::from_slice::<Status>(&body), body)) {

@@ -7,13 +7,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::{Args, Parser, Subcommand};
+use culvert_admin::AskError;
 use culvert_process::log::{Log, LogFormat};
 use culvert_process::workers::{Workers, processors};
 use http::Method;
 use serde::de::DeserializeOwned;
 
-use crate::admin::client::{AskError, ask, send};
+use crate::admin::CLIENT;
 use crate::admin::revocations::{self, Asked, Listed, Shown};
 use crate::admin::status::Status;
 use crate::app::{self, Prepared};
@@ -198,7 +200,7 @@ fn asking(question: impl Future<Output = Result<(), AskingError>>) -> ExitCode {
 }
 
 async fn status(url: &str, json: bool) -> Result<(), AskingError> {
-    let answer = ask(url, Method::GET, "/api/v1/status").await?;
+    let answer = CLIENT.get(url, "/api/v1/status").await?;
     let status = understood::<Status>(url, &answer)?;
     if json {
         print(String::from_utf8_lossy(&answer).trim_end());
@@ -219,20 +221,24 @@ async fn revoke(url: &str, what: RevokeArgs) -> Result<(), AskingError> {
         expires: None,
     };
     let asked = serde_json::to_vec(&asked).unwrap_or_default();
-    let answer = send(url, Method::POST, revocations::PATH, asked.into()).await?;
+    let answer = CLIENT
+        .send(url, Method::POST, revocations::PATH, asked.into())
+        .await?;
     print(format!("revoked: {}", understood::<Shown>(url, &answer)?));
     Ok(())
 }
 
 async fn lift(url: &str, id: RevocationId) -> Result<(), AskingError> {
     let path = format!("{}/{id}", revocations::PATH);
-    let answer = ask(url, Method::DELETE, &path).await?;
+    let answer = CLIENT
+        .send(url, Method::DELETE, &path, Bytes::new())
+        .await?;
     print(format!("lifted: {}", understood::<Shown>(url, &answer)?));
     Ok(())
 }
 
 async fn revocations(url: &str, json: bool) -> Result<(), AskingError> {
-    let answer = ask(url, Method::GET, revocations::PATH).await?;
+    let answer = CLIENT.get(url, revocations::PATH).await?;
     let listed = understood::<Listed>(url, &answer)?;
     if json {
         print(String::from_utf8_lossy(&answer).trim_end());
@@ -251,14 +257,16 @@ fn understood<T: DeserializeOwned>(url: &str, answer: &[u8]) -> Result<T, Asking
 }
 
 async fn drain(url: &str, wait: bool) -> Result<(), AskingError> {
-    ask(url, Method::POST, "/api/v1/drain").await?;
+    CLIENT
+        .send(url, Method::POST, "/api/v1/drain", Bytes::new())
+        .await?;
     print("the relay drains");
     if !wait {
         return Ok(());
     }
     loop {
         tokio::time::sleep(LOOK).await;
-        match ask(url, Method::GET, "/healthz").await {
+        match CLIENT.get(url, "/healthz").await {
             Err(error) if error.is_gone() => {
                 print("the relay has stopped");
                 return Ok(());

@@ -105,7 +105,16 @@ fn no_room_reaches_what_it_must_not_know() {
         "culvert-demo",
         "culvert-tests",
     ];
-    let rooms: [(&str, &[&str]); 7] = [
+    let rooms: [(&str, &[&str]); 8] = [
+        (
+            "culvert-admin",
+            &[
+                "rustls",
+                "culvert-proto",
+                "culvert-session",
+                "culvert-config",
+            ],
+        ),
         (
             "culvert-process",
             &[

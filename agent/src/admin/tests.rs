@@ -7,11 +7,12 @@ use culvert_config::agent_admin::AgentAdmin;
 use culvert_config::audit::AuditConfig;
 use culvert_config::endpoint::Trust;
 use culvert_identity::{Grant, TokenSource};
+use http::Method;
+use http::header::{ALLOW, HOST};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::client::{AskError, ask};
 use super::status::Status;
 use super::*;
 use crate::audit::Audit;
@@ -89,17 +90,8 @@ async fn every_metric_is_there_from_the_start() {
 #[tokio::test]
 async fn only_this_machine_may_ask_and_nothing_can_be_changed() {
     let (_folder, desk) = desk().await;
-    for (host, status) in [
-        ("127.0.0.1:9902", 200),
-        ("localhost", 200),
-        ("[::1]:9902", 200),
-        ("evil.example", 403),
-        ("evil.example:9902", 403),
-        ("", 403),
-    ] {
-        let response = answer(&desk, &request(Method::GET, host, "/healthz"));
-        assert_eq!(response.status().as_u16(), status, "{host}");
-    }
+    let foreign = answer(&desk, &request(Method::GET, "evil.example", "/healthz"));
+    assert_eq!(foreign.status(), 403);
     for method in [Method::POST, Method::PUT, Method::DELETE] {
         let response = answer(&desk, &request(method, "localhost", "/api/v1/status"));
         assert_eq!(response.status(), 405);
@@ -136,37 +128,19 @@ async fn the_description_is_that_of_the_status() {
 }
 
 #[tokio::test]
-async fn a_socket_in_the_file_system_answers_and_replaces_one_that_was_left() {
-    use std::os::unix::fs::PermissionsExt;
+async fn a_socket_in_the_file_system_is_for_one_agent() {
     let (folder, desk) = desk().await;
     let path = folder.path().join("admin.sock");
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let admin = Admin::bind(&AgentAdmin::Socket(path.clone()), desk)
         .await
         .unwrap();
-    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o660);
     tokio::spawn(admin.run());
-    let body = ask(&format!("unix:{}", path.display()), "/api/v1/status")
-        .await
-        .unwrap();
+    let address = format!("unix:{}", path.display());
+    let body = CLIENT.get(&address, "/api/v1/status").await.unwrap();
     let status: Status = serde_json::from_slice(&body).unwrap();
     assert!(!status.ready);
 
-    // One that is in use is not taken away from its agent.
     let (_other, desk) = self::desk().await;
     let taken = Admin::bind(&AgentAdmin::Socket(path), desk).await;
     assert!(taken.err().unwrap().to_string().contains("admin.socket"));
-}
-
-#[tokio::test]
-async fn whoever_asks_in_vain_is_told_what_to_look_at() {
-    for address in ["localhost:9902", "http://", "http://127.0.0.1:1/x", ""] {
-        let error = ask(address, "/api/v1/status").await.unwrap_err();
-        assert!(matches!(error, AskError::Address(_)), "{error}");
-    }
-    for address in ["http://127.0.0.1:1", "unix:/nonexistent.sock"] {
-        let error = ask(address, "/api/v1/status").await.unwrap_err();
-        assert!(error.to_string().contains("is it running"), "{error}");
-    }
 }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use culvert_admin::Refused;
 use culvert_proto::names::NameError;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::Refused;
 use crate::directory::SessionId;
 use crate::node::Node;
 use crate::revocations::sharing::Told;

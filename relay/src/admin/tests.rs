@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use culvert_config::relay::RelayLimits;
+use http::HeaderValue;
+use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::client::{AskError, ask};
 use super::*;
 use crate::sessions::tests::rig::{Rig, good};
 use crate::testing::{TestIssuer, node};
@@ -344,28 +345,18 @@ async fn what_an_agent_calls_itself_stays_text() {
 #[tokio::test]
 async fn web_pages_of_others_get_nothing() {
     let node = fresh_node();
-    for (host, allowed) in [
-        ("127.0.0.1:9901", true),
-        ("127.0.0.1", true),
-        ("[::1]:9901", true),
-        ("[::1]", true),
-        ("localhost", true),
-        ("LocalHost:9901", true),
-        ("evil.example:9901", false),
-        ("localhost.evil.example", false),
-        ("", false),
+    let foreign = ("host", "evil.example:9901");
+    let page = ("origin", "https://evil.example");
+    for (method, path, (name, value)) in [
+        (Method::GET, "/api/v1/status", foreign),
+        (Method::POST, "/api/v1/drain", foreign),
+        (Method::POST, "/api/v1/drain", page),
     ] {
-        let mut request = request(Method::GET, "/api/v1/status");
-        request
-            .headers_mut()
-            .insert(HOST, HeaderValue::from_static(host));
-        let status = answer(&node, &request).await.status().as_u16();
-        assert_eq!(status, if allowed { 200 } else { 403 }, "{host}");
+        let mut request = request(method, path);
+        let value = HeaderValue::from_static(value);
+        request.headers_mut().insert(name, value);
+        assert_eq!(answer(&node, &request).await.status(), 403);
     }
-    let mut post = request(Method::POST, "/api/v1/drain");
-    post.headers_mut()
-        .insert(ORIGIN, HeaderValue::from_static("https://evil.example"));
-    assert_eq!(answer(&node, &post).await.status(), 403);
     assert!(!node.ending.drain.is_cancelled());
 }
 
@@ -387,31 +378,8 @@ async fn the_command_line_reaches_the_listener() {
     let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), fresh_node())
         .await
         .unwrap();
-    let address = admin.socket.local_addr().unwrap();
-    let running = tokio::spawn(admin.run());
-    let url = format!("http://{address}");
-    assert_eq!(ask(&url, Method::GET, "/healthz").await.unwrap(), "ok\n");
-    let status = ask(&format!("{url}/"), Method::GET, "/api/v1/status")
-        .await
-        .unwrap();
+    let url = format!("http://{}", admin.listener.local_addr().unwrap());
+    tokio::spawn(admin.run());
+    let status = CLIENT.get(&url, "/api/v1/status").await.unwrap();
     serde_json::from_slice::<Status>(&status).unwrap();
-    let refused = ask(&url, Method::GET, "/nothing").await.unwrap_err();
-    assert!(
-        matches!(refused, AskError::Refused { status, .. } if status == 404),
-        "{refused}"
-    );
-    running.abort();
-    let _ = running.await;
-    let gone = ask(&url, Method::GET, "/healthz").await.unwrap_err();
-    assert!(gone.is_gone(), "{gone}");
-    for wrong in [
-        "",
-        "127.0.0.1:1",
-        "https://127.0.0.1:1",
-        "http://127.0.0.1:1/x",
-        "http://",
-    ] {
-        let error = ask(wrong, Method::GET, "/").await.unwrap_err();
-        assert!(matches!(error, AskError::Url(_)), "{wrong}: {error}");
-    }
 }
