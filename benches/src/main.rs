@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use culvert_bench::compare::{self, Comparison};
 use culvert_bench::link::Line;
 use culvert_bench::load::Failure;
@@ -212,6 +213,17 @@ impl LineOptions {
     }
 }
 
+impl Command {
+    /// Whether it starts a relay and an agent.
+    fn brings_up(&self) -> bool {
+        let others = matches!(
+            self,
+            Self::Run { .. } | Self::Compare { .. } | Self::Upstream { .. }
+        );
+        !others
+    }
+}
+
 /// A share of one, from percent.
 fn share(percent: f64) -> Result<f64, Failure> {
     if (0.0..100.0).contains(&percent) {
@@ -229,6 +241,12 @@ async fn main() -> ExitCode {
         command,
     } = Cli::parse();
     let folder = folder.as_deref();
+    if folder.is_some() && !command.brings_up() {
+        let what = "--programs: this command brings up no programs of its own";
+        Cli::command()
+            .error(ErrorKind::ArgumentConflict, what)
+            .exit();
+    }
     let result = match command {
         Command::Local { parts, options } => local(folder, parts, options).await,
         Command::Run { remote, options } => existing(&remote, options).await,

@@ -5,8 +5,7 @@
 //   drops the connection when it is sent `kill`. Ends when its standard input does.
 // `call VERSION URL CA TOKEN WORDS [PROXY PROXY_CA]`: opens a WebSocket over HTTP/1.1 or HTTP/2,
 //   through an HTTPS proxy if there is one, sends 200 kB and then WORDS, and prints as JSON what
-//   came of it. With `stay` as WORDS it prints `open` and
-//   waits; with `time N` it sends N short messages, one after the other, and prints how long echoes take.
+//   came of it. With `stay` as WORDS it prints `open` and waits.
 
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -41,29 +40,10 @@ function serve(cert, key) {
 // What the two versions have in common: messages in, words out.
 function converse(send, words, result) {
   if (words === 'stay') return console.log('open');
-  if (words.startsWith('time ')) return time(send, Number(words.slice(5)));
   send(BODY, true);
   return (data, isBinary) => {
     result.same = isBinary && BODY.equals(data);
     send(words, false);
-  };
-}
-
-// Echo after echo, like keys that are pressed in a console.
-function time(send, count) {
-  const times = [];
-  let sent;
-  const next = () => {
-    sent = performance.now();
-    send(BODY.subarray(0, 64), true);
-  };
-  next();
-  return () => {
-    times.push(performance.now() - sent);
-    if (times.length < count) return next();
-    times.sort((a, b) => a - b);
-    const at = (part) => Math.round(100 * times[Math.floor(part * (count - 1))]) / 100;
-    done({ p50_ms: at(0.5), p90_ms: at(0.9), p99_ms: at(0.99) });
   };
 }
 

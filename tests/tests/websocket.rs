@@ -1,16 +1,13 @@
 //! Consoles: WebSockets through the tunnel, over HTTP/1.1 and HTTP/2, with real peers.
 
-use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use culvert_tests::Stack;
 use culvert_tests::curl::Http;
 use culvert_tests::issuer::world;
 use culvert_tests::peers::{Caller, Server};
 use culvert_tests::stack::{POLICY, caller_token};
 use culvert_tests::wait::until;
-use culvert_tests::{Stack, Upstream};
 
 const CONSOLE: &str = r#"
 [[rule]]
@@ -117,43 +114,4 @@ fn a_relay_that_drains_gives_a_console_its_time() {
         begun.elapsed()
     );
     assert_eq!(stack.relay.wait().code(), Some(0));
-}
-
-/// A measurement, not a test: how long echoes take while the same session carries an upload.
-/// `cargo test -p culvert-tests --test websocket -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-#[allow(clippy::print_stdout, reason = "it is what it is for")]
-fn echoes_beside_a_bulk_upload() {
-    let server = Server::start("websocket.mjs");
-    let counted = Arc::new(AtomicU64::new(0));
-    let counter = counted.clone();
-    let sink = Upstream::start(move |request, connection| {
-        connection.read_body(request, |piece| {
-            counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        })?;
-        connection.answer("201 Created", b"")
-    });
-    let mut stack = Stack::options()
-        .endpoint("vcenter", &server.url())
-        .endpoint("second", &sink.url())
-        .policy(&format!("{POLICY}{CONSOLE}"))
-        .start();
-    stack.await_endpoint("second");
-    for http in Http::BOTH {
-        let alone = call(&stack, http, "/ticket/1", "time 500").result();
-        // The sink never says 100: the upload does not wait for it.
-        let upload = stack.call_endpoint("second", "/big").header("Expect:");
-        let mut upload = upload.args(["--upload-file", "-"]).http(http).start();
-        let mut input = upload.input();
-        let writer = std::thread::spawn(move || while input.write_all(&[0; 65_536]).is_ok() {});
-        let begun = Instant::now();
-        let before = counted.load(Ordering::Relaxed);
-        let beside = call(&stack, http, "/ticket/1", "time 500").result();
-        let moved = counted.load(Ordering::Relaxed) - before;
-        let rate = moved as f64 / begun.elapsed().as_secs_f64() / 1e6;
-        eprintln!("{http:?}: alone {alone}, beside an upload at {rate:.0} MB/s {beside}");
-        upload.kill();
-        writer.join().expect("it ends with its reader");
-    }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::Scenario;
+use super::waiting::Echo;
 use crate::client::{Task, Version, Worker};
-use crate::drive::{Bounds, Pace, drive};
-use crate::load::Failure;
+use crate::drive::{Bounds, Caller, Pace, drive};
+use crate::load::{Failure, Target};
 use crate::record::Recorder;
 use crate::report::Value;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Named, Outcome, Suite};
 
 /// Bytes of one upload.
 const UPLOAD: u64 = 16 << 20;
@@ -18,6 +19,9 @@ const COUNTS: [(&str, usize); 2] = [("/one", 1), ("/many", 8)];
 
 /// Transfers beside the calls.
 const BESIDE: usize = 4;
+
+/// Connections of the calls beside them.
+const CALLERS: usize = 4;
 
 /// How fast a paced reader reads, in bytes per second.
 const PACE: u64 = 8 << 20;
@@ -70,7 +74,8 @@ pub(super) fn put(path: &str) -> Result<Task, Failure> {
     })
 }
 
-/// Small calls by a schedule on connections of their own, beside each kind of transfer.
+/// Small calls by a schedule on connections of their own, beside each kind of transfer; and messages
+/// of WebSockets beside uploads, as consoles send them.
 pub(super) async fn beside(suite: &mut Suite, scenario: Scenario) -> Result<(), Failure> {
     let paths = suite.site.paths.clone();
     let mut kinds = vec![("/nothing", "nothing".to_owned(), None)];
@@ -84,40 +89,66 @@ pub(super) async fn beside(suite: &mut Suite, scenario: Scenario) -> Result<(), 
         let down = format!("{BESIDE} downloads as fast as they come");
         kinds.push(("/downloads", down, Some(Task::get(path)?)));
     }
-    if let Some(path) = &paths.sink {
-        let up = format!("{BESIDE} uploads as fast as they are taken");
-        kinds.push(("/uploads", up, Some(put(path)?)));
+    let uploads = format!("{BESIDE} uploads as fast as they are taken");
+    let upload = paths.sink.as_deref().map(put).transpose()?;
+    if let Some(upload) = &upload {
+        kinds.push(("/uploads", uploads.clone(), Some(upload.clone())));
     }
+    let rate = suite.options.rate.unwrap_or(RATE);
+    let small = Task::get(&paths.small)?;
     for (step, words, transfer) in kinds {
-        let rate = suite.options.rate.unwrap_or(RATE);
         let what = format!(
-            "Small calls at {rate:.0}/s on four connections beside {words}: who waits behind whom."
+            "Small calls at {rate:.0}/s on {CALLERS} connections beside {words}: who waits behind whom."
         );
         let case = scenario.case(step, what);
-        for round in suite.rounds() {
-            for way in suite.turns(round) {
-                let target = &way.target;
-                let task = Task::get(&paths.small)?;
-                let calls = Worker::several(target, Version::Http1, &task, 4).await?;
-                let bulk = match &transfer {
-                    Some(task) => Worker::several(target, Version::Http1, task, BESIDE).await?,
-                    None => Vec::new(),
-                };
-                let time = suite.time();
-                suite
-                    .measure(&case, &way, time, async move |recorder, bounds| {
-                        both(calls, rate, bulk, recorder, bounds).await
-                    })
-                    .await?;
-            }
+        let callers =
+            async |target: &Target| Worker::several(target, Version::Http1, &small, CALLERS).await;
+        beside_transfers(suite, &case, rate, callers, transfer.as_ref()).await?;
+    }
+    if let (Some(path), Some(upload)) = (&paths.echo, &upload) {
+        let what = format!(
+            "Messages at {rate:.0}/s to an echo and back on {CALLERS} WebSockets beside {uploads}."
+        );
+        let case = scenario.case("/echoes", what);
+        let callers = async |target: &Target| {
+            let echo = || Echo::new(target, path);
+            Ok(std::iter::repeat_with(echo).take(CALLERS).collect())
+        };
+        beside_transfers(suite, &case, rate, callers, Some(upload)).await?;
+    }
+    Ok(())
+}
+
+/// One case of it, each way in turn.
+async fn beside_transfers<C: Caller>(
+    suite: &mut Suite,
+    case: &Named,
+    rate: f64,
+    callers: impl AsyncFn(&Target) -> Result<Vec<C>, Failure>,
+    transfer: Option<&Task>,
+) -> Result<(), Failure> {
+    for round in suite.rounds() {
+        for way in suite.turns(round) {
+            let target = &way.target;
+            let calls = callers(target).await?;
+            let bulk = match transfer {
+                Some(task) => Worker::several(target, Version::Http1, task, BESIDE).await?,
+                None => Vec::new(),
+            };
+            let time = suite.time();
+            suite
+                .measure(case, &way, time, async move |recorder, bounds| {
+                    both(calls, rate, bulk, recorder, bounds).await
+                })
+                .await?;
         }
     }
     Ok(())
 }
 
 /// Calls by a schedule, and what else goes on until they end.
-async fn both(
-    calls: Vec<Worker>,
+async fn both<C: Caller>(
+    calls: Vec<C>,
     rate: f64,
     bulk: Vec<Worker>,
     recorder: Arc<Recorder>,
