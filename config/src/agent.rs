@@ -155,7 +155,8 @@ impl AgentConfig {
             "admin",
             "limits",
         ];
-        let document = Document::read(file)?.with_environment(&[], &tables, others.into_iter())?;
+        let mut document =
+            Document::read(file)?.with_environment(&[], &tables, others.into_iter())?;
         let written: Written = document.parse()?;
         let endpoints = written
             .endpoint

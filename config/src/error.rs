@@ -58,7 +58,12 @@ impl ConfigError {
     /// looked up again, and left out where the key is not written in the file.
     pub fn at_key(file: &Path, key: &str, message: impl Into<String>) -> Self {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        let position = span_of(&text, key).map(|span| position(&text, span.start));
+        Self::of_key(file, &text, key, message)
+    }
+
+    /// The same where `text`, the file's content, is at hand.
+    pub(crate) fn of_key(file: &Path, text: &str, key: &str, message: impl Into<String>) -> Self {
+        let position = span_of(text, key).map(|span| position(text, span.start));
         let key = Some(key.to_owned());
         Self {
             file: file.to_owned(),
@@ -121,14 +126,22 @@ fn key_of_line(text: &str, offset: usize) -> Option<String> {
     })
 }
 
-/// Where the value of a dotted key stands.
+/// Where the value of a dotted key stands; `table[2].key` is in the second of several tables.
 fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
     let document = toml_edit::Document::parse(text).ok()?;
-    let mut item = document.as_item();
-    for part in key.split('.') {
-        item = item.get(part)?;
+    let mut table: &dyn toml_edit::TableLike = document.as_table();
+    let (tables, last) = key.rsplit_once('.').unwrap_or(("", key));
+    for part in tables.split('.').filter(|part| !part.is_empty()) {
+        table = match part.strip_suffix(']').and_then(|part| part.split_once('[')) {
+            Some((name, number)) => {
+                let number: usize = number.parse().ok()?;
+                let tables = table.get(name)?.as_array_of_tables()?;
+                tables.get(number.checked_sub(1)?)?
+            }
+            None => table.get(part)?.as_table_like()?,
+        };
     }
-    item.span()
+    table.get(last)?.span()
 }
 
 fn descend(table: &dyn toml_edit::TableLike, offset: usize, path: &mut String) {

@@ -37,15 +37,12 @@ pub struct PolicyFile {
 
 /// Reads and checks a policy file, and runs its tests.
 pub fn load(file: &Path) -> Result<PolicyFile, ConfigError> {
-    read(&Document::read(file)?)
+    read(Document::read(file)?)
 }
 
 /// Checks the text of a policy file, and runs its tests. `file` names it in errors.
 pub fn parse(text: &str, file: &Path) -> Result<PolicyFile, ConfigError> {
-    read(&Document {
-        file: file.to_owned(),
-        text: text.to_owned(),
-    })
+    read(Document::new(file, text))
 }
 
 impl PolicyFile {
@@ -83,8 +80,9 @@ impl PolicyFile {
     }
 }
 
-fn read(document: &Document) -> Result<PolicyFile, ConfigError> {
+fn read(mut document: Document) -> Result<PolicyFile, ConfigError> {
     let written: Written = document.parse()?;
+    let document = &document;
     check_whole(document, &written)?;
     let specs = written
         .rule

@@ -289,7 +289,7 @@ impl RelayConfig {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let tables = ["listen", "tls", "directory", "peer", "limits"];
-        let document =
+        let mut document =
             Document::read(file)?.with_environment(&["domain", "node"], &tables, environment)?;
         let written: Written = document.parse()?;
         Self::check(&document, written)
@@ -302,29 +302,23 @@ impl RelayConfig {
             None => host_name(document)?,
         };
         if !written.listen.admin.ip().is_loopback() {
-            return Err(ConfigError {
-                key: Some("listen.admin".into()),
-                ..ConfigError::file(
-                    &document.file,
-                    format!(
-                        "found {}; expected a loopback address: the admin listener speaks plain \
-                         HTTP without credentials",
-                        written.listen.admin
-                    ),
-                )
-            });
+            return Err(document.error_of(
+                "listen.admin",
+                format!(
+                    "found {}; expected a loopback address: the admin listener speaks plain HTTP \
+                     without credentials",
+                    written.listen.admin
+                ),
+            ));
         }
         if let Some(proxy) = written.listen.proxy.filter(|proxy| !is_private(proxy.ip())) {
-            return Err(ConfigError {
-                key: Some("listen.proxy".into()),
-                ..ConfigError::file(
-                    &document.file,
-                    format!(
-                        "found {proxy}; expected a loopback or private address (10.0.0.0/8, \
-                         172.16.0.0/12, 192.168.0.0/16, fc00::/7): tokens pass there in plain text"
-                    ),
-                )
-            });
+            return Err(document.error_of(
+                "listen.proxy",
+                format!(
+                    "found {proxy}; expected a loopback or private address (10.0.0.0/8, \
+                     172.16.0.0/12, 192.168.0.0/16, fc00::/7): tokens pass there in plain text"
+                ),
+            ));
         }
         let tls = RelayTls {
             certificate: crate::check::file(document, &written.tls.certificate)?,
@@ -337,14 +331,10 @@ impl RelayConfig {
                 .transpose()?,
         };
         if written.issuer.is_empty() {
-            return Err(ConfigError {
-                key: Some("issuer".into()),
-                ..ConfigError::file(
-                    &document.file,
-                    "found no [[issuer]]; expected at least one: without it nobody can register \
-                     or call",
-                )
-            });
+            return Err(document.error_of(
+                "issuer",
+                "found no [[issuer]]; expected at least one: without it nobody can register or call",
+            ));
         }
         let issuers = crate::issuer::check_all(document, &written.issuer)?;
         let callers = crate::caller::check_all(document, &written.caller, tls.client_ca.is_some())?;
@@ -408,10 +398,7 @@ fn check_peer(
     node: &str,
     directory: &Directory,
 ) -> Result<Option<Peer>, ConfigError> {
-    let missing = |key: &str, message: &str| ConfigError {
-        key: Some(key.into()),
-        ..ConfigError::file(&document.file, message)
-    };
+    let missing = |key: &str, message: &str| document.error_of(key, message);
     match (directory, &written.peer, written.listen.peer) {
         (Directory::Memory, None, None) => Ok(None),
         (Directory::Memory, ..) => Err(missing(
@@ -460,16 +447,13 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
         ("tenant_max_calls", limits.quota().max_calls),
     ];
     if !(1..=u32::from(MAX_LANES)).contains(&limits.lanes_per_session) {
-        return Err(ConfigError {
-            key: Some("limits.lanes_per_session".into()),
-            ..ConfigError::file(
-                &document.file,
-                format!(
-                    "found {}; expected 1 to {MAX_LANES} connections",
-                    limits.lanes_per_session
-                ),
-            )
-        });
+        return Err(document.error_of(
+            "limits.lanes_per_session",
+            format!(
+                "found {}; expected 1 to {MAX_LANES} connections",
+                limits.lanes_per_session
+            ),
+        ));
     }
     let spans = [
         ("unauthenticated", limits.unauthenticated),
@@ -489,10 +473,7 @@ fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigE
         .find(|(_, span)| span.0.is_zero())
         .map(|(key, _)| *key);
     match zero_count.or(zero_span) {
-        Some(key) => Err(ConfigError {
-            key: Some(format!("limits.{key}")),
-            ..ConfigError::file(&document.file, "found 0; expected more")
-        }),
+        Some(key) => Err(document.error_of(&format!("limits.{key}"), "found 0; expected more")),
         None => Ok(()),
     }
 }
@@ -504,13 +485,8 @@ fn host_name(document: &Document) -> Result<String, ConfigError> {
         .to_string_lossy()
         .to_ascii_lowercase();
     if name.is_empty() {
-        return Err(ConfigError {
-            key: Some("node".into()),
-            ..ConfigError::file(
-                &document.file,
-                "not given, and this machine has no host name",
-            )
-        });
+        let message = "not given, and this machine has no host name";
+        return Err(document.error_of("node", message));
     }
     Ok(name)
 }

@@ -306,6 +306,40 @@ fn a_variable_for_an_unknown_key_is_refused_like_the_key() {
     );
 }
 
+#[test]
+fn an_error_in_a_variable_names_the_variable_and_no_line_of_the_file() {
+    let (_folder, file) = folder_with(&manifest("examples/relay.toml"), "relay.toml");
+    let error = |name: &str, value: &str| {
+        let environment = std::iter::once((name.to_owned(), value.to_owned()));
+        let error = RelayConfig::load_with(&file, environment).unwrap_err();
+        assert_eq!(error.position, None, "{error}");
+        error.to_string()
+    };
+    let public = error("CULVERT_LISTEN__PUBLIC", "x");
+    assert!(public.contains("relay.toml: listen.public: "), "{public}");
+    assert!(public.contains("(CULVERT_LISTEN__PUBLIC)"), "{public}");
+    let unknown = error("CULVERT_LISTEN__PUBIC", "[::]:1");
+    assert!(unknown.contains("(CULVERT_LISTEN__PUBIC)"), "{unknown}");
+    let checked = error("CULVERT_LISTEN__ADMIN", "192.0.2.1:1");
+    assert!(checked.contains("(CULVERT_LISTEN__ADMIN)"), "{checked}");
+    let table = error("CULVERT_LISTN__PUBLIC", "[::]:1");
+    assert!(
+        table.contains("CULVERT_LISTN__PUBLIC") && table.contains("listen, "),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_variable_that_looks_like_a_number_may_be_a_name() {
+    let (_folder, file) = folder_with(&manifest("examples/relay.toml"), "relay.toml");
+    let environment = [("CULVERT_NODE".to_owned(), "7".to_owned())];
+    let config = RelayConfig::load_with(&file, environment.into_iter()).unwrap();
+    assert_eq!(config.node, "7");
+    // What is another program's is left alone.
+    let environment = [("CULVERT_RELAY__URL".to_owned(), "wss://x".to_owned())];
+    RelayConfig::load_with(&file, environment.into_iter()).unwrap();
+}
+
 /// `# expect: TEXT` lines at the top of an invalid file: every TEXT must be in the message.
 fn check_folder(folder: &str, name: &str, load: impl Fn(&Path) -> Option<ConfigError>) {
     let mut files: Vec<_> = fs::read_dir(manifest(folder))

@@ -52,7 +52,7 @@ pub fn text(name: &str) -> Option<&'static str> {
 
 /// A preset as a policy of its own, whose tests have passed. Its rules have no prefix.
 pub fn load(name: &str) -> Result<PolicyFile, ConfigError> {
-    let document = document(name)?;
+    let mut document = document(name)?;
     let written: Written = document.parse()?;
     let specs = rules(name)?;
     super::finish(&document, &written, specs, &[])
@@ -141,7 +141,7 @@ fn known_rules(document: &Document, name: &Spanned<String>) -> Result<Vec<RuleSp
 
 /// The rules of a preset, those of the presets that it includes first.
 fn rules(name: &str) -> Result<Vec<RuleSpec>, ConfigError> {
-    let document = document(name)?;
+    let mut document = document(name)?;
     let written: Written = document.parse()?;
     let mut specs = Vec::new();
     for included in written.presets.iter().flat_map(|list| list.get_ref()) {
@@ -156,10 +156,7 @@ fn rules(name: &str) -> Result<Vec<RuleSpec>, ConfigError> {
 fn document(name: &str) -> Result<Document, ConfigError> {
     let file = PathBuf::from(format!("preset {name}"));
     match text(name) {
-        Some(text) => Ok(Document {
-            file,
-            text: text.to_owned(),
-        }),
+        Some(text) => Ok(Document::new(&file, text)),
         None => Err(ConfigError::file(&file, "there is no such preset")),
     }
 }
