@@ -105,6 +105,18 @@ pub struct RelayTls {
     /// The authority of callers' certificates; none are asked for if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ca: Option<PathBuf>,
+    /// Further certificates, each for the names that are in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sni: Vec<SniCertificate>,
+}
+
+/// A further certificate of the public address, shown to whoever asks for one of its names: PEM.
+#[derive(Debug, Clone, Serialize)]
+pub struct SniCertificate {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    pub private_key: PathBuf,
 }
 
 /// So many calls or sessions a tenant may have unless somebody says otherwise, if the node may.
@@ -267,6 +279,15 @@ struct WrittenTls {
     certificate: Spanned<PathBuf>,
     private_key: Spanned<PathBuf>,
     client_ca: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    sni: Vec<WrittenSni>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenSni {
+    certificate: Spanned<PathBuf>,
+    private_key: Spanned<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -320,16 +341,7 @@ impl RelayConfig {
                 ),
             ));
         }
-        let tls = RelayTls {
-            certificate: crate::check::file(document, &written.tls.certificate)?,
-            private_key: crate::check::private_file(document, &written.tls.private_key)?,
-            client_ca: written
-                .tls
-                .client_ca
-                .as_ref()
-                .map(|ca| crate::check::file(document, ca))
-                .transpose()?,
-        };
+        let tls = written.tls.check(document)?;
         if written.issuer.is_empty() {
             return Err(document.error_of(
                 "issuer",
@@ -338,17 +350,9 @@ impl RelayConfig {
         }
         let issuers = crate::issuer::check_all(document, &written.issuer)?;
         let callers = crate::caller::check_all(document, &written.caller, tls.client_ca.is_some())?;
-        let routes = written
-            .route
-            .iter()
-            .map(|route| {
-                Ok(Route {
-                    host: crate::check::host(document, &route.host)?,
-                    tenant: crate::check::name(document, &route.tenant)?,
-                    endpoint: crate::check::name(document, &route.endpoint)?,
-                })
-            })
-            .collect::<Result<Vec<_>, ConfigError>>()?;
+        let routes = written.route.iter();
+        let routes = routes.map(|route| route.check(document, &domain));
+        let routes = routes.collect::<Result<Vec<_>, ConfigError>>()?;
         crate::check::unique(
             document,
             written.route.iter().map(|route| &route.host),
@@ -387,6 +391,50 @@ impl RelayConfig {
     /// What the node runs with, as TOML; holds no secret.
     pub fn render(&self) -> String {
         crate::render(self)
+    }
+}
+
+impl WrittenRoute {
+    fn check(&self, document: &Document, domain: &str) -> Result<Route, ConfigError> {
+        let host = crate::check::host(document, &self.host)?;
+        let label = host.strip_suffix(domain);
+        let label = label.and_then(|label| label.strip_suffix('.'));
+        let is_own = host == domain
+            || label.is_some_and(|label| label.contains("--") && !label.contains('.'));
+        if is_own {
+            return Err(document.error(
+                self.host.span(),
+                format!(
+                    "found {host:?}; expected another name: {domain} and ENDPOINT--TENANT.{domain} \
+                     have their meaning"
+                ),
+            ));
+        }
+        Ok(Route {
+            host,
+            tenant: crate::check::name(document, &self.tenant)?,
+            endpoint: crate::check::name(document, &self.endpoint)?,
+        })
+    }
+}
+
+impl WrittenTls {
+    fn check(&self, document: &Document) -> Result<RelayTls, ConfigError> {
+        let client_ca = self.client_ca.as_ref();
+        let sni = self.sni.iter().map(|further| {
+            Ok(SniCertificate {
+                certificate: crate::check::file(document, &further.certificate)?,
+                private_key: crate::check::private_file(document, &further.private_key)?,
+            })
+        });
+        Ok(RelayTls {
+            certificate: crate::check::file(document, &self.certificate)?,
+            private_key: crate::check::private_file(document, &self.private_key)?,
+            client_ca: client_ca
+                .map(|ca| crate::check::file(document, ca))
+                .transpose()?,
+            sni: sni.collect::<Result<_, ConfigError>>()?,
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use culvert_config::relay::RelayTls;
 use culvert_config::{ConfigError, RelayConfig};
 use culvert_http::Alpn;
 use culvert_identity::{Proxying, Verifier};
@@ -58,16 +59,8 @@ impl Prepared {
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
         let config = RelayConfig::load(file)?;
         let wrong = |key: &str, message: String| ConfigError::at_key(file, key, message);
-        let tls = PublicTls::load(&config.tls).map_err(|error| match &error {
-            TlsConfigError::Key { .. } => wrong("tls.private_key", error.to_string()),
-            TlsConfigError::Pem { path, .. } if *path == config.tls.private_key => {
-                wrong("tls.private_key", error.to_string())
-            }
-            error if concerns(error, config.tls.client_ca.as_deref()) => {
-                wrong("tls.client_ca", error.to_string())
-            }
-            _ => wrong("tls.certificate", error.to_string()),
-        })?;
+        let tls = PublicTls::load(&config.tls)
+            .map_err(|error| wrong(&key_of(&error, &config.tls), error.to_string()))?;
         let verifier = culvert_trust::verifier(&config.issuers, Proxying::Environment)
             .map_err(|error| wrong("issuer", error.to_string()))?;
         let certificates = CertificateCallers::new(&config, tls.clone())
@@ -86,16 +79,38 @@ impl Prepared {
     pub(crate) fn config(&self) -> &RelayConfig {
         &self.config
     }
+
+    /// What the node can run with, and clients will not be content with.
+    pub(crate) fn shortcomings(&self) -> Vec<String> {
+        let hosts = self.config.routes.iter().map(|route| route.host.as_str());
+        self.tls.shortcomings(&self.config.domain, hosts)
+    }
 }
 
-/// Whether an error is about this file.
-fn concerns(error: &TlsConfigError, file: Option<&Path>) -> bool {
-    match error {
+/// The key of the file that an error is about.
+fn key_of(error: &TlsConfigError, tls: &RelayTls) -> String {
+    let file = match error {
+        TlsConfigError::Key { key, .. } => key,
         TlsConfigError::Pem { path, .. }
         | TlsConfigError::NoCertificate { path }
-        | TlsConfigError::BadCertificate { path, .. } => Some(path.as_path()) == file,
-        _ => false,
+        | TlsConfigError::BadCertificate { path, .. } => path,
+        _ => return "tls.certificate".to_owned(),
+    };
+    if *file == tls.private_key {
+        return "tls.private_key".to_owned();
     }
+    if Some(file) == tls.client_ca.as_ref() {
+        return "tls.client_ca".to_owned();
+    }
+    for (number, further) in (1..).zip(&tls.sni) {
+        if *file == further.certificate {
+            return format!("tls.sni[{number}].certificate");
+        }
+        if *file == further.private_key {
+            return format!("tls.sni[{number}].private_key");
+        }
+    }
+    "tls.certificate".to_owned()
 }
 
 /// Why a node could not run.
@@ -121,6 +136,9 @@ pub(crate) enum RunError {
 
 /// Runs a node until it is asked to stop, and drains it.
 pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(), RunError> {
+    for shortcoming in prepared.shortcomings() {
+        tracing::warn!("{shortcoming}");
+    }
     let Prepared {
         config,
         tls,

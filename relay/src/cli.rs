@@ -137,6 +137,9 @@ pub fn main() -> ExitCode {
         Command::Run(arg) => with_config(&arg.config, run),
         Command::Check(arg) => with_config(&arg.config, |prepared| {
             print(prepared.config().render().trim_end());
+            for shortcoming in prepared.shortcomings() {
+                let _ = writeln!(std::io::stderr(), "culvert-relay: warning: {shortcoming}");
+            }
             ExitCode::SUCCESS
         }),
         Command::Status { admin, json } => asking(status(&admin.url, json)),

@@ -1,7 +1,10 @@
 //! The TLS of the public address: loaded at start, read again when its files change or on SIGHUP.
+//! Which certificate a client is shown, [`identities`] says.
 //!
 //! New connections get the new certificate and are asked for certificates of the new authorities,
 //! the old ones go on undisturbed. Files that cannot be used keep what there is and say so.
+
+mod identities;
 
 use std::fmt;
 use std::io;
@@ -11,12 +14,11 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use culvert_config::relay::RelayTls;
-use culvert_session::tls::{
-    TlsConfigError, acceptor_tls, client_certificates, pin_of, server_identity,
-};
+use culvert_session::tls::{TlsConfigError, acceptor_tls, client_certificates, pin_of};
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::sign::CertifiedKey;
+
+use self::identities::Identities;
 
 /// How often the files are looked at. A renewal is days early; this only has to beat patience.
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(10);
@@ -30,7 +32,7 @@ pub(crate) struct PublicTls {
 /// What the files hold.
 struct Loaded {
     server: Arc<ServerConfig>,
-    identity: Arc<CertifiedKey>,
+    identities: Arc<Identities>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
@@ -59,10 +61,31 @@ impl PublicTls {
         self.current.load().clients.clone()
     }
 
-    /// The SHA-256 of the current certificate, in lower-case hex.
+    /// What is wrong with the certificates, for a node of this domain that serves these hosts: names
+    /// that none is for, and time that is over or has not come. Clients will say so, one by one.
+    pub(crate) fn shortcomings<'a>(
+        &self,
+        domain: &'a str,
+        hosts: impl Iterator<Item = &'a str>,
+    ) -> Vec<String> {
+        let identities = &self.current.load().identities;
+        let mut found = identities.out_of_time(SystemTime::now());
+        let missing = |name: &str| format!("no certificate of [tls] is for {name}");
+        for name in std::iter::once(domain).chain(hosts) {
+            if identities.find(name).is_none() {
+                found.push(missing(name));
+            }
+        }
+        if !identities.has_below(domain) {
+            found.push(missing(&format!("*.{domain}, where callers come to")));
+        }
+        found
+    }
+
+    /// The SHA-256 of the first current certificate, in lower-case hex.
     fn fingerprint(&self) -> String {
         let current = self.current.load();
-        let certificate = current.identity.cert.first();
+        let certificate = current.identities.first().cert.first();
         let digest = certificate.map(pin_of).unwrap_or_default();
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -79,9 +102,13 @@ impl PublicTls {
             certificate,
             private_key,
             client_ca,
+            sni,
         } = &self.files;
+        let further = sni
+            .iter()
+            .flat_map(|further| [&further.certificate, &further.private_key]);
         let files = [certificate, private_key].into_iter().chain(client_ca);
-        files.map(stamp).collect()
+        files.chain(further).map(stamp).collect()
     }
 }
 
@@ -89,15 +116,15 @@ type Stamp = (SystemTime, u64, u64);
 
 impl Loaded {
     fn read(files: &RelayTls) -> Result<Self, TlsConfigError> {
-        let identity = server_identity(&files.certificate, &files.private_key)?;
+        let identities = Arc::new(Identities::read(files)?);
         let clients = files.client_ca.as_deref().map(client_certificates);
         let clients = clients.transpose()?;
         // Each version of the files has tickets of its own: a certificate of an authority that is
         // trusted no more resumes nothing.
-        let server = acceptor_tls(identity.clone(), clients.clone(), &[b"h2", b"http/1.1"])?;
+        let server = acceptor_tls(identities.clone(), clients.clone(), &[b"h2", b"http/1.1"])?;
         Ok(Self {
             server,
-            identity,
+            identities,
             clients,
         })
     }
@@ -133,7 +160,7 @@ pub(crate) async fn keep_fresh(tls: Arc<PublicTls>, mut asked: impl AsyncFnMut()
         match tokio::task::spawn_blocking(move || reloading.reload()).await {
             Ok(Ok(())) => {
                 let sha256 = tls.fingerprint();
-                tracing::info!(%path, sha256, "loaded the certificate again");
+                tracing::info!(%path, sha256, "loaded the certificates again");
             }
             Ok(Err(error)) => {
                 tracing::warn!("the new certificate is of no use, the old one stays: {error}");
@@ -168,6 +195,7 @@ mod tests {
             certificate: folder.path().join("relay.pem"),
             private_key: folder.path().join("relay.key"),
             client_ca: None,
+            sni: Vec::new(),
         };
         let certificate = PublicTls::load(&files).unwrap();
         (folder, certificate)

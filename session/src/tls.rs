@@ -12,7 +12,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
@@ -203,13 +203,13 @@ pub fn client_certificates(ca: &Path) -> Result<Arc<dyn ClientCertVerifier>, Tls
         .map_err(bad_trust)
 }
 
-/// The TLS side of an acceptor for callers: TLS 1.2 and 1.3, `alpn` in order of preference, and
-/// certificates of clients where somebody judges them.
+/// The TLS side of an acceptor for callers: TLS 1.2 and 1.3, `alpn` in order of preference, the
+/// certificate that `resolver` picks, and certificates of clients where somebody judges them.
 ///
 /// Callers such as govc connect anew for every command: they may resume, and nothing is held for them
 /// meanwhile. Tickets hold client certificates; no other configuration than this one takes them.
 pub fn acceptor_tls(
-    identity: Arc<CertifiedKey>,
+    resolver: Arc<dyn ResolvesServerCert>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -219,7 +219,6 @@ pub fn acceptor_tls(
         Some(clients) => config.with_client_cert_verifier(clients),
         None => config.with_no_client_auth(),
     };
-    let resolver = Arc::new(SingleCertAndKey::from(identity));
     let mut config = config.with_cert_resolver(resolver);
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;

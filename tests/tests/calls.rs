@@ -441,3 +441,31 @@ fn every_call_has_an_id_of_its_own_and_one_line_in_each_log() {
         assert!(!process.log().contains(world().secret()));
     }
 }
+
+/// A customer's own name for an endpoint: it leads there, and its certificate is shown to those who ask
+/// for the name, and to nobody else.
+#[test]
+fn a_customers_own_domain_has_a_certificate_of_its_own() {
+    const HOST: &str = "vc.customer.test";
+    let nginx = Nginx::start();
+    let configured = Stack::options()
+        .endpoint("vcenter", &nginx.url())
+        .tls("\n[[tls.sni]]\ncertificate = \"customer.pem\"\nprivate_key = \"customer.key\"\n")
+        .relay(&format!(
+            "\n[[route]]\nhost = \"{HOST}\"\ntenant = \"acme\"\nendpoint = \"vcenter\"\n"
+        ))
+        .configure();
+    let customer = world().authority.issue(&[HOST]).unwrap();
+    customer.write(&configured.file(""), "customer").unwrap();
+    let stack = configured.run();
+    let url = format!("https://{HOST}:{}/api/vm", stack.public);
+    for http in Http::BOTH {
+        let answer = Curl::new(&url).token(caller_token()).http(http).ok();
+        assert_eq!(answer.json()["target"], "/api/vm", "{answer}");
+        assert_eq!(stack.call("/api/vm").http(http).ok().status, 200);
+    }
+    // Another name that neither certificate is for.
+    let stranger = format!("https://other.customer.test:{}/", stack.public);
+    let refused = Curl::new(&stranger).run();
+    assert_eq!(refused.exit, Some(60), "curl believes no certificate");
+}

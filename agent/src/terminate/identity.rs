@@ -12,7 +12,7 @@ use culvert_config::terminate::Terminate;
 use culvert_proto::connect_name::ConnectName;
 use culvert_session::tls::{TlsConfigError, acceptor_tls, server_identity};
 use rustls::ServerConfig;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::issuer::{BadIssuer, Issuer};
 
@@ -126,7 +126,7 @@ impl Shown {
 
 /// The TLS of an endpoint with this certificate.
 pub(super) fn tls(identity: Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, rustls::Error> {
-    acceptor_tls(identity, None, &ALPN)
+    acceptor_tls(Arc::new(SingleCertAndKey::from(identity)), None, &ALPN)
 }
 
 fn stamp(written: &Terminate) -> Stamp {

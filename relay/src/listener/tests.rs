@@ -55,6 +55,7 @@ impl Rig {
             certificate: folder.path().join("relay.pem"),
             private_key: folder.path().join("relay.key"),
             client_ca: None,
+            sni: Vec::new(),
         };
         std::fs::write(&files.certificate, leaf.pem()).unwrap();
         std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
