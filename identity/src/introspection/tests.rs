@@ -94,7 +94,6 @@ async fn what_is_not_an_active_token_for_this_relay_is_refused() {
         (json!({"exp": 1}), TokenError::Expired),
         (json!({"nbf": seconds() + 3600}), TokenError::NotYetValid),
         (json!({"tenant": 7}), TokenError::WrongType("tenant".into())),
-        (json!({"scope": ""}), TokenError::Missing("scope".into())),
     ] {
         let mut answer = active();
         for (name, value) in change.as_object().unwrap() {
@@ -102,7 +101,7 @@ async fn what_is_not_an_active_token_for_this_relay_is_refused() {
         }
         assert_eq!(judged(answer).await.unwrap_err(), expected, "{change}");
     }
-    for absent in ["active", "aud", "exp", "tenant", "scope"] {
+    for absent in ["active", "aud", "exp", "tenant"] {
         let mut answer = active();
         answer.as_object_mut().unwrap().remove(absent);
         assert_eq!(

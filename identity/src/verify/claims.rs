@@ -148,12 +148,13 @@ fn subject(claims: &Members<'_>) -> Result<String, TokenError> {
     Ok(subject)
 }
 
-/// `scope`: words with single spaces between them (RFC 6749, 3.3), or an array of such words.
+/// `scope`: words with single spaces between them (RFC 6749, 3.3), or an array of such words. A token
+/// without any is one that may do nothing.
 fn scopes(claims: &Members<'_>) -> Result<Vec<String>, TokenError> {
-    let (texts, listed) = claims
-        .texts("scope")
-        .map_err(wrong_type("scope"))?
-        .ok_or_else(missing("scope"))?;
+    let found = claims.texts("scope").map_err(wrong_type("scope"))?;
+    let Some((texts, listed)) = found else {
+        return Ok(Vec::new());
+    };
     let scopes: Vec<String> = if listed {
         texts
     } else {
@@ -163,9 +164,6 @@ fn scopes(claims: &Members<'_>) -> Result<Vec<String>, TokenError> {
             .map(str::to_owned)
             .collect()
     };
-    if scopes.is_empty() {
-        return Err(missing("scope")());
-    }
     if scopes.len() > MAX_SCOPES {
         return Err(TokenError::TooManyScopes);
     }

@@ -119,7 +119,7 @@ impl TokenError {
     pub fn public_reason(&self) -> &'static str {
         match self {
             Self::TooLong | Self::NotCompact | Self::Header | Self::Claims | Self::Critical => {
-                "the token is malformed"
+                "the token is malformed: send it as its issuer gave it"
             }
             Self::Type | Self::NotAccessToken => "the token is not an access token",
             Self::Issuer => "the token's issuer is not trusted here",
@@ -139,15 +139,19 @@ impl TokenError {
             Self::NotYetValid => {
                 "the token is not valid yet: the clock here is behind its issuer's"
             }
-            Self::Audience { .. } => "the token is for another audience",
-            Self::Missing(_)
-            | Self::WrongType(_)
-            | Self::Tenant(_)
-            | Self::Subject
-            | Self::Scope
-            | Self::TooManyScopes
-            | Self::Binding
-            | Self::Patterns(_) => "the token's claims are not acceptable",
+            Self::Audience { .. } => {
+                "the token is for another audience: ask its issuer for one that is for this relay"
+            }
+            Self::Missing(_) => {
+                "the token lacks a claim that is needed here: exp, aud, sub and its tenant are"
+            }
+            Self::WrongType(_) => "a claim of the token has another type than it must have",
+            Self::Tenant(_) => "the token's claim of its tenant is no tenant's name",
+            Self::Subject => "the token's subject (sub) is too long, or no plain text",
+            Self::Scope => "the token's scope is no list of scopes",
+            Self::TooManyScopes => "the token has too many scopes",
+            Self::Binding => "the token is bound to its owner in a way that is not known here",
+            Self::Patterns(_) => "the token's claim of endpoints is no list of their patterns",
         }
     }
 

@@ -151,6 +151,11 @@ fn scopes_decide_what_a_token_may() {
         may("culvert:call culvert:register"),
         (true, true, PrincipalKind::Caller)
     );
+    for none in [json!(null), json!("  "), json!([])] {
+        let token = with_claims(&signer, json!({ "scope": none }));
+        let verified = judge(&token, &signer).unwrap();
+        assert!(!verified.may_register && !verified.may_call, "{none}");
+    }
     // Whole words, with their case.
     for near in [
         "culvert:calls",
@@ -158,6 +163,7 @@ fn scopes_decide_what_a_token_may() {
         "Culvert:Call",
         "culvert",
         "culvert:",
+        "",
     ] {
         assert_eq!(may(near), (false, false, PrincipalKind::Caller), "{near}");
     }

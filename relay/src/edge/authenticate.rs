@@ -5,7 +5,8 @@
 //! have come without it.
 //!
 //! The token for the relay stands in `Proxy-Authorization` (Bearer, or Basic with the token as
-//! password: what `https://x:TOKEN@relay` becomes) or in `Culvert-Authorization` (Bearer). One that
+//! password: what `https://x:TOKEN@relay` becomes) or, where there is none, in
+//! `Culvert-Authorization` (Bearer). One that
 //! is bound to a key has the scheme DPoP in either, and its proof in `Culvert-DPoP`, or, beside a
 //! CONNECT, in `DPoP`. `Authorization` belongs to the upstream and is not looked at; neither is the query.
 
@@ -223,20 +224,16 @@ fn credential<'h>(
     headers: &'h HeaderMap,
     request: &ProvedRequest<'_>,
 ) -> Result<Credential<'h>, Problem> {
-    let proxy = headers
-        .get_all(PROXY_AUTHORIZATION)
-        .iter()
-        .map(|value| (value, true));
-    let ours = headers
-        .get_all(CULVERT_AUTHORIZATION)
-        .iter()
-        .map(|value| (value, false));
-    let mut credentials = proxy.chain(ours);
-    let Some((value, basic)) = credentials.next() else {
-        return Err(no_credential());
+    let basic = headers.contains_key(PROXY_AUTHORIZATION);
+    let field = if basic {
+        PROXY_AUTHORIZATION
+    } else {
+        CULVERT_AUTHORIZATION
     };
+    let mut credentials = headers.get_all(&field).iter();
+    let value = credentials.next().ok_or_else(no_credential)?;
     if credentials.next().is_some() {
-        return Err(malformed("more than one credential was sent"));
+        return Err(malformed("the field of the credential was sent twice"));
     }
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| malformed("the credential is malformed"))?;
@@ -389,12 +386,18 @@ mod tests {
     }
 
     #[test]
-    fn two_credentials_are_none() {
-        let one = ("proxy-authorization", "Bearer a.b.c");
-        let two = ("culvert-authorization", "Bearer a.b.c");
-        for pair in [[one, two], [one, one], [two, two]] {
-            let (detail, _) = found(&pair).unwrap_err();
-            assert_eq!(detail, "more than one credential was sent");
+    fn the_first_credential_counts_and_one_that_is_there_twice_none() {
+        let first = ("proxy-authorization", "Bearer a.b.c");
+        let second = ("culvert-authorization", "Bearer d.e.f");
+        for both in [[first, second], [second, first]] {
+            assert_eq!(found(&both).as_deref(), Ok("a.b.c"));
+        }
+        // Not even if it is of no use: who calls does not depend on which of them is good.
+        let other = ("proxy-authorization", "Basic eDp5 eDp5");
+        assert!(found(&[other, second]).is_err());
+        for twice in [[first, first], [second, second]] {
+            let (detail, _) = found(&twice).unwrap_err();
+            assert_eq!(detail, "the field of the credential was sent twice");
         }
     }
 
