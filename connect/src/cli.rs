@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::fmt::Display;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -78,6 +79,7 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(code: u8, error: impl Display) -> ExitCode {
-    tracing::error!("{error}");
+    // Not a line of the log: RUST_LOG may leave those out.
+    let _ = writeln!(std::io::stderr(), "culvert-connect: {error}");
     ExitCode::from(code)
 }
