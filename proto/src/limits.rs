@@ -85,6 +85,10 @@ pub const MIN_WINDOW: u32 = 128 * 1024;
 /// Most credit that a stream can have: what a peer holds beyond it is a violation.
 pub const MAX_WINDOW: u32 = 1 << 30;
 
+/// A call of the peer's that is cancelled so long after it was opened, or later, is no part of a
+/// rapid reset and costs nothing.
+pub const RAPID: Duration = Duration::from_secs(1);
+
 /// Longest DATA payload that this side sends: what one stream puts before the next one's turn.
 pub const FRAME: usize = 16 * 1024;
 
@@ -121,9 +125,12 @@ pub struct Limits {
     pub max_message: usize,
     /// Control messages (both directions, each) that wait.
     pub control_queue: usize,
-    /// Calls that the peer may cancel, have refused or break the rules on, in one go and ...
+    /// Calls younger than [`RAPID`] that the peer may cancel, have refused or break the rules on,
+    /// in one go and ... At least as many as our greeting lets it have open, since they may all
+    /// vanish at once.
     pub cancel_burst: u32,
-    /// ... per second: more is a flood (rapid reset).
+    /// ... per second: more is a flood (rapid reset). At least an eighth of those that it may have
+    /// open.
     pub cancel_rate: u32,
     /// How long the peer may take to greet.
     pub hello_timeout: Duration,
@@ -147,7 +154,8 @@ impl Default for Limits {
             batch: 64 * 1024,
             max_message: 512 * 1024,
             control_queue: 16,
-            // A load balancer that dies takes every caller at once.
+            // A peer that may have fewer calls open, or none, can still have many refused that were
+            // on their way.
             cancel_burst: 2048,
             cancel_rate: 500,
             hello_timeout: Duration::from_secs(10),

@@ -185,6 +185,10 @@ impl Mux {
         limits.max_window = limits.max_window.min(MAX_WINDOW);
         limits.batch = limits.batch.max(4 * 1024);
         limits.max_message = limits.max_message.max(2 * MAX_CALL_HEAD);
+        // A load balancer that dies takes every caller at once, and callers come and go in
+        // proportion to how many there may be.
+        limits.cancel_burst = limits.cancel_burst.max(hello.max_streams);
+        limits.cancel_rate = limits.cancel_rate.max(hello.max_streams / 8);
         let mut greeting = BytesMut::new();
         encode_hello(&hello, &mut greeting);
         Self {

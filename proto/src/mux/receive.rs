@@ -17,7 +17,7 @@ use crate::controls::{decode_control, decode_goaway, decode_hello, decode_versio
 use crate::frame::{self, CLOSE, FIN, Frame, Kind};
 use crate::head::CallHead;
 use crate::heads::{decode_call, decode_head};
-use crate::limits::{FLOOR, MAX_CALL_HEAD, MAX_CONTROL, MAX_HEAD, MAX_WINDOW, MIN_WINDOW};
+use crate::limits::{FLOOR, MAX_CALL_HEAD, MAX_CONTROL, MAX_HEAD, MAX_WINDOW, MIN_WINDOW, RAPID};
 use crate::wire::{Malformed, array, malformed, take_bytes, take_length};
 
 /// Payloads below this size, or below a quarter of their message, are copied out of it, so that
@@ -196,6 +196,7 @@ impl Mux {
             }
         };
         stream.call = Some((Box::new(call), head_length));
+        stream.opened = Some(now);
         if body > 0 {
             // Cannot fail: data may begin a direction.
             let _ = stream.recv.order.on_data();
@@ -472,10 +473,15 @@ impl Mux {
         self.reset(id, code);
     }
 
-    /// A stream of the peer's that ends before its time costs it something, or opening and
-    /// cancelling would be a way to make us work for nothing.
+    /// A stream of the peer's that ends soon after it began costs it something, once, or opening
+    /// and cancelling would be a way to make us work for nothing. One that has been open for a
+    /// while is free: the limit of streams bounds how many of these there are in that time.
     fn count_cancel(&mut self, id: StreamId, now: Instant) -> Result<(), SessionError> {
-        if !self.streams.is_ours(id) {
+        let opened = self
+            .streams
+            .find_mut(id)
+            .and_then(|stream| stream.opened.take());
+        if opened.is_some_and(|opened| now.saturating_duration_since(opened) < RAPID) {
             self.cancels.spend(now)?;
         }
         Ok(())

@@ -18,6 +18,7 @@
 
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use crate::code::ResetCode;
 use crate::head::{CallHead, Head};
@@ -273,6 +274,8 @@ pub(super) struct Stream {
     pub(super) recv: Receiving,
     /// The head of a call of the peer that nobody has accepted yet, and its bytes on the wire.
     pub(super) call: Option<(Box<CallHead>, usize)>,
+    /// When the peer opened it; nothing once it has cost the peer a cancel, and if it is ours.
+    pub(super) opened: Option<Instant>,
     /// RESET to send.
     pub(super) reset_due: Option<ResetCode>,
     /// STOP to send.
@@ -293,6 +296,7 @@ impl Stream {
             send: Sending::new(send_window, ours),
             recv: Receiving::new(recv_window, !ours),
             call: None,
+            opened: None,
             reset_due: None,
             stop_due: None,
             listed: false,

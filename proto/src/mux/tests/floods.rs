@@ -236,6 +236,82 @@ fn stopping_every_answer_at_once_is_a_flood_like_any_other() {
     );
 }
 
+/// More than the usual burst of cancels, as between an agent and its relay.
+const MANY: u32 = 4096;
+
+/// A victim that lets its peer have [`MANY`] streams open. The peer's next id is 1.
+fn generous() -> Victim {
+    let now = start();
+    let mut config = config(Side::Acceptor);
+    config.hello.max_streams = MANY;
+    config.limits.backlog = MANY as usize;
+    assert!(config.limits.cancel_burst < MANY);
+    let mut mux = Mux::new(config, now);
+    let mut peer = Mux::new(super::config(Side::Dialer), now);
+    mux.handle_message(transmit(&mut peer, now), now).unwrap();
+    transmit(&mut mux, now);
+    Victim { mux, now }
+}
+
+/// How many calls, from the id `next` on, can be cancelled in the moment in which they are opened.
+fn rapid_resets(victim: &mut Victim, next: u32) -> u32 {
+    for n in 0..2 * MANY {
+        let id = next + 2 * n;
+        if let Err(error) = victim.take(&[open(id, 0, b""), word(Kind::Reset, id, 1)]) {
+            assert_eq!(error, Flood::Cancels.into());
+            return n;
+        }
+    }
+    panic!("a flood without an end")
+}
+
+#[test]
+fn a_peer_whose_calls_all_vanish_at_once_is_no_flood() {
+    let mut victim = generous();
+    for round in 0..3 {
+        let ids: Vec<u32> = (0..MANY).map(|n| 1 + 2 * (round * MANY + n)).collect();
+        for id in &ids {
+            victim.take(&[open(*id, FIN, b"")]).unwrap();
+            assert_eq!(victim.mux.accept().unwrap().0, StreamId(*id));
+        }
+        // New calls may vanish like old ones; after that, only those that had some time.
+        if round > 0 {
+            victim.now += Duration::from_secs(1);
+        }
+        for id in &ids {
+            // The answer is stopped, then the call is broken off: that is one cancel.
+            victim.take(&[word(Kind::Stop, *id, 1)]).unwrap();
+            victim.take(&[word(Kind::Reset, *id, 1)]).unwrap();
+            victim.mux.release_send(StreamId(*id));
+            victim.mux.release_recv(StreamId(*id));
+        }
+        transmit(&mut victim.mux, victim.now);
+        assert_eq!(victim.mux.stats().streams, 0);
+    }
+    // Old calls have left no room for new ones: two seconds gave back a quarter of the cancels.
+    let next = 1 + 2 * 3 * MANY;
+    assert_eq!(rapid_resets(&mut victim, next), MANY / 4);
+}
+
+#[test]
+fn cancelling_calls_as_they_are_opened_is_a_flood_however_many_may_be_open() {
+    assert_eq!(rapid_resets(&mut generous(), 1), MANY);
+}
+
+#[test]
+fn calls_that_were_on_their_way_when_this_side_began_to_drain_are_no_flood() {
+    let mut victim = generous();
+    victim.mux.drain(Duration::ZERO);
+    for n in 0..MANY {
+        victim.take(&[open(1 + 2 * n, 0, b"")]).unwrap();
+    }
+    let refused = |said: &(Kind, u32, u32)| said.0 == Kind::Reset;
+    let said = said(&transmit(&mut victim.mux, victim.now));
+    assert_eq!(said.into_iter().filter(refused).count(), MANY as usize);
+    let more = victim.take(&[open(1 + 2 * MANY, 0, b"")]);
+    assert_eq!(more, Err(Flood::Cancels.into()));
+}
+
 #[test]
 fn no_traffic_that_keeps_to_the_protocol_is_a_flood() {
     let mut pair = Pair::new(Duration::from_millis(1));
