@@ -308,13 +308,14 @@ impl Core {
         }
     }
 
-    /// Begins to keep track of a stream that has two handles.
+    /// Begins to keep track of a stream that has two handles. The peer may have stopped it before,
+    /// and tells that once.
     pub(crate) fn add_stream(&mut self, id: StreamId) {
         let waiting = Waiting {
             reader: None,
             writer: None,
             stop: None,
-            stopped: None,
+            stopped: self.mux.stopped(id).map(StreamError::Stopped),
             halves: 2,
         };
         self.streams.insert(id, waiting);

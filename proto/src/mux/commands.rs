@@ -78,6 +78,16 @@ impl Mux {
         None
     }
 
+    /// Why the peer wants no more of our data on a stream, if it has stopped it. It may have done so
+    /// before the call was accepted, when nobody knew the stream that
+    /// [`Event::Stopped`](super::Event::Stopped) was about.
+    pub fn stopped(&self, id: StreamId) -> Option<ResetCode> {
+        match self.streams.find(id)?.send.state {
+            SendState::Stopped(code) => Some(code),
+            SendState::Open | SendState::Finishing | SendState::Reset(_) => None,
+        }
+    }
+
     /// Queues a head. Heads do not wait for room: a stream has few.
     ///
     /// # Errors

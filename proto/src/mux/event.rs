@@ -21,7 +21,8 @@ pub enum Event {
     Readable(StreamId),
     /// A `write` that took nothing takes something now.
     Writable(StreamId),
-    /// The peer wants no more of our data; `write` fails from now on.
+    /// The peer wants no more of our data; `write` fails from now on. It may come before the call
+    /// is accepted: [`stopped`](crate::mux::Mux::stopped) tells of it later.
     Stopped(StreamId, ResetCode),
     /// The peer aborted the stream; whatever half was not over fails from now on.
     Reset(StreamId, ResetCode),

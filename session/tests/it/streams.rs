@@ -246,6 +246,19 @@ async fn a_stop_reaches_a_writer_that_waits_for_credit_and_one_that_waits_for_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_that_comes_before_its_call_is_accepted_is_not_lost() {
+    let (relay, mut agent) = pair().await;
+    let mut near = relay.session.open(&call(), Bytes::new(), true).unwrap();
+    near.recv.stop(ResetCode::Cancelled);
+    settle().await;
+    let (_, mut far) = agent.incoming.accept().await.unwrap();
+    assert_eq!(
+        settled(far.send.stopped()).await,
+        Some(StreamError::Stopped(ResetCode::Cancelled))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropped_handles_cancel_and_never_look_like_an_end() {
     let (relay, mut agent) = pair().await;
     let (near, mut far) = stream(&relay, &mut agent).await;
