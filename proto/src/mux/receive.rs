@@ -229,17 +229,16 @@ impl Mux {
             self.on_received(id, 0, fin);
             return Ok(());
         };
-        match decode_head(payload) {
-            Ok(head) if stream.recv.order.on_head(&head).is_ok() => {
-                stream
-                    .recv
-                    .queue
-                    .push_back(Received::Head(Box::new(head), length));
-                self.on_received(id, length, fin);
-                Ok(())
-            }
-            Ok(_) | Err(Malformed(_)) => self.broken(id, length, now),
+        let head = match decode_head(payload) {
+            Ok(head) if stream.recv.order.on_head(&head).is_ok() => head,
+            Ok(_) | Err(Malformed(_)) => return self.broken(id, length, now),
+        };
+        let received = Received::Head(Box::new(head), length);
+        if let Some(stream) = self.with_memory(id, length) {
+            stream.recv.queue.push_back(received);
+            self.on_received(id, length, fin);
         }
+        Ok(())
     }
 
     fn on_data(
@@ -264,16 +263,10 @@ impl Mux {
                 if stream.recv.order.on_data().is_err() {
                     return self.broken(id, length, now);
                 }
-                // The window counts these bytes already, the session does not.
-                let beyond = stream.recv.window.buffered() > FLOOR;
-                if beyond && !self.streams.has_memory(length) {
-                    self.break_off(id, length, ResetCode::Overloaded);
-                    return Ok(());
-                }
-                if let Some(stream) = self.streams.find_mut(id) {
+                if let Some(stream) = self.with_memory(id, length) {
                     stream.recv.push_data(data, is_small(length, whole));
+                    self.on_received(id, length, fin);
                 }
-                self.on_received(id, length, fin);
             }
             _ => self.on_received(id, 0, fin),
         }
@@ -310,6 +303,17 @@ impl Mux {
             return Ok(None);
         }
         Ok(Some(stream))
+    }
+
+    /// The stream whose next `length` bytes are to be queued. `None`: there is no memory for them,
+    /// and it is broken off. Its window counts these bytes already, the session does not.
+    fn with_memory(&mut self, id: StreamId, length: usize) -> Option<&mut Stream> {
+        let beyond = self.streams.find(id)?.recv.window.buffered() > FLOOR;
+        if beyond && !self.streams.has_memory(length) {
+            self.break_off(id, length, ResetCode::Overloaded);
+            return None;
+        }
+        self.streams.find_mut(id)
     }
 
     /// Something was put into a stream's queue, or its end has come.

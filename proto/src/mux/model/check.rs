@@ -9,7 +9,7 @@ use super::{SIDES, other};
 use crate::code::ResetCode;
 use crate::frame::{self, Kind};
 use crate::limits::FLOOR;
-use crate::mux::stream::{Chunk, Received, Receiving, RecvState, Sending, Stream};
+use crate::mux::stream::{Chunk, RecvState, Sending, Stream};
 use crate::mux::streams::FREE;
 use crate::mux::{Side, StreamId};
 
@@ -18,15 +18,6 @@ fn heads_of(send: &Sending) -> usize {
     let heads = send.queue.iter().map(|chunk| match chunk {
         Chunk::Open(head) | Chunk::Head(head) => head.len(),
         Chunk::Data(_) | Chunk::Gathered(_) => 0,
-    });
-    heads.sum()
-}
-
-/// Bytes of heads that wait to be read.
-fn heads_in(recv: &Receiving) -> usize {
-    let heads = recv.queue.iter().map(|received| match received {
-        Received::Head(_, length) => *length,
-        Received::Data(_) | Received::Gathered(_) => 0,
     });
     heads.sum()
 }
@@ -59,8 +50,7 @@ impl World {
                 .send
                 .queued
                 .saturating_sub(FLOOR + heads_of(&stream.send));
-            let received = stream.recv.window.buffered();
-            sent + received.saturating_sub(FLOOR + heads_in(&stream.recv))
+            sent + stream.recv.window.buffered().saturating_sub(FLOOR)
         };
         streams.map(beyond).sum()
     }

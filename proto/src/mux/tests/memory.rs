@@ -5,6 +5,7 @@ use super::*;
 use crate::growth::GrowthBudget;
 use crate::limits::{FLOOR, FRAME};
 use crate::mux::stream::Received;
+use crate::mux::streams::FREE;
 
 const KIB: usize = 1024;
 
@@ -124,6 +125,37 @@ fn without_memory_a_stream_that_nobody_reads_is_broken_off_and_those_that_are_re
         pair.settle();
     }
     assert_eq!(arrived, 1600 * KIB);
+}
+
+#[test]
+fn heads_that_nobody_reads_take_no_more_memory_than_data_does() {
+    const STREAMS: usize = 20;
+    let budget = GrowthBudget::new(100 * KIB as u64);
+    let mut pair = pair(&budget, None);
+    let Head::Response(mut hints) = answer() else {
+        unreachable!()
+    };
+    hints.status = StatusCode::EARLY_HINTS;
+    hints
+        .headers
+        .insert("link", "x".repeat(60 * KIB).parse().unwrap());
+    let hints = Head::Interim(hints);
+    let ids: Vec<StreamId> = (0..STREAMS).map(|_| pair.open()).collect();
+    for _ in 0..4 {
+        for id in &ids {
+            // Those that were broken off take no more.
+            let _ = pair.dialer.send_head(*id, &hints);
+            pair.settle();
+            let buffered = pair.acceptor.stats().buffered;
+            let most = FREE + 100 * KIB + STREAMS * FLOOR;
+            assert!(buffered <= most, "{buffered} bytes wait of {most}");
+        }
+    }
+    let broken_off = |id: &&StreamId| {
+        let result = pair.dialer.send_head(**id, &hints);
+        result == Err(StreamError::Reset(ResetCode::Overloaded))
+    };
+    assert!(ids.iter().filter(broken_off).count() > 0);
 }
 
 #[test]
