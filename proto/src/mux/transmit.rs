@@ -54,8 +54,9 @@ impl Room {
 
 impl Mux {
     /// Appends a batch of whole frames: at most [`Limits::batch`](super::Limits::batch) bytes,
-    /// but always room for one large head or control message (at most 104 KiB, or half of
-    /// `batch` and 64 KiB). `true` if it appended anything.
+    /// but always room for one large head or control message (at most
+    /// [`MAX_CALL_HEAD`](crate::limits::MAX_CALL_HEAD), 122 KiB, and what small frames are before
+    /// it, or half of `batch` and 64 KiB). `true` if it appended anything.
     pub fn poll_transmit(&mut self, batch: &mut BytesMut, now: Instant) -> bool {
         let start = batch.len();
         if let Some(greeting) = self.greeting.take() {
