@@ -208,6 +208,25 @@ fn explain_knows_the_endpoints_and_refuses_paths_like_the_agent() {
     assert_eq!(none.status.code(), Some(2), "a path is needed in http mode");
 }
 
+/// What no rule is ever asked about is not explained as if one were.
+#[test]
+fn explain_knows_which_calls_cannot_be_made() {
+    let files = Files::new();
+    let call = ["--endpoint", "vcenter", "--path", "/api/vcenter/vm"];
+    for (more, why) in [
+        (
+            &["--mode", "tcp"][..],
+            "vcenter has no mode tcp; it has http",
+        ),
+        (&["--method", "TRACE"], "takes no method \"TRACE\""),
+        (&["--method", "get"], "takes no method \"get\""),
+    ] {
+        let told = explain(&files, &[&call[..], more].concat());
+        let told = stdout(&told);
+        assert!(told.starts_with("deny: ") && told.contains(why), "{told}");
+    }
+}
+
 #[test]
 fn check_says_how_many_rules_and_which_of_them_no_test_is_about() {
     let files = Files::new();

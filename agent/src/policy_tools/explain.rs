@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use culvert_config::endpoint::Endpoint;
 use culvert_config::policy_file::TestCall;
 use culvert_policy::{CanonicalTarget, Look, Mode, PathOptions};
+use culvert_proto::connect_name::ConnectName;
 
 use super::{ToolError, load};
 
@@ -76,6 +78,9 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
         allow_semicolon: endpoint.allow_semicolon,
         allow_encoded_slash: endpoint.allow_encoded_slash,
     };
+    if let Some(why) = impossible(args, endpoint) {
+        return Ok(format!("deny: {why}\n  (no rule is asked)\n"));
+    }
     let mut call = TestCall::new(args.endpoint.as_str(), args.mode);
     if args.mode.has_target() {
         let Some(path) = &args.path else {
@@ -113,4 +118,31 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
         .policy
         .explain(&call.facts(&policy.policy))
         .to_string())
+}
+
+/// Why such a call reaches no rule, whatever the policy says.
+fn impossible(args: &ExplainArgs, endpoint: &Endpoint) -> Option<String> {
+    let name = &endpoint.name;
+    let mode = args.mode.as_str();
+    let modes: Vec<&str> = endpoint.modes.iter().map(|mode| mode.as_str()).collect();
+    if !modes.contains(&mode) {
+        let modes = modes.join(", ");
+        return Some(format!("{name} has no mode {mode}; it has {modes}"));
+    }
+    let is_method = |method: &str| {
+        let letter = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
+        !["TRACE", "CONNECT"].contains(&method) && method.bytes().all(letter)
+    };
+    if let Some(method) = args.method.as_ref().filter(|method| !is_method(method)) {
+        return Some(format!("the relay takes no method {method:?}"));
+    }
+    if let (Some(host), Some(port), true) = (&args.host, args.port, args.mode != Mode::Http) {
+        let is_declared = |declared: &ConnectName| {
+            declared.host().eq_ignore_ascii_case(host) && declared.port() == port
+        };
+        if !endpoint.connect.iter().any(is_declared) {
+            return Some(format!("{name} declares no {host}:{port} in connect"));
+        }
+    }
+    None
 }
