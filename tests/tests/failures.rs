@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use culvert_demo::certs::Authority;
-use culvert_tests::curl::{Http, Running};
+use culvert_tests::curl::{Curl, Http, Running};
 use culvert_tests::pattern::{BLOCK, Check, Source};
+use culvert_tests::stack::caller_token;
 use culvert_tests::upstream::Then;
 use culvert_tests::wait::{LONG, eventually, until};
 use culvert_tests::{Nginx, Stack, Upstream, port};
@@ -69,6 +70,10 @@ fn a_relay_that_has_just_started_does_not_call_unknown_what_may_come_back() {
         answer.assert_refused(503, "endpoint-offline", "relay");
         assert!(answer.header("retry-after").is_some(), "{answer}");
     }
+    let credential = format!("x:{}", caller_token());
+    let proxied = Curl::through(stack.public, "https://vcenter.sddc.test/");
+    let refused = proxied.args(["--proxy-user", &credential]).run();
+    assert!(refused.errors.contains("503"), "{}", refused.errors);
     stack.restart_agent();
     stack.await_endpoint("vcenter");
     let unknown = stack.call_endpoint("nothing", "/").ok();

@@ -25,7 +25,7 @@ use super::Edge;
 use super::authenticate::Caller;
 use super::call::Answer;
 use super::connection::Connection;
-use super::find::Finder;
+use super::find::{Finder, too_early};
 use super::forward::{Failure, broken, lost, open};
 use super::leave::Leave;
 use super::passage::Passage;
@@ -65,7 +65,8 @@ impl Edge {
         let holder = self.directory.holder(tenant, &name);
         let endpoint = holder.as_ref().map(|(endpoint, _)| endpoint);
         let mut leave = self.begin(record, endpoint)?;
-        let (endpoint, mode) = holder.ok_or_else(unknown_name)?;
+        let unknown = || too_early(&self.directory).unwrap_or_else(unknown_name);
+        let (endpoint, mode) = holder.ok_or_else(unknown)?;
         record.mode = mode;
         record.endpoint = Some(Endpoint {
             tenant: tenant.clone(),

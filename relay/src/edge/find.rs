@@ -20,16 +20,9 @@ pub(crate) struct Finder<'f> {
 }
 
 impl Finder<'_> {
-    /// What to say where there is nothing. Tools take a 404 for a thing that is gone, and forget it: so
-    /// it is said of nothing that may come back.
+    /// What to say where there is nothing.
     pub(super) fn unknown(&self) -> Problem {
-        if !self.directory.is_too_early() {
-            return unknown_endpoint();
-        }
-        Problem::new(
-            ErrorCode::EndpointOffline,
-            "this relay has just started, and no agent has come back yet; try again",
-        )
+        too_early(self.directory).unwrap_or_else(unknown_endpoint)
     }
 
     /// Where the call can go now.
@@ -51,4 +44,12 @@ impl Finder<'_> {
                 .withdraw(self.tenant, self.endpoint, link.id());
         }
     }
+}
+
+/// What to say instead of "unknown" where agents may only not be back yet. Tools take a 404 for a thing
+/// that is gone, and forget it: so it is said of nothing that may come back.
+pub(super) fn too_early(directory: &Directory) -> Option<Problem> {
+    let detail = "this relay has just started, and no agent has come back yet; try again";
+    let is_early = directory.is_too_early();
+    is_early.then(|| Problem::new(ErrorCode::EndpointOffline, detail))
 }
