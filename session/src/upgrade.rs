@@ -110,7 +110,10 @@ where
     };
     let rest = buffer.split_off(answer.head_length);
     if answer.status != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(UpgradeError::Refused(answer.into_refusal(io, rest).await));
+        let mut refusal = answer.into_refusal(io, rest).await;
+        // A server that answers with what it was asked would put the token into logs.
+        refusal.body = without(&refusal.body, request.bearer);
+        return Err(UpgradeError::Refused(refusal));
     }
     answer.verify(&key)?;
     Ok(WebSocketIo::dialer(io, rest.into()))
@@ -245,6 +248,26 @@ impl Answer {
     }
 }
 
+/// A text that may have been cut, without a secret that may be in it, nor most of it at the end.
+fn without(text: &str, secret: &str) -> String {
+    /// So few letters of a secret give nothing away.
+    const FEW: usize = 8;
+    if secret.is_empty() {
+        return text.to_owned();
+    }
+    let mut text = text.replace(secret, "***");
+    let cut = (FEW..secret.len()).rev();
+    let cut = cut.filter(|length| secret.is_char_boundary(*length));
+    if let Some(length) = cut
+        .into_iter()
+        .find(|length| text.ends_with(&secret[..*length]))
+    {
+        text.truncate(text.len() - length);
+        text.push_str("***");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,6 +372,23 @@ mod tests {
         assert_eq!(refusal.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(refusal.retry_after, Some(Duration::from_secs(7)));
         assert_eq!(refusal.body, "too many  agents");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_echoes_the_request_does_not_put_the_token_into_the_error() {
+        let error = meet(|request| {
+            let length = request.len();
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{request}")
+        })
+        .await
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("Authorization: Bearer ***"), "{error}");
+        assert!(!error.contains(REQUEST.bearer), "{error}");
+        let token = "eyJhbGciOi.eyJzdWIi.c2ln";
+        assert_eq!(without("x eyJhbGciOi.ey", token), "x ***");
+        assert_eq!(without("x eyJhbGc", token), "x eyJhbGc");
+        assert_eq!(without("x", ""), "x");
     }
 
     #[tokio::test]
