@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use culvert_proto::names::TenantName;
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use toml::Spanned;
 use url::Url;
 
@@ -29,6 +30,12 @@ pub struct Issuer {
     pub ca: Option<PathBuf>,
     /// The claim that names the tenant.
     pub tenant_claim: String,
+    /// The tenants that it speaks for; `None`: all of them.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "tenant_words"
+    )]
+    pub tenants: Option<Vec<TenantName>>,
     /// The claim with the endpoint patterns that an agent may register.
     pub endpoints_claim: String,
     /// The scope that registering takes.
@@ -87,6 +94,7 @@ pub(crate) struct WrittenIssuer {
     ca: Option<Spanned<PathBuf>>,
     #[serde(default = "tenant_claim")]
     tenant_claim: String,
+    tenants: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default = "endpoints_claim")]
     endpoints_claim: String,
     #[serde(default = "register_scope")]
@@ -110,6 +118,7 @@ impl WrittenIssuer {
             introspection: None,
             ca: None,
             tenant_claim: tenant_claim(),
+            tenants: None,
             endpoints_claim: endpoints_claim(),
             register_scope: register_scope(),
             call_scope: call_scope(),
@@ -229,6 +238,8 @@ pub(crate) fn check(document: &Document, written: &WrittenIssuer) -> Result<Issu
         .as_ref()
         .map(|ca| crate::check::file(document, ca))
         .transpose()?;
+    let tenants = written.tenants.as_ref();
+    let tenants = tenants.map(|names| check_tenants(document, names));
     Ok(Issuer {
         url: written.url.get_ref().clone(),
         audience: written.audience.get_ref().clone(),
@@ -237,8 +248,34 @@ pub(crate) fn check(document: &Document, written: &WrittenIssuer) -> Result<Issu
         introspection,
         ca,
         tenant_claim: written.tenant_claim.clone(),
+        tenants: tenants.transpose()?,
         endpoints_claim: written.endpoints_claim.clone(),
         register_scope: written.register_scope.clone(),
         call_scope: written.call_scope.clone(),
     })
+}
+
+fn check_tenants(
+    document: &Document,
+    written: &Spanned<Vec<Spanned<String>>>,
+) -> Result<Vec<TenantName>, ConfigError> {
+    let names = written.get_ref();
+    if names.is_empty() {
+        return Err(document.error(
+            written.span(),
+            "found an empty list; expected the tenants that this issuer speaks for",
+        ));
+    }
+    names
+        .iter()
+        .map(|name| crate::check::name(document, name))
+        .collect()
+}
+
+fn tenant_words<S: Serializer>(
+    tenants: &Option<Vec<TenantName>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let words = tenants.iter().flatten().map(TenantName::as_str);
+    serializer.collect_seq(words)
 }

@@ -180,6 +180,7 @@ pub(crate) fn rules() -> IssuerRules {
             Algorithm::RS512,
             Algorithm::EdDSA,
         ],
+        tenants: None,
         tenant_claim: "tenant".into(),
         endpoints_claim: "culvert_endpoints".into(),
         register_scope: "culvert:register".into(),

@@ -40,7 +40,7 @@ pub use self::key_set::{KeyFault, KeySet, KeySetError, MAX_KEY_SET, MAX_KEYS};
 use self::members::Members;
 pub use self::patterns::{EndpointPatterns, MAX_PATTERNS, PatternError};
 
-use culvert_proto::names::EndpointName;
+use culvert_proto::names::{EndpointName, TenantName};
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
@@ -66,6 +66,8 @@ pub struct IssuerRules {
     pub algorithms: Vec<Algorithm>,
     /// The claim that names the tenant: a string.
     pub tenant_claim: String,
+    /// The tenants that the issuer speaks for; `None`: all of them.
+    pub tenants: Option<Vec<TenantName>>,
     /// The claim with endpoint patterns: an array of strings, or one string. Registering needs
     /// it; calling is limited by it where it is there.
     pub endpoints_claim: String,

@@ -46,6 +46,7 @@ impl TestIssuer {
     /// The issuer as a configuration has it.
     pub(crate) fn config(&self) -> Issuer {
         Issuer {
+            tenants: None,
             url: URL.into(),
             audience: "culvert".into(),
             algorithms: vec![Algorithm::EdDSA],

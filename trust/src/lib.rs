@@ -27,6 +27,7 @@ fn trusted(issuer: &Issuer) -> TrustedIssuer {
         audience: issuer.audience.clone(),
         algorithms: issuer.algorithms.iter().copied().map(algorithm).collect(),
         tenant_claim: issuer.tenant_claim.clone(),
+        tenants: issuer.tenants.clone(),
         endpoints_claim: issuer.endpoints_claim.clone(),
         register_scope: issuer.register_scope.clone(),
         call_scope: issuer.call_scope.clone(),

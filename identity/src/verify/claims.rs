@@ -30,6 +30,11 @@ pub(super) fn judge(
     }
     let tenant = required(claims, &rules.tenant_claim)?;
     let tenant = TenantName::new(&tenant).map_err(TokenError::Tenant)?;
+    if let Some(tenants) = &rules.tenants
+        && !tenants.contains(&tenant)
+    {
+        return Err(TokenError::OtherTenant);
+    }
     let subject = subject(claims)?;
     let scopes = scopes(claims)?;
     let patterns = patterns(claims, &rules.endpoints_claim)?;

@@ -96,6 +96,9 @@ pub enum TokenError {
     /// The tenant claim is not a tenant name.
     #[error("the token's tenant claim is not a tenant name: {0}")]
     Tenant(NameError),
+    /// The issuer speaks for other tenants alone.
+    #[error("the token's tenant is none that its issuer speaks for (tenants)")]
+    OtherTenant,
     /// `sub` is longer than [`MAX_SUBJECT`] or has control characters.
     #[error("the token's subject (sub) is longer than {MAX_SUBJECT} bytes or not plain text")]
     Subject,
@@ -147,6 +150,7 @@ impl TokenError {
             }
             Self::WrongType(_) => "a claim of the token has another type than it must have",
             Self::Tenant(_) => "the token's claim of its tenant is no tenant's name",
+            Self::OtherTenant => "the token's issuer does not speak for its tenant here",
             Self::Subject => "the token's subject (sub) is too long, or no plain text",
             Self::Scope => "the token's scope is no list of scopes",
             Self::TooManyScopes => "the token has too many scopes",

@@ -265,6 +265,27 @@ fn a_token_that_was_good_before_is_judged_anew() {
     assert_eq!(at(&text, &rules(), &rotated, 0), Err(TokenError::Signature));
 }
 
+/// Of several issuers, one must not be able to make tokens for the others' tenants.
+#[test]
+fn an_issuer_speaks_for_its_own_tenants_alone() {
+    let signer = ed25519();
+    let keys = testing::key_set([&signer]);
+    let text = signer.token();
+    let judged = |tenants: Option<&[&str]>| {
+        let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+        let rules = IssuerRules {
+            tenants: tenants.map(names),
+            ..rules()
+        };
+        let token = Token::parse(&text)?;
+        token.verify(&rules, &keys, now()).map(|_| ())
+    };
+    assert_eq!(judged(None), Ok(()));
+    assert_eq!(judged(Some(&["globex", "acme"])), Ok(()));
+    assert_eq!(judged(Some(&["globex"])), Err(TokenError::OtherTenant));
+    assert_eq!(judged(Some(&[])), Err(TokenError::OtherTenant));
+}
+
 #[test]
 fn the_skew_is_allowed_for_to_the_second_and_never_beyond_a_minute() {
     let signer = ed25519();

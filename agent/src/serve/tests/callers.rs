@@ -81,6 +81,7 @@ impl Keys {
         let config = VerifyCallers {
             tenant: Some(TenantName::new("acme").unwrap()),
             issuers: vec![Issuer {
+                tenants: None,
                 url: ISSUER.into(),
                 audience: "culvert".into(),
                 algorithms: vec![Algorithm::EdDSA],

@@ -78,6 +78,7 @@ impl Rig {
             issuer: ISSUER.into(),
             audience: "culvert".into(),
             algorithms: vec![Algorithm::EdDSA],
+            tenants: None,
             tenant_claim: "tenant".into(),
             endpoints_claim: "culvert_endpoints".into(),
             register_scope: "culvert:register".into(),
