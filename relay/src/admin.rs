@@ -62,7 +62,7 @@ async fn route(node: &Node, request: &Request<Bytes>) -> Result<Found, Refused> 
     let allowed = match path {
         "/api/v1/drain" => "POST",
         revocations::PATH => "GET, HEAD, POST",
-        _ if revocations::id(path).is_some() => "DELETE",
+        _ if revocations::is_one(path) => "DELETE",
         _ => "GET, HEAD",
     };
     admit(request, allowed)?;

@@ -103,6 +103,12 @@ pub(crate) struct Listed {
     pub(crate) revocations: Vec<Shown>,
 }
 
+/// Whether a path is one of a revocation's, be it there or not.
+pub(super) fn is_one(path: &str) -> bool {
+    let below = path.strip_prefix(PATH);
+    below.is_some_and(|below| below.starts_with('/'))
+}
+
 /// The id in the path of a revocation.
 pub(super) fn id(path: &str) -> Option<RevocationId> {
     let id = path.strip_prefix(PATH)?.strip_prefix('/')?;

@@ -181,6 +181,8 @@ async fn a_revocation_is_made_listed_and_lifted() {
     };
     assert_eq!(lift().await.status(), 200);
     assert_eq!(lift().await.status(), 404);
+    let nothing = request(Method::DELETE, "/api/v1/revocations/zzz");
+    assert_eq!(answer(&node, &nothing).await.status(), 404);
     assert!(node.revocations.is_empty());
 }
 
