@@ -32,13 +32,21 @@ pub enum LogFormat {
 pub struct Log(Lines);
 
 impl Log {
-    /// Sets the log up for the whole process. What is logged says `RUST_LOG`; `info` without it.
+    /// Sets the log up for the whole process. What is logged says `RUST_LOG`; `info` without it, or
+    /// where it is not understood, which is said.
     /// A panic, which is a defect, is logged too.
     ///
     /// # Panics
     /// The second time.
     pub fn start(format: LogFormat) -> Self {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let usual = || EnvFilter::new("info");
+        let (filter, wrong) = match std::env::var(EnvFilter::DEFAULT_ENV) {
+            Ok(asked) => match EnvFilter::try_new(&asked) {
+                Ok(filter) => (filter, None),
+                Err(error) => (usual(), Some(error)),
+            },
+            Err(_) => (usual(), None),
+        };
         let lines = Lines::to(std::io::stderr());
         lines.clone().keep_flushing();
         let builder = tracing_subscriber::fmt()
@@ -47,6 +55,9 @@ impl Log {
         match format {
             LogFormat::Text if std::io::stderr().is_terminal() => builder.with_ansi(true).init(),
             format => builder.event_format(EventLines(format)).init(),
+        }
+        if let Some(error) = wrong {
+            tracing::warn!("RUST_LOG is not understood, and info taken in its place: {error}");
         }
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string);
