@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use culvert_admin::AskError;
 use culvert_config::AgentConfig;
 use culvert_process::log::{Log, LogFormat};
 
@@ -137,6 +138,7 @@ fn status(admin: &str, json: bool) -> ExitCode {
             FAILED,
             format!("{admin} answered with something else than an agent's status: {error}"),
         ),
+        Err(error @ AskError::Address { .. }) => fail(USAGE, error),
         Err(error) => fail(FAILED, error),
     }
 }

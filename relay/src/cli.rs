@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use culvert_admin::AskError;
 use culvert_process::log::{Log, LogFormat};
 use culvert_process::workers::{Workers, processors};
@@ -23,6 +23,9 @@ use crate::revocations::RevocationId;
 
 /// Exit code of a program that failed while it ran.
 const FAILED: u8 = 1;
+
+/// Exit code of a command line that makes no sense.
+const USAGE: u8 = 2;
 
 /// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
 const BAD_CONFIG: u8 = 78;
@@ -107,6 +110,10 @@ struct AdminArg {
 }
 
 #[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("what").required(true).multiple(true)
+        .args(["subject", "tenant", "session", "endpoint"])
+))]
 struct RevokeArgs {
     /// `sub` of a token, or the name of a certificate: agents and callers.
     #[arg(long)]
@@ -197,6 +204,7 @@ fn asking(question: impl Future<Output = Result<(), AskingError>>) -> ExitCode {
         .build();
     match runtime.map(|runtime| runtime.block_on(question)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error @ AskingError::Ask(AskError::Address { .. }))) => fail(USAGE, error),
         Ok(Err(error)) => fail(FAILED, error),
         Err(error) => fail(FAILED, error),
     }

@@ -57,6 +57,21 @@ fn a_good_configuration_checks_with_0_and_shows_no_secret() {
     }
 }
 
+/// What is asked of a running program, and cannot be.
+#[test]
+fn a_question_that_makes_no_sense_is_usage() {
+    for (program, arguments) in [
+        ("culvert-relay", &["status", "--admin", "foo"][..]),
+        ("culvert-relay", &["revoke"]),
+        ("culvert-relay", &["revoke", "--reason", "x"]),
+        ("culvert-agent", &["status", "--admin", "foo"]),
+    ] {
+        let output = run(program, arguments);
+        assert_eq!(output.status.code(), Some(2), "{program} {arguments:?}");
+        assert!(!error(&output).is_empty());
+    }
+}
+
 /// What is wrong is named by file, line and key; `check` and `run` agree.
 #[test]
 fn a_wrong_configuration_ends_with_78_and_says_where() {
