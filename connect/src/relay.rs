@@ -58,10 +58,8 @@ impl std::fmt::Debug for TlsSettings {
 /// The command line names a relay or a token that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadSettings {
-    #[error(
-        "--relay: found {0:?}; expected https://HOST[:PORT] without path, query or credentials"
-    )]
-    Url(String),
+    #[error("--relay: expected https://HOST[:PORT] without path, query or credentials")]
+    Url,
     #[error("--ca: {0}")]
     Ca(#[from] TlsConfigError),
     #[error("--token-file: {0}")]
@@ -87,7 +85,8 @@ impl Relay {
         token_file: PathBuf,
         ca: Option<PathBuf>,
     ) -> Result<Self, BadSettings> {
-        let bad = || BadSettings::Url(url.to_owned());
+        // What was given may hold a password, so it is not shown.
+        let bad = || BadSettings::Url;
         let parsed = Url::parse(url).map_err(|_| bad())?;
         let plain = parsed.scheme() == "https"
             && parsed.path() == "/"
