@@ -309,7 +309,7 @@ fn check_networks(
     let networks = networks.collect::<Result<Vec<_>, ConfigError>>()?;
     let address = match upstream.host() {
         Some(url::Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-        Some(url::Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+        Some(url::Host::Ipv6(address)) => Some(IpAddr::V6(address).to_canonical()),
         _ => None,
     };
     match address {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
+use culvert_policy::plain_network;
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
@@ -204,7 +205,7 @@ impl NoProxy {
 
     fn covers(&self, host: &str, port: u16) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let address: Option<IpAddr> = host.parse().ok();
+        let address = host.parse().ok().map(|a: IpAddr| a.to_canonical());
         self.entries.iter().any(|(matcher, only)| {
             only.is_none_or(|only| only == port)
                 && match matcher {
@@ -227,7 +228,8 @@ fn entry(text: &str) -> (Matcher, Option<u16>) {
     let network = |text: &str| {
         let bare = text.trim_start_matches('[').trim_end_matches(']');
         let address = bare.parse::<IpAddr>().map(IpNet::from);
-        address.ok().or_else(|| bare.parse().ok())
+        let network = address.ok().or_else(|| bare.parse().ok())?;
+        Some(plain_network(network).unwrap_or(network))
     };
     if let Some(network) = network(&text) {
         return (Matcher::Network(network), None);
@@ -345,6 +347,8 @@ mod tests {
             ("[2001:db8::1]:443", "2001:db8::1", 443, true),
             ("2001:db8::/32", "2001:db8::7", 443, true),
             ("2001:db8::1", "2001:db8::1", 443, true),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", 443, true),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", 443, true),
             (
                 "other, relay.example.com ,10.0.0.0/8",
                 "relay.example.com",

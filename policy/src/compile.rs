@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::facts::Mode;
 use crate::glob::Glob;
 use crate::matching::{Rule, SoapMatcher};
+use crate::network::plain_network;
 use crate::path::PathPattern;
 use crate::query::QueryMatcher;
 use crate::rule::{Action, RuleSpec, SoapOps};
@@ -172,9 +173,10 @@ impl Compiler<'_> {
                 .fold(0, |bits, mode| bits | mode.bit()),
             modes => modes.iter().fold(0, |bits, mode| bits | mode.bit()),
         };
-        for network in &mut spec.source {
-            *network = network.trunc();
-        }
+        let source = self.each("source", &spec.source, |network| {
+            plain_network(*network).map_err(|half| half.to_string())
+        });
+        spec.source = source.into();
         Rule {
             id: Arc::from(&*spec.id),
             endpoint,

@@ -34,6 +34,7 @@ mod look;
 mod matching;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
+mod network;
 pub mod operations;
 mod path;
 mod query;
@@ -48,4 +49,5 @@ pub use facts::{CallFacts, Mode, Soap};
 pub use lint::{Finding, FindingCode, LintEndpoint};
 pub use look::Look;
 pub use matching::Key;
+pub use network::{HalfMapped, plain_network};
 pub use rule::{Action, Rate, RateError, RuleSpec, SoapOps};

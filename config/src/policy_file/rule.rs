@@ -209,6 +209,7 @@ impl WrittenRule {
             }
             "soap_ns" => self.soap_ns.as_ref().map(Spanned::span),
             "upgrade" => in_list(&self.upgrade),
+            "source" => in_list(&self.source),
             "host" => in_list(&self.host),
             "port" => {
                 let written = self.port.as_ref()?;

@@ -56,7 +56,7 @@ fn every_mistake_of_every_rule_is_reported_at_once() {
 #[test]
 fn what_could_never_match_is_refused() {
     type Change = fn(&mut RuleSpec);
-    let table: [(&str, Change); 21] = [
+    let table: [(&str, Change); 22] = [
         ("host", |rule| rule.host = strings(&["ESX-01"])),
         ("host", |rule| rule.host = strings(&["esx-01."])),
         ("host", |rule| rule.host = strings(&[""])),
@@ -95,6 +95,9 @@ fn what_could_never_match_is_refused() {
             rule.soap_ns = Some("urn:vim25".to_owned())
         }),
         ("upgrade", |rule| rule.upgrade = strings(&["a, b"])),
+        ("source", |rule| {
+            rule.source = vec!["::/64".parse().unwrap()]
+        }),
     ];
     for (key, change) in table {
         let errors = errors(change);

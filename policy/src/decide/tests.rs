@@ -308,6 +308,32 @@ fn an_unknown_address_is_in_no_allowed_network_and_in_every_denied_one() {
 }
 
 #[test]
+fn a_network_of_mapped_addresses_is_the_ipv4_network_that_it_maps() {
+    let root = target("/");
+    for (network, address, is_in) in [
+        ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+        ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", true),
+        ("::ffff:10.0.0.0/104", "11.1.2.3", false),
+        ("::ffff:10.1.2.3/128", "10.1.2.3", true),
+        ("::ffff:10.1.2.3/128", "10.1.2.4", false),
+        ("::ffff:0:0/96", "192.0.2.1", true),
+        ("::ffff:0:0/96", "2001:db8::1", false),
+        ("::/0", "2001:db8::1", true),
+        ("::/0", "10.1.2.3", false),
+    ] {
+        let rule = RuleSpec {
+            source: vec![network.parse().unwrap()],
+            ..deny("d")
+        };
+        let call = CallFacts {
+            source: address.parse::<IpAddr>().ok(),
+            ..get(&root)
+        };
+        assert_eq!(hits(&rule, &call), is_in, "{network} {address}");
+    }
+}
+
+#[test]
 fn a_rule_about_paths_says_nothing_about_calls_without_one() {
     let call = CallFacts {
         mode: Mode::Connect,
