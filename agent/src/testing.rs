@@ -251,3 +251,17 @@ pub(crate) fn endpoint(upstream: &str, trust: Trust) -> Endpoint {
         allow_encoded_slash: false,
     }
 }
+
+/// What a TLS client says first that means this server.
+pub(crate) fn client_hello(server: &str) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let server = server.to_owned().try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), server).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}

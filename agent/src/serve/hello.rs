@@ -92,26 +92,8 @@ fn look(acceptor: &mut Acceptor, mut data: &[u8]) -> Result<Option<Option<String
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use rustls::{ClientConfig, ClientConnection, RootCertStore};
-    use rustls_pki_types::ServerName;
-
     use super::*;
-
-    /// What a TLS client says first.
-    fn hello(server: &str) -> Vec<u8> {
-        let config = ClientConfig::builder_with_provider(culvert_session::tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
-        let name = ServerName::try_from(server.to_owned()).unwrap();
-        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).unwrap();
-        bytes
-    }
+    use crate::testing::client_hello as hello;
 
     /// The same ClientHello in records of so many bytes.
     fn in_records(hello: &[u8], size: usize) -> Vec<u8> {

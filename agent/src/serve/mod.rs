@@ -208,12 +208,6 @@ impl Serving {
 }
 
 impl ServedEndpoint {
-    /// Whether one of the declared names has this host.
-    fn has_host(&self, host: &str) -> bool {
-        let mut hosts = self.names.iter().map(ConnectName::host);
-        hosts.any(|known| known.eq_ignore_ascii_case(host))
-    }
-
     /// The port of the upstream that a declared name leads to.
     fn port_of(&self, name: &ConnectName) -> Option<u16> {
         let place = self.names.iter().position(|known| known == name)?;

@@ -133,7 +133,8 @@ impl Exchange<'_> {
         reached.map_err(|error| self.no_answer(&error, record))
     }
 
-    /// The caller's ClientHello, if it means this endpoint.
+    /// The caller's ClientHello, if it means the server that the CONNECT is for: that is the one that
+    /// the policy was asked about, and another name of the endpoint may be denied.
     async fn hello(
         &self,
         endpoint: &ServedEndpoint,
@@ -160,16 +161,17 @@ impl Exchange<'_> {
                 return Err(Failure::Broken(Outcome::Refused, ResetCode::Timeout));
             }
         };
-        let means_us = match hello.name() {
+        let means_it = match hello.name() {
             None => endpoint.allow_no_sni || name.address().is_some(),
-            Some(server) => endpoint.has_host(server),
+            Some(server) => is_host(server, name),
         };
-        if means_us {
+        if means_it {
             return Ok(hello);
         }
         let found = hello.name().unwrap_or("no server");
         record.reason = Some(format!(
-            "sni: the ClientHello names {found}, not this endpoint"
+            "sni: the ClientHello names {found}, not {}",
+            name.host()
         ));
         // TLS clients say it in words of their own; a connection that just breaks tells nothing.
         send.write_bytes(UNRECOGNIZED_NAME.into()).await?;
@@ -178,6 +180,12 @@ impl Exchange<'_> {
         let _ = timeout(LAST_WORD, hung_up).await;
         Err(Failure::Broken(Outcome::Refused, ResetCode::Protocol))
     }
+}
+
+/// Whether a server's name in a ClientHello is the host of a CONNECT.
+fn is_host(server: &str, name: &ConnectName) -> bool {
+    let server = server.strip_suffix('.').unwrap_or(server);
+    server.eq_ignore_ascii_case(name.host())
 }
 
 /// A passage that broke off: whose fault it was.

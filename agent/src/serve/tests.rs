@@ -8,6 +8,7 @@ mod hands;
 mod heads;
 mod http2;
 mod interim;
+mod passages;
 mod soap;
 mod switch;
 mod terminate;
