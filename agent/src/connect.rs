@@ -185,23 +185,15 @@ impl Slot {
                     if let Some(earlier) = draining.take() {
                         earlier.replace();
                     }
-                    let lost = loop {
-                        tokio::select! {
-                            () = link.stop.cancelled() => return,
-                            lost = &mut running.lost => break lost,
-                            () = sleep(LOOK_AGAIN.mul_f64(1.0 + fastrand::f64())), if running.shares => {
-                                if let Ok(elsewhere) = self.attempt(false).await {
-                                    std::mem::replace(&mut running, elsewhere).replace();
-                                }
-                            }
-                        }
+                    let Some(lost) = self.hold(&mut running).await else {
+                        return;
                     };
                     // A relay that takes sessions only to drop them is not dialled ever faster.
                     if since.elapsed() >= STEADY {
                         backoff.reset();
                     }
                     draining = Some(running);
-                    lost.unwrap_or(Lost::Session(SessionError::Aborted))
+                    lost
                 }
             };
             if lost.blames_the_token() {
@@ -220,6 +212,33 @@ impl Slot {
                 () = sleep(wait) => {}
             }
         }
+    }
+
+    /// Waits until the session is lost; `None` where the agent stops before. While it shares its node
+    /// with another one, looks for another node meanwhile.
+    async fn hold(&mut self, running: &mut Running) -> Option<Lost> {
+        let link = self.link.clone();
+        loop {
+            // An attempt can take long, or wait for a token for ever: it is given up when there is
+            // news.
+            tokio::select! {
+                () = link.stop.cancelled() => return None,
+                lost = &mut running.lost => {
+                    return Some(lost.unwrap_or(Lost::Session(SessionError::Aborted)));
+                }
+                elsewhere = self.look_again(), if running.shares => {
+                    if let Ok(elsewhere) = elsewhere {
+                        std::mem::replace(running, elsewhere).replace();
+                    }
+                }
+            }
+        }
+    }
+
+    /// After a while, tries to make a session with a node that has none of this agent.
+    async fn look_again(&mut self) -> Result<Running, Lost> {
+        sleep(LOOK_AGAIN.mul_f64(1.0 + fastrand::f64())).await;
+        self.attempt(false).await
     }
 
     /// Makes a session with a relay node; `may_share`: even with one that another slot has a session
@@ -284,6 +303,7 @@ impl Slot {
             notices: 0,
         };
         tokio::spawn(keeper.run(incoming, controls));
+        let mut begun = Begun(Some((session.clone(), replaced.clone())));
         match timeout(ANSWER_TIMEOUT, on_registered).await {
             Ok(Ok(0)) => {
                 session.close(GoawayCode::Drain, "nothing is registered");
@@ -301,6 +321,7 @@ impl Slot {
                     tokio::spawn(lanes.keep());
                 }
                 self.earlier.push(session.clone());
+                begun.0 = None;
                 Ok(Running {
                     session,
                     lost: on_lost,
@@ -381,8 +402,25 @@ struct Running {
 impl Running {
     /// Another session has taken over: no new calls here, and the end once those here are done.
     fn replace(self) {
-        self.session.drain(Duration::ZERO);
-        self.replaced.cancel();
+        retire(&self.session, &self.replaced);
+    }
+}
+
+/// Asks for no new calls; the session's keeper ends it once those here are done.
+fn retire(session: &Session, replaced: &CancellationToken) {
+    session.drain(Duration::ZERO);
+    replaced.cancel();
+}
+
+/// A session that has a keeper and no slot yet. Where no slot takes it, because the attempt at it was
+/// given up, it ends like one that was replaced.
+struct Begun(Option<(Session, CancellationToken)>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some((session, replaced)) = &self.0 {
+            retire(session, replaced);
+        }
     }
 }
 

@@ -394,6 +394,57 @@ async fn without_a_token_the_agent_waits_and_dials_once_it_has_one() {
     slot.await.unwrap();
 }
 
+/// A session that shares its node with another one, and its slot, which looks for another node
+/// before long.
+async fn sharing(agent: &Agent) -> (Slot, Running, RelaySide, Choice) {
+    let other = agent.link.live.choose([1; 16], true).unwrap();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let mut slot = Slot::new(agent.link.clone(), 0);
+    let io = WebSocketIo::dialer(near, vec![]);
+    let (running, relay) = tokio::join!(slot.begin(io, token("one"), true), async {
+        let mut relay = RelaySide::over(far).await;
+        relay.register(&[]).await;
+        relay
+    });
+    let running = running.unwrap();
+    assert!(running.shares);
+    (slot, running, relay, other)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_looks_for_another_node_hears_that_the_agent_stops_or_its_session_is_lost() {
+    for stops in [true, false] {
+        let agent = Agent::in_memory();
+        let (mut slot, mut running, relay, _other) = sharing(&agent).await;
+        // From now on no attempt comes to an end.
+        agent.tokens.send_replace(None);
+        let end = async {
+            sleep(2 * LOOK_AGAIN).await;
+            match stops {
+                true => agent.link.stop.cancel(),
+                false => relay.session.close(GoawayCode::Internal, "a bad day"),
+            }
+        };
+        let held = timeout(4 * LOOK_AGAIN, slot.hold(&mut running));
+        let (held, ()) = tokio::join!(held, end);
+        let lost = held.expect("it hears nothing");
+        assert_eq!(lost.is_none(), stops, "{lost:?}");
+    }
+}
+
+/// Nobody would dial again for it, and its node would be taken.
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_attempt_is_given_up_does_not_stay() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    assert!(matches!(relay.control().await, Control::Register { .. }));
+    begun.abort();
+    let ended = timeout(Duration::from_secs(60), relay.session.closed()).await;
+    ended.expect("it stays");
+    assert_eq!(agent.link.live.nodes(), 0);
+}
+
 /// What a session says of its slot, so that the relay knows whose place it takes.
 #[tokio::test]
 async fn a_session_says_for_which_slot_it_is_and_whether_its_older_one_lives() {
