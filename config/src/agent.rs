@@ -169,6 +169,7 @@ impl AgentConfig {
             .iter()
             .map(|e| e.get_ref().connect.as_ref());
         crate::proxied::check_all(&document, endpoints.iter().zip(names))?;
+        check_limits(&document, &written.limits)?;
         Ok(Self {
             relay: check_relay(&document, &written.relay, proxies)?,
             oauth: crate::oauth::check(&document, &written.oauth, secret)?,
@@ -275,6 +276,24 @@ fn check_proxy(
         };
     }
     Proxies::new(Some(proxy), environment).map_err(|error| document.error(text.span(), error))
+}
+
+/// A limit of zero would let no call through, leave no room, or dial the relay without a pause. To
+/// drain for no time at all is to end at once.
+fn check_limits(document: &Document, limits: &AgentLimits) -> Result<(), ConfigError> {
+    let limits = [
+        ("streams_per_session", limits.streams_per_session == 0),
+        ("reconnect", limits.reconnect.0.is_zero()),
+        ("receive_buffer", limits.receive_buffer.0 == 0),
+        ("waiting_buffer", limits.waiting_buffer.0 == 0),
+    ];
+    match limits.iter().find(|(_, is_zero)| *is_zero) {
+        Some((key, _)) => Err(ConfigError {
+            key: Some(format!("limits.{key}")),
+            ..ConfigError::file(&document.file, "found 0; expected more")
+        }),
+        None => Ok(()),
+    }
 }
 
 fn check_endpoints(

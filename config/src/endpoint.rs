@@ -130,8 +130,7 @@ pub enum HostHeader {
 }
 
 /// How long each phase of a call may take.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Timeouts {
     /// Name resolution and TCP.
     pub connect: Span,
@@ -174,13 +173,22 @@ pub(crate) struct WrittenEndpoint {
     #[serde(default)]
     host: HostHeader,
     #[serde(default)]
-    timeouts: Timeouts,
+    timeouts: WrittenTimeouts,
     max_streams: Option<Spanned<u32>>,
     priority: Option<Spanned<String>>,
     #[serde(default)]
     allow_semicolon: bool,
     #[serde(default)]
     allow_encoded_slash: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenTimeouts {
+    connect: Option<Spanned<Span>>,
+    tls: Option<Spanned<Span>>,
+    head: Option<Spanned<Span>>,
+    idle: Option<Spanned<Span>>,
 }
 
 pub(crate) fn check(
@@ -232,11 +240,29 @@ pub(crate) fn check(
         trust: check_trust(document, written)?,
         upstream_protocol: written.upstream_protocol,
         host: written.host,
-        timeouts: written.timeouts.clone(),
+        timeouts: check_timeouts(document, &written.timeouts)?,
         max_streams,
         priority,
         allow_semicolon: written.allow_semicolon,
         allow_encoded_slash: written.allow_encoded_slash,
+    })
+}
+
+/// Who waits for nothing gets nothing.
+fn check_timeouts(document: &Document, written: &WrittenTimeouts) -> Result<Timeouts, ConfigError> {
+    let span = |written: &Option<Spanned<Span>>, default: Span| match written {
+        None => Ok(default),
+        Some(span) if span.get_ref().0.is_zero() => {
+            Err(document.error(span.span(), "found 0; expected more"))
+        }
+        Some(span) => Ok(*span.get_ref()),
+    };
+    let default = Timeouts::default();
+    Ok(Timeouts {
+        connect: span(&written.connect, default.connect)?,
+        tls: span(&written.tls, default.tls)?,
+        head: span(&written.head, default.head)?,
+        idle: span(&written.idle, default.idle)?,
     })
 }
 
