@@ -1,6 +1,7 @@
 //! Where endpoints are looked up, and how the relay nodes of a cluster reach each other.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -111,13 +112,13 @@ pub(crate) struct WrittenDirectory {
     #[serde(default)]
     sentinel: Option<Spanned<String>>,
     #[serde(default)]
-    cluster: bool,
+    cluster: Option<Spanned<bool>>,
     #[serde(default)]
     prefix: Option<Spanned<String>>,
     #[serde(default)]
     lease: Option<Spanned<Span>>,
     #[serde(default)]
-    username: Option<String>,
+    username: Option<Spanned<String>>,
     #[serde(default)]
     password_file: Option<Spanned<PathBuf>>,
     #[serde(default)]
@@ -149,21 +150,38 @@ const LEASES: std::ops::RangeInclusive<u64> = 3..=300;
 impl WrittenDirectory {
     pub(crate) fn check(&self, document: &Document) -> Result<Directory, ConfigError> {
         match self.kind.get_ref().as_str() {
-            "memory" => {
-                if let Some(url) = &self.url {
-                    return Err(document.error(
-                        url.span(),
-                        "found a URL; expected none with kind = \"memory\"",
-                    ));
-                }
-                Ok(Directory::Memory)
-            }
+            "memory" => match self.of_redis() {
+                Some((key, span)) => Err(document.error(
+                    span,
+                    format!("found {key}; expected none with kind = \"memory\""),
+                )),
+                None => Ok(Directory::Memory),
+            },
             "redis" => self.check_redis(document).map(Directory::Redis),
             other => Err(document.error(
                 self.kind.span(),
                 format!("found {other:?}; expected \"memory\" or \"redis\""),
             )),
         }
+    }
+
+    /// The first key that only a registry in Redis has a use for, and where its value stands.
+    fn of_redis(&self) -> Option<(&'static str, Range<usize>)> {
+        fn place<T>(written: &Option<Spanned<T>>) -> Option<Range<usize>> {
+            written.as_ref().map(Spanned::span)
+        }
+        let keys = [
+            ("url", place(&self.url)),
+            ("sentinel", place(&self.sentinel)),
+            ("cluster", place(&self.cluster)),
+            ("prefix", place(&self.prefix)),
+            ("lease", place(&self.lease)),
+            ("username", place(&self.username)),
+            ("password_file", place(&self.password_file)),
+            ("ca", place(&self.ca)),
+        ];
+        let mut given = keys.into_iter();
+        given.find_map(|(key, place)| Some((key, place?)))
     }
 
     fn check_redis(&self, document: &Document) -> Result<RedisDirectory, ConfigError> {
@@ -180,7 +198,8 @@ impl WrittenDirectory {
         for url in urls {
             check_url(url).map_err(|message| document.error(span.clone(), message))?;
         }
-        let topology = match (&self.sentinel, self.cluster) {
+        let is_cluster = self.cluster.as_ref().is_some_and(|given| *given.get_ref());
+        let topology = match (&self.sentinel, is_cluster) {
             (None, false) if urls.len() > 1 => {
                 return Err(document.error(
                     span,
@@ -243,7 +262,7 @@ impl WrittenDirectory {
             topology,
             prefix,
             lease,
-            username: self.username.clone(),
+            username: self.username.as_ref().map(|name| name.get_ref().clone()),
             password,
             ca,
         })
