@@ -18,6 +18,8 @@ pub(crate) enum Forbidden {
     Metadata,
     /// No address of a host: unspecified, multicast or broadcast.
     NoHost,
+    /// One of IPv4 behind a translator of this network (RFC 8215): which one, only that knows.
+    Translated,
     /// Not one of the endpoint's `allow_networks`.
     Outside,
 }
@@ -29,6 +31,7 @@ impl Forbidden {
             Self::LinkLocal => "a link-local address",
             Self::Metadata => "a metadata service's address",
             Self::NoHost => "a multicast or unspecified address",
+            Self::Translated => "an address for a local NAT64",
             Self::Outside => "an address outside of allow_networks",
         }
     }
@@ -107,6 +110,8 @@ fn forbidden(address: IpAddr) -> Option<Forbidden> {
                 Some(Forbidden::Metadata)
             } else if v6.segments()[..5] == [0; 5] || v6.segments()[..6] == NAT64 {
                 forbidden_v4(v4_of(g, h))
+            } else if v6.segments()[..3] == LOCAL_NAT64 {
+                Some(Forbidden::Translated)
             } else if a == 0x2002 {
                 forbidden_v4(v4_of(b, c))
             } else {
@@ -117,6 +122,10 @@ fn forbidden(address: IpAddr) -> Option<Forbidden> {
 }
 
 const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
+
+/// For translators of a network's own (RFC 8215): where the IPv4 address stands depends on the length
+/// of the prefix that each has (RFC 6052, 2.2), so none can be looked at.
+const LOCAL_NAT64: [u16; 3] = [0x64, 0xff9b, 1];
 
 fn v4_of(high: u16, low: u16) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
@@ -181,6 +190,12 @@ mod tests {
             ),
             (&["0.0.0.0/0", "::/0"], "0.0.0.0", Err(Forbidden::NoHost)),
             (&["0.0.0.0/8"], "0.0.0.0", Err(Forbidden::NoHost)),
+            (&["64:ff9b:1::/48"], "64:ff9b:1::a01:203", Ok(())),
+            (
+                &["64:ff9b::/32"],
+                "64:ff9b:1::a01:203",
+                Err(Forbidden::Translated),
+            ),
             (
                 &["127.0.0.0/8"],
                 "64:ff9b::7f00:1",
@@ -215,6 +230,8 @@ mod tests {
             ("::127.0.0.1", Forbidden::Loopback),
             ("64:ff9b::7f00:1", Forbidden::Loopback),
             ("2002:7f00:1::", Forbidden::Loopback),
+            ("64:ff9b:1::a9fe:a9fe", Forbidden::Translated),
+            ("64:ff9b:1:a9fe:a9:fe00::", Forbidden::Translated),
             ("169.254.169.254", Forbidden::LinkLocal),
             ("::ffff:169.254.169.254", Forbidden::LinkLocal),
             ("64:ff9b::a9fe:a9fe", Forbidden::LinkLocal),
