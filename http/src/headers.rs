@@ -32,9 +32,12 @@ const HOP_BY_HOP: [&str; 11] = [
     "content-length",
 ];
 
-/// What a proxy says about the caller, or what stands in for target or method.
-const FORWARDING: [&str; 13] = [
+/// What a proxy says about the caller, or what stands in for host, target or method.
+const FORWARDING: [&str; 16] = [
     "forwarded",
+    "forwarded-for",
+    "client-ip",
+    "fastly-client-ip",
     "x-real-ip",
     "x-client-ip",
     "x-cluster-client-ip",
@@ -95,7 +98,10 @@ fn is_ours(name: &str) -> bool {
     begins(name, "culvert-")
 }
 
-fn is_forwarding(name: &str) -> bool {
+/// Whether a field claims that its message comes from somewhere else, goes somewhere else or has
+/// another method, or is one of ours. Upstreams get none of these from a caller. The name is in lower
+/// case, as of a `HeaderName`.
+pub fn is_forwarding(name: &str) -> bool {
     is_one_of(name, &FORWARDING)
         || begins(name, "x-forwarded")
         || begins(name, "x-original-")
@@ -291,6 +297,12 @@ mod tests {
             "X-HTTP-Method",
             "X-HTTP-Method-Override",
             "X-Method-Override",
+            "X-Method",
+            "X-Host",
+            "X-HTTP-Host-Override",
+            "Client-IP",
+            "Fastly-Client-IP",
+            "Forwarded-For",
             "Culvert-Authorization",
             "Culvert-Call",
             "Culvert-Anything",

@@ -1,5 +1,6 @@
 //! Which headers never cross the agent, in either direction.
 
+use culvert_http::headers::is_forwarding;
 use culvert_proto::head::BodyLength;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
@@ -7,8 +8,8 @@ use http::header::{
 };
 
 /// Removes from a request what belongs to one connection, what the agent sets itself, and what
-/// an upstream could take for the word of somebody it trusts. The relay does the same; it is not
-/// trusted to.
+/// an upstream could take for the word of somebody it trusts. The relay does the same, by the same
+/// list of names; it is not trusted to.
 ///
 /// Of what is about the way of a message, two words stay: that the caller takes trailers, and that
 /// it waits with its body (`Expect: 100-continue`). `length` is that of the body: trailers follow
@@ -23,7 +24,8 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, length: BodyLength) {
     strip(headers, |name| {
         is_hop_by_hop(name)
             || is_ours(name)
-            || is_misleading(name.as_str())
+            || is_reserved(name.as_str())
+            || is_forwarding(name.as_str())
             || (*name == TRAILER && length != BodyLength::Unknown)
     });
     if takes_trailers {
@@ -49,6 +51,7 @@ pub(crate) fn strip_trailers(headers: &mut HeaderMap) {
     strip(headers, |name| {
         is_hop_by_hop(name)
             || is_reserved(name.as_str())
+            || is_forwarding(name.as_str())
             || is_ours(name)
             || *name == TRAILER
             || name == "set-cookie"
@@ -84,41 +87,16 @@ fn is_ours(name: &HeaderName) -> bool {
 }
 
 /// `Proxy-*` is between a client and its proxy, `Culvert-*` between caller and relay.
+///
+/// Servers that read headers as environment variables take `_` for `-`.
 fn is_reserved(name: &str) -> bool {
-    name.starts_with("proxy-") || name.starts_with("culvert-")
-}
-
-/// Headers by which a request claims to come from somewhere else, to go somewhere else, or to be
-/// another method. Servers that read headers as environment variables take `_` for `-`.
-fn is_misleading(name: &str) -> bool {
-    const MISLEADING: [&str; 14] = [
-        "client-ip",
-        "cf-connecting-ip",
-        "fastly-client-ip",
-        "forwarded",
-        "forwarded-for",
-        "true-client-ip",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "x-original-url",
-        "x-real-ip",
-        "x-rewrite-url",
-    ];
-    let judged = |name: &str| {
-        is_reserved(name)
-            || name == "x-forwarded"
-            || name.starts_with("x-forwarded-")
-            || name.starts_with("x-original-")
-            || MISLEADING.contains(&name)
+    let begins = |prefix: &str| {
+        let bytes = name
+            .bytes()
+            .map(|byte| if byte == b'_' { b'-' } else { byte });
+        name.len() >= prefix.len() && bytes.zip(prefix.bytes()).all(|(a, b)| a == b)
     };
-    if name.contains('_') {
-        judged(&name.replace('_', "-"))
-    } else {
-        judged(name)
-    }
+    begins("proxy-") || begins("culvert-")
 }
 
 #[cfg(test)]
@@ -173,6 +151,13 @@ mod tests {
             ("x_http_method_override", "DELETE"),
             ("x-method-override", "DELETE"),
             ("x-http-method", "DELETE"),
+            ("x-method", "DELETE"),
+            ("x_method", "DELETE"),
+            ("x-host", "elsewhere"),
+            ("x-http-host-override", "elsewhere"),
+            ("client-ip", "1.2.3.4"),
+            ("fastly-client-ip", "1.2.3.4"),
+            ("forwarded-for", "1.2.3.4"),
             ("host", "elsewhere"),
             ("content-length", "5"),
             ("expect", "nonsense"),
@@ -230,6 +215,8 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("set-cookie", "a=b"),
             ("host", "x"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-http-method-override", "DELETE"),
         ]);
         strip_trailers(&mut map);
         assert_eq!(left(&map), ["x-checksum"]);
