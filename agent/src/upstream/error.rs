@@ -175,6 +175,15 @@ impl UpstreamError {
         }
     }
 
+    /// Whether the upstream is there, and turned down the HTTP that it was to speak.
+    pub(crate) fn is_about_protocol(&self) -> bool {
+        match self {
+            Self::Shared(error) => error.is_about_protocol(),
+            Self::NoHttp2 { .. } => true,
+            other => other.is_alpn_refusal(),
+        }
+    }
+
     /// Whether it is the server's TLS, or its certificate, that is not taken.
     pub(crate) fn is_about_tls(&self) -> bool {
         match self {

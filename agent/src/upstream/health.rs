@@ -1,6 +1,7 @@
 //! How an upstream is doing: for its operators, and so that calls to one that is down do not all
 //! find that out by themselves.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,11 +31,20 @@ pub(crate) struct Health {
     state: Mutex<State>,
 }
 
+/// What is dialled, each of which can be down by itself. There are as many as the endpoint has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Way {
+    /// HTTP, with its TLS.
+    Http,
+    /// A port, for calls that are bytes.
+    Bytes(u16),
+}
+
 #[derive(Debug, Default)]
 struct State {
     status: Status,
-    /// Why the last connection attempt failed, if it did.
-    down: Option<Down>,
+    /// Why the last attempt at a connection failed, where it did.
+    down: HashMap<Way, Down>,
 }
 
 #[derive(Debug)]
@@ -75,35 +85,44 @@ impl Health {
         status.failures = status.failures.saturating_add(1);
     }
 
-    /// Dials; while the upstream is known to be down, one call at a time does so, and the others
-    /// share what it finds. Cancel safe: a call that goes leaves its turn to the next.
-    pub(crate) async fn dial<T, D>(&self, dial: impl FnOnce() -> D) -> Result<T, UpstreamError>
+    /// Dials; while this way is known to be down, one call at a time does so, and the others share
+    /// what it finds. Cancel safe: a call that goes leaves its turn to the next.
+    pub(crate) async fn dial<T, D>(
+        &self,
+        way: Way,
+        dial: impl FnOnce() -> D,
+    ) -> Result<T, UpstreamError>
     where
         D: Future<Output = Result<T, UpstreamError>>,
     {
         loop {
-            match self.turn() {
+            match self.turn(way) {
                 Turn::Known(error) => return Err(UpstreamError::Shared(error)),
                 Turn::Wait(mut probe, before) => {
                     // Ends with the attempt, whatever becomes of it.
                     let _ = probe.changed().await;
-                    if let Some(error) = self.news(&before) {
+                    if let Some(error) = self.news(way, &before) {
                         return Err(UpstreamError::Shared(error));
                     }
                 }
                 Turn::Dial(_probe) => {
                     let dialled = dial().await;
-                    return dialled
-                        .map_err(|error| self.is_down(error))
-                        .inspect(|_| self.is_up());
+                    // Who turns a protocol down is there: it says nothing to calls in another.
+                    return match dialled {
+                        Err(error) if !error.is_about_protocol() => Err(self.is_down(way, error)),
+                        dialled => {
+                            self.is_up(way);
+                            dialled
+                        }
+                    };
                 }
             }
         }
     }
 
-    fn turn(&self) -> Turn {
+    fn turn(&self, way: Way) -> Turn {
         let mut state = self.lock();
-        let Some(down) = &mut state.down else {
+        let Some(down) = state.down.get_mut(&way) else {
             return Turn::Dial(None);
         };
         let is_silent = matches!(*down.error, UpstreamError::Timeout { .. });
@@ -121,26 +140,27 @@ impl Health {
     }
 
     /// What is known now, if it is not what was known before.
-    fn news(&self, before: &Arc<UpstreamError>) -> Option<Arc<UpstreamError>> {
+    fn news(&self, way: Way, before: &Arc<UpstreamError>) -> Option<Arc<UpstreamError>> {
         let state = self.lock();
-        let error = &state.down.as_ref()?.error;
+        let error = &state.down.get(&way)?.error;
         (!Arc::ptr_eq(error, before)).then(|| error.clone())
     }
 
-    fn is_up(&self) {
-        self.lock().down = None;
+    fn is_up(&self, way: Way) {
+        self.lock().down.remove(&way);
     }
 
-    fn is_down(&self, error: UpstreamError) -> UpstreamError {
+    fn is_down(&self, way: Way, error: UpstreamError) -> UpstreamError {
         let error = Arc::new(error);
         let mut state = self.lock();
         // The probe, if there is one, is this attempt's, or one that another finds out with.
-        let probe = state.down.take().and_then(|down| down.probe);
-        state.down = Some(Down {
+        let probe = state.down.remove(&way).and_then(|down| down.probe);
+        let down = Down {
             error: error.clone(),
             since: Instant::now(),
             probe,
-        });
+        };
+        state.down.insert(way, down);
         UpstreamError::Shared(error)
     }
 
@@ -186,7 +206,7 @@ mod tests {
                         tokio::time::sleep(Duration::from_secs(1)).await;
                         outcome()
                     };
-                    health.dial(dial).await.is_ok()
+                    health.dial(Way::Http, dial).await.is_ok()
                 })
             })
             .collect();
@@ -206,7 +226,7 @@ mod tests {
             "nothing is known yet"
         );
         health
-            .dial(|| async { Err::<(), _>(refused()) })
+            .dial(Way::Http, || async { Err::<(), _>(refused()) })
             .await
             .unwrap_err();
         assert_eq!(fifty(&health, || Err(refused())).await, (1, 0));
@@ -225,7 +245,7 @@ mod tests {
         let dial = async |outcome: fn() -> Result<(), UpstreamError>| {
             let dial = || async move { outcome() };
             health
-                .dial(dial)
+                .dial(Way::Http, dial)
                 .await
                 .map_err(|error| error.code().as_str())
         };
@@ -245,17 +265,21 @@ mod tests {
     async fn a_call_that_goes_leaves_its_turn_to_the_next() {
         let health = Arc::new(Health::default());
         health
-            .dial(|| async { Err::<(), _>(refused()) })
+            .dial(Way::Http, || async { Err::<(), _>(refused()) })
             .await
             .unwrap_err();
         let prober = tokio::spawn({
             let health = health.clone();
-            async move { health.dial(std::future::pending::<Result<(), _>>).await }
+            async move {
+                health
+                    .dial(Way::Http, std::future::pending::<Result<(), _>>)
+                    .await
+            }
         });
         tokio::task::yield_now().await;
         let waiting = tokio::spawn({
             let health = health.clone();
-            async move { health.dial(|| async { Ok(()) }).await }
+            async move { health.dial(Way::Http, || async { Ok(()) }).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

@@ -47,8 +47,8 @@ pub(crate) use self::dial::DialerError;
 use self::dial::{Dialer, Protocol};
 pub(crate) use self::error::{BadAnswer, Phase, UpstreamError};
 pub(crate) use self::headers::strip_trailers;
-use self::health::{Health, Status};
-use self::http2::{Exchange, Shared};
+use self::health::{Health, Status, Way};
+use self::http2::{Exchange, Place, Shared};
 pub(crate) use self::interim::Interims;
 pub(crate) use self::patience::Timer;
 use self::patience::patience;
@@ -66,7 +66,7 @@ pub(crate) struct Upstream {
     upstream_host: HeaderValue,
     timeouts: Timeouts,
     protocol: UpstreamProtocol,
-    /// The upstream has turned HTTP/1.1 down.
+    /// The upstream has turned HTTP/1.1 down, and not HTTP/2 since.
     has_only_http2: AtomicBool,
     pool: Arc<Pool>,
     shared: Shared,
@@ -184,12 +184,16 @@ impl Upstream {
         progress: Option<&Progress>,
     ) -> Result<Answer, UpstreamError> {
         let method = request.method().clone();
-        let dialled = self.health.dial(|| self.dialer.dial(Protocol::Http1)).await;
+        let dialled = self
+            .health
+            .dial(Way::Http, || self.dialer.dial(Protocol::Http1))
+            .await;
         let transport = match dialled {
             Ok(transport) => transport,
             Err(error) if self.protocol == UpstreamProtocol::Auto && error.is_alpn_refusal() => {
                 self.has_only_http2.store(true, Ordering::Relaxed);
-                return self.send_http2(request, progress).await;
+                let place = self.place_http2().await?;
+                return self.send_in(place, request, progress).await;
             }
             Err(error) => return Err(error),
         };
@@ -199,8 +203,26 @@ impl Upstream {
         Answer::http1(&method, answer, connection, self.pool.clone())
     }
 
+    /// Over HTTP/2; over HTTP/1.1 where the upstream had nothing but HTTP/2 before and now has none.
     async fn send_http2(
         &self,
+        request: Request<RequestBody>,
+        progress: Option<&Progress>,
+    ) -> Result<Answer, UpstreamError> {
+        let may_be_http1 = self.protocol == UpstreamProtocol::Auto && !is_grpc(&request);
+        match self.place_http2().await {
+            Ok(place) => self.send_in(place, request, progress).await,
+            Err(error) if may_be_http1 && error.is_about_protocol() => {
+                self.send_http1(request, progress).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends over HTTP/2, first in `place`.
+    async fn send_in(
+        &self,
+        mut place: Place,
         mut request: Request<RequestBody>,
         progress: Option<&Progress>,
     ) -> Result<Answer, UpstreamError> {
@@ -211,7 +233,6 @@ impl Upstream {
         };
         let mut attempts = 1;
         loop {
-            let place = self.shared.place(|| self.open_http2()).await?;
             let copy = repeatable(&request);
             let sending = pin!(Exchange::send(place, scheme.clone(), request));
             let failure = match self.attempt(sending, progress).await {
@@ -221,12 +242,22 @@ impl Upstream {
             };
             attempts += 1;
             request = again(failure, copy)?;
+            place = self.place_http2().await?;
         }
+    }
+
+    /// A place for a call over HTTP/2.
+    async fn place_http2(&self) -> Result<Place, UpstreamError> {
+        let placed = self.shared.place(|| self.open_http2()).await;
+        if placed.as_ref().is_err_and(UpstreamError::is_about_protocol) {
+            self.has_only_http2.store(false, Ordering::Relaxed);
+        }
+        placed
     }
 
     async fn open_http2(&self) -> Result<Arc<http2::Connection>, UpstreamError> {
         let dial = || self.dialer.dial(Protocol::Http2);
-        let transport = self.health.dial(dial).await?;
+        let transport = self.health.dial(Way::Http, dial).await?;
         http2::Connection::open(transport, self.timeouts.tls.0).await
     }
 
@@ -260,7 +291,8 @@ impl Upstream {
         _permit: Permit,
         port: u16,
     ) -> Result<tokio::net::TcpStream, UpstreamError> {
-        self.health.dial(|| self.dialer.tcp(port)).await
+        let way = Way::Bytes(port);
+        self.health.dial(way, || self.dialer.tcp(port)).await
     }
 
     /// Opens a connection as a call would, asks nothing on it, and says what is there.

@@ -26,6 +26,7 @@ use super::connection::Connection;
 use super::dial::Protocol;
 use super::error::{BadAnswer, UpstreamError};
 use super::headers;
+use super::health::Way;
 use super::request_body::RequestBody;
 use super::transport::Noted;
 
@@ -60,7 +61,7 @@ impl Upstream {
         let asked = Asked::write(protocol, request.headers_mut())?;
         // Over HTTP/1.1, whatever the endpoint prefers: it is the way that everybody has.
         let dial = || self.dialer.dial(Protocol::Http1);
-        let transport = self.health.dial(dial).await?;
+        let transport = self.health.dial(Way::Http, dial).await?;
         let mut connection = Box::new(Connection::open(transport).await?);
         let sent = self.attempt(pin!(connection.send(request)), None).await;
         let answer = sent.map_err(|failure| failure.error)?;

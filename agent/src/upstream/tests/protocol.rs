@@ -99,6 +99,31 @@ async fn a_call_is_spoken_in_http_1_unless_it_or_the_upstream_needs_http_2() {
     }
 }
 
+/// That it has no HTTP/2 says nothing of calls that need none.
+#[tokio::test]
+async fn a_call_that_needs_http_2_in_vain_is_no_hindrance_to_others() {
+    let (server, trust) = server(&["http/1.1"]).await;
+    let upstream = Upstream::new(&server.endpoint(Some(trust))).unwrap();
+    let grpc = || called(&upstream, Some("application/grpc"));
+    assert!(grpc().await.is_err());
+    let (in_vain, other) = tokio::join!(grpc(), called(&upstream, None));
+    assert!(in_vain.is_err());
+    assert_eq!(other.unwrap(), "http1");
+}
+
+#[tokio::test]
+async fn an_upstream_that_had_nothing_but_http_2_may_change() {
+    let (server, trust) = server(&["http/1.1"]).await;
+    let upstream = Upstream::new(&server.endpoint(Some(trust))).unwrap();
+    upstream.has_only_http2.store(true, Ordering::Relaxed);
+    assert!(called(&upstream, Some("application/grpc")).await.is_err());
+    upstream.has_only_http2.store(true, Ordering::Relaxed);
+    assert_eq!(called(&upstream, None).await.unwrap(), "http1");
+    assert_eq!(called(&upstream, None).await.unwrap(), "http1");
+    // One that is turned down for each of the first two, and one that is kept.
+    assert_eq!(server.connections(), 3);
+}
+
 /// A server that asks for a client certificate, and says `hello` in either HTTP.
 async fn demanding(client: &Identity) -> (Server, Trust) {
     let mut identity = Identity::new(&["127.0.0.1"]);

@@ -1,5 +1,10 @@
 //! The way to an upstream: names, addresses, certificates.
 
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
 use super::*;
 
 #[tokio::test]
@@ -65,6 +70,37 @@ async fn how_an_upstream_is_doing_is_known() {
             .1
             .contains("cannot resolve name.invalid")
     );
+}
+
+/// A port at which nothing answers, not even with a refusal, for as long as this is kept.
+async fn silent() -> (u16, impl Sized) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Who is not accepted takes up the room; further ones are not heard.
+    let mut taken = Vec::new();
+    let connect = || timeout(Duration::from_millis(200), TcpStream::connect(address));
+    while let Ok(Ok(tcp)) = connect().await {
+        taken.push(tcp);
+    }
+    (address.port(), (listener, taken))
+}
+
+#[tokio::test]
+async fn a_port_that_is_silent_is_no_hindrance_to_another_one() {
+    let server = Server::answering(None, HELLO).await;
+    let (silent, _keep) = silent().await;
+    let mut endpoint = server.endpoint(None);
+    endpoint.timeouts.connect = culvert_config::units::Span(Duration::from_millis(500));
+    let upstream = Upstream::new(&endpoint).unwrap();
+    for _ in 0..2 {
+        let error = upstream.tcp(permit(), silent).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::UpstreamTimeout);
+        let port = server.address.port();
+        upstream.tcp(permit(), port).await.unwrap();
+    }
+    assert_eq!(text(&upstream).await, "hello");
 }
 
 fn ca_file(identity: &Identity) -> tempfile::NamedTempFile {
