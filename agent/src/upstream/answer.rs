@@ -12,6 +12,7 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::bound;
 use super::connection::{Connection, MAX_HEADERS, MAX_IDLE};
 use super::error::{BadAnswer, UpstreamError};
 use super::headers;
@@ -35,6 +36,7 @@ impl Answer {
     ) -> Result<Self, UpstreamError> {
         let (parts, incoming) = answer.into_parts();
         connection.idle = idle_time(&parts.headers);
+        connection.is_bound |= bound::is_offered(&parts.headers);
         let length = match (incoming.is_end_stream(), incoming.size_hint().exact()) {
             (true, _) => BodyLength::Empty,
             (false, Some(length)) => BodyLength::Exact(length),
@@ -141,8 +143,8 @@ fn idle_time(headers: &HeaderMap) -> Duration {
 
 /// The body of an answer. Reading it also moves what is left of the request.
 ///
-/// Over HTTP/1.1 the connection goes home to its pool at the clean end; anything else, dropping
-/// included, closes it. Over HTTP/2 anything else resets the stream.
+/// Over HTTP/1.1 the connection goes home to its pool at the clean end, unless it has become one
+/// user's; anything else, dropping included, closes it. Over HTTP/2 anything else resets the stream.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     source: Source,
@@ -199,6 +201,7 @@ fn poll_http1(
         Poll::Ready(_) => {
             if let Some(mut connection) = connection.take()
                 && !connection.idle.is_zero()
+                && !connection.is_bound
                 && connection.is_at_rest(cx)
             {
                 home.put(connection);

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use super::bound;
 use super::error::{BadAnswer, UpstreamError};
 use super::interim::Interims;
 use super::request_body::RequestBody;
@@ -48,6 +49,8 @@ pub(crate) struct Connection {
     seen: Arc<Seen>,
     /// How long the upstream lets the connection idle.
     pub(crate) idle: Duration,
+    /// It may be one user's to the upstream, and is not for others.
+    pub(crate) is_bound: bool,
 }
 
 /// A request that got no answer.
@@ -86,6 +89,7 @@ impl Connection {
             has_ended: false,
             seen,
             idle: MAX_IDLE,
+            is_bound: false,
         })
     }
 
@@ -103,6 +107,7 @@ impl Connection {
         &mut self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendFailure> {
+        self.is_bound |= bound::is_asked(request.headers());
         if request.headers().contains_key(TE) {
             // Of this connection (RFC 9110, 10.1.4).
             let connection = request.headers_mut().entry(CONNECTION);

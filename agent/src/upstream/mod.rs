@@ -2,6 +2,7 @@
 //!
 //! * `dial`, `address`, `transport`: a new connection to an address that was checked;
 //! * `connection`, `pool`: HTTP/1.1 on it, driven by the call that holds it, kept while idle;
+//!   `bound`: unless it has become one user's;
 //! * `http2`: HTTP/2 on it, shared by calls;
 //! * `health`: how it is doing, and who dials while it is down;
 //! * `request`, `caller_body`, `request_body`, `headers`: what the upstream gets;
@@ -12,6 +13,7 @@
 
 mod address;
 mod answer;
+mod bound;
 mod caller_body;
 mod connection;
 mod dial;

@@ -1,5 +1,7 @@
 //! Connections: kept, used again, given up, and requests that may or may not be sent again.
 
+use http::header::AUTHORIZATION;
+
 use super::*;
 
 #[tokio::test]
@@ -27,6 +29,47 @@ async fn answers_without_a_body_keep_their_connection_too() {
             assert_eq!(read(answer.body).await.unwrap(), b"");
         }
         assert_eq!(server.connections(), 1, "{answer}");
+    }
+}
+
+/// The server knows the user by the connection: nobody else's request may come on it.
+#[tokio::test]
+async fn a_connection_that_belongs_to_one_user_is_not_used_again() {
+    const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    const PROVED: &str =
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nWWW-Authenticate: Negotiate oYG2\r\n\r\n";
+    const ASKED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\
+         WWW-Authenticate: Basic realm=\"x\", nTLM\r\n\r\n";
+    const BASIC: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\
+         WWW-Authenticate: Basic realm=\"x\"\r\n\r\n";
+    for (credential, answer, connections) in [
+        (Some("Negotiate x"), PLAIN, 3),
+        (Some("NTLM x"), PLAIN, 3),
+        (Some("kerberos x"), PLAIN, 3),
+        (Some("NEGOTIATE"), PLAIN, 3),
+        (Some("Basic negotiate"), PLAIN, 1),
+        (Some("Bearer x"), PLAIN, 1),
+        (None, PROVED, 4),
+        (None, ASKED, 4),
+        (None, BASIC, 1),
+    ] {
+        let server = Server::answering(None, answer).await;
+        let upstream = upstream(&server);
+        let call = async |credential: Option<&'static str>| {
+            let mut parts = parts(Method::GET);
+            if let Some(credential) = credential {
+                let credential = HeaderValue::from_static(credential);
+                parts.headers.insert(AUTHORIZATION, credential);
+            }
+            let request = upstream.request(parts, RequestBody::empty()).unwrap();
+            let answer = upstream.send(permit(), request, None).await.unwrap();
+            read(answer.body).await.unwrap();
+        };
+        // The second one comes on a connection that was another's before; the fourth never does.
+        for credential in [credential, None, credential, None] {
+            call(credential).await;
+        }
+        assert_eq!(server.connections(), connections, "{credential:?} {answer}");
     }
 }
 
