@@ -132,6 +132,11 @@ impl<'c> Record<'c> {
         }
     }
 
+    /// The caller is verified: from here on it is about this call, whose caller that is.
+    pub(crate) fn on_verified(&mut self, call: &'c Call) {
+        self.call = call;
+    }
+
     /// Notes the rules that would have decided if they were enforced.
     pub(crate) fn note_shadow(&mut self, hits: &[ShadowHit]) {
         self.shadow = hits.iter().map(|hit| hit.rule.clone()).collect();

@@ -17,7 +17,7 @@ use http::header::{HeaderMap, UPGRADE};
 const MAX_METHOD: usize = 32;
 
 /// The facts of a call that do not change while it lasts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) id: CallId,
     /// The CONNECT within which it came, where its TLS ends here.

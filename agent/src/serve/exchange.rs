@@ -34,26 +34,31 @@ use crate::upstream::{
 
 /// Serves what came on a stream of the tunnel, and writes its line in the audit log.
 pub(super) async fn run(serving: &Arc<Serving>, head: CallHead, stream: Stream, node: &Arc<str>) {
-    let (mut call, message) = Call::of(head);
-    let verified = match &serving.callers {
-        None => Ok(()),
-        // From here on the caller is who its token says, for policy and log alike.
-        Some(callers) => Box::pin(callers.verify(&call, &message))
-            .await
-            .map(|principal| call.caller = principal),
-    };
-    let mut record = Record::open(&call, &serving.accounts, node, &message.headers);
-    let exchange = Exchange {
+    let (claimed, message) = Call::of(head);
+    let verified: Box<Call>;
+    let mut record = Record::open(&claimed, &serving.accounts, node, &message.headers);
+    let mut exchange = Exchange {
         serving,
-        call: &call,
+        call: &claimed,
         node,
     };
     let (mut send, mut recv) = stream.split();
-    if let Err(unverified) = verified {
-        let failure = exchange.unverified(&unverified, &mut record);
-        return record.settle(Err(failure)).tell_relay(&mut send).await;
+    if let Some(callers) = &serving.callers {
+        match Box::pin(callers.verify(&claimed, &message)).await {
+            // From here on the caller is who its token says, for policy and log alike.
+            Ok(caller) => {
+                let claimed = claimed.clone();
+                verified = Box::new(Call { caller, ..claimed });
+                record.on_verified(&verified);
+                exchange.call = &verified;
+            }
+            Err(unverified) => {
+                let failure = exchange.unverified(&unverified, &mut record);
+                return record.settle(Err(failure)).tell_relay(&mut send).await;
+            }
+        }
     }
-    match call.mode {
+    match claimed.mode {
         Mode::Http => {
             let (mut to, from) = (ToCaller::Tunnel(send), FromCaller::Tunnel(recv));
             let ended = exchange.carry(message, &mut to, from, &mut record).await;

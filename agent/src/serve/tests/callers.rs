@@ -2,11 +2,11 @@
 //! itself.
 
 use std::io::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use culvert_config::issuer::{Algorithm, Issuer, Jwks};
+use culvert_config::issuer::{Algorithm, Introspection, Issuer, Jwks};
 use culvert_config::verify_callers::VerifyCallers;
 use culvert_identity::Proxying;
 use culvert_proto::code::ErrorCode;
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::serve::CallerChecks;
+use crate::testing::Server;
 
 const ISSUER: &str = "https://issuer.example";
 
@@ -78,6 +79,11 @@ impl Keys {
     }
 
     fn checks(&self) -> Arc<CallerChecks> {
+        self.asking(None)
+    }
+
+    /// Checks that ask there about tokens that are not JWTs.
+    fn asking(&self, introspection: Option<Introspection>) -> Arc<CallerChecks> {
         let config = VerifyCallers {
             tenant: Some(TenantName::new("acme").unwrap()),
             issuers: vec![Issuer {
@@ -86,7 +92,7 @@ impl Keys {
                 audience: "culvert".into(),
                 algorithms: vec![Algorithm::EdDSA],
                 jwks: Jwks::File(self.file.path().to_owned()),
-                introspection: None,
+                introspection,
                 ca: None,
                 tenant_claim: "tenant".into(),
                 endpoints_claim: "culvert_endpoints".into(),
@@ -150,19 +156,16 @@ fn with(head: CallHead, token: &str, proof: Option<&str>) -> CallHead {
 }
 
 async fn tunnel(keys: &Keys) -> Tunnel {
+    verifying(keys.checks()).await
+}
+
+async fn verifying(checks: Arc<CallerChecks>) -> Tunnel {
     let endpoint = endpoint(
         "http://127.0.0.1:9",
         culvert_config::endpoint::Trust::SystemRoots,
     );
     let (upstream, connections) = Upstream::in_memory(&endpoint);
-    Tunnel::verifying(
-        BY_SCOPE,
-        &endpoint,
-        upstream,
-        connections,
-        Some(keys.checks()),
-    )
-    .await
+    Tunnel::verifying(BY_SCOPE, &endpoint, upstream, connections, Some(checks)).await
 }
 
 /// The refusal of a call, of which the upstream heard nothing.
@@ -366,4 +369,40 @@ async fn no_token_crosses_to_an_agent_that_does_not_ask_for_it() {
     assert!(tunnel.connection().await.request().await.is_some());
     drop(call);
     assert_eq!(tunnel.relay.features() & mux::CALLER_TOKENS, 0);
+}
+
+/// The audit log's `duration_ms` begins when the call comes, and one whose caller is still being
+/// verified when the agent ends has come, too.
+#[tokio::test]
+async fn a_call_is_accounted_for_from_its_arrival() {
+    let asked = Server::start(None, |mut connection| async move {
+        connection.request().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+             Content-Length: 16\r\n\r\n{\"active\":false}";
+        connection.send(answer).await;
+        connection.closed().await;
+    })
+    .await;
+    let keys = Keys::new();
+    let checks = keys.asking(Some(Introspection {
+        url: format!("http://{}/introspect", asked.address)
+            .parse()
+            .unwrap(),
+        client_id: "agent".into(),
+        client_secret: "secret".into(),
+    }));
+    let tunnel = verifying(checks).await;
+    let mut call = tunnel.call(&with(get("/api/vms"), "opaque", None), "");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let metrics = &tunnel.serving.accounts().metrics;
+    assert_eq!(metrics.calls_in_flight.get(), 1);
+    let refused = refusal(&mut call).await;
+    assert_eq!(refused.code, ErrorCode::CallerUnverified);
+    tunnel.serving.calls().close();
+    tunnel.serving.calls().wait().await;
+    let lines = tunnel.serving.accounts().audit.take_lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line: Value = serde_json::from_str(&lines[0]).unwrap();
+    assert!(line["duration_ms"].as_u64().unwrap() >= 300, "{line}");
 }
