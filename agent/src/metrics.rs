@@ -18,6 +18,9 @@ use prometheus_client::registry::Registry;
 
 use crate::serve::Outcome;
 
+/// In place of an endpoint's name, for those that the agent does not have: no endpoint can be named so.
+const OTHERS: &str = "*";
+
 /// Every count of one agent.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -111,7 +114,7 @@ impl Metrics {
         let metrics = Self {
             calls_in_flight: Gauge::default(),
             endpoints: endpoints.iter().map(by_endpoint).collect(),
-            others: decisions("other"),
+            others: decisions(OTHERS),
             ends: Outcome::ALL.map(end),
             unverified: Family::default(),
             read: Readings::default(),
@@ -219,6 +222,28 @@ impl Readings {
         ];
         for (name, help, Reading(counter)) in counters {
             registry.register(name, help, counter.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_config::endpoint::Trust;
+
+    use super::*;
+    use crate::testing::endpoint;
+
+    #[test]
+    fn what_is_no_endpoint_is_not_counted_as_one() {
+        for name in ["other", "none", "unknown"] {
+            let mut endpoint = endpoint("https://vc.example", Trust::SystemRoots);
+            endpoint.name = EndpointName::new(name).unwrap();
+            let metrics = Metrics::new(&[endpoint]);
+            let stranger = EndpointName::new("stranger").unwrap();
+            metrics.call_finished(&stranger, "none", Outcome::Refused);
+            let text = metrics.render().unwrap();
+            let own = format!("endpoint=\"{name}\",decision=\"none\"}} 0");
+            assert!(text.contains(&own), "{text}");
         }
     }
 }
