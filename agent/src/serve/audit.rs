@@ -15,6 +15,9 @@ use super::call::Call;
 use crate::audit::{CallLine, Time, mask_target};
 use crate::upstream::Progress;
 
+/// Most bytes of a target that [`shown_target`] shows.
+const MAX_SHOWN: usize = 512;
+
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -180,6 +183,15 @@ impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0.escape_ascii(), f)
     }
+}
+
+/// A call's target for the log: one line, its secrets masked, the end of a long one left out.
+pub(crate) fn shown_target(target: &[u8]) -> String {
+    let target = Printable(target).to_string();
+    let mut shown = mask_target(&target).into_owned();
+    // It is ASCII, which may be cut anywhere; and what is cut was masked before.
+    shown.truncate(MAX_SHOWN);
+    shown
 }
 
 impl Drop for Record<'_> {

@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use http::header::EXPECT;
 use http::{HeaderMap, StatusCode};
 
-use super::audit::{Outcome, Printable, Record};
+use super::audit::{Outcome, Printable, Record, shown_target};
 use super::call::{BadHead, Call, Message};
 use super::caller::{FromCaller, ToCaller};
 use super::callers::Unverified;
@@ -351,7 +351,7 @@ impl<'c> Exchange<'c> {
                 caller = %Printable(self.call.caller.subject.as_bytes()),
                 endpoint = self.call.endpoint.as_str(),
                 method = self.call.method.as_str(),
-                target = %Printable(&self.call.target[..self.call.target.len().min(512)]),
+                target = %shown_target(&self.call.target),
                 reason = bad.reason(),
                 "the relay sent a call that no relay in good order sends: {bad}"
             );

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use super::super::audit::shown_target;
 use super::*;
 
 type Line = BTreeMap<String, String>;
@@ -205,6 +206,28 @@ async fn what_no_relay_in_good_order_sends_is_a_security_event() {
         Vec::<Line>::new(),
         "callers' own doing is no security event"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_security_log_shows_no_more_of_a_target_than_the_audit_log() {
+    let (log, _guard) = Log::listen("culvert::security");
+    let tunnel = Tunnel::new(POLICY).await;
+    refusal(&mut tunnel.call(&get("/api//vms?token=hunter2&x=1"), "")).await;
+    assert_eq!(log.take()[0]["target"], "/api//vms?token=***&x=1");
+    // However it is cut.
+    let long = |length: usize| {
+        let (path, more) = ("a".repeat(length), "z".repeat(600));
+        String::leak(format!(
+            "/api//{path}\"/ticket/hunter2?token=hunter2&x={more}"
+        ))
+    };
+    for length in 488..506 {
+        refusal(&mut tunnel.call(&get(long(length)), "")).await;
+        let target = &log.take()[0]["target"];
+        assert!(!target.contains("hunter"), "{length}: {target}");
+        assert!(target.len() < 600, "{length}: {target}");
+    }
+    shown_target("\u{e4}".repeat(300).as_bytes());
 }
 
 #[tokio::test(start_paused = true)]
