@@ -520,12 +520,18 @@ impl Keeper {
                 }
                 live.on_notice(text);
             }
-            SessionEvent::Control(control) => tracing::warn!(
-                target: "culvert::security",
-                relay,
-                ?control,
-                "the relay sent what only agents send"
-            ),
+            SessionEvent::Control(Control::Register { .. } | Control::Auth { .. }) => {
+                // What is still in the queue of a session that has ended is not said again.
+                if self.session.is_open() {
+                    tracing::warn!(
+                        target: "culvert::security",
+                        relay,
+                        "the relay sent what only agents send: the session ends"
+                    );
+                }
+                let reason = "REGISTER and AUTH are what agents send";
+                self.session.close(GoawayCode::Protocol, reason);
+            }
             SessionEvent::Draining { code, retry_after } => {
                 if let Some((lost, choice)) = self.lost.take() {
                     drop(choice);

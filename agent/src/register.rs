@@ -82,9 +82,10 @@ impl<'a> Registrations<'a> {
         Ok(())
     }
 
-    /// Takes note of the relay's answer to the last REGISTER.
+    /// Takes note of the relay's answer to the last REGISTER. There is one to each: further ones would
+    /// only fill the log.
     pub(crate) fn on_registered(&mut self, request: u32, results: &[Registration]) {
-        if request != self.request {
+        if request != self.request || self.answered {
             tracing::debug!(
                 relay = self.node,
                 request,
@@ -171,6 +172,9 @@ mod tests {
             ],
         );
         assert!(registrations.is_answered());
+        assert_eq!(registrations.registered(), 1);
+        // There is one answer to a request.
+        registrations.on_registered(7, &[]);
         assert_eq!(registrations.registered(), 1);
     }
 }

@@ -394,6 +394,32 @@ async fn without_a_token_the_agent_waits_and_dials_once_it_has_one() {
     slot.await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_sends_what_agents_send_is_left() {
+    let agent = Agent::in_memory();
+    for control in [
+        Control::Auth {
+            token: "x".to_owned(),
+        },
+        Control::Register {
+            request: 1,
+            offers: vec![offer("vcenter")],
+        },
+    ] {
+        let (begun, far) = agent.begin();
+        let mut relay = RelaySide::over(far).await;
+        relay.register(&[]).await;
+        let running = begun.await.unwrap().unwrap();
+        relay.session.send_control(&control).unwrap();
+        let ended = timeout(Duration::from_secs(1), running.lost).await;
+        let lost = ended.expect("the session goes on").unwrap();
+        assert_eq!(
+            lost.to_string(),
+            "the session ended: this side ended the session (protocol)"
+        );
+    }
+}
+
 /// A session that shares its node with another one, and its slot, which looks for another node
 /// before long.
 async fn sharing(agent: &Agent) -> (Slot, Running, RelaySide, Choice) {

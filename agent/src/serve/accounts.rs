@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use culvert_config::endpoint::Endpoint;
 use serde::{Deserialize, Serialize};
 
+use super::alarms::Alarms;
 use crate::audit::Audit;
 use crate::metrics::Metrics;
 
@@ -17,6 +18,7 @@ const REMEMBERED: usize = 20;
 pub(crate) struct Accounts {
     pub(crate) audit: Audit,
     pub(crate) metrics: Metrics,
+    pub(super) alarms: Alarms,
     refusals: Mutex<VecDeque<RefusedCall>>,
 }
 
@@ -51,6 +53,7 @@ impl Accounts {
         Self {
             audit,
             metrics: Metrics::new(endpoints),
+            alarms: Alarms::new(),
             refusals: Mutex::default(),
         }
     }

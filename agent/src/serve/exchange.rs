@@ -325,6 +325,10 @@ impl<'c> Exchange<'c> {
         record.reason = Some(format!("{reason}: {unverified}"));
         if unverified.is_suspicious() {
             record.security = Some("caller-unverified");
+        }
+        if unverified.is_suspicious()
+            && let Some(left_out) = self.serving.accounts.alarms.raise()
+        {
             tracing::warn!(
                 target: "culvert::security",
                 call = %self.call.id,
@@ -334,6 +338,7 @@ impl<'c> Exchange<'c> {
                 endpoint = self.call.endpoint.as_str(),
                 mode = self.call.mode.as_str(),
                 reason,
+                left_out,
                 "the relay sent a call whose caller it could not prove: {unverified}"
             );
         }
@@ -342,7 +347,10 @@ impl<'c> Exchange<'c> {
 
     pub(super) fn bad_head(&self, bad: BadHead) -> Failure {
         // What a caller's own request has wrong is no relay's doing.
-        if bad.is_suspicious() && !self.call.is_inside() {
+        if bad.is_suspicious()
+            && !self.call.is_inside()
+            && let Some(left_out) = self.serving.accounts.alarms.raise()
+        {
             tracing::warn!(
                 target: "culvert::security",
                 call = %self.call.id,
@@ -353,6 +361,7 @@ impl<'c> Exchange<'c> {
                 method = self.call.method.as_str(),
                 target = %shown_target(&self.call.target),
                 reason = bad.reason(),
+                left_out,
                 "the relay sent a call that no relay in good order sends: {bad}"
             );
         }

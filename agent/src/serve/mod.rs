@@ -12,9 +12,11 @@
 //! * `passage`: a CONNECT that is bytes, with `hello` for the beginning of the caller's TLS;
 //! * `hosting`: a CONNECT whose TLS ends here;
 //! * `leash`: how long a call may go on: a new policy or an expired credential ends it;
-//! * `audit`: the record of a call, however it ends; `accounts`: where it is kept.
+//! * `audit`: the record of a call, however it ends; `accounts`: where it is kept; `alarms`: warnings
+//!   about relays, as many as a log bears.
 
 mod accounts;
+mod alarms;
 mod audit;
 mod call;
 mod caller;

@@ -231,6 +231,20 @@ async fn the_security_log_shows_no_more_of_a_target_than_the_audit_log() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_relay_cannot_fill_the_log() {
+    let (log, _guard) = Log::listen("culvert::security");
+    let tunnel = Tunnel::new(POLICY).await;
+    for _ in 0..100 {
+        refusal(&mut tunnel.call(&get("/api/../secrets"), "")).await;
+    }
+    let lines = log.take().len();
+    assert!((1..=20).contains(&lines), "{lines} lines");
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    refusal(&mut tunnel.call(&get("/api/../secrets"), "")).await;
+    assert_eq!(log.take()[0]["left_out"], (100 - lines).to_string());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_upstream_said_and_how_long_it_took_is_in_the_line() {
     let mut tunnel = Tunnel::new(POLICY).await;
     let mut head = get("/api/vms?sessionTicket=cst-1&x=2");
