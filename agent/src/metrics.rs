@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     others: Decisions,
     ends: [Counter; Outcome::ALL.len()],
     unverified: Family<ReasonLabel, Counter>,
+    shadows: Family<RuleLabel, Counter>,
     /// Set whenever the metrics are read.
     pub(crate) read: Readings,
 }
@@ -87,6 +88,12 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+/// A rule of the policy's file, which its administrator has named.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleLabel {
+    rule: String,
+}
+
 impl Metrics {
     /// The counts of an agent with these endpoints, all zero.
     pub(crate) fn new(endpoints: &[Endpoint]) -> Self {
@@ -117,6 +124,7 @@ impl Metrics {
             others: decisions(OTHERS),
             ends: Outcome::ALL.map(end),
             unverified: Family::default(),
+            shadows: Family::default(),
             read: Readings::default(),
             registry: Registry::default(),
         };
@@ -135,6 +143,11 @@ impl Metrics {
             "callers_unverified",
             "Calls whose caller the agent could not verify, by why not",
             metrics.unverified.clone(),
+        );
+        registry.register(
+            "shadow_hits",
+            "Calls that a rule matched which is not enforced, by rule",
+            metrics.shadows.clone(),
         );
         metrics.read.register(&mut registry);
         Self {
@@ -163,6 +176,12 @@ impl Metrics {
     /// A caller could not be verified, for a reason out of a closed set.
     pub(crate) fn caller_unverified(&self, reason: &'static str) {
         self.unverified.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// A rule that is not enforced matched a call.
+    pub(crate) fn shadow_hit(&self, rule: &str) {
+        let rule = rule.to_owned();
+        self.shadows.get_or_create(&RuleLabel { rule }).inc();
     }
 
     /// Everything as OpenMetrics text.

@@ -142,6 +142,9 @@ impl<'c> Record<'c> {
 
     /// Notes the rules that would have decided if they were enforced.
     pub(crate) fn note_shadow(&mut self, hits: &[ShadowHit]) {
+        for hit in hits {
+            self.accounts.metrics.shadow_hit(&hit.rule);
+        }
         self.shadow = hits.iter().map(|hit| hit.rule.clone()).collect();
     }
 

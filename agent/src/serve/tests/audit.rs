@@ -169,7 +169,7 @@ async fn every_ending_leaves_exactly_one_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shadow_rule_is_logged_and_not_applied() {
+async fn a_shadow_rule_is_logged_and_counted_and_not_applied() {
     let rules = format!(
         "{POLICY}\n[[rule]]\nid = \"soon\"\naction = \"deny\"\npath = [\"/api/old/**\"]\nenforce = false\n"
     );
@@ -186,6 +186,11 @@ async fn a_shadow_rule_is_logged_and_not_applied() {
             ("decision", "allow".into()),
             ("rule", "read".into()),
         ],
+    );
+    let metrics = tunnel.serving.accounts().metrics.render().unwrap();
+    assert!(
+        metrics.contains("culvert_agent_shadow_hits_total{rule=\"soon\"} 1\n"),
+        "{metrics}"
     );
 }
 
