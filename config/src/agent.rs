@@ -198,21 +198,7 @@ fn check_relay(
     written: &WrittenRelay,
     environment: Environment,
 ) -> Result<RelayLink, ConfigError> {
-    let text = written.url.get_ref();
-    let expected = "expected wss://HOST[:PORT] without path, query or credentials";
-    let plain = |url: &Url| {
-        url.scheme() == "wss"
-            && url.has_host()
-            && matches!(url.path(), "" | "/")
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none()
-    };
-    let url = Url::parse(text)
-        .ok()
-        .filter(plain)
-        .ok_or_else(|| document.error(written.url.span(), format!("found {text:?}; {expected}")))?;
+    let url = crate::check::origin(document, &written.url, &["wss"])?;
     let up_to = |most: u8, default: u8, written: &Option<Spanned<u8>>, what: &str| match written {
         None => Ok(default),
         Some(count) if (1..=most).contains(count.get_ref()) => Ok(*count.get_ref()),

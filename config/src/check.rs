@@ -89,6 +89,38 @@ pub(crate) fn http_url(document: &Document, written: &Spanned<String>) -> Result
     }
 }
 
+/// Host and port as a URL of one of these schemes, the first of which is the usual one, and nothing else.
+pub(crate) fn origin(
+    document: &Document,
+    written: &Spanned<String>,
+    schemes: &[&str],
+) -> Result<Url, ConfigError> {
+    let text = written.get_ref();
+    let plain = |url: &Url| {
+        schemes.contains(&url.scheme())
+            && url.has_host()
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    };
+    Url::parse(text).ok().filter(plain).ok_or_else(|| {
+        // It may be a password that has no place there.
+        let found = match text.contains('@') {
+            true => "a URL with credentials".to_owned(),
+            false => format!("{text:?}"),
+        };
+        document.error(
+            written.span(),
+            format!(
+                "found {found}; expected {}://HOST[:PORT] without path, query or credentials",
+                schemes[0]
+            ),
+        )
+    })
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

@@ -195,7 +195,7 @@ pub(crate) fn check(
     document: &Document,
     written: &WrittenEndpoint,
 ) -> Result<Endpoint, ConfigError> {
-    let upstream = check_upstream(document, &written.upstream)?;
+    let upstream = crate::check::origin(document, &written.upstream, &["https", "http"])?;
     let modes = crate::proxied::modes(document, written.mode.as_ref())?;
     let place = written.mode.as_ref().map_or(0..0, Spanned::span);
     let connect = crate::proxied::names(
@@ -263,27 +263,6 @@ fn check_timeouts(document: &Document, written: &WrittenTimeouts) -> Result<Time
         tls: span(&written.tls, default.tls)?,
         head: span(&written.head, default.head)?,
         idle: span(&written.idle, default.idle)?,
-    })
-}
-
-fn check_upstream(document: &Document, written: &Spanned<String>) -> Result<Url, ConfigError> {
-    let text = written.get_ref();
-    let plain = |url: &Url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none()
-    };
-    Url::parse(text).ok().filter(plain).ok_or_else(|| {
-        document.error(
-            written.span(),
-            format!(
-                "found {text:?}; expected https://HOST[:PORT] without path, query or credentials"
-            ),
-        )
     })
 }
 
