@@ -37,9 +37,24 @@ impl Serialize for Span {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a size, like \"64 KiB\"")]
+enum WrittenSize {
+    Bytes(u64),
+    Text(String),
+}
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ByteSize::deserialize(deserializer).map(|size| Self(size.as_u64()))
+        match WrittenSize::deserialize(deserializer)? {
+            WrittenSize::Bytes(bytes) => Ok(Self(bytes)),
+            WrittenSize::Text(text) => match text.parse::<ByteSize>() {
+                Ok(size) => Ok(Self(size.as_u64())),
+                Err(_) => Err(serde::de::Error::custom(format!(
+                    "{text:?} is not a size; expected a number with its unit, like \"64 KiB\""
+                ))),
+            },
+        }
     }
 }
 
