@@ -159,6 +159,8 @@ pub(crate) struct FrameGuard<IO> {
     in_heads: bool,
     budget: Budget,
     heads: u8,
+    /// The turn is over, and h2 was left to do with the heads what it does.
+    handed_over: bool,
     /// Bytes that h2 gets later. Empty in the steady state.
     stash: BytesMut,
     /// So many of the stashed bytes were looked at, ...
@@ -192,6 +194,7 @@ impl<IO> FrameGuard<IO> {
             in_heads: false,
             budget: Budget::new(now),
             heads: 0,
+            handed_over: false,
             stash: BytesMut::new(),
             seen: 0,
             cleared: 0,
@@ -371,10 +374,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameGuard<IO> {
             if this.traffic.poll_stranger(cx.waker()) && this.traffic.poll_busy(cx.waker()) {
                 return Poll::Pending;
             }
-            // First h2 hands over what it has.
-            (this.heads, this.data) = (0, 0);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            // First h2 hands over what it has. That a stranger's calls are under way shows afterwards.
+            if !this.handed_over {
+                this.handed_over = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            (this.heads, this.data, this.handed_over) = (0, 0, false);
         }
         let before = out.filled().len();
         loop {

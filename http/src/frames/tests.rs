@@ -108,6 +108,37 @@ async fn a_strangers_requests_wait_for_the_answers_to_the_ones_before() {
     assert_eq!(rest.len(), 6 * request.len());
 }
 
+/// h2 asks for more before the calls that it was given have begun, and hears that they have begun
+/// when it asks again: in the same go, between one call and the next.
+#[tokio::test(start_paused = true)]
+async fn a_stranger_has_two_requests_in_flight_also_while_h2_hands_them_over() {
+    let (mut caller, server) = tokio::io::duplex(1 << 20);
+    let traffic = Arc::new(Traffic::of_stranger());
+    let mut guard = FrameGuard::new(server, traffic.clone(), PACE, LongHeads::default());
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, b"x");
+    caller.write_all(&opening()).await.unwrap();
+    caller.write_all(&request.repeat(10)).await.unwrap();
+    let mut buffer = vec![0; 1 << 16];
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let mut given = || {
+        let mut out = ReadBuf::new(&mut buffer);
+        let polled = Pin::new(&mut guard).poll_read(&mut cx, &mut out);
+        polled.is_ready().then(|| out.filled().len())
+    };
+    let two = usize::from(HEADS_PER_TURN) * request.len();
+    assert_eq!(given(), Some(opening().len() + two));
+    assert_eq!(given(), None);
+    traffic.on_begin();
+    assert_eq!(given(), None, "the first call is under way");
+    traffic.on_begin();
+    assert_eq!(given(), None);
+    traffic.on_end();
+    traffic.on_end();
+    assert_eq!(given(), Some(two));
+    // A head of which h2 makes no call holds nothing up.
+    assert_eq!((given(), given()), (None, Some(two)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn floods_are_cut_whatever_they_are_made_of() {
     let reset = [
