@@ -10,7 +10,9 @@
 //! - of a burst of requests only a few reach h2 at once: it decodes all that it is given before
 //!   the service sees the first one, and decoded heads are far larger than their frames;
 //! - before it is known who calls, little is read of bodies, and of requests no more than two until
-//!   these are answered.
+//!   these are answered;
+//! - a connection that ends takes further calls until the caller says that it has heard of it. Where
+//!   that is waited for no longer, it is said in the caller's place ([`HEARD`]).
 
 #[cfg(test)]
 mod tests;
@@ -64,6 +66,13 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
+
+/// The caller's word that it has heard that the connection ends: the acknowledged PING with what h2
+/// sends in its own. After that h2 names the last call that it takes and throws away what comes behind
+/// it, which the caller may send elsewhere. h2 alone would wait for it as long as the caller likes.
+const HEARD: [u8; 17] = [
+    0, 0, 8, PING, ACK, 0, 0, 0, 0, 0x0B, 0x7B, 0xA2, 0xF0, 0x8B, 0x9B, 0xFE, 0x54,
+];
 
 /// What a peer's frames cost. A full budget pays for 1000 pings or 330 calls that are reset; a
 /// call that is answered earns more than its frames cost.
@@ -175,6 +184,8 @@ pub(crate) struct FrameGuard<IO> {
     room: Option<OwnedSemaphorePermit>,
     /// Bytes of bodies that the peer has sent since its last turn.
     data: u64,
+    /// So many bytes of [`HEARD`] were given.
+    heard: usize,
     pace: Pace,
     open: Open,
     deadline: Deadline,
@@ -202,6 +213,7 @@ impl<IO> FrameGuard<IO> {
             long_heads,
             room: None,
             data: 0,
+            heard: 0,
             pace,
             open: Open::Connection,
             deadline,
@@ -211,7 +223,7 @@ impl<IO> FrameGuard<IO> {
     /// Looks at the next bytes; gives how many of them h2 may have in this turn.
     fn advance(&mut self, bytes: &[u8]) -> Result<usize, Flood> {
         let mut at = 0;
-        while at < bytes.len() && self.heads < HEADS_PER_TURN {
+        while at < bytes.len() && self.heads < HEADS_PER_TURN && !self.must_hear() {
             let (there, before) = (bytes.len() - at, at);
             let in_block = self.block.is_some();
             match self.place {
@@ -286,6 +298,13 @@ impl<IO> FrameGuard<IO> {
         if !self.in_heads {
             self.open = Open::Nothing;
         }
+    }
+
+    /// Whether the next bytes for h2 are those of [`HEARD`]: it is time, and they come between frames.
+    fn must_hear(&self) -> bool {
+        let between_frames =
+            self.begun && !self.in_heads && self.place == Place::Header { seen: 0 };
+        between_frames && self.heard < HEARD.len() && self.traffic.is_taking_no_more()
     }
 
     /// Whether h2 has enough for now.
@@ -370,6 +389,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameGuard<IO> {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.cleared == 0 && this.must_hear() {
+            let given = (HEARD.len() - this.heard).min(out.remaining());
+            out.put_slice(&HEARD[this.heard..this.heard + given]);
+            this.heard += given;
+            return Poll::Ready(Ok(()));
+        }
         if this.is_turn_over() && this.cleared == 0 {
             if this.traffic.poll_stranger(cx.waker()) && this.traffic.poll_busy(cx.waker()) {
                 return Poll::Pending;

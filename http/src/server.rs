@@ -58,6 +58,9 @@ pub const LAST_CALL: Duration = Duration::from_secs(5);
 /// How long an HTTP/2 connection without a call so far stays for its first one when it is to end. Told to
 /// go before, many clients fail the call that they opened it for.
 const FIRST_CALL: Duration = Duration::from_secs(1);
+/// How long a caller that was told that its HTTP/2 connection ends may take to say that it has heard:
+/// until then calls that it has begun are taken. Others wait no longer for its word.
+const LAST_STREAMS: Duration = Duration::from_secs(1);
 /// How long an idle HTTP/2 connection that was told to go may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -230,6 +233,7 @@ impl Server {
         let mut served = Box::pin(served);
         let mut drained = Box::pin(drain.cancelled());
         let mut first_call = Deadline::default();
+        let mut last_streams = Deadline::default();
         let mut idle = Idle::new(self.pace.keep_alive);
         let mut leaving = false;
         poll_fn(move |cx| {
@@ -239,6 +243,11 @@ impl Server {
                 }
                 let expired = idle.poll(cx, traffic.begun(), traffic.poll_busy(cx.waker()));
                 if leaving {
+                    let is_over = traffic.is_winding_up() || last_streams.poll(cx).is_ready();
+                    if is_over && !traffic.is_taking_no_more() {
+                        traffic.take_no_more();
+                        continue;
+                    }
                     return expired.map(Ok);
                 }
                 if expired.is_pending() && !traffic.is_winding_up() {
@@ -253,6 +262,7 @@ impl Server {
                     }
                 }
                 leaving = true;
+                last_streams.set(Instant::now() + LAST_STREAMS);
                 idle = Idle::new(FAREWELL);
                 served.as_mut().graceful_shutdown();
             }

@@ -32,6 +32,7 @@ pub struct Traffic {
     refused: OnceLock<Violation>,
     switched: AtomicBool,
     winding_up: AtomicBool,
+    taking_no_more: AtomicBool,
     /// Nobody knows yet who calls.
     stranger: AtomicBool,
     /// Whoever reads no further for a stranger.
@@ -179,6 +180,17 @@ impl Traffic {
     /// Whether the connection is to end.
     pub(crate) fn is_winding_up(&self) -> bool {
         self.winding_up.load(Ordering::Acquire)
+    }
+
+    /// The caller was told that the connection ends and has had its time to hear of it: no call begins
+    /// any more.
+    pub(crate) fn take_no_more(&self) {
+        self.taking_no_more.store(true, Ordering::Release);
+    }
+
+    /// Whether no call begins any more.
+    pub(crate) fn is_taking_no_more(&self) -> bool {
+        self.taking_no_more.load(Ordering::Acquire)
     }
 
     /// Sends an interim answer to the caller of the call in flight, of HTTP/1.1. Completes when it

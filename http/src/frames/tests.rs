@@ -83,6 +83,31 @@ async fn a_burst_of_requests_reaches_h2_a_few_at_a_time() {
     );
 }
 
+/// However the caller cuts what it sends: the word comes between two of its frames, once.
+#[tokio::test(start_paused = true)]
+async fn it_is_said_in_the_callers_place_that_it_has_heard_of_the_end() {
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, b"x");
+    let data = frame(DATA, 0, &[7; 40]);
+    for cut in 0..request.len() {
+        let (mut caller, server) = tokio::io::duplex(1 << 20);
+        let traffic = Arc::new(Traffic::default());
+        let mut guard = FrameGuard::new(server, traffic.clone(), PACE, LongHeads::default());
+        let begun = [&opening()[..], &request[..cut]].concat();
+        caller.write_all(&begun).await.unwrap();
+        let mut given = read(&mut guard).await.unwrap();
+        traffic.take_no_more();
+        given.extend(read(&mut guard).await.unwrap());
+        let rest = [&request[cut..], &data, &data[..20]].concat();
+        caller.write_all(&rest).await.unwrap();
+        given.extend(read(&mut guard).await.unwrap());
+        let expected = match cut {
+            0 => [&opening()[..], &HEARD, &request, &data, &data[..20]],
+            _ => [&opening()[..], &request, &HEARD, &data, &data[..20]],
+        };
+        assert_eq!(given, expected.concat(), "{cut}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_strangers_requests_wait_for_the_answers_to_the_ones_before() {
     let (mut caller, server) = tokio::io::duplex(1 << 20);

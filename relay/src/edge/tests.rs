@@ -5,6 +5,8 @@ mod calls;
 mod connect;
 mod expiry;
 mod failures;
+mod farewell;
+mod frames;
 mod hostile;
 mod interim;
 mod quotas;
