@@ -49,21 +49,29 @@ impl Edge {
         let version = request.version();
         let proxy = is_connect(&request);
         match self.call(&connection, request, &mut record).await {
-            Ok(answer) => answer.finish(&connection, version, record),
+            Ok(answer) => {
+                let last = match &answer {
+                    Answer::Own(response) => connection.on_own_answer(response.body().len(), false),
+                    Answer::Upstream(..) | Answer::Passage(..) => false,
+                };
+                let mut response = answer.finish(&connection, version, record);
+                say_last(&mut response, version, last);
+                response
+            }
             Err(mut problem) => {
                 problem.proxy = proxy;
                 problem.basic |= proxy;
                 let method = record.method.as_ref().unwrap_or(&Method::GET);
                 let (response, body) = problem.answer(self.routes.domain(), record.call, method);
                 let mut response = response.map(|()| body);
-                let headers = response.headers_mut();
-                let last = problem.code == ErrorCode::Unauthenticated && connection.on_refused();
-                if version < Version::HTTP_2 && last {
-                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-                } else if version < Version::HTTP_2 && problem.upgrade {
+                let refused = problem.code == ErrorCode::Unauthenticated;
+                let last = connection.on_own_answer(response.body().len(), refused);
+                if version < Version::HTTP_2 && problem.upgrade {
+                    let headers = response.headers_mut();
                     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
                     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
                 }
+                say_last(&mut response, version, last);
                 record.on_refused(problem);
                 response.map(|body| AnswerBody::text(body, record))
             }
@@ -268,6 +276,14 @@ impl Answer {
         };
         insert_call(response.headers_mut(), call);
         response
+    }
+}
+
+/// Says in an answer of HTTP/1 that no other one follows.
+fn say_last<B>(response: &mut Response<B>, version: Version, last: bool) {
+    if version < Version::HTTP_2 && last {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().append(CONNECTION, close);
     }
 }
 

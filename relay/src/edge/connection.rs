@@ -1,7 +1,7 @@
 //! One public connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use culvert_http::{Breaker, HeadRoom, Problem, Traffic};
 use http::HeaderMap;
@@ -11,9 +11,12 @@ use super::certificates::ShownCertificate;
 use crate::listener::{Peer, Transport};
 use crate::strangers::Standing;
 
-/// Refused credentials after which a connection is closed: nobody guesses in peace, and nobody
-/// gets many answers for little.
-const MAX_REFUSED: u32 = 10;
+/// Answers after which a connection is closed on which nobody is known, and refused credentials after
+/// which any is: nobody guesses in peace, and nobody gets much for little.
+const MAX_ANSWERS: usize = 10;
+
+/// So many bytes of an answer's body, begun or whole, are one answer more.
+const LONG_ANSWER: usize = 512;
 
 /// Most bytes of heads that wait for their credentials to be verified, before the first one was
 /// valid; one alone may be larger.
@@ -35,7 +38,8 @@ pub(crate) struct Connection {
     pub(crate) certificate: Option<ShownCertificate>,
     /// The last token that was good.
     pub(crate) last_token: LastToken,
-    refused: AtomicU32,
+    /// What was answered to nobody that is known, and refused credentials.
+    answered: AtomicUsize,
 }
 
 impl Connection {
@@ -50,7 +54,7 @@ impl Connection {
             traffic: Arc::new(Traffic::of_stranger()),
             certificate: ShownCertificate::of(transport.client_certificates()),
             last_token: LastToken::default(),
-            refused: AtomicU32::new(0),
+            answered: AtomicUsize::new(0),
         }
     }
 
@@ -72,9 +76,14 @@ impl Connection {
             .map(Some)
     }
 
-    /// A credential was refused; says whether that was the last one.
-    pub(crate) fn on_refused(&self) -> bool {
-        let last = self.refused.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REFUSED;
+    /// The relay answers by itself, with a body of so many bytes; says whether that is the last answer
+    /// on the connection.
+    pub(crate) fn on_own_answer(&self, length: usize, refused_credential: bool) -> bool {
+        if self.standing.is_proven() && !refused_credential {
+            return false;
+        }
+        let answers = 1 + length / LONG_ANSWER;
+        let last = self.answered.fetch_add(answers, Ordering::Relaxed) + answers >= MAX_ANSWERS;
         if last {
             self.traffic.wind_up();
         }

@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::read_head;
-use super::rig::{HOST, Rig, SOON};
+use super::frames::Frames;
+use super::rig::{DOMAIN, HOST, Rig, SOON, show};
 
 const TEN: Duration = Duration::from_secs(10);
 
@@ -146,4 +147,68 @@ async fn proofs_that_fail_are_charged_like_wrong_credentials() {
     }
     assert_eq!(rig.exchange(Rig::get("/", &guessed)).await.status, 429);
     assert_eq!(rig.exchange(Rig::get("/", &known)).await.status, 200);
+}
+
+/// What the relay says to somebody whom nobody knows, whatever it is, it says ten times on a connection
+/// and no more; what is long counts for more.
+#[tokio::test(start_paused = true)]
+async fn a_stranger_gets_few_answers_whatever_it_asks_for() {
+    let rig = Rig::new();
+    let page = rig.exchange(format!(
+        "GET /.culvert/errors HTTP/1.1\r\nHost: {DOMAIN}\r\nConnection: close\r\n\r\n"
+    ));
+    assert!((3000..4500).contains(&page.await.body.len()));
+    for (path, most) in [
+        ("/.culvert/errors", 2),
+        ("/.culvert/nothing", 10),
+        ("/.culvert/v1/session", 10),
+        ("/a;b%zz", 10),
+    ] {
+        let mut caller = rig.connect(Alpn::Http1);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n");
+        let mut all = Vec::new();
+        let _ = caller.write_all(request.repeat(100).as_bytes()).await;
+        let read = timeout(SOON, caller.read_to_end(&mut all)).await;
+        read.expect("it stays").unwrap();
+        let all = show(&all).to_lowercase();
+        let answers: Vec<_> = all.split("http/1.1 ").skip(1).collect();
+        assert!((1..=most).contains(&answers.len()), "{path}: {all}");
+        for (number, answer) in answers.iter().enumerate() {
+            let (head, _) = answer.split_once("\r\n\r\n").unwrap();
+            let is_last = number + 1 == answers.len();
+            let mut lines = head.lines();
+            let says = lines.any(|line| line.starts_with("connection:") && line.ends_with("close"));
+            assert_eq!(says, is_last, "{path}: {head}");
+        }
+
+        let mut caller = Frames::open(&rig).await;
+        for _ in 0..100 {
+            caller.get(DOMAIN, path, None).await;
+        }
+        let heard = caller.go_on(DOMAIN, path, None, SOON).await;
+        // Two may be in flight when it is over.
+        let answered = heard.answered.len();
+        assert!((1..=most + 2).contains(&answered), "{path}: {heard:?}");
+        assert!(heard.after < Duration::from_secs(1), "{path}: {heard:?}");
+    }
+}
+
+/// Whoever has shown a credential gets what it asks for.
+#[tokio::test(start_paused = true)]
+async fn one_with_a_valid_credential_gets_any_number_of_answers() {
+    let rig = Rig::new();
+    rig.agent("vc").await.echo();
+    let mut caller = rig.connect(Alpn::Http1);
+    let request = |path: &str, fields: &str| {
+        format!("HEAD {path} HTTP/1.1\r\nHost: {DOMAIN}\r\n{fields}\r\n")
+    };
+    let known = rig.bearer();
+    let proof = format!("HEAD / HTTP/1.1\r\nHost: {HOST}\r\n{known}\r\n");
+    caller.write_all(proof.as_bytes()).await.unwrap();
+    assert!(read_head(&mut caller).await.starts_with("http/1.1 200 "));
+    for _ in 0..30 {
+        let page = request("/.culvert/errors", "");
+        caller.write_all(page.as_bytes()).await.unwrap();
+        assert!(read_head(&mut caller).await.starts_with("http/1.1 200 "));
+    }
 }
