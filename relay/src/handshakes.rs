@@ -6,23 +6,26 @@
 //! waited for too long is turned away before it costs anything: it comes back later, at a moment of
 //! its own.
 //!
-//! A turn is for work, and no seat to keep. It begins when the first byte of the handshake is there,
-//! and who makes the relay wait for longer than [`TURN`] goes on without one.
+//! A turn is for work, and no seat to keep. It begins when the ClientHello or the token is there as a
+//! whole, and ends when the relay has done what it can with that: keys are agreed on and signed for, a
+//! signature is verified. Whatever is waited for then, the peer's next word or an issuer's, is waited
+//! for without a turn, and what is left to do costs little.
 
 #[cfg(test)]
 mod tests;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use culvert_config::relay::RelayLimits;
+use futures_util::poll;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use crate::metrics::Metrics;
-
-/// The longest turn: several round trips of a slow line.
-const TURN: Duration = Duration::from_secs(1);
 
 /// The handshakes of a node: TLS of everybody, and the tokens of agents.
 #[derive(Debug)]
@@ -38,7 +41,8 @@ pub struct Handshakes {
 pub(crate) struct Late;
 
 /// What is being worked on.
-struct Turn {
+#[derive(Debug)]
+pub(crate) struct Turn {
     _permit: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
 }
@@ -54,20 +58,23 @@ impl Handshakes {
         })
     }
 
-    /// Does a handshake, or a part of one, when it is its turn. Cancel safe if `work` is.
+    /// Does a handshake, or a part of one, and begins when it is its turn. Cancel safe if `work` is.
     pub(crate) async fn take<T>(&self, work: impl Future<Output = T>) -> Result<T, Late> {
         let turn = self.turn().await?;
-        let mut work = std::pin::pin!(work);
-        tokio::select! {
-            biased;
-            done = &mut work => return Ok(done),
-            () = sleep(TURN) => {}
-        }
+        let mut work = pin!(work);
+        let begun = poll!(work.as_mut());
+        // The next one's turn comes when everybody else who has something to do has been at it: with
+        // more to do than the machine can, it is here that it shows.
+        yield_now().await;
         drop(turn);
-        Ok(work.await)
+        match begun {
+            Poll::Ready(done) => Ok(done),
+            Poll::Pending => Ok(work.await),
+        }
     }
 
-    async fn turn(&self) -> Result<Turn, Late> {
+    /// Waits for a turn.
+    pub(crate) async fn turn(&self) -> Result<Turn, Late> {
         let counts = &self.metrics.handshakes;
         let permit = match self.turns.clone().try_acquire_owned() {
             Ok(permit) => permit,

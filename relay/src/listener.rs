@@ -19,6 +19,7 @@ use culvert_process::workers::Workers;
 use culvert_session::socket::{self, ReadAhead};
 use ipnet::IpNet;
 use rustls::ProtocolVersion;
+use rustls::server::Acceptor;
 use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -137,14 +138,17 @@ impl Terms {
         self.balancers.iter().any(|network| network.contains(&ip))
     }
 
-    /// Does the server's part of a TLS handshake when it is its turn.
+    /// Does the server's part of a TLS handshake, when it is its turn. Who has not said all of a
+    /// ClientHello has none.
     async fn speak_tls(&self, tcp: Admitted) -> Result<io::Result<Connection>, Late> {
-        // Who says nothing has no turn.
-        if let Err(error) = tcp.tcp.readable().await {
-            return Ok(Err(error));
-        }
-        let tls = TlsAcceptor::from(self.tls.server());
-        self.handshakes.take(tls.accept(ReadAhead::new(tcp))).await
+        let acceptor = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(tcp));
+        let start = match acceptor.await {
+            Ok(start) => start,
+            Err(error) => return Ok(Err(error)),
+        };
+        // Within: it is here that keys are agreed on and signed for.
+        let rest = async { start.into_stream(self.tls.server()).await };
+        self.handshakes.take(rest).await
     }
 }
 

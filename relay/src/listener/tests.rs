@@ -119,19 +119,6 @@ impl Rig {
             .await
     }
 
-    /// A connection that has its turn and sends the first bytes of a ClientHello that does not come.
-    async fn stalled(&self) -> TcpStream {
-        let mut stalled = self.tcp().await;
-        stalled
-            .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00])
-            .await
-            .unwrap();
-        while !self.has("handshakes 1") {
-            tokio::task::yield_now().await;
-        }
-        stalled
-    }
-
     fn client(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         let pin = culvert_session::tls::pin_of(&self.leaf);
         let mut config = (*client_tls(&ServerTrust::Pins(vec![pin]), TlsMin::V12).unwrap()).clone();
@@ -288,19 +275,37 @@ async fn an_address_that_is_taken_is_an_error() {
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }
 
-/// A connection that says nothing has no turn among the handshakes, and those that stall in the middle
-/// keep it for a moment only: others are served meanwhile.
-#[tokio::test]
+/// A connection that says nothing, half of a ClientHello, or all of one and then nothing keeps nobody
+/// waiting: a turn is for work.
+#[tokio::test(start_paused = true)]
 async fn who_stalls_in_tls_keeps_nobody_out() {
     let limits = RelayLimits {
         handshakes: 1,
         ..RelayLimits::default()
     };
-    let mut rig = Rig::with(10, &limits).await;
+    let mut rig = Rig::with(100, &limits).await;
+    let client = rig.client(&[b"http/1.1"]);
+    let name = ServerName::try_from("relay.test").unwrap();
+    let mut hello = Vec::new();
+    let mut stalled = rustls::ClientConnection::new(client.clone(), name).unwrap();
+    stalled.write_tls(&mut hello).unwrap();
     let _silent = rig.tcp().await;
-    let _stalled = rig.stalled().await;
-    let _io = rig.tls(rig.client(&[b"http/1.1"])).await.unwrap();
+    let mut held = Vec::new();
+    let half = hello.len() / 2;
+    for begun in [&hello[..1], &hello[..half], &hello] {
+        for _ in 0..10 {
+            let mut tcp = rig.tcp().await;
+            tcp.write_all(begun).await.unwrap();
+            held.push(tcp);
+        }
+    }
+    while !rig.has("connections 31") {
+        tokio::task::yield_now().await;
+    }
+    let start = Instant::now();
+    let _io = rig.tls(client).await.unwrap();
     rig.served.recv().await.unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 /// Whose turn does not come in time is closed, not served.
@@ -312,7 +317,7 @@ async fn who_waits_for_too_long_is_closed() {
         ..RelayLimits::default()
     };
     let rig = Rig::with(10, &limits).await;
-    let _stalled = rig.stalled().await;
+    let _turn = rig.terms.handshakes.turn().await.unwrap();
     assert!(rig.tls(rig.client(&[b"http/1.1"])).await.is_err());
     assert!(rig.has("arrivals_total{outcome=\"late\"} 1"));
     assert!(rig.has("handshakes_late_total 1"));
