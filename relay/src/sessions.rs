@@ -250,7 +250,9 @@ impl Agents {
     ) -> Result<(Handshake, VerifiedToken, Seats), Problem> {
         let handshake = Handshake::check(request, peer)?;
         let bearer = handshake::bearer(request.headers())?;
-        let seat = self.seat()?;
+        // Who finds no place is told so before it costs anything. But a place is only for a token that
+        // is good: anybody can come with another one and wait.
+        drop(self.seat()?);
         let token = self.verify(bearer, peer).await?;
         if token.bound_to.is_some() {
             return Err(Problem::unauthenticated(BOUND, Some("invalid_token")));
@@ -268,6 +270,7 @@ impl Agents {
             self.metrics.revocations.refused_sessions.inc();
             return Err(revoked(&revocation));
         }
+        let seat = self.seat()?;
         let of_tenant = self.tenants.enter_session(tenant)?;
         let seats = Seats {
             _of_node: seat,

@@ -137,3 +137,31 @@ async fn a_session_is_listed_while_it_lives() {
     })
     .await;
 }
+
+/// Those whose tokens wait to be verified have no places of sessions: anybody can come with a token.
+#[tokio::test]
+async fn a_token_that_nobody_has_verified_holds_no_place() {
+    let rig = Rig::with_limits(RelayLimits {
+        sessions: 1,
+        handshakes: 1,
+        ..RelayLimits::default()
+    });
+    let agents = rig.node.agents.clone();
+    let turn = agents.handshakes.turn().await.unwrap();
+    let waiting = async {
+        while rig.node.metrics.handshakes.waiting.get() < 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(agents.seats.available_permits(), 1);
+        drop(turn);
+    };
+    let good = rig.issuer.token(good());
+    let (first, second, agent, ()) =
+        tokio::join!(rig.ask("a.b.c"), rig.ask("d.e.f"), rig.ask(&good), waiting);
+    assert!(first.0.starts_with("HTTP/1.1 401 "), "{}", first.0);
+    assert!(second.0.starts_with("HTTP/1.1 401 "), "{}", second.0);
+    assert!(agent.0.starts_with("HTTP/1.1 101 "), "{}", agent.0);
+    // And who finds none free is told so before anything is verified.
+    let late = rig.ask("a.b.c").await.0;
+    assert!(late.starts_with("HTTP/1.1 503 "), "{late}");
+}
