@@ -1,5 +1,8 @@
 //! One call of another node: between its stream and one of a session of this node.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -131,7 +134,11 @@ impl Beginning {
                     beginning.end = true;
                     break;
                 }
-                Poll::Ready(Ok(item)) => beginning.next = Some(item),
+                // What follows it, the end too, is read when it is passed on.
+                Poll::Ready(Ok(item)) => {
+                    beginning.next = Some(item);
+                    break;
+                }
                 // What is wrong is wrong again when the stream is read.
                 Poll::Ready(Err(_)) | Poll::Pending => break,
             }

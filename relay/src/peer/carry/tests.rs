@@ -1,0 +1,86 @@
+//! Calls between the stream of another node and a session's, both played by the test.
+
+use std::time::Duration;
+
+use culvert_proto::growth::GrowthBudget;
+use culvert_proto::head::{BodyLength, CallId};
+use culvert_proto::mux::Side;
+use culvert_proto::names::{EndpointName, TenantName};
+use culvert_proto::principal::{Principal, PrincipalKind, Proof};
+use culvert_session::{Incoming, Session, WebSocketIo};
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::io::duplex;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::directory::{Service, SessionId};
+use crate::peer::Introduction;
+use crate::place::Place;
+
+const SOON: Duration = Duration::from_secs(100);
+
+/// Two ends of a session: the first one opens streams, which the second one takes.
+async fn pair() -> (Session, Session, Incoming) {
+    let introduction = Introduction {
+        name: "n1".into(),
+        instance: [1; 16],
+        growth: GrowthBudget::new(1 << 20),
+        waiting: GrowthBudget::new(1 << 20),
+    };
+    let (near, far) = duplex(256 * 1024);
+    let opens = introduction.config(Side::Dialer);
+    let (opens, _, _) = Session::spawn(WebSocketIo::dialer(near, Vec::new()), opens);
+    let takes = introduction.config(Side::Acceptor);
+    let (takes, incoming, _) = Session::spawn(WebSocketIo::acceptor(far), takes);
+    opens.ready().await.unwrap();
+    takes.ready().await.unwrap();
+    (opens, takes, incoming)
+}
+
+/// Trailers and the end of a body that has nothing else may come together with the head.
+#[tokio::test(start_paused = true)]
+async fn the_trailers_of_an_empty_body_arrive() {
+    let (edge, _node, mut calls) = pair().await;
+    let (session, _agent, mut taken) = pair().await;
+    let directory = Directory::new(Duration::ZERO);
+    let (tenant, endpoint) = (
+        TenantName::new("acme").unwrap(),
+        EndpointName::new("vc").unwrap(),
+    );
+    let place = Place::Here(session);
+    directory.register(&tenant, &endpoint, SessionId(1), &place, Service::default());
+    let head = CallHead {
+        call: CallId([7; 16]),
+        endpoint,
+        mode: Mode::Http,
+        method: Method::POST,
+        target: Bytes::from_static(b"/api"),
+        headers: HeaderMap::new(),
+        body: BodyLength::Unknown,
+        upgrade: None,
+        authority: Bytes::from_static(b"vc--acme.relay.test"),
+        source: None,
+        caller: Principal {
+            tenant,
+            subject: "director-7".into(),
+            scopes: vec!["culvert:call".into()],
+            kind: PrincipalKind::Caller,
+            expires: 4_000_000_000,
+            proof: Proof::Jwt,
+        },
+        token: None,
+    };
+    let mut call = edge.open(&head, Bytes::new(), false).unwrap();
+    let sum = HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("1"))]);
+    call.send.send_head(&Head::Trailers(sum)).await.unwrap();
+    call.send.finish().unwrap();
+    let (head, stream) = calls.accept().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    tokio::spawn(async move { carry(&directory, head, stream).await });
+    let (_, mut stream) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
+    match stream.recv.item().await.unwrap() {
+        Item::Head(Head::Trailers(trailers)) => assert_eq!(trailers["x-sum"], "1"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(stream.recv.item().await, Ok(Item::Finished)));
+}
