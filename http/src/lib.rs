@@ -16,6 +16,7 @@
 //!   which requests ask to leave HTTP, [`headers`] which fields pass and which are dropped, [`trace`]
 //!   carries the caller's trace on, [`upload`] is the request's body.
 //! - [`answer`] is the head of an upstream's answer, [`problem`] what a caller gets in its place.
+//! - [`mask`] takes the secrets out of a target that a log shows.
 //! - [`Bucket`] is a rate that many calls share, [`Throttle`] keeps one of them to it.
 //! - [`Grip`] is a hand on the caller's side of what goes on when HTTP has ended.
 //!
@@ -32,6 +33,7 @@ mod grip;
 mod guard;
 pub mod headers;
 mod long_heads;
+pub mod mask;
 pub mod pace;
 pub mod problem;
 mod progress;

@@ -1,6 +1,6 @@
 //! The audit log: one line a call, chained, written by one thread (`docs/audit.md`).
 //!
-//! * `line`: what the lines say; `mask`: what they must not say;
+//! * `line`: what the lines say; [`mask_target`]: what they must not say;
 //! * `suppress`: refused calls that are counted in place of a line each;
 //! * `queue`: from the calls, which never wait, to the thread that does;
 //! * `writer`: that thread; `file`, `syslog`: where it writes;
@@ -10,7 +10,6 @@ mod chain;
 mod check;
 mod file;
 mod line;
-mod mask;
 mod queue;
 mod suppress;
 mod syslog;
@@ -25,11 +24,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use culvert_config::audit::{AuditConfig, AuditSink, OnFull};
+pub(crate) use culvert_http::mask::mask_target;
 
 use self::chain::Head;
 use self::file::LogFiles;
 pub(crate) use self::line::{CallLine, Time};
-pub(crate) use self::mask::mask_target;
 use self::queue::Queue;
 pub(crate) use self::queue::QueueStatus;
 use self::suppress::{Refusals, Summary, Suppressor};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use culvert_http::mask::mask_target;
 use culvert_http::{Problem, Progress, Throttle};
 use culvert_identity::verify::VerifiedToken;
 use culvert_process::log::ACCESS;
@@ -124,14 +125,14 @@ impl CallRecord {
             .caller
             .as_ref()
             .map(|token| token.principal.subject.as_str());
-        // The query may hold secrets of the upstream's making; the agent's audit log, inside the
-        // data centre, has all of it.
+        // The query may hold secrets of the upstream's making, and the path tickets; the agent's audit
+        // log, inside the data centre, has all but what is a secret by its name.
         let path = self
             .target
             .split(|&byte| byte == b'?')
             .next()
             .unwrap_or_default();
-        let path = std::str::from_utf8(path).unwrap_or_default();
+        let path = mask_target(std::str::from_utf8(path).unwrap_or_default());
         let (status, problem, why, outcome) = match &self.ending {
             Ending::Open => (None, None, None, "caller-gone"),
             Ending::Answering(status) => (Some(*status), None, None, "caller-gone"),
@@ -154,7 +155,7 @@ impl CallRecord {
             caller,
             mode = self.mode.as_str(),
             method = self.method.as_ref().map(Method::as_str),
-            path,
+            path = &*path,
             status = status.map(|status| status.as_u16()),
             code = problem.map(|problem| problem.code.as_str()),
             layer = problem.map(|problem| problem.layer.as_str()),

@@ -55,6 +55,7 @@ async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
     let bad = rig
         .exchange(Rig::get("/c", "Culvert-Authorization: Bearer a.b.c\r\n"))
         .await;
+    let ticket = rig.exchange(Rig::get("/ticket/lease", "")).await;
     let mut gone = rig.connect(Alpn::Http1);
     gone.write_all(request.as_bytes()).await.unwrap();
     let (head, mut stream) = agent.accept().await;
@@ -93,6 +94,12 @@ async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
             json!("unauthenticated"),
         ),
         (
+            ticket.header("culvert-call").to_owned(),
+            "refused",
+            json!(401),
+            json!("unauthenticated"),
+        ),
+        (
             head.call.to_string(),
             "caller-gone",
             json!(null),
@@ -118,4 +125,6 @@ async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
     assert_eq!(line["method"], "GET");
     assert_eq!(line["path"], "/a");
     assert_eq!(line["sent"], 2);
+    let line = of(ticket.header("culvert-call"))[0];
+    assert_eq!(line["path"], "/ticket/***");
 }

@@ -1,4 +1,5 @@
-//! Secrets in targets: what the audit log shows in their place. Pure.
+//! Secrets in targets: what the relay's access lines and the agent's audit log show in their place.
+//! Pure.
 //!
 //! Leans to the safe side: a value that only might be a secret is masked. What the target was is
 //! of no use to whoever reads the log to act as its caller.
@@ -44,7 +45,7 @@ const SECRET_NAMES: [&str; 9] = [
 ];
 
 /// A target (path and query) with its secrets masked. Takes whatever a peer sends.
-pub(crate) fn mask_target(target: &str) -> Cow<'_, str> {
+pub fn mask_target(target: &str) -> Cow<'_, str> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
@@ -68,9 +69,12 @@ fn mask_path(path: &str) -> Cow<'_, str> {
             masked.push_str(MASK);
             kept = at + segment.len();
         }
-        let name = decoded(segment);
+        let name = decoded_as_is(segment);
+        let is_ticket = TICKETS
+            .iter()
+            .any(|ticket| name.eq_ignore_ascii_case(ticket));
         // An empty segment does not count: some servers merge slashes.
-        behind_ticket = (behind_ticket && segment.is_empty()) || TICKETS.contains(&&*name);
+        behind_ticket = (behind_ticket && segment.is_empty()) || is_ticket;
         at += segment.len() + 1;
     }
     if kept == 0 {
