@@ -6,7 +6,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::ext::Protocol;
 
-use crate::guard::head as strict;
+use crate::guard::{Violation, head as strict};
 use crate::problem::Problem;
 
 /// Whether a request asks for a way to somewhere, and not for another protocol (RFC 8441).
@@ -23,9 +23,8 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Problem> {
         return refuse("the request has too many header fields, or too long ones");
     }
     let method = request.method().as_str();
-    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return refuse("the method must be an upper-case word");
-    }
+    let refused = |violation: Violation| Problem::bad_request(violation.to_string());
+    strict::check_method(method.as_bytes()).map_err(refused)?;
     if method == "TRACE" || is_connect(request) {
         return refuse("the method is not accepted at this address");
     }
@@ -44,7 +43,7 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Problem> {
         }
         (Some(host), _, None) | (None, Some(host), None) => host,
     };
-    strict::host(host).map_err(|violation| Problem::bad_request(violation.to_string()))?;
+    strict::host(host).map_err(refused)?;
     // A checked host is ASCII.
     Ok(String::from_utf8_lossy(host).into_owned())
 }

@@ -350,8 +350,9 @@ fn take_body(value: &Bytes) -> Result<BodyLength, Malformed> {
         .map(|length| BodyLength::Exact(u64::from_be_bytes(length)))
 }
 
-/// Upper case: HTTP methods are case-sensitive, and every registered one is spelled like this.
-fn is_method(method: &[u8]) -> bool {
+/// Whether a head takes this method. Upper case: HTTP methods are case-sensitive, and every registered
+/// one is spelled like this.
+pub fn is_method(method: &[u8]) -> bool {
     (1..=MAX_METHOD).contains(&method.len())
         && method.iter().all(|b| b.is_ascii_uppercase() || *b == b'-')
 }

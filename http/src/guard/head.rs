@@ -1,6 +1,7 @@
 //! The head of a request, scanned line by line.
 
 use culvert_proto::connect_name::ConnectName;
+use culvert_proto::heads::is_method;
 use memchr::memchr;
 
 use super::{TARGET, TOKEN, Violation, is};
@@ -13,8 +14,6 @@ pub(crate) const MAX_FIELDS: usize = 100;
 pub(crate) const MAX_TARGET: usize = 16 * 1024;
 /// Longest field name: none that anybody uses comes near.
 const MAX_NAME: usize = 256;
-/// Longest method.
-const MAX_METHOD: usize = 32;
 /// Most digits of a length: 10^18 bytes are enough, and no number overflows.
 const MAX_DIGITS: usize = 18;
 
@@ -201,11 +200,7 @@ fn request_line(line: &[u8]) -> Result<(bool, bool), Violation> {
         _ if version.starts_with(b"HTTP/") => return Err(Violation::Version),
         _ => return Err(line_error(line)),
     };
-    let plain = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b"-_".contains(b);
-    let begins = method.first().is_some_and(u8::is_ascii_uppercase);
-    if !begins || method.len() > MAX_METHOD || !method.iter().all(plain) {
-        return Err(Violation::Method);
-    }
+    check_method(method)?;
     match method {
         b"TRACE" => return Err(Violation::Trace),
         b"CONNECT" => {
@@ -279,6 +274,16 @@ fn content_length(value: &[u8]) -> Result<u64, Violation> {
     Ok(value
         .iter()
         .fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
+}
+
+/// Checks a method: one that a head of the tunnel takes and that begins with a letter.
+pub(crate) fn check_method(method: &[u8]) -> Result<(), Violation> {
+    let begins = method.first().is_some_and(u8::is_ascii_uppercase);
+    if begins && is_method(method) {
+        Ok(())
+    } else {
+        Err(Violation::Method)
+    }
 }
 
 /// Checks `name`, `name:port`, `[v6]` or `[v6]:port`. No user, nothing that needs escapes.

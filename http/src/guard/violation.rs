@@ -1,5 +1,7 @@
 //! The ways in which a request is refused before anything looks at its meaning.
 
+use culvert_proto::limits::MAX_METHOD;
+
 use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
 use crate::long_heads::LONG;
 
@@ -24,7 +26,7 @@ pub enum Violation {
     ControlCharacter,
     #[error("the request line must be 'METHOD TARGET HTTP/1.1'")]
     RequestLine,
-    #[error("the method must be an upper-case word")]
+    #[error("the method must be an upper-case word: at most {MAX_METHOD} of A to Z and '-'")]
     Method,
     #[error("the method TRACE is not accepted")]
     Trace,

@@ -122,6 +122,8 @@ fn a_malformed_head_is_refused_and_the_reason_named() {
         ("get / HTTP/1.1\r\nHost: a\r\n\r\n", Method),
         ("Get / HTTP/1.1\r\nHost: a\r\n\r\n", Method),
         ("G@T / HTTP/1.1\r\nHost: a\r\n\r\n", Method),
+        ("M_1 / HTTP/1.1\r\nHost: a\r\n\r\n", Method),
+        ("M1 / HTTP/1.1\r\nHost: a\r\n\r\n", Method),
         ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Trace),
         ("CONNECT /a HTTP/1.1\r\nHost: a\r\n\r\n", ConnectTarget),
         ("CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", ConnectTarget),

@@ -121,7 +121,7 @@ async fn http_2_requests_are_held_to_the_same_rules() {
     let mut sender = rig.http2().await;
     let request = || rig.request("GET", "/", "");
     type Change = fn(&mut http::Request<Full<Bytes>>);
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 10] = [
         ("differ", |r| {
             _ = r
                 .headers_mut()
@@ -134,6 +134,7 @@ async fn http_2_requests_are_held_to_the_same_rules() {
             *r.uri_mut() = format!("https://u@{HOST}/").parse().unwrap()
         }),
         ("upper-case", |r| *r.method_mut() = "get".parse().unwrap()),
+        ("upper-case", |r| *r.method_mut() = "M_1".parse().unwrap()),
         ("method", |r| *r.method_mut() = http::Method::TRACE),
         ("target", |r| {
             *r.uri_mut() = format!("https://{HOST}/a/../b").parse().unwrap()
