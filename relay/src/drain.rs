@@ -76,6 +76,11 @@ impl Ending {
         }
     }
 
+    /// To be held by whoever may still bring connections: a drain waits for them.
+    pub(crate) fn more_to_come(&self) -> TaskTrackerToken {
+        self.connections.token()
+    }
+
     /// To be held by an open socket.
     pub(crate) fn socket(&self) -> TaskTrackerToken {
         self.sockets.token()

@@ -271,6 +271,9 @@ impl Listener {
         S: Fn(Admitted, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
+        // Until those that are left are handed out: a node with nothing else to wait for would be gone
+        // before it has seen them.
+        let _more = ending.more_to_come();
         loop {
             let accepted = tokio::select! {
                 biased;

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::testing::{TestIssuer, node};
 use crate::tls::PublicTls;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -337,6 +338,28 @@ async fn a_drain_leaves_no_accepted_connection_behind() {
     let client = TlsConnector::from(rig.client(&[b"http/1.1"]));
     let _io = client.connect(name, tcp).await.unwrap();
     rig.served.recv().await.unwrap();
+}
+
+/// Also where nothing else is waited for.
+#[tokio::test]
+async fn an_idle_node_drains_no_sooner_than_what_the_kernel_has_accepted_is_served() {
+    let mut rig = Rig::new(10).await;
+    let node = node(&TestIssuer::new(), &RelayLimits::default());
+    let tcp = std::net::TcpStream::connect(rig.address).unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let tcp = TcpStream::from_std(tcp).unwrap();
+    let (ending, metrics) = (rig.ending.clone(), rig.metrics.clone());
+    let limit = Duration::from_secs(30);
+    let draining = tokio::spawn(async move {
+        crate::drain::drain(&ending, &node.agents, &metrics, limit).await;
+    });
+    let name = ServerName::try_from("relay.test").unwrap();
+    let client = TlsConnector::from(rig.client(&[b"http/1.1"]));
+    let io = client.connect(name, tcp).await.unwrap();
+    rig.served.recv().await.unwrap();
+    assert!(!draining.is_finished());
+    drop(io);
+    draining.await.unwrap();
 }
 
 /// What a call wakes on its way is on one thread: connections are served by the worker that the
