@@ -13,7 +13,7 @@ use culvert_session::{Incoming, Session, WebSocketIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -30,6 +30,9 @@ const MAX_CONNECTIONS: usize = 512;
 
 /// How long the listener rests when the system has no descriptor for another connection.
 const REST: Duration = Duration::from_millis(100);
+
+/// Least time between two log lines about connections that were closed because there are too many.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Takes connections of nodes.
 pub(crate) struct Acceptor {
@@ -69,6 +72,7 @@ impl Acceptor {
         let this = Arc::new(self);
         let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
+        let mut complained: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 accepted = this.socket.accept() => accepted,
@@ -83,6 +87,14 @@ impl Acceptor {
                 }
             };
             let Ok(seat) = seats.clone().try_acquire_owned() else {
+                if complained.is_none_or(|last| last.elapsed() >= QUIET) {
+                    complained = Some(Instant::now());
+                    tracing::warn!(
+                        peer = %address,
+                        most = MAX_CONNECTIONS,
+                        "too many connections at the address for nodes: new ones are closed"
+                    );
+                }
                 continue;
             };
             let (serving, tcp) = (this.clone(), tcp.into_std());
