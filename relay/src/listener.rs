@@ -141,13 +141,19 @@ impl Terms {
     /// Does the server's part of a TLS handshake, when it is its turn. Who has not said all of a
     /// ClientHello has none.
     async fn speak_tls(&self, tcp: Admitted) -> Result<io::Result<Connection>, Late> {
-        let acceptor = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(tcp));
+        // Who says nothing costs no more than a socket.
+        if let Err(error) = tcp.tcp.readable().await {
+            return Ok(Err(error));
+        }
+        // In boxes, so that there is room for it once it is needed.
+        let io = ReadAhead::new(tcp);
+        let acceptor = Box::pin(LazyConfigAcceptor::new(Acceptor::default(), io));
         let start = match acceptor.await {
             Ok(start) => start,
             Err(error) => return Ok(Err(error)),
         };
         // Within: it is here that keys are agreed on and signed for.
-        let rest = async { start.into_stream(self.tls.server()).await };
+        let rest = Box::pin(async move { start.into_stream(self.tls.server()).await });
         self.handshakes.take(rest).await
     }
 }
