@@ -118,9 +118,8 @@ fn a_token_without_the_scope_to_call_is_forbidden() {
         assert_eq!(answer.code(), "forbidden", "{what}: {answer}");
         answer.assert_refused(403, "forbidden", "relay");
     }
-    // Without any scope it is no access token that could be told apart from others.
     for token in [world().token(NO_SCOPE), scope("")] {
-        refused(&stack, &token);
+        refused(&stack, &token).assert_refused(403, "forbidden", "relay");
     }
     assert_eq!(upstream.requests().len(), 0);
 }
@@ -307,4 +306,24 @@ fn an_agent_without_the_right_to_register_is_turned_away_and_says_so() {
     let answer = stack.call("/").ok();
     answer.assert_refused(503, "endpoint-offline", "relay");
     assert_eq!(upstream.requests().len(), 0);
+}
+
+/// curl 7.88 (Debian 12) throws an answer away whose call was reset behind it, which is what an HTTP/2
+/// server does that has not read the body. Three of four answers were lost so; a body that is late still
+/// loses one.
+#[test]
+fn whoever_posts_without_a_token_is_told_so_over_http2() {
+    let stack = Stack::start(&Upstream::plain().url());
+    for body in ["", "a=1", &"x".repeat(4000)] {
+        let post = || {
+            let post = Curl::new(&stack.url("/api/session")).http(Http::Two);
+            post.args(["--data", body]).run()
+        };
+        let answers: Vec<_> = (0..20).map(|_| post()).collect();
+        let told = answers.iter().filter(|answer| answer.exit == Some(0));
+        for answer in told.clone() {
+            answer.assert_refused(401, "unauthenticated", "relay");
+        }
+        assert!(told.count() > 12, "of a body of {} bytes", body.len());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_http::problem::insert_call;
@@ -16,9 +17,11 @@ use culvert_session::Stream;
 use culvert_session::body::RecvBody;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::Edge;
 use super::answer::AnswerBody;
@@ -37,6 +40,14 @@ const LENIENT: PathOptions = PathOptions {
     allow_semicolon: true,
     allow_encoded_slash: true,
 };
+
+/// So much of a body, in bytes, is read of a caller that is refused. The guard of HTTP/2 gives little more
+/// of a stranger's.
+const LITTLE: usize = 8 * 1024;
+
+/// How long that may take: it comes right behind the head. For longer, a stranger's calls would hold more
+/// memory than they may.
+const SOON: Duration = Duration::from_millis(2);
 
 impl Edge {
     /// Answers a request, whatever it takes.
@@ -131,12 +142,19 @@ impl Edge {
                 path: std::str::from_utf8(&target).unwrap_or_default(),
             },
         };
+        let authenticated = self.authenticate(connection, &parts.headers, &proved);
         let Caller {
             verified: caller,
             token,
-        } = self
-            .authenticate(connection, &parts.headers, &proved)
-            .await?;
+        } = match authenticated.await {
+            Ok(caller) => caller,
+            Err(problem) => {
+                if version == Version::HTTP_2 {
+                    Box::pin(hear_out(body)).await;
+                }
+                return Err(problem);
+            }
+        };
         record.caller = Some(caller.clone());
         if !caller.may_call {
             return Err(Problem::forbidden(
@@ -277,6 +295,21 @@ impl Answer {
         insert_call(response.headers_mut(), call);
         response
     }
+}
+
+/// Reads what a caller is sending that will be refused, if it is little and soon there. Over HTTP/2 what is
+/// not read is reset right behind the answer, and curl 7.88, which Debian 12 has, throws away an answer
+/// whose call was reset.
+async fn hear_out(mut body: Incoming) {
+    let heard = async {
+        let mut bytes = 0;
+        while bytes <= LITTLE
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    let _ = timeout(SOON, heard).await;
 }
 
 /// Says in an answer of HTTP/1 that no other one follows.
