@@ -387,15 +387,15 @@ async fn idle_connections_end() {
 }
 
 #[tokio::test]
-async fn two_credentials_or_one_in_the_query_are_none() {
+async fn one_credential_twice_or_in_the_query_is_none_and_a_bad_one_is_not_mended_by_the_next() {
     let rig = Rig::new();
     let mut agent = rig.agent("vc").await;
     let token = rig.token(json!({}));
-    let two =
-        format!("Proxy-Authorization: Bearer {token}\r\nCulvert-Authorization: Bearer {token}\r\n");
+    let second =
+        format!("Proxy-Authorization: Basic eDp5\r\nCulvert-Authorization: Bearer {token}\r\n");
     let twice = format!("Proxy-Authorization: Bearer {token}\r\n").repeat(2);
     for request in [
-        Rig::get("/", &two),
+        Rig::get("/", &second),
         Rig::get("/", &twice),
         Rig::get(&format!("/?access_token={token}"), ""),
         Rig::get("/", &format!("Authorization: Bearer {token}\r\n")),
