@@ -274,10 +274,9 @@ fn check_limits(document: &Document, limits: &AgentLimits) -> Result<(), ConfigE
         ("waiting_buffer", limits.waiting_buffer.0 == 0),
     ];
     match limits.iter().find(|(_, is_zero)| *is_zero) {
-        Some((key, _)) => Err(ConfigError {
-            key: Some(format!("limits.{key}")),
-            ..ConfigError::file(&document.file, "found 0; expected more")
-        }),
+        Some((key, _)) => {
+            Err(document.error_of(&format!("limits.{key}"), "found 0; expected more"))
+        }
         None => Ok(()),
     }
 }
@@ -287,16 +286,13 @@ fn check_endpoints(
     written: &[Spanned<WrittenEndpoint>],
 ) -> Result<(), ConfigError> {
     if written.is_empty() || written.len() > MAX_OFFERS {
-        return Err(ConfigError {
-            key: Some("endpoint".into()),
-            ..ConfigError::file(
-                &document.file,
-                format!(
-                    "found {} [[endpoint]]; expected 1 to {MAX_OFFERS}",
-                    written.len()
-                ),
-            )
-        });
+        return Err(document.error_of(
+            "endpoint",
+            format!(
+                "found {} [[endpoint]]; expected 1 to {MAX_OFFERS}",
+                written.len()
+            ),
+        ));
     }
     crate::check::unique(document, written.iter().map(|e| &e.get_ref().name), "name")
 }

@@ -219,10 +219,7 @@ pub(crate) fn check(
 }
 
 fn missing(document: &Document, key: &str, why: &str) -> ConfigError {
-    ConfigError {
-        key: Some(key.into()),
-        ..ConfigError::file(&document.file, format!("not given; {why}"))
-    }
+    document.error_of(key, format!("not given; {why}"))
 }
 
 /// Refuses a token's file that others may use.
@@ -276,13 +273,10 @@ fn check_client(
             ));
         }
         (None, None) => {
-            return Err(ConfigError {
-                key: Some("oauth".into()),
-                ..ConfigError::file(
-                    &document.file,
-                    "found neither issuer nor token_url; expected one of them",
-                )
-            });
+            return Err(document.error_of(
+                "oauth",
+                "found neither issuer nor token_url; expected one of them",
+            ));
         }
     };
     let ca = written.ca.as_ref();

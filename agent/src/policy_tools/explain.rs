@@ -8,6 +8,7 @@ use culvert_config::endpoint::Endpoint;
 use culvert_config::policy_file::TestCall;
 use culvert_policy::{CanonicalTarget, Look, Mode, PathOptions};
 use culvert_proto::connect_name::ConnectName;
+use culvert_proto::heads::is_method;
 
 use super::{ToolError, load};
 
@@ -129,11 +130,9 @@ fn impossible(args: &ExplainArgs, endpoint: &Endpoint) -> Option<String> {
         let modes = modes.join(", ");
         return Some(format!("{name} has no mode {mode}; it has {modes}"));
     }
-    let is_method = |method: &str| {
-        let letter = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
-        !["TRACE", "CONNECT"].contains(&method) && method.bytes().all(letter)
-    };
-    if let Some(method) = args.method.as_ref().filter(|method| !is_method(method)) {
+    let is_taken =
+        |method: &str| is_method(method.as_bytes()) && !["TRACE", "CONNECT"].contains(&method);
+    if let Some(method) = args.method.as_ref().filter(|method| !is_taken(method)) {
         return Some(format!("the relay takes no method {method:?}"));
     }
     if let (Some(host), Some(port), true) = (&args.host, args.port, args.mode != Mode::Http) {
