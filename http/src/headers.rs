@@ -82,7 +82,9 @@ fn is(name: &str, pattern: &str) -> bool {
     name.len() == pattern.len() && begins(name, pattern)
 }
 
-fn begins(name: &str, prefix: &str) -> bool {
+/// Whether a field's name, in lower case, begins with `prefix`. Servers that read fields as environment
+/// variables take `_` for `-`, so it counts as one.
+pub fn begins(name: &str, prefix: &str) -> bool {
     name.len() >= prefix.len()
         && name
             .bytes()

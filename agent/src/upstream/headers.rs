@@ -1,6 +1,6 @@
 //! Which headers never cross the agent, in either direction.
 
-use culvert_http::headers::is_forwarding;
+use culvert_http::headers::{begins, is_forwarding};
 use culvert_proto::head::BodyLength;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
@@ -87,16 +87,8 @@ fn is_ours(name: &HeaderName) -> bool {
 }
 
 /// `Proxy-*` is between a client and its proxy, `Culvert-*` between caller and relay.
-///
-/// Servers that read headers as environment variables take `_` for `-`.
 fn is_reserved(name: &str) -> bool {
-    let begins = |prefix: &str| {
-        let bytes = name
-            .bytes()
-            .map(|byte| if byte == b'_' { b'-' } else { byte });
-        name.len() >= prefix.len() && bytes.zip(prefix.bytes()).all(|(a, b)| a == b)
-    };
-    begins("proxy-") || begins("culvert-")
+    begins(name, "proxy-") || begins(name, "culvert-")
 }
 
 #[cfg(test)]
