@@ -176,8 +176,8 @@ enum Command {
         /// Megabytes that each session carries each way before it is measured again.
         #[arg(long, default_value_t = 4)]
         bulk: u64,
-        /// Tenants that the agents belong to.
-        #[arg(long, default_value_t = 1)]
+        /// Tenants that the agents belong to; each may have 4096 of them.
+        #[arg(long, default_value_t = 5)]
         tenants: usize,
     },
 }
