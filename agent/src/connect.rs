@@ -49,7 +49,7 @@ const SPREAD_TRIES: u32 = 4;
 /// another node. Doubled at random, so that agents do not look at the same time.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Notices of one session that are logged aloud: a relay may inform, not fill the log.
+/// Notices of one session that are logged aloud and acted upon: a relay may inform, not fill the log.
 const MAX_NOTICES: u32 = 20;
 
 /// The way to the relay, and what all sessions have in common.
@@ -519,6 +519,14 @@ impl Keeper {
                     _ => tracing::debug!(relay, code, text, "the relay says"),
                 }
                 live.on_notice(text);
+                // Something is wrong, and may concern what is registered: only the relay knows.
+                let wrong = code.is_some() && self.notices <= MAX_NOTICES;
+                if wrong
+                    && registrations.is_answered()
+                    && let Err(error) = registrations.offer(&self.session)
+                {
+                    tracing::warn!(relay, %error, "the registration cannot be sent");
+                }
             }
             SessionEvent::Control(Control::Register { .. } | Control::Auth { .. }) => {
                 // What is still in the queue of a session that has ended is not said again.

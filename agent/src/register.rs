@@ -65,8 +65,8 @@ impl<'a> Registrations<'a> {
         })
     }
 
-    /// Passes a renewed token on, so that the session outlives the old one; offers again what
-    /// was refused, which the new token may cover.
+    /// Passes a renewed token on, so that the session outlives the old one, and offers every endpoint
+    /// again: the new token may cover more than the old one did, or less.
     pub(crate) fn renew(
         &mut self,
         session: &Session,
@@ -76,10 +76,7 @@ impl<'a> Registrations<'a> {
             token: token.expose().to_owned(),
         })?;
         tracing::debug!(relay = self.node, "passed the renewed token on");
-        if self.answered && self.registered() < self.offers.len() {
-            self.offer(session)?;
-        }
-        Ok(())
+        self.offer(session)
     }
 
     /// Takes note of the relay's answer to the last REGISTER. There is one to each: further ones would
@@ -94,7 +91,7 @@ impl<'a> Registrations<'a> {
             return;
         }
         self.answered = true;
-        self.results.clear();
+        let before = std::mem::take(&mut self.results);
         for offer in self.offers {
             let endpoint = offer.endpoint.as_str();
             let result = results.iter().find(|r| r.endpoint == offer.endpoint);
@@ -105,14 +102,19 @@ impl<'a> Registrations<'a> {
                     .map(|r| r.escape_debug().to_string()),
                 None => Some("the relay's answer does not mention it".to_owned()),
             };
-            match &refused {
-                None => tracing::info!(relay = self.node, endpoint, "registered"),
-                Some(reason) => {
-                    tracing::warn!(relay = self.node, endpoint, %reason, "registration refused");
+            let result = Registered {
+                endpoint: endpoint.to_owned(),
+                refused,
+            };
+            if !before.contains(&result) {
+                match &result.refused {
+                    None => tracing::info!(relay = self.node, endpoint, "registered"),
+                    Some(reason) => {
+                        tracing::warn!(relay = self.node, endpoint, %reason, "registration refused");
+                    }
                 }
             }
-            let endpoint = endpoint.to_owned();
-            self.results.push(Registered { endpoint, refused });
+            self.results.push(result);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use culvert_proto::code::ErrorCode;
 use culvert_proto::control::{Hello, Registration};
 use culvert_proto::head::Mode;
 use culvert_proto::limits::Limits;
@@ -96,6 +97,22 @@ impl Agent {
 
     fn in_memory() -> Self {
         Self::new("wss://relay.example", &ServerTrust::Pins(vec![[7; 32]]))
+    }
+
+    /// Waits until the status says that just these endpoints are refused.
+    async fn refuses(&self, names: &[&str]) {
+        let refused = || {
+            let results = self.link.live.all()[0].registered();
+            let refused = results.into_iter().filter(|r| r.refused.is_some());
+            refused.map(|result| result.endpoint).collect::<Vec<_>>()
+        };
+        let agreed = async {
+            while refused() != names {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let in_time = timeout(Duration::from_secs(10), agreed).await;
+        assert!(in_time.is_ok(), "refused are {:?}", refused());
     }
 
     /// Begins a session over a connection in memory.
@@ -256,15 +273,45 @@ async fn a_renewed_token_is_passed_on_in_band() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_refused_is_offered_again_with_a_new_token() {
+async fn every_endpoint_is_offered_again_with_a_new_token_and_status_says_what_it_covers() {
     let agent = Agent::in_memory();
     let (begun, far) = agent.begin();
     let mut relay = RelaySide::over(far).await;
     relay.register(&["nsx"]).await;
     let _running = begun.await.unwrap().unwrap();
-    agent.tokens.send_replace(Some(token("two")));
-    assert!(matches!(relay.control().await, Control::Auth { .. }));
+    agent.refuses(&["nsx"]).await;
+    for (renewed, refused) in [("two", vec![]), ("three", vec!["vcenter"])] {
+        agent.tokens.send_replace(Some(token(renewed)));
+        assert!(matches!(relay.control().await, Control::Auth { .. }));
+        relay.register(&refused).await;
+        agent.refuses(&refused).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_notice_of_something_wrong_the_agent_asks_what_is_still_registered() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
     relay.register(&[]).await;
+    let _running = begun.await.unwrap().unwrap();
+    let notice = |code| Control::Notice {
+        code,
+        text: "the token expired".to_owned(),
+    };
+    // Without a code nothing is wrong; and a relay cannot make the agent ask for ever.
+    relay.session.send_control(&notice(None)).unwrap();
+    for _ in 1..MAX_NOTICES {
+        let expired = notice(Some(ErrorCode::Unauthenticated));
+        relay.session.send_control(&expired).unwrap();
+        relay.register(&["vcenter", "nsx"]).await;
+        agent.refuses(&["vcenter", "nsx"]).await;
+    }
+    let expired = notice(Some(ErrorCode::Unauthenticated));
+    relay.session.send_control(&expired).unwrap();
+    let asked = timeout(Duration::from_secs(1), relay.control()).await;
+    assert!(asked.is_err(), "{asked:?}");
+    assert!(relay.session.is_open(), "calls in flight go on");
 }
 
 #[tokio::test(start_paused = true)]

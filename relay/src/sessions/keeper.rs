@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::lanes::{self, Key, Place};
 use super::places;
-use super::registrations::Registrations;
+use super::registrations::{Registrations, SUSPENDED};
 use super::{Agents, BOUND, Record};
 use crate::listener::Peer;
 use crate::metrics::Metrics;
@@ -280,16 +280,16 @@ impl Keeper {
         let lost = self.registrations.renew(&self.token);
         tracing::debug!(%session, lost = lost.len(), "the token is renewed");
         if !lost.is_empty() {
-            let names = lost
+            let lost: Vec<_> = lost
                 .iter()
-                .map(|endpoint| endpoint.as_str())
-                .collect::<Vec<_>>()
-                .join(", ");
-            tracing::info!(%session, "the renewed token does not cover these any more: {names}");
-            self.notify(
-                ErrorCode::Forbidden,
-                format!("the renewed token does not cover {names}"),
+                .map(|(endpoint, reason)| format!("{endpoint} ({reason})"))
+                .collect();
+            let text = format!(
+                "no longer registered since the token's renewal: {}",
+                lost.join(", ")
             );
+            tracing::info!(%session, "{text}");
+            self.notify(ErrorCode::Forbidden, text);
         }
     }
 
@@ -312,8 +312,7 @@ impl Keeper {
         let session = self.record.id;
         tracing::info!(%session, "the agent's token expired: no new calls until it is renewed");
         self.registrations.suspend();
-        let text = "the token expired: no new calls until it is renewed";
-        self.notify(ErrorCode::Unauthenticated, text.to_owned());
+        self.notify(ErrorCode::Unauthenticated, SUSPENDED.to_owned());
     }
 
     fn notify(&self, code: ErrorCode, mut text: String) {

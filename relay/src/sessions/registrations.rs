@@ -15,6 +15,9 @@ use crate::directory::Service;
 use crate::place::Place;
 use crate::tenants::Account;
 
+/// Why nothing is registered while the token waits for its renewal.
+pub(super) const SUSPENDED: &str = "the token expired: no new calls until it is renewed";
+
 /// An endpoint and how it is served.
 type Wanted = (EndpointName, Service);
 
@@ -73,12 +76,12 @@ impl Registrations {
                 refused,
             });
         }
-        for endpoint in self.bind() {
-            let told = self.agents.tenants.refuse_endpoint(&self.account).told();
-            let result = results
-                .iter_mut()
-                .find(|result| result.endpoint == endpoint);
-            if let Some(result) = result {
+        let without_room = self.bind();
+        for result in results.iter_mut().filter(|result| result.refused.is_none()) {
+            if self.suspended {
+                result.refused = Some(SUSPENDED.to_owned());
+            } else if without_room.contains(&result.endpoint) {
+                let told = self.agents.tenants.refuse_endpoint(&self.account).told();
                 result.refused = Some(told.to_owned());
             }
         }
@@ -114,16 +117,22 @@ impl Registrations {
     }
 
     /// The session has a new token: gives up what it does not cover, takes back what waited for
-    /// it. Says what was given up.
-    pub(crate) fn renew(&mut self, token: &VerifiedToken) -> Vec<EndpointName> {
-        let (keep, lost): (Vec<_>, Vec<_>) = self
-            .wanted
-            .drain(..)
-            .partition(|(endpoint, _)| refusal(endpoint, token).is_none());
-        self.wanted = keep;
+    /// it. Says what was given up, and why.
+    pub(crate) fn renew(&mut self, token: &VerifiedToken) -> Vec<(EndpointName, &'static str)> {
+        let mut lost = Vec::new();
+        self.wanted
+            .retain(|(endpoint, _)| match refusal(endpoint, token) {
+                Some(reason) => {
+                    lost.push((endpoint.clone(), reason));
+                    false
+                }
+                None => true,
+            });
         self.suspended = false;
-        let mut lost: Vec<_> = lost.into_iter().map(|(endpoint, _)| endpoint).collect();
-        lost.append(&mut self.bind());
+        for endpoint in self.bind() {
+            let told = self.agents.tenants.refuse_endpoint(&self.account).told();
+            lost.push((endpoint, told));
+        }
         lost
     }
 
