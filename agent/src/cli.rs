@@ -157,7 +157,7 @@ fn with_app(config: &Path, then: impl FnOnce(App) -> ExitCode) -> ExitCode {
 
 fn check(app: App) -> ExitCode {
     let config = app.config();
-    match policy_tools::summary(&config.policy.file) {
+    match policy_tools::summary(config) {
         Ok(summary) => print(format!("{}\n{summary}", config.render().trim_end())),
         Err(error) => fail(BAD_CONFIG, error),
     }

@@ -74,9 +74,10 @@ fn load(config: &Path) -> Result<(AgentConfig, PolicyFile), ConfigError> {
     Ok((config, policy))
 }
 
-/// What `check` says about the policy: rules, tests, and the rules that no test is about.
-pub(crate) fn summary(file: &Path) -> Result<String, ConfigError> {
-    let policy = policy_file::load(file)?;
+/// What `check` says about the policy: rules, tests, the rules that no test is about, and the tests that
+/// are about no endpoint of the agent.
+pub(crate) fn summary(config: &AgentConfig) -> Result<String, ConfigError> {
+    let policy = policy_file::load(&config.policy.file)?;
     for name in policy_file::preset::names() {
         policy_file::preset::load(name)?;
     }
@@ -95,14 +96,22 @@ pub(crate) fn summary(file: &Path) -> Result<String, ConfigError> {
     if !untested.is_empty() && !policy.tests.is_empty() {
         text.push_str(&format!(
             "# policy: no test is decided by {}\n",
-            untested
-                .iter()
-                .map(|id| format!("{id:?}"))
-                .collect::<Vec<_>>()
-                .join(", ")
+            quoted(untested.into_iter())
+        ));
+    }
+    let elsewhere = policy.tests_elsewhere(&config.endpoints);
+    let elsewhere = quoted(elsewhere.map(|test| test.name.as_str()));
+    if !elsewhere.is_empty() {
+        text.push_str(&format!(
+            "# policy: about no endpoint of this agent, and therefore showing nothing: {elsewhere}\n"
         ));
     }
     Ok(text)
+}
+
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.map(|name| format!("{name:?}")).collect();
+    names.join(", ")
 }
 
 fn count(number: usize, what: impl Display) -> String {

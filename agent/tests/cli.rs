@@ -140,6 +140,52 @@ fn a_policy_whose_own_test_fails_is_78() {
 }
 
 #[test]
+fn every_test_of_a_policy_that_fails_is_named() {
+    let files = Files::new();
+    let failing = |name: &str| {
+        format!(
+            "[[test]]\nname = \"{name}\"\nexpect = \"allow\"\n\
+             call = {{ endpoint = \"vcenter\", method = \"PUT\", path = \"/{name}\" }}\n"
+        )
+    };
+    let text = format!("{POLICY}{}{}", failing("one"), failing("two"));
+    files.write("policy.toml", &text);
+    let words = stderr(&check(&files.config()));
+    assert!(words.contains("test \"one\" fails"), "{words}");
+    assert!(words.contains("test \"two\" fails"), "{words}");
+}
+
+/// It would expect a denial, get it because nothing there is allowed, and reassure for ever.
+#[test]
+fn a_test_of_an_endpoint_that_the_agent_does_not_have_is_pointed_out() {
+    let files = Files::new();
+    let text = format!(
+        "{POLICY}[[test]]\nname = \"no changes\"\nexpect = \"deny\"\n\
+         call = {{ endpoint = \"vcentre\", method = \"PUT\", path = \"/api/vcenter/vm\" }}\n"
+    );
+    files.write("policy.toml", &text);
+    let output = check(&files.config());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let shown = stdout(&output);
+    assert!(
+        shown.contains(
+            "about no endpoint of this agent, and therefore showing nothing: \"no changes\""
+        ),
+        "{shown}"
+    );
+    let config = files.config();
+    let config = config.to_str().unwrap();
+    let lint = agent(&["policy", "lint", "--config", config]);
+    assert_eq!(lint.status.code(), Some(1));
+    let shown = stdout(&lint);
+    assert!(
+        shown.contains("unknown-endpoint: \"no changes\""),
+        "{shown}"
+    );
+    assert!(shown.contains("\"vcentre\""), "{shown}");
+}
+
+#[test]
 fn a_file_that_is_no_certificate_is_78() {
     let files = Files::new();
     files.write("ca.pem", "nothing\n");

@@ -9,6 +9,7 @@ use std::path::Path;
 use culvert_policy::{Policy, RuleError, RuleSpec};
 
 use crate::document::Document;
+use crate::endpoint::Endpoint;
 use crate::error::ConfigError;
 
 mod call;
@@ -65,6 +66,17 @@ impl PolicyFile {
         untested
     }
 
+    /// The tests of endpoints that are none of these: one that expects a denial always passes.
+    pub fn tests_elsewhere<'a>(
+        &'a self,
+        endpoints: &'a [Endpoint],
+    ) -> impl Iterator<Item = &'a PolicyTest> {
+        let has = |name: &str| endpoints.iter().any(|e| e.name.as_str() == name);
+        self.tests
+            .iter()
+            .filter(move |test| !has(&test.call.endpoint))
+    }
+
     /// Runs the file's tests; [`load`] has done so already.
     pub fn run_tests(&self) -> Result<(), Vec<TestFailure>> {
         let failures: Vec<_> = self
@@ -116,10 +128,17 @@ fn finish(
         }
         tests.push(test);
     }
-    for (test, written) in tests.iter().zip(&written.test) {
-        test.run(&policy).map_err(|failure| {
-            document.error(written.get_ref().expect.span(), failure.to_string())
-        })?;
+    let failures: Vec<_> = tests
+        .iter()
+        .zip(&written.test)
+        .filter_map(|(test, written)| Some((written, test.run(&policy).err()?)))
+        .collect();
+    if let Some(((first, failure), others)) = failures.split_first() {
+        let mut message = failure.to_string();
+        for (_, other) in others {
+            message.push_str(&format!("\n{other}"));
+        }
+        return Err(document.error(first.get_ref().expect.span(), message));
     }
     Ok(PolicyFile {
         policy,

@@ -49,9 +49,11 @@ pub enum FindingCode {
     AllOperations,
     /// An operation that vSphere does not have.
     UnknownOperation,
+    /// A method that HTTP does not have.
+    UnknownMethod,
     /// A glob of operations that stands for reads and changes at once.
     BroadGlob,
-    /// A pattern of endpoints that the agent has none of.
+    /// A pattern of endpoints that the agent has none of, or a test's endpoint that it does not have.
     UnknownEndpoint,
     /// An endpoint that no rule allows a call to.
     EndpointWithoutRules,
@@ -63,12 +65,13 @@ pub enum FindingCode {
 
 impl FindingCode {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NeverMatches,
         Self::Shadowed,
         Self::AllowAll,
         Self::AllOperations,
         Self::UnknownOperation,
+        Self::UnknownMethod,
         Self::BroadGlob,
         Self::UnknownEndpoint,
         Self::EndpointWithoutRules,
@@ -84,6 +87,7 @@ impl FindingCode {
             Self::AllowAll => "allow-all",
             Self::AllOperations => "all-operations",
             Self::UnknownOperation => "unknown-operation",
+            Self::UnknownMethod => "unknown-method",
             Self::BroadGlob => "broad-glob",
             Self::UnknownEndpoint => "unknown-endpoint",
             Self::EndpointWithoutRules => "endpoint-without-rules",

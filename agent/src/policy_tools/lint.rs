@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use culvert_config::AgentConfig;
-use culvert_policy::{LintEndpoint, PathOptions};
+use culvert_policy::{Finding, FindingCode, LintEndpoint, PathOptions};
 
 use super::{Answer, ToolError, count, load};
 
@@ -22,7 +22,16 @@ pub(crate) struct LintArgs {
 /// The findings, one a line.
 pub(crate) fn lint(args: &LintArgs) -> Result<Answer, ToolError> {
     let (config, policy) = load(&args.config)?;
-    let findings = policy.policy.lint(policy.own_rules, &endpoints(&config));
+    let mut findings = policy.policy.lint(policy.own_rules, &endpoints(&config));
+    let elsewhere = policy.tests_elsewhere(&config.endpoints);
+    findings.extend(elsewhere.map(|test| Finding {
+        code: FindingCode::UnknownEndpoint,
+        subject: test.name.clone(),
+        message: format!(
+            "the test is about {:?}, which is no endpoint of this agent: it shows nothing",
+            test.call.endpoint
+        ),
+    }));
     let text = if args.json {
         let list = findings.iter().map(|finding| {
             serde_json::json!({

@@ -13,6 +13,52 @@ const SHOWN: usize = 3;
 /// The namespace of the operations that are known.
 const VIM25: &str = "urn:vim25";
 
+/// The methods of HTTP: those of IANA's registry that a server may meet.
+const METHODS: [&str; 38] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "OPTIONS",
+    "ORDERPATCH",
+    "PATCH",
+    "POST",
+    "PROPFIND",
+    "PROPPATCH",
+    "PUT",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "TRACE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "VERSION-CONTROL",
+];
+
+/// Upgrades that no agent passes on: another HTTP on the same connection would be one that nobody
+/// looks at.
+const OTHER_HTTP: [&str; 4] = ["h2c", "h2", "http", "tls"];
+
 /// Everything that is wrong with one rule.
 pub(super) fn check(rule: &Rule, endpoints: &[LintEndpoint], findings: &mut Vec<Finding>) {
     self::endpoints(rule, endpoints, findings);
@@ -56,6 +102,14 @@ pub(super) fn check(rule: &Rule, endpoints: &[LintEndpoint], findings: &mut Vec<
              denied; write the path of the SOAP service, such as \"/sdk\""
         );
         found(FindingCode::SoapEverywhere, message);
+    }
+    for method in &spec.method {
+        if !METHODS.contains(&method.as_str()) {
+            let message = format!(
+                "{method:?} is no method of HTTP; if a server has it all the same, so be it"
+            );
+            found(FindingCode::UnknownMethod, message);
+        }
     }
     for (code, message) in operation_findings(spec) {
         found(code, message);
@@ -136,8 +190,36 @@ fn never(spec: &RuleSpec, rule: &Rule, endpoints: &[LintEndpoint]) -> Option<Str
     if spec.soap_op.is_some() && !spec.method.is_empty() && spec.method.iter().all(reads) {
         return Some("SOAP calls are POSTs, and its methods are others".to_owned());
     }
+    let all = |words: &[String], of: &[&str]| {
+        !words.is_empty() && words.iter().all(|word| of.contains(&word.as_str()))
+    };
+    if all(&spec.upgrade, &OTHER_HTTP) {
+        return Some(format!(
+            "the agent passes no upgrade to {} on, which would be another HTTP that nobody looks at",
+            spec.upgrade.join(" or ")
+        ));
+    }
+    // CONNECT is the method of ways on which the agent sees bytes.
+    let sees = !spec.mode.is_empty() && spec.mode.iter().all(|mode| mode.has_target());
+    if all(
+        &spec.method,
+        if sees {
+            &["CONNECT", "TRACE"]
+        } else {
+            &["TRACE"]
+        },
+    ) {
+        return Some(format!(
+            "the agent passes no {} request on",
+            spec.method.join(" or ")
+        ));
+    }
     if spec.soap_op.is_some() && !spec.upgrade.is_empty() {
         return Some("no call is SOAP and an upgrade at once; make two rules of it".to_owned());
+    }
+    let is_get = |method: &String| method == "GET";
+    if !spec.upgrade.is_empty() && !spec.method.is_empty() && !spec.method.iter().any(is_get) {
+        return Some("an upgrade is a GET, and its methods are others".to_owned());
     }
     if spec.action == Action::Allow {
         let under_sdk = |path: &String| {

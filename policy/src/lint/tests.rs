@@ -217,6 +217,54 @@ fn a_rule_that_opens_everything_is_found() {
 }
 
 #[test]
+fn methods_and_upgrades_that_never_come_are_found() {
+    let methods = |methods: &[&str]| RuleSpec {
+        method: strings(methods),
+        ..plain("m")
+    };
+    assert_eq!(codes(vec![methods(&["GET", "PROPFIND", "QUERY"])]), [""; 0]);
+    let found = lint(vec![methods(&["GET", "GTE"])]);
+    assert_eq!(found[0].0, "unknown-method");
+    assert!(found[0].1.contains("\"GTE\""), "{found:?}");
+    assert_eq!(codes(vec![methods(&["TRACE"])]), ["never-matches"]);
+    assert_eq!(codes(vec![methods(&["TRACE", "GET"])]), [""; 0]);
+
+    let upgrade = |upgrade: &[&str], method: &[&str]| RuleSpec {
+        upgrade: strings(upgrade),
+        ..methods(method)
+    };
+    for (to, method, expected) in [
+        (&["websocket"][..], &["GET"][..], &[][..]),
+        (&["websocket"], &[], &[]),
+        (&["h2c", "websocket"], &["GET"], &[]),
+        (&["h2c"], &["GET"], &["never-matches"]),
+        (&["websocket"], &["POST"], &["never-matches"]),
+    ] {
+        assert_eq!(
+            codes(vec![upgrade(to, method)]),
+            expected,
+            "{to:?} {method:?}"
+        );
+    }
+    // Where it sees bytes, CONNECT is what the agent takes.
+    let way = |mode| RuleSpec {
+        mode: vec![mode],
+        path: Vec::new(),
+        ..methods(&["CONNECT"])
+    };
+    let connect = LintEndpoint {
+        modes: vec![Mode::Http, Mode::Connect],
+        ..vcenter()
+    };
+    for (mode, expected) in [(Mode::Connect, &[][..]), (Mode::Http, &["never-matches"])] {
+        let policy = Policy::compile(vec![way(mode)]).unwrap();
+        let found = policy.lint(1, std::slice::from_ref(&connect));
+        let codes: Vec<_> = found.iter().map(|finding| finding.code.as_str()).collect();
+        assert_eq!(codes, expected, "{mode:?}: {found:?}");
+    }
+}
+
+#[test]
 fn operations_that_are_not_there_or_more_than_meant_are_found() {
     let found = lint(vec![soap(
         "s",
