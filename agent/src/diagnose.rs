@@ -1,7 +1,7 @@
 //! `culvert-agent diagnose`: the way to the relay and to each upstream, step by step, by the very
 //! code that `run` uses.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use culvert_proto::code::GoawayCode;
 use culvert_proto::control::{Control, Offer};
 use culvert_proto::mux;
 use culvert_session::dial::{self, DialError, DialPhase, DialTarget};
+use culvert_session::tls::TlsTrouble;
 use culvert_session::{Session, SessionEvent};
 use rustls::ProtocolVersion;
 use tokio::time::timeout;
@@ -129,8 +130,16 @@ impl Diagnosis {
         };
         match grant.obtain().await {
             Ok(token) => {
-                let life = token.lifetime.as_secs();
-                report.passed("token", &format!("the issuer gave one that lives {life} s"));
+                let text = match grant {
+                    Grant::TokenFile(file) => {
+                        format!("read from {}; the relay will judge it", file.display())
+                    }
+                    _ => format!(
+                        "the issuer gave one that lives {} s",
+                        token.lifetime.as_secs()
+                    ),
+                };
+                report.passed("token", &text);
                 Some(token)
             }
             Err(error) => {
@@ -256,12 +265,43 @@ fn advice(error: &UpstreamError) -> &'static str {
         UpstreamError::Timeout { .. } => {
             "nothing answers: check the address, and for a firewall that drops packets"
         }
-        UpstreamError::Tls { .. } => {
+        UpstreamError::Tls { source, .. } => tls_advice(source),
+        UpstreamError::NoHttp2 { .. } => "set upstream_protocol to \"auto\" or \"http1\"",
+        _ => "see the message",
+    }
+}
+
+fn tls_advice(error: &io::Error) -> &'static str {
+    match TlsTrouble::of(error) {
+        TlsTrouble::Untrusted => {
             "set ca to the CA that signed the certificate below; or compare its SHA-256 with what \
              the server's own console shows and paste the pin_sha256 line into the [[endpoint]]"
         }
-        UpstreamError::NoHttp2 { .. } => "set upstream_protocol to \"auto\" or \"http1\"",
-        _ => "see the message",
+        TlsTrouble::Expired => {
+            "the certificate below has expired: renew it at the server, or check this machine's \
+             clock; pinned by the pin_sha256 line, it is good for as long as it is the same"
+        }
+        TlsTrouble::NotYetValid => {
+            "the certificate below is not valid yet: check this machine's clock and the server's"
+        }
+        TlsTrouble::OtherName => {
+            "the certificate below is for other names: write one of them as upstream, or compare \
+             its SHA-256 with what the server's own console shows and paste the pin_sha256 line \
+             into the [[endpoint]]"
+        }
+        TlsTrouble::NotPinned => {
+            "the server has another certificate than the pinned one: if it was renewed, compare \
+             its SHA-256 with what the server's own console shows and paste the pin_sha256 line"
+        }
+        TlsTrouble::NotTls => {
+            "what answers there speaks no TLS: check the port, or write http:// if it is meant so"
+        }
+        TlsTrouble::Version => "the server speaks neither TLS 1.2 nor 1.3",
+        TlsTrouble::Cut => {
+            "the server ended the connection during the handshake: it may want a client \
+             certificate, speak no TLS, or not know the name"
+        }
+        TlsTrouble::Certificate | TlsTrouble::Other => "see the message",
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{CertificateError, ClientConfig};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use crate::proxy::{HttpProxy, ProxyError};
 use crate::race;
 use crate::socket::{self, ReadAhead};
-use crate::tls::PinMismatch;
+use crate::tls::TlsTrouble;
 use crate::upgrade::{self, Refusal, UpgradeError};
 use crate::websocket::WebSocketIo;
 
@@ -279,10 +279,10 @@ impl DialError {
                 403 => {
                     "the token may not register (check its scope and tenant), or was revoked at the relay"
                 }
-                404 => "the server is no relay: check the URL",
+                404 | 200..=399 => "the server is no relay: check the URL",
                 407 => "a proxy in between wants a credential",
                 429 | 503 => "the relay is busy or draining; it will be tried again",
-                _ => "see the relay's log",
+                _ => "see the relay's log; or the server is no relay: check the URL",
             },
             Self::WebSocket {
                 source: UpgradeError::Header(_),
@@ -297,35 +297,30 @@ impl DialError {
 }
 
 fn tls_advice(error: &io::Error) -> &'static str {
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "the certificate's authority is not trusted here: name its CA file; if a proxy \
-                 intercepts TLS, name the proxy's CA"
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "the certificate has expired: renew it, or check this machine's clock"
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "the certificate is not valid yet: check this machine's clock"
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "the certificate is for another name: check the URL"
-            }
-            CertificateError::Other(other) if other.0.downcast_ref::<PinMismatch>().is_some() => {
-                "the certificate is not the pinned one: compare it out of band, then pin it"
-            }
-            _ => "the certificate is not usable: see the message",
-        },
-        Some(
-            rustls::Error::PeerIncompatible(_)
-            | rustls::Error::AlertReceived(rustls::AlertDescription::ProtocolVersion),
-        ) => "the server does not speak TLS 1.3",
-        Some(_) => "the server's TLS is not usable: see the message",
-        None => "the connection ended during the TLS handshake: a firewall or proxy may cut it",
+    match TlsTrouble::of(error) {
+        TlsTrouble::Untrusted => {
+            "the certificate's authority is not trusted here: name its CA file; if a proxy \
+             intercepts TLS, name the proxy's CA"
+        }
+        TlsTrouble::Expired => {
+            "the certificate has expired: renew it, or check this machine's clock"
+        }
+        TlsTrouble::NotYetValid => "the certificate is not valid yet: check this machine's clock",
+        TlsTrouble::OtherName => "the certificate is for another name: check the URL",
+        TlsTrouble::NotPinned => {
+            "the certificate is not the pinned one: compare it out of band, then pin it"
+        }
+        TlsTrouble::Certificate => "the certificate is not usable: see the message",
+        TlsTrouble::Version => "the server does not speak TLS 1.3",
+        TlsTrouble::NotTls => {
+            "what answers there speaks no TLS: check host and port; a relay's are those of its \
+             listen.public"
+        }
+        TlsTrouble::Other => "the server's TLS is not usable: see the message",
+        TlsTrouble::Cut => {
+            "the connection ended during the TLS handshake: a firewall or proxy may cut it, or what \
+             answers there speaks no TLS"
+        }
     }
 }
 

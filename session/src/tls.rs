@@ -3,6 +3,7 @@
 //! The provider is passed explicitly; its first key exchange is X25519MLKEM768.
 
 mod provider;
+mod trouble;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 pub use provider::{install_provider, provider};
+pub use trouble::TlsTrouble;
 
 /// What convinces a dialer that it talks to the right server.
 #[derive(Debug, Clone, PartialEq, Eq)]

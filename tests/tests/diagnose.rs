@@ -1,8 +1,11 @@
 //! `culvert-agent diagnose` and `culvert-agent pin`: what they say of each thing that can be wrong.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use culvert_demo::certs::Authority;
+use culvert_demo::files::write_private;
 use culvert_tests::process::program;
 use culvert_tests::squid::Squid;
 use culvert_tests::stack::Configured;
@@ -163,6 +166,62 @@ fn each_step_that_fails_is_named_with_what_to_do() {
 
     std::fs::write(&file, "[relay]\n").unwrap();
     assert_eq!(diagnose(&configured, &[]).0, Some(78));
+}
+
+/// Plain HTTP, whoever asks.
+fn without_tls() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let _ = connection.read(&mut [0; 1024]);
+            let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    port
+}
+
+/// The advice is for what is wrong, and not for what is wrong most often.
+#[test]
+fn a_server_that_is_none_of_the_expected_kind_is_called_by_its_kind() {
+    let nginx = Nginx::start_with("", "ssl_protocols TLSv1.2 TLSv1.3;");
+    let bare = without_tls();
+    let configured = Stack::options()
+        .endpoint("vcenter", &nginx.url())
+        .endpoint("bare", &format!("https://localhost:{bare}"))
+        .configure();
+    let other = nginx.url().replace("https://", "wss://");
+    let (_, text) = diagnose(&configured, &[("CULVERT_RELAY__URL", &other)]);
+    assert_step(&text, "tls", "ok", "TLS 1.3");
+    assert_step(&text, "websocket", "FAIL", "no relay: check the URL");
+    assert_step(
+        &text,
+        "upstream bare",
+        "FAIL",
+        "speaks no TLS: check the port",
+    );
+
+    let plain = format!("wss://localhost:{bare}");
+    let (_, text) = diagnose(&configured, &[("CULVERT_RELAY__URL", &plain)]);
+    assert_step(&text, "tls", "FAIL", "speaks no TLS: check host and port");
+
+    // A token that somebody else put into a file is not one that an issuer gave just now.
+    let file = configured.file("agent.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let (before, after) = config.split_once("[oauth]").unwrap();
+    let (_, after) = after.split_once("[[endpoint]]").unwrap();
+    let read = "[oauth]\ngrant = \"token_file\"\nclient_id = \"agent-acme\"\ntoken_file = \"token\"\n\n[[endpoint]]";
+    std::fs::write(&file, format!("{before}{read}{after}")).unwrap();
+    write_private(&configured.file("token"), "junk").unwrap();
+    let _relay = relay(&configured);
+    let (_, text) = diagnose(&configured, &[]);
+    assert_step(&text, "token", "ok", "the relay will judge it");
+    assert_step(
+        &text,
+        "websocket",
+        "FAIL",
+        "the relay did not accept the token",
+    );
 }
 
 #[test]
