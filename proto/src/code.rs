@@ -82,14 +82,14 @@ call_errors! {
     EndpointOffline = 7, "endpoint-offline", 503, "The endpoint's agent is not connected";
     /// A limit of the relay or the agent is reached.
     Overloaded = 8, "overloaded", 503, "Too much work at the moment";
-    /// The tenant's quota is used up.
-    QuotaExceeded = 9, "quota-exceeded", 429, "The tenant's quota is used up";
+    /// A quota of the tenant, or the rate of a rule, is used up.
+    QuotaExceeded = 9, "quota-exceeded", 429, "A quota is used up";
     /// The tunnel ended before the answer.
     SessionLost = 10, "session-lost", 502, "The tunnel ended before the answer";
     /// The upstream cannot be reached.
     UpstreamUnreachable = 11, "upstream-unreachable", 502, "The local API cannot be reached";
     /// TLS with the upstream failed.
-    UpstreamTls = 12, "upstream-tls", 502, "The local API's TLS certificate was not accepted";
+    UpstreamTls = 12, "upstream-tls", 502, "TLS with the local API failed";
     /// The upstream's answer is not valid HTTP.
     UpstreamProtocol = 13, "upstream-protocol", 502, "The local API broke the HTTP protocol";
     /// The upstream took too long.
