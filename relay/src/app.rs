@@ -197,6 +197,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         tenants: tenants.clone(),
         revocations: revocations.clone(),
         metrics: metrics.clone(),
+        neighbours: cluster.is_some().then(Arc::default),
         ending: ending.clone(),
         listening: AtomicBool::new(false),
     });

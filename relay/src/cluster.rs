@@ -17,6 +17,7 @@
 mod membership;
 #[cfg(test)]
 mod memory;
+mod neighbours;
 mod redis;
 mod registry;
 #[cfg(test)]
@@ -34,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::membership::Membership;
+pub(crate) use self::neighbours::{Neighbour, Neighbours};
+pub(crate) use self::registry::Load;
 use self::registry::{Entry, Instance, Registry, RegistryError, Route};
 use crate::directory::{Directory, Service};
 use crate::metrics::{Metrics, RegistryWork};
@@ -63,6 +66,7 @@ struct Cluster<R> {
     peers: Arc<Peers>,
     revocations: Arc<Revocations>,
     metrics: Arc<Metrics>,
+    neighbours: Arc<Neighbours>,
     /// Somebody has said something.
     hinted: Notify,
     /// What this node says of itself; its routes are the directory's.
@@ -88,6 +92,7 @@ struct Word {
 struct Known {
     version: u64,
     routes: Vec<Route>,
+    load: Option<Load>,
     link: Arc<Link>,
     _kept_up: AbortOnDropHandle<()>,
 }
@@ -118,7 +123,7 @@ impl<R: Registry> Cluster<R> {
                 .collect();
             entry.version = version;
             let renewed = match &told {
-                Some(last) if *last == entry => self.renew(&entry.instance).await,
+                Some(last) if *last == entry => self.renew(&entry).await,
                 _ => Ok(false),
             };
             let tried_to_leave = entry.leaving;
@@ -159,11 +164,15 @@ impl<R: Registry> Cluster<R> {
     }
 
     async fn publish(&self, entry: &Entry) -> Result<(), RegistryError> {
-        within(self.registry.publish(entry, self.lease)).await
+        within(
+            self.registry
+                .publish(entry, self.metrics.load(), self.lease),
+        )
+        .await
     }
 
-    async fn renew(&self, instance: &Instance) -> Result<bool, RegistryError> {
-        within(self.registry.renew(instance, self.lease)).await
+    async fn renew(&self, entry: &Entry) -> Result<bool, RegistryError> {
+        within(self.registry.renew(entry, self.metrics.load(), self.lease)).await
     }
 
     /// Follows the other nodes.
@@ -228,11 +237,13 @@ impl<R: Registry> Cluster<R> {
                 Known {
                     version: 0,
                     routes: Vec::new(),
+                    load: None,
                     link,
                     _kept_up: kept_up,
                 }
             });
             node.link.set_leaving(entry.leaving);
+            node.load = seen.load;
             if seen.unchanged {
                 // A call that found no session there was told so, and the route is out; as long as
                 // the node claims it, it is tried again.
@@ -266,6 +277,12 @@ impl<R: Registry> Cluster<R> {
             .peers
             .nodes
             .set(i64::try_from(known.len()).unwrap_or(i64::MAX));
+        let neighbours = known.values().map(|node| Neighbour {
+            link: node.link.clone(),
+            endpoints: node.routes.len(),
+            load: node.load,
+        });
+        self.neighbours.note(neighbours.collect());
     }
 
     fn bind(&self, link: &Arc<Link>, routes: &[Route]) {
@@ -283,6 +300,8 @@ impl<R: Registry> Cluster<R> {
 
     fn note<T>(&self, work: RegistryWork, outcome: &Result<T, RegistryError>) {
         let was_well = self.metrics.peers.on_registry(work, outcome.is_ok());
+        self.neighbours
+            .note_trouble(outcome.as_ref().err().map(ToString::to_string));
         match outcome {
             Err(error) if was_well => tracing::warn!(
                 "the registry cannot be reached: {error}; what is known goes on, what changes on \

@@ -24,6 +24,7 @@ use prometheus_client::registry::{Registry, Unit};
 pub(crate) use self::handshakes::HandshakeCounts;
 pub(crate) use self::peers::{Peers, RegistryWork};
 pub(crate) use self::rights::{Issuers, QuotaKind, Quotas, Revoked, StrangerCounts};
+use crate::cluster::Load;
 
 /// Bounds of the duration histogram: from a call beside the relay to a long poll.
 const DURATIONS: [f64; 14] = [
@@ -173,6 +174,15 @@ impl Metrics {
     /// Public connections, agents' included.
     pub(crate) fn open_connections(&self) -> u64 {
         u64::try_from(self.connections.open.get()).unwrap_or(0)
+    }
+
+    /// How busy the node is.
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            sessions: u64::try_from(self.sessions.open.get()).unwrap_or(0),
+            connections: self.open_connections(),
+            calls: self.calls_in_flight(),
+        }
     }
 
     /// Calls that are not over.

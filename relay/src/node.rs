@@ -7,6 +7,7 @@ use culvert_identity::Verifier;
 use tokio::time::Instant;
 
 use crate::admin::status::State;
+use crate::cluster::Neighbours;
 use crate::directory::Directory;
 use crate::drain::Ending;
 use crate::metrics::Metrics;
@@ -25,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) tenants: Arc<Tenants>,
     pub(crate) revocations: Arc<Revocations>,
     pub(crate) metrics: Arc<Metrics>,
+    /// The other nodes; `None`: the node is alone.
+    pub(crate) neighbours: Option<Arc<Neighbours>>,
     pub(crate) ending: Ending,
     /// Whether the public address is bound.
     pub(crate) listening: AtomicBool,

@@ -128,6 +128,7 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
         tenants,
         revocations,
         metrics,
+        neighbours: None,
         ending: Ending::default(),
         listening: AtomicBool::new(true),
     })

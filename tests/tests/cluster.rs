@@ -11,6 +11,7 @@ use culvert_tests::upstream::Then;
 use culvert_tests::wait::until;
 use culvert_tests::way::Way;
 use culvert_tests::{Curl, Http, Nginx, Stack, Upstream};
+use serde_json::Value;
 
 const NAMES: &str = "mode = [\"http\", \"connect\"]\nconnect = [\"vcenter.sddc.local:443\"]";
 
@@ -85,6 +86,61 @@ fn a_call_reaches_the_agent_through_a_node_that_does_not_have_it() {
         );
         let answer = Curl::new(&url).token(&stranger).run();
         answer.assert_refused(404, "unknown-endpoint", "relay");
+    }
+}
+
+/// An operator who asks one node sees what all of them do, and who is missing.
+#[test]
+fn a_node_shows_how_busy_the_cluster_is() {
+    let nginx = Nginx::start();
+    let mut cluster = cluster(3, &nginx);
+    cluster.start_agent_of(1);
+    cluster.await_endpoint();
+    let shown = || {
+        let status = cluster.admin(0, "/api/v1/status").json();
+        assert_eq!(status["node"], "relay-0");
+        status["cluster"].clone()
+    };
+    until("the others' load is known", || {
+        let cluster = shown();
+        let nodes = cluster["nodes"].as_array().unwrap();
+        nodes.len() == 2
+            && nodes.iter().all(|node| node["reached"] == true)
+            && nodes[0]["load"]["sessions"] == 2
+            && cluster["load"]["sessions"] == 2
+    });
+    let nodes = shown()["nodes"].clone();
+    assert_eq!(
+        (&nodes[0]["node"], &nodes[1]["node"]),
+        (&"relay-1".into(), &"relay-2".into())
+    );
+    assert_eq!(
+        (&nodes[0]["endpoints"], &nodes[1]["endpoints"]),
+        (&1.into(), &0.into())
+    );
+    let connections = |load: &Value| load["connections"].as_u64().unwrap();
+    assert!(connections(&nodes[0]["load"]) >= 2, "{nodes}");
+
+    let admin = format!("http://127.0.0.1:{}", cluster.relays[0].admin);
+    let output = stack::run("culvert-relay", &["status", "--admin", &admin]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("cluster of 3 nodes: 2 sessions"), "{text}");
+    let described = cluster.admin(0, "/api/v1/openapi.json").json();
+    let keys = |value: &Value| {
+        value
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    for (schema, found) in [
+        ("Cluster", &shown()),
+        ("Node", &nodes[0]),
+        ("Load", &nodes[0]["load"]),
+    ] {
+        let properties = &described["components"]["schemas"][schema]["properties"];
+        assert_eq!(keys(properties), keys(found), "{schema}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::{Load, Neighbours};
 use crate::node::Node;
 use crate::sessions::Record;
 use crate::tenants::Usage;
@@ -63,6 +64,37 @@ pub(crate) struct Status {
     pub(crate) tenants: Vec<TenantStatus>,
     /// Whose tokens are accepted.
     pub(crate) issuers: Vec<IssuerStatus>,
+    /// The other nodes; none of a node alone.
+    #[serde(default)]
+    pub(crate) cluster: Option<ClusterStatus>,
+}
+
+/// The cluster as the node sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClusterStatus {
+    /// All nodes together, this one included; of the others what they said last, some seconds ago.
+    pub(crate) load: Load,
+    /// The other nodes, by name.
+    pub(crate) nodes: Vec<NodeStatus>,
+    /// Why the registry could not be reached when it was last tried.
+    pub(crate) registry_error: Option<String>,
+}
+
+/// Another node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NodeStatus {
+    /// Its name.
+    pub(crate) node: String,
+    /// Where the other nodes reach it.
+    pub(crate) address: String,
+    /// Whether there is a connection to it.
+    pub(crate) reached: bool,
+    /// Whether it is about to leave.
+    pub(crate) leaving: bool,
+    /// Endpoints that its sessions serve.
+    pub(crate) endpoints: usize,
+    /// How busy it is; none of a node that does not say.
+    pub(crate) load: Option<Load>,
 }
 
 /// One agent's session.
@@ -191,6 +223,34 @@ impl Status {
             endpoints: endpoints.collect(),
             tenants: node.tenants.list().into_iter().map(tenant).collect(),
             issuers: issuers.collect(),
+            cluster: node.neighbours.as_ref().map(|others| {
+                let here = node.metrics.load();
+                ClusterStatus::of(here, others)
+            }),
+        }
+    }
+}
+
+impl ClusterStatus {
+    fn of(mut load: Load, others: &Neighbours) -> Self {
+        let nodes = others.nodes();
+        for other in nodes.iter().filter_map(|node| node.load) {
+            load.sessions = load.sessions.saturating_add(other.sessions);
+            load.connections = load.connections.saturating_add(other.connections);
+            load.calls = load.calls.saturating_add(other.calls);
+        }
+        let nodes = nodes.into_iter().map(|node| NodeStatus {
+            node: node.link.target().name.clone(),
+            address: node.link.target().address.clone(),
+            reached: node.link.answers(),
+            leaving: node.link.is_leaving(),
+            endpoints: node.endpoints,
+            load: node.load,
+        });
+        Self {
+            load,
+            nodes: nodes.collect(),
+            registry_error: others.trouble(),
         }
     }
 }
@@ -319,6 +379,50 @@ impl fmt::Display for Status {
                 Some(error) => writeln!(f, " ({})", error.escape_debug())?,
                 None => writeln!(f)?,
             }
+        }
+        match &self.cluster {
+            Some(cluster) => write!(f, "\n{cluster}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for ClusterStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = |load: &Load| {
+            let Load {
+                sessions,
+                connections,
+                calls,
+            } = load;
+            format!("{sessions} sessions, {connections} connections, {calls} calls in flight")
+        };
+        writeln!(
+            f,
+            "cluster of {} nodes: {}",
+            self.nodes.len() + 1,
+            words(&self.load)
+        )?;
+        for other in &self.nodes {
+            // Whoever can write to the registry chooses these.
+            let (node, address) = (other.node.escape_debug(), other.address.escape_debug());
+            write!(f, "  {node} at {address}: ")?;
+            match &other.load {
+                Some(load) => write!(f, "{}", words(load))?,
+                None => write!(f, "load unknown")?,
+            }
+            write!(f, ", {} endpoints", other.endpoints)?;
+            if !other.reached {
+                write!(f, ", NOT REACHED from here")?;
+            }
+            writeln!(f, "{}", if other.leaving { ", leaving" } else { "" })?;
+        }
+        if let Some(error) = &self.registry_error {
+            let error = error.escape_debug();
+            writeln!(
+                f,
+                "  THE REGISTRY CANNOT BE REACHED, this may be old: {error}"
+            )?;
         }
         Ok(())
     }

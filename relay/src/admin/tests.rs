@@ -81,6 +81,7 @@ async fn a_node_without_keys_waits_for_them_by_name() {
     );
     let ready = fresh_node();
     let node = Node {
+        neighbours: None,
         name: ready.name.clone(),
         started: ready.started,
         verifier,

@@ -91,6 +91,7 @@ impl Membership {
                 peers: Peers::new(self.tls, introduction, workers.clone()),
                 revocations: node.revocations.clone(),
                 metrics: node.metrics.clone(),
+                neighbours: node.neighbours.clone().unwrap_or_default(),
                 hinted: Notify::new(),
                 me: Entry {
                     instance,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::registry::{Entry, Heard, Instance, Registry, RegistryError, Seen, Stamp};
+use super::registry::{Entry, Heard, Instance, Load, Registry, RegistryError, Seen, Stamp};
 use crate::revocations::RevocationId;
 use crate::revocations::sharing::{Says, Word};
 
@@ -21,12 +21,15 @@ pub(crate) struct MemoryRegistry {
 
 #[derive(Debug, Default)]
 struct Shared {
-    entries: Mutex<BTreeMap<Instance, (Entry, Instant)>>,
+    entries: Mutex<Entries>,
     words: Mutex<Words>,
     hints: Mutex<Vec<Arc<Notify>>>,
     down: AtomicBool,
     deaf: AtomicBool,
 }
+
+/// Each with the time when its lease ends.
+type Entries = BTreeMap<Instance, (Entry, Load, Instant)>;
 
 #[derive(Debug, Default)]
 struct Words {
@@ -78,7 +81,7 @@ impl MemoryRegistry {
         words.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<Instance, (Entry, Instant)>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.shared
             .entries
             .lock()
@@ -106,21 +109,32 @@ impl MemoryRegistry {
 }
 
 impl Registry for MemoryRegistry {
-    async fn publish(&self, entry: &Entry, lease: Duration) -> Result<(), RegistryError> {
+    async fn publish(
+        &self,
+        entry: &Entry,
+        load: Load,
+        lease: Duration,
+    ) -> Result<(), RegistryError> {
         self.reach()?;
         let until = Instant::now() + lease;
         self.entries()
-            .insert(entry.instance.clone(), (entry.clone(), until));
+            .insert(entry.instance.clone(), (entry.clone(), load, until));
         self.hint_all();
         Ok(())
     }
 
-    async fn renew(&self, instance: &Instance, lease: Duration) -> Result<bool, RegistryError> {
+    async fn renew(
+        &self,
+        entry: &Entry,
+        load: Load,
+        lease: Duration,
+    ) -> Result<bool, RegistryError> {
         self.reach()?;
         let now = Instant::now();
-        Ok(match self.entries().get_mut(instance) {
-            Some((_, until)) if *until > now => {
+        Ok(match self.entries().get_mut(&entry.instance) {
+            Some((_, last, until)) if *until > now => {
                 *until = now + lease;
+                *last = load;
                 true
             }
             _ => false,
@@ -131,14 +145,18 @@ impl Registry for MemoryRegistry {
         self.reach()?;
         let now = Instant::now();
         let mut entries = self.entries();
-        entries.retain(|_, (_, until)| *until > now);
-        let seen = entries.values().map(|(entry, _)| {
+        entries.retain(|_, (_, _, until)| *until > now);
+        let seen = entries.values().map(|(entry, load, _)| {
             let unchanged = known.get(&entry.instance) == Some(&entry.version);
             let mut entry = entry.clone();
             if unchanged {
                 entry.routes.clear();
             }
-            Seen { entry, unchanged }
+            Seen {
+                entry,
+                load: Some(*load),
+                unchanged,
+            }
         });
         Ok(seen.collect())
     }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! PREFIX:nodes            set: NODE.PROCESS of each node that has an entry, and some that had one
-//! PREFIX:node:NODE.PROCESS    {"version", "address", "leaving"}      expires with the lease
-//! PREFIX:routes:NODE.PROCESS  {"version", "routes": [...]}           expires with the lease
+//! PREFIX:node:NODE.PROCESS    {"version", "address", "leaving", "load"}  expires with the lease
+//! PREFIX:routes:NODE.PROCESS  {"version", "routes": [...]}               expires with the lease
 //! PREFIX:revocations      set: ID of each revocation about which there is a word, or was one
 //! PREFIX:revocation:ID    {"lifted", "tenant", ...}          expires when the word is over
 //! PREFIX:revoked          changes with every word
@@ -35,7 +35,7 @@ use tokio::time::sleep;
 
 use self::words::{MAX_WORD, Written};
 use self::written::{Meta, Routes};
-use super::registry::{Entry, Heard, Instance, Registry, RegistryError, Seen, Stamp};
+use super::registry::{Entry, Heard, Instance, Load, Registry, RegistryError, Seen, Stamp};
 use crate::revocations::MAX_REVOCATIONS;
 use crate::revocations::sharing::{Says, Word};
 
@@ -236,7 +236,12 @@ impl From<RedisError> for RegistryError {
 }
 
 impl Registry for RedisRegistry {
-    async fn publish(&self, entry: &Entry, lease: Duration) -> Result<(), RegistryError> {
+    async fn publish(
+        &self,
+        entry: &Entry,
+        load: Load,
+        lease: Duration,
+    ) -> Result<(), RegistryError> {
         let instance = &entry.instance;
         let lease = milliseconds(lease);
         let mut commands = pipe();
@@ -248,7 +253,11 @@ impl Registry for RedisRegistry {
                 lease,
             )
             .ignore()
-            .pset_ex(self.key("node", instance), Meta::of(entry).to_json(), lease)
+            .pset_ex(
+                self.key("node", instance),
+                Meta::of(entry, load).to_json(),
+                lease,
+            )
             .ignore()
             .sadd(self.nodes(), instance.to_string())
             .ignore()
@@ -257,17 +266,28 @@ impl Registry for RedisRegistry {
         self.run(&commands).await
     }
 
-    async fn renew(&self, instance: &Instance, lease: Duration) -> Result<bool, RegistryError> {
+    async fn renew(
+        &self,
+        entry: &Entry,
+        load: Load,
+        lease: Duration,
+    ) -> Result<bool, RegistryError> {
+        let instance = &entry.instance;
         let lease = i64::try_from(milliseconds(lease)).unwrap_or(i64::MAX);
         let mut commands = pipe();
         commands
             .atomic()
             .pexpire(self.key("routes", instance), lease)
-            .pexpire(self.key("node", instance), lease)
+            .cmd("SET")
+            .arg(self.key("node", instance))
+            .arg(Meta::of(entry, load).to_json())
+            .arg("XX")
+            .arg("PX")
+            .arg(lease)
             .sadd(self.nodes(), instance.to_string())
             .ignore();
-        let (routes, node): (bool, bool) = self.run(&commands).await?;
-        Ok(routes && node)
+        let (routes, node): (bool, Option<String>) = self.run(&commands).await?;
+        Ok(routes && node.is_some())
     }
 
     async fn read(&self, known: &HashMap<Instance, u64>) -> Result<Vec<Seen>, RegistryError> {
@@ -289,9 +309,13 @@ impl Registry for RedisRegistry {
             let Some(entry) = Instance::parse(&name).zip(Meta::parse(&meta)) else {
                 continue;
             };
-            let entry = entry.1.entry(entry.0);
+            let (entry, load) = entry.1.entry(entry.0);
             let unchanged = known.get(&entry.instance) == Some(&entry.version);
-            seen.push(Seen { entry, unchanged });
+            seen.push(Seen {
+                entry,
+                load,
+                unchanged,
+            });
         }
         if !ended.is_empty() {
             let _: () = self.run(pipe().srem(self.nodes(), ended).ignore()).await?;

@@ -8,6 +8,7 @@ use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::Mode;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::priority::Priority;
+use serde::{Deserialize, Serialize};
 
 use crate::directory::RouteHere;
 use crate::revocations::sharing::Word;
@@ -60,6 +61,17 @@ pub(crate) struct Entry {
     pub(crate) routes: Vec<Route>,
 }
 
+/// How busy a node is, as of the last time that it said so: its status, not what calls go by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Load {
+    /// Agents' sessions.
+    pub(crate) sessions: u64,
+    /// Public connections, agents' included.
+    pub(crate) connections: u64,
+    /// Calls that are not over.
+    pub(crate) calls: u64,
+}
+
 /// An endpoint that a node serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
@@ -93,6 +105,8 @@ impl From<&RouteHere> for Route {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) entry: Entry,
+    /// None of a node of an older version.
+    pub(crate) load: Option<Load>,
     /// The version is the one that the reader knows: the routes are left out.
     pub(crate) unchanged: bool,
 }
@@ -128,13 +142,15 @@ pub(crate) trait Registry: Send + Sync + 'static {
     fn publish(
         &self,
         entry: &Entry,
+        load: Load,
         lease: Duration,
     ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
-    /// Lets an entry live for another lease; `false` if there is none.
+    /// Lets an entry that was left live for another lease, with this load; `false` if there is none.
     fn renew(
         &self,
-        instance: &Instance,
+        entry: &Entry,
+        load: Load,
         lease: Duration,
     ) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 

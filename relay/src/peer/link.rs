@@ -56,7 +56,6 @@ impl Link {
     }
 
     /// Where the node is.
-    #[cfg(test)]
     pub(crate) fn target(&self) -> &Target {
         &self.target
     }

@@ -7,7 +7,7 @@ use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::priority::Priority;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::registry::{Entry, Instance, Route};
+use crate::cluster::registry::{Entry, Instance, Load, Route};
 
 /// Most endpoints of one node.
 const MAX_ROUTES: usize = 200_000;
@@ -18,14 +18,17 @@ pub(super) struct Meta {
     version: u64,
     address: String,
     leaving: bool,
+    #[serde(default)]
+    load: Option<Load>,
 }
 
 impl Meta {
-    pub(super) fn of(entry: &Entry) -> Self {
+    pub(super) fn of(entry: &Entry, load: Load) -> Self {
         Self {
             version: entry.version,
             address: entry.address.clone(),
             leaving: entry.leaving,
+            load: Some(load),
         }
     }
 
@@ -37,14 +40,15 @@ impl Meta {
         serde_json::from_str(text).ok()
     }
 
-    pub(super) fn entry(self, instance: Instance) -> Entry {
-        Entry {
+    pub(super) fn entry(self, instance: Instance) -> (Entry, Option<Load>) {
+        let entry = Entry {
             instance,
             version: self.version,
             address: self.address,
             leaving: self.leaving,
             routes: Vec::new(),
-        }
+        };
+        (entry, self.load)
     }
 }
 
@@ -132,10 +136,10 @@ mod tests {
             process: [7; 16],
         };
         let later = r#"{"version":4,"address":"a:1","leaving":true,"region":{"name":"fra"}}"#;
-        let entry = Meta::parse(later).unwrap().entry(instance.clone());
+        let (entry, load) = Meta::parse(later).unwrap().entry(instance.clone());
         assert_eq!(
-            (entry.version, &*entry.address, entry.leaving),
-            (4, "a:1", true)
+            (entry.version, &*entry.address, entry.leaving, load),
+            (4, "a:1", true, None)
         );
 
         let later = r#"{"version":4,"codec":"x","routes":[

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::redis::RedisRegistry;
-use crate::cluster::registry::{Entry, Instance, Registry, Route, Seen};
+use crate::cluster::registry::{Entry, Instance, Load, Registry, Route, Seen};
 use crate::revocations::sharing::{Says, Word};
 use crate::revocations::{MAX_REVOCATIONS, RevocationId, Scope};
 
@@ -57,7 +57,10 @@ async fn all(registry: &impl Registry) -> Vec<Seen> {
 /// Everything but the end of a lease, which takes a clock.
 async fn conforms(registry: impl Registry) {
     assert!(all(&registry).await.is_empty());
-    let none = registry.renew(&instance("a", 1), LEASE).await.unwrap();
+    let none = registry
+        .renew(&entry("a", 1, 1, Vec::new()), Load::default(), LEASE)
+        .await
+        .unwrap();
     assert!(!none, "what is not there cannot be renewed");
 
     let first = entry(
@@ -66,10 +69,21 @@ async fn conforms(registry: impl Registry) {
         1,
         vec![route("acme", "vcenter"), route("globex", "vcenter")],
     );
-    registry.publish(&first, LEASE).await.unwrap();
-    assert!(registry.renew(&first.instance, LEASE).await.unwrap());
+    registry
+        .publish(&first, Load::default(), LEASE)
+        .await
+        .unwrap();
+    assert_eq!(all(&registry).await[0].load, Some(Load::default()));
+    // What is renewed is the lease and the load, and nothing else.
+    let busy = Load {
+        sessions: 5,
+        connections: 1000,
+        calls: u64::MAX,
+    };
+    assert!(registry.renew(&first, busy, LEASE).await.unwrap());
     let seen = all(&registry).await;
     assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].load, Some(busy));
     assert_eq!(
         (&seen[0].entry, seen[0].unchanged),
         (&first, false),
@@ -81,7 +95,10 @@ async fn conforms(registry: impl Registry) {
         leaving: true,
         ..entry("a", 2, 7, Vec::new())
     };
-    registry.publish(&second, LEASE).await.unwrap();
+    registry
+        .publish(&second, Load::default(), LEASE)
+        .await
+        .unwrap();
     let seen = all(&registry).await;
     assert_eq!(
         seen.iter().map(|seen| &seen.entry).collect::<Vec<_>>(),
@@ -97,13 +114,21 @@ async fn conforms(registry: impl Registry) {
 
     // Another version takes the place of the one before.
     let changed = entry("a", 1, 2, vec![route("acme", "nsx")]);
-    registry.publish(&changed, LEASE).await.unwrap();
+    registry
+        .publish(&changed, Load::default(), LEASE)
+        .await
+        .unwrap();
     assert_eq!(registry.read(&known).await.unwrap().len(), 2);
     assert_eq!(all(&registry).await[0].entry, changed);
 
     registry.withdraw(&first.instance).await.unwrap();
     assert_eq!(all(&registry).await.len(), 1);
-    assert!(!registry.renew(&first.instance, LEASE).await.unwrap());
+    assert!(
+        !registry
+            .renew(&first, Load::default(), LEASE)
+            .await
+            .unwrap()
+    );
 }
 
 fn word(number: u64, says: Says, left: Option<Duration>) -> Word {
@@ -227,7 +252,7 @@ async fn hints(one: impl Registry, other: impl Registry) {
     // The first hint may be that hints come at all.
     timeout(Duration::from_secs(30), wait).await.unwrap();
     other
-        .publish(&entry("b", 1, 1, Vec::new()), LEASE)
+        .publish(&entry("b", 1, 1, Vec::new()), Load::default(), LEASE)
         .await
         .unwrap();
     timeout(Duration::from_secs(30), one.hint())
@@ -244,14 +269,17 @@ async fn memory_conforms() {
 async fn an_entry_ends_with_its_lease() {
     let registry = MemoryRegistry::default();
     let mine = entry("a", 1, 1, Vec::new());
-    registry.publish(&mine, LEASE).await.unwrap();
+    registry
+        .publish(&mine, Load::default(), LEASE)
+        .await
+        .unwrap();
     tokio::time::advance(LEASE / 2).await;
-    assert!(registry.renew(&mine.instance, LEASE).await.unwrap());
+    assert!(registry.renew(&mine, Load::default(), LEASE).await.unwrap());
     tokio::time::advance(LEASE - Duration::from_secs(1)).await;
     assert_eq!(all(&registry).await.len(), 1);
     tokio::time::advance(Duration::from_secs(1)).await;
     assert!(all(&registry).await.is_empty());
-    assert!(!registry.renew(&mine.instance, LEASE).await.unwrap());
+    assert!(!registry.renew(&mine, Load::default(), LEASE).await.unwrap());
 }
 
 /// A Redis of this test's own; ended when it is dropped.
@@ -341,13 +369,18 @@ async fn an_entry_in_redis_ends_with_its_lease() {
     let registry = redis.registry("lease");
     let short = Duration::from_millis(100);
     registry
-        .publish(&entry("a", 1, 1, Vec::new()), short)
+        .publish(&entry("a", 1, 1, Vec::new()), Load::default(), short)
         .await
         .unwrap();
     while !all(&registry).await.is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(!registry.renew(&instance("a", 1), LEASE).await.unwrap());
+    assert!(
+        !registry
+            .renew(&entry("a", 1, 1, Vec::new()), Load::default(), LEASE)
+            .await
+            .unwrap()
+    );
 }
 
 /// What others left there does no harm: it is passed over.
@@ -356,7 +389,11 @@ async fn what_is_no_entry_is_passed_over() {
     let Some(redis) = redis() else { return };
     let registry = redis.registry("foreign");
     registry
-        .publish(&entry("a", 1, 1, vec![route("acme", "vcenter")]), LEASE)
+        .publish(
+            &entry("a", 1, 1, vec![route("acme", "vcenter")]),
+            Load::default(),
+            LEASE,
+        )
         .await
         .unwrap();
     let process = "0".repeat(32);

@@ -17,8 +17,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::conformance::{instance, route};
 use crate::cluster::memory::MemoryRegistry;
-use crate::cluster::registry::{Entry, Instance, Registry};
-use crate::cluster::{Cluster, Word};
+use crate::cluster::registry::{Entry, Instance, Load, Registry};
+use crate::cluster::{Cluster, Neighbours, Word};
 use crate::directory::{Directory, Lookup};
 use crate::metrics::Metrics;
 use crate::peer::{Introduction, PeerTls, Peers};
@@ -54,6 +54,7 @@ pub(super) struct Node {
     pub(super) directory: Arc<Directory>,
     pub(super) revocations: Arc<Revocations>,
     pub(super) leaving: CancellationToken,
+    neighbours: Arc<Neighbours>,
     _running: AbortOnDropHandle<()>,
 }
 
@@ -77,6 +78,7 @@ impl Node {
         let directory = Arc::new(Directory::new(MEMORY));
         let revocations = Arc::new(Revocations::default());
         revocations.share();
+        let neighbours = Arc::new(Neighbours::default());
         let leaving = CancellationToken::new();
         let cluster = Cluster {
             registry: Arc::new(registry.clone()),
@@ -84,6 +86,7 @@ impl Node {
             peers: Peers::new(TLS.clone(), introduction, Arc::new(Workers::here())),
             revocations: revocations.clone(),
             metrics: Arc::new(Metrics::new()),
+            neighbours: neighbours.clone(),
             hinted: Notify::new(),
             me: Entry {
                 instance: instance.clone(),
@@ -101,6 +104,7 @@ impl Node {
             directory,
             revocations,
             leaving,
+            neighbours,
             _running: AbortOnDropHandle::new(tokio::spawn(cluster.run())),
         }
     }
@@ -145,7 +149,7 @@ async fn what_another_node_serves_is_known_until_it_says_otherwise_or_nothing() 
     let node = Node::start(&registry);
     let b = async |version, routes: &[_]| {
         registry
-            .publish(&entry(version, routes), LEASE)
+            .publish(&entry(version, routes), Load::default(), LEASE)
             .await
             .unwrap()
     };
@@ -183,7 +187,7 @@ async fn without_the_registry_what_is_known_goes_on() {
     let registry = MemoryRegistry::default();
     let node = Node::start(&registry);
     registry
-        .publish(&entry(1, &[("acme", "vcenter")]), LEASE)
+        .publish(&entry(1, &[("acme", "vcenter")]), Load::default(), LEASE)
         .await
         .unwrap();
     pass(1).await;
@@ -201,6 +205,43 @@ async fn without_the_registry_what_is_known_goes_on() {
     assert_eq!(node.finds("acme", "vcenter"), "offline");
 }
 
+/// What `status` shows: as the other node said it last, and whether that may be old.
+#[tokio::test(start_paused = true)]
+async fn operators_see_the_load_of_other_nodes_and_that_the_registry_is_lost() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    let mine = entry(1, &[("acme", "vcenter"), ("acme", "nsx")]);
+    let calls = |calls| Load {
+        sessions: 3,
+        connections: 70,
+        calls,
+    };
+    registry.publish(&mine, calls(5), LEASE).await.unwrap();
+    pass(1).await;
+    let seen = || {
+        let nodes = node.neighbours.nodes();
+        assert_eq!(nodes.len(), 1);
+        assert_eq!(nodes[0].link.target().name, "b");
+        assert!(!nodes[0].link.answers());
+        (nodes[0].endpoints, nodes[0].load)
+    };
+    assert_eq!(seen(), (2, Some(calls(5))));
+    assert!(registry.renew(&mine, calls(6), LEASE).await.unwrap());
+    pass(4).await;
+    assert_eq!(seen(), (2, Some(calls(6))));
+    assert_eq!(node.neighbours.trouble(), None);
+
+    registry.set_down(true);
+    pass(10).await;
+    assert_eq!(seen(), (2, Some(calls(6))));
+    assert!(node.neighbours.trouble().unwrap().contains("down"));
+    registry.set_down(false);
+    registry.forget();
+    pass(10).await;
+    assert!(node.neighbours.nodes().is_empty());
+    assert_eq!(node.neighbours.trouble(), None);
+}
+
 /// Renewed, a lie in this node's name would never end.
 #[tokio::test(start_paused = true)]
 async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
@@ -211,7 +252,10 @@ async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
         instance: instance("a", 1),
         ..entry(999, &[("acme", "vcenter")])
     };
-    registry.publish(&lie, LEASE).await.unwrap();
+    registry
+        .publish(&lie, Load::default(), LEASE)
+        .await
+        .unwrap();
     pass(4).await;
     let seen = registry.read(&HashMap::new()).await.unwrap();
     assert_eq!(seen.len(), 1);

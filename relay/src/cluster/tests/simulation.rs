@@ -19,7 +19,7 @@ use super::conformance::route;
 use super::nodes::{LEASE, NOWHERE, Node};
 use crate::cluster::READ_INTERVAL;
 use crate::cluster::memory::MemoryRegistry;
-use crate::cluster::registry::{Entry, Instance, Registry};
+use crate::cluster::registry::{Entry, Instance, Load, Registry};
 use crate::directory::{Service, SessionId};
 use crate::place::Place;
 use crate::revocations::RevocationId;
@@ -215,7 +215,7 @@ impl World {
             leaving: self.rng.bool(),
             routes,
         };
-        let _ = self.registry.publish(&entry, LEASE).await;
+        let _ = self.registry.publish(&entry, Load::default(), LEASE).await;
     }
 
     /// Calls of every tenant to every endpoint by way of every node: a call that arrives is at a
