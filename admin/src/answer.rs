@@ -1,13 +1,14 @@
 //! Who may ask, and how answers look.
 //!
 //! Loopback keeps other machines out, not the browser on this one: a request that a foreign web page
-//! could have made (another `Host`; an `Origin` where something is changed) is refused.
+//! could have made (another `Host`, unless it shows a token; an `Origin` where something is changed) is
+//! refused.
 
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -76,9 +77,15 @@ impl Found {
     }
 }
 
+/// The mark of a request that has shown the listener's token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Authorized;
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Refused {
+    /// The request does not show the token.
+    Credential,
     /// The request names neither an address nor `localhost`.
     Host,
     /// A web page asks for a change.
@@ -101,13 +108,15 @@ pub enum Refused {
     Failed,
 }
 
-/// Lets in a request of this machine with one of the methods in `allowed`, which is written as the
-/// field `Allow` is: `GET, HEAD`.
+/// Lets in a request of this machine, or one that has shown the token, with one of the methods in
+/// `allowed`, which is written as the field `Allow` is: `GET, HEAD`.
 ///
 /// # Errors
 /// A foreign web page may have made it, or the method is another one.
 pub fn admit<B>(request: &Request<B>, allowed: &'static str) -> Result<(), Refused> {
-    is_local(request.headers())?;
+    if request.extensions().get::<Authorized>().is_none() {
+        is_local(request.headers())?;
+    }
     let method = request.method();
     if !allowed.split(", ").any(|word| word == method.as_str()) {
         return Err(Refused::Method(allowed));
@@ -168,6 +177,12 @@ impl Refused {
     /// A problem (RFC 9457); what is not ready says why in lines of text, as probes show it.
     fn response(self) -> Response<Full<Bytes>> {
         let (status, detail) = match &self {
+            Self::Credential => (
+                StatusCode::UNAUTHORIZED,
+                "show the token of the admin listener: Authorization: Bearer TOKEN, or as the password \
+                 of any user"
+                    .to_owned(),
+            ),
             Self::Host => (
                 StatusCode::FORBIDDEN,
                 "address the admin listener by its IP address or as localhost".to_owned(),
@@ -212,9 +227,17 @@ impl Refused {
         });
         let problem = Found::new(PROBLEM, problem.to_string()).with_status(status);
         let mut response = problem.response();
-        if let Self::Method(allowed) = self {
-            let allowed = HeaderValue::from_static(allowed);
-            response.headers_mut().insert(ALLOW, allowed);
+        let headers = response.headers_mut();
+        match self {
+            Self::Method(allowed) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::Credential => {
+                for scheme in ["Bearer", "Basic realm=\"culvert admin\""] {
+                    headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+                }
+            }
+            _ => {}
         }
         response
     }

@@ -1,18 +1,26 @@
 //! The other side of the listener: how a command asks a program that runs.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// How long a program may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +40,49 @@ pub struct Client {
     pub setting: &'static str,
     /// What an address looks like: `http://127.0.0.1:9901`.
     pub example: &'static str,
+}
+
+/// How a listener is reached.
+#[derive(Debug, Clone)]
+pub struct Access {
+    address: String,
+    token: Option<SecretString>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Access {
+    /// The listener at `address`: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`. It is shown
+    /// the token, but never in plain text to another machine. Its certificate is one of the authorities
+    /// in the PEM file `ca`, or of the system's.
+    ///
+    /// # Errors
+    /// The authorities cannot be read.
+    pub fn new(
+        address: &str,
+        token: Option<SecretString>,
+        ca: Option<&Path>,
+    ) -> Result<Self, TlsConfigError> {
+        let trust = match ca {
+            Some(file) => ServerTrust::CaFile(file.to_owned()),
+            None => ServerTrust::SystemRoots,
+        };
+        // A system without authorities may ask its own listeners all the same.
+        let tls = match address.starts_with("https:") {
+            true => Some(client_tls(&trust, TlsMin::V12)?),
+            false => None,
+        };
+        Ok(Self {
+            address: address.trim_end_matches('/').to_owned(),
+            token,
+            tls,
+        })
+    }
+}
+
+impl Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
 }
 
 /// Why there is no answer.
@@ -59,6 +110,9 @@ pub enum AskError {
         /// What the system says.
         error: io::Error,
     },
+    /// The token would pass in plain text.
+    #[error("{0} is another machine's address without TLS: a token is only shown to https://")]
+    Plain(String),
     /// The connection broke, or what answers is no admin listener.
     #[error("{address} did not answer: {error}")]
     Answer {
@@ -90,69 +144,94 @@ impl AskError {
 }
 
 impl Client {
-    /// Asks the listener at `address` (`http://HOST:PORT` or `unix:PATH`) for what is at `path`.
+    /// Asks a listener for what is at `path`.
     ///
     /// # Errors
     /// See [`AskError`]; after 10 s at the latest.
-    pub async fn get(&self, address: &str, path: &str) -> Result<Bytes, AskError> {
-        self.send(address, Method::GET, path, Bytes::new()).await
+    pub async fn get(&self, listener: &Access, path: &str) -> Result<Bytes, AskError> {
+        self.send(listener, Method::GET, path, Bytes::new()).await
     }
 
-    /// Asks the listener at `address` with JSON, if there is any, and gives its answer's body.
+    /// Asks a listener with JSON, if there is any, and gives its answer's body.
     ///
     /// # Errors
     /// See [`AskError`]; after 10 s at the latest.
     pub async fn send(
         &self,
-        address: &str,
+        listener: &Access,
         method: Method,
         path: &str,
         json: Bytes,
     ) -> Result<Bytes, AskError> {
-        let address = address.trim_end_matches('/');
-        let request = Request::builder()
+        let failed = |error: &dyn Display| failed(&listener.address, error);
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(json))
-            .map_err(|error| failed(address, error))?;
-        timeout(PATIENCE, self.asked(address, request))
+            .map_err(|error| failed(&error))?;
+        if let Some(token) = &listener.token {
+            let shown = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()));
+            let mut shown = shown.map_err(|_| failed(&"the token is none that can be sent"))?;
+            shown.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, shown);
+        }
+        timeout(PATIENCE, self.asked(listener, request))
             .await
             .unwrap_or_else(|_| {
                 let late = format!("nothing came within {} s", PATIENCE.as_secs());
-                Err(failed(address, late))
+                Err(failed(&late))
             })
     }
 
-    async fn asked(&self, address: &str, request: Request<Full<Bytes>>) -> Result<Bytes, AskError> {
+    async fn asked(
+        &self,
+        listener: &Access,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Bytes, AskError> {
+        let address = &listener.address;
         if let Some(path) = address.strip_prefix("unix:") {
             let io = self.connected(address, UnixStream::connect(path).await)?;
             return exchange(io, address, "localhost", request).await;
         }
-        let host = self.host(address)?;
-        let without_port = host
-            .rsplit_once(':')
-            .is_none_or(|(_, port)| port.ends_with(']'));
-        let io = if without_port {
-            TcpStream::connect(format!("{host}:80")).await
-        } else {
-            TcpStream::connect(&host).await
+        let url = self.url(address)?;
+        let host = url.host().unwrap_or_default();
+        let default = if listener.tls.is_some() { 443 } else { 80 };
+        let port = url.port_u16().unwrap_or(default);
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        let io = self.connected(address, TcpStream::connect((name, port)).await)?;
+        let authority = url.authority().map_or("", |authority| authority.as_str());
+        let Some(tls) = &listener.tls else {
+            let peer = io.peer_addr().map_err(|error| failed(address, error))?;
+            if listener.token.is_some() && !is_this_machine(peer.ip()) {
+                return Err(AskError::Plain(address.clone()));
+            }
+            return exchange(io, address, authority, request).await;
         };
-        let io = self.connected(address, io)?;
-        exchange(io, address, &host, request).await
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| failed(address, error))?;
+        let io = TlsConnector::from(tls.clone()).connect(name, io).await;
+        let io = io.map_err(|error| failed(address, error))?;
+        exchange(io, address, authority, request).await
     }
 
-    /// Host and port of a URL that has nothing else.
-    fn host(&self, address: &str) -> Result<String, AskError> {
-        let wrong = || AskError::Address {
+    /// A URL that has nothing but a host and a port.
+    fn url(&self, address: &str) -> Result<Uri, AskError> {
+        let url = address.parse::<Uri>().ok();
+        let scheme = if address.starts_with("https:") {
+            "https"
+        } else {
+            "http"
+        };
+        let plain = |url: &Uri| {
+            url.scheme_str() == Some(scheme)
+                && matches!(url.path(), "" | "/")
+                && url.query().is_none()
+                && url.authority().is_some_and(|a| !a.as_str().contains('@'))
+        };
+        url.filter(plain).ok_or_else(|| AskError::Address {
             address: address.to_owned(),
             example: self.example,
-        };
-        let url: Uri = address.parse().map_err(|_| wrong())?;
-        if url.scheme_str() != Some("http") || !["", "/"].contains(&url.path()) {
-            return Err(wrong());
-        }
-        Ok(url.authority().ok_or_else(wrong)?.to_string())
+        })
     }
 
     fn connected<IO>(&self, address: &str, io: io::Result<IO>) -> Result<IO, AskError> {
@@ -163,6 +242,10 @@ impl Client {
             error,
         })
     }
+}
+
+fn is_this_machine(peer: IpAddr) -> bool {
+    peer.to_canonical().is_loopback()
 }
 
 fn failed(address: &str, error: impl Display) -> AskError {
@@ -207,4 +290,23 @@ where
         status,
         text: text.escape_debug().to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_this_machine() {
+        for (peer, expected) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("10.0.0.1", false),
+            ("::ffff:10.0.0.1", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(is_this_machine(peer.parse().unwrap()), expected, "{peer}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
-//! Taking connections: on a loopback address, or on a socket in the file system.
+//! Taking connections: on an address, or on a socket in the file system.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
@@ -20,8 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
-use crate::answer::{MAX_BODY, Refused, answered};
+use crate::answer::{Authorized, MAX_BODY, Refused, answered};
+use crate::credential::Credential;
 
 /// Connections at once; more wait in the kernel.
 const CONNECTIONS: usize = 64;
@@ -39,8 +43,20 @@ const REST: Duration = Duration::from_millis(100);
 const MODE: u32 = 0o660;
 
 /// Where operators ask. Dropped, it answers no more connections.
-#[derive(Debug)]
-pub struct Listener(Socket);
+pub struct Listener {
+    socket: Socket,
+    terms: Terms,
+}
+
+/// On what terms connections are served.
+#[derive(Default)]
+struct Terms {
+    tls: Option<Box<Certificate>>,
+    credential: Option<Credential>,
+}
+
+/// Gives the TLS of a new connection.
+type Certificate = dyn Fn() -> Result<Arc<ServerConfig>, String> + Send + Sync;
 
 #[derive(Debug)]
 enum Socket {
@@ -54,7 +70,31 @@ impl Listener {
     /// # Errors
     /// The system does not give it.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self(Socket::Tcp(TcpListener::bind(address).await?)))
+        Ok(Self::on(Socket::Tcp(TcpListener::bind(address).await?)))
+    }
+
+    fn on(socket: Socket) -> Self {
+        Self {
+            socket,
+            terms: Terms::default(),
+        }
+    }
+
+    /// Speaks TLS, each connection with what this function gives for it.
+    #[must_use]
+    pub fn over_tls(
+        mut self,
+        tls: impl Fn() -> Result<Arc<ServerConfig>, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.terms.tls = Some(Box::new(tls));
+        self
+    }
+
+    /// Answers nobody who does not show this; whoever does may name the listener as he likes.
+    #[must_use]
+    pub fn asking_for(mut self, credential: Credential) -> Self {
+        self.terms.credential = Some(credential);
+        self
     }
 
     /// Binds a path that the owner and the group may write to (mode 0660), also where a program that was
@@ -68,12 +108,12 @@ impl Listener {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, Permissions::from_mode(MODE))?;
-        Ok(Self(Socket::Unix(listener)))
+        Ok(Self::on(Socket::Unix(listener)))
     }
 
     /// The address, of a listener that has one.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.0 {
+        match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().ok(),
             Socket::Unix(_) => None,
         }
@@ -85,15 +125,17 @@ impl Listener {
         A: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send,
     {
+        let Self { socket, terms } = self;
+        let terms = Arc::new(terms);
         let seats = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let seat = seats.clone().acquire_owned().await;
-            match self.accept().await {
+            match socket.accept().await {
                 Ok(io) => {
-                    let answer = answer.clone();
+                    let (answer, terms) = (answer.clone(), terms.clone());
                     tokio::spawn(async move {
                         let _seat = seat;
-                        let _ = timeout(CONNECTION, serve(io, answer)).await;
+                        let _ = timeout(CONNECTION, take(io, &terms, answer)).await;
                     });
                 }
                 Err(error) => {
@@ -103,25 +145,65 @@ impl Listener {
             }
         }
     }
+}
 
+impl Socket {
     async fn accept(&self) -> io::Result<Box<dyn Io>> {
-        Ok(match &self.0 {
-            Socket::Tcp(listener) => Box::new(listener.accept().await?.0),
-            Socket::Unix(listener) => Box::new(listener.accept().await?.0),
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
         })
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-async fn serve<A, F>(io: Box<dyn Io>, answer: A)
+/// Serves a connection, over TLS if that is what there is.
+async fn take<A, F>(io: Box<dyn Io>, terms: &Terms, answer: A)
 where
     A: Fn(Request<Bytes>) -> F,
     F: Future<Output = Response<Full<Bytes>>>,
 {
+    let Some(tls) = &terms.tls else {
+        return serve(io, terms, answer).await;
+    };
+    let tls = match tls() {
+        Ok(tls) => tls,
+        Err(error) => {
+            tracing::warn!("the admin listener has no certificate to show: {error}");
+            return;
+        }
+    };
+    match timeout(PATIENCE, TlsAcceptor::from(tls).accept(io)).await {
+        Ok(Ok(io)) => serve(io, terms, answer).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a handshake with the admin listener failed"),
+        Err(_) => tracing::debug!("a handshake with the admin listener took too long"),
+    }
+}
+
+async fn serve<A, F, IO>(io: IO, terms: &Terms, answer: A)
+where
+    A: Fn(Request<Bytes>) -> F,
+    F: Future<Output = Response<Full<Bytes>>>,
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     let service = service_fn(|request: Request<Incoming>| async {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        if let Some(credential) = &terms.credential {
+            if !credential.is_shown(&head.headers) {
+                return Ok(answered(Err(Refused::Credential)));
+            }
+            head.extensions.insert(Authorized);
+        }
         let body = Limited::new(body, MAX_BODY).collect();
         Ok::<_, Infallible>(match timeout(PATIENCE, body).await {
             Ok(Ok(body)) => answer(Request::from_parts(head, body.to_bytes())).await,

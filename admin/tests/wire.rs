@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use bytes::Bytes;
-use culvert_admin::{AskError, Client, Found, Listener, admit, answered};
+use culvert_admin::{Access, AskError, Client, Found, Listener, admit, answered};
 use http::{Method, Request, StatusCode};
 
 const CLIENT: Client = Client {
@@ -11,6 +11,10 @@ const CLIENT: Client = Client {
     setting: "listen.admin",
     example: "http://127.0.0.1:9901",
 };
+
+fn at(address: &str) -> Access {
+    Access::new(address, None, None).unwrap()
+}
 
 /// Answers with the body that came.
 async fn echo(listener: Listener) {
@@ -26,12 +30,16 @@ async fn the_client_reaches_the_listener_until_it_is_gone() {
     let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let running = tokio::spawn(echo(listener));
-    let sent = CLIENT.send(&url, Method::POST, "/", "hello".into()).await;
+    let sent = CLIENT
+        .send(&at(&url), Method::POST, "/", "hello".into())
+        .await;
     assert_eq!(sent.unwrap(), "hello");
     let slash = format!("{url}/");
-    assert_eq!(CLIENT.get(&slash, "/").await.unwrap(), "");
+    assert_eq!(CLIENT.get(&at(&slash), "/").await.unwrap(), "");
 
-    let refused = CLIENT.send(&url, Method::PUT, "/thing", Bytes::new()).await;
+    let refused = CLIENT
+        .send(&at(&url), Method::PUT, "/thing", Bytes::new())
+        .await;
     match refused.unwrap_err() {
         AskError::Refused { path, status, .. } => {
             assert_eq!((path.as_str(), status.as_u16()), ("/thing", 405));
@@ -40,7 +48,7 @@ async fn the_client_reaches_the_listener_until_it_is_gone() {
     }
     running.abort();
     let _ = running.await;
-    let gone = CLIENT.get(&url, "/").await.unwrap_err();
+    let gone = CLIENT.get(&at(&url), "/").await.unwrap_err();
     assert!(gone.is_gone(), "{gone}");
 }
 
@@ -51,7 +59,7 @@ async fn a_body_that_is_too_long_is_not_taken() {
     tokio::spawn(echo(listener));
     for (length, taken) in [(16 * 1024, true), (16 * 1024 + 1, false)] {
         let body = Bytes::from(vec![b'x'; length]);
-        let sent = CLIENT.send(&url, Method::POST, "/", body).await;
+        let sent = CLIENT.send(&at(&url), Method::POST, "/", body).await;
         match sent {
             Ok(echoed) => assert!(taken && echoed.len() == length),
             Err(AskError::Refused { status, .. }) => {
@@ -71,7 +79,7 @@ async fn a_socket_in_the_file_system_answers_and_replaces_one_that_was_left() {
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
     tokio::spawn(echo(listener));
-    let address = format!("unix:{}", path.display());
+    let address = at(&format!("unix:{}", path.display()));
     let sent = CLIENT.send(&address, Method::POST, "/", "hello".into());
     assert_eq!(sent.await.unwrap(), "hello");
 
@@ -89,11 +97,13 @@ async fn whoever_asks_in_vain_is_told_what_to_look_at() {
         "",
         "127.0.0.1:1",
         "localhost:9902",
-        "https://127.0.0.1:1",
+        "ftp://127.0.0.1:1",
         "http://127.0.0.1:1/x",
+        "http://127.0.0.1:1?a=b",
+        "http://user:secret@127.0.0.1:1",
         "http://",
     ] {
-        let error = CLIENT.get(wrong, "/").await.unwrap_err();
+        let error = CLIENT.get(&at(wrong), "/").await.unwrap_err();
         assert!(
             matches!(error, AskError::Address { .. }),
             "{wrong}: {error}"
@@ -101,7 +111,7 @@ async fn whoever_asks_in_vain_is_told_what_to_look_at() {
         assert!(error.to_string().contains(CLIENT.example), "{error}");
     }
     for nobody in ["http://127.0.0.1:1", "unix:/nonexistent.sock"] {
-        let error = CLIENT.get(nobody, "/").await.unwrap_err().to_string();
+        let error = CLIENT.get(&at(nobody), "/").await.unwrap_err().to_string();
         assert!(
             error.contains("is it running, and is this its listen.admin?"),
             "{error}"

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use culvert_admin::AskError;
-use culvert_config::AgentConfig;
+use culvert_admin::{Access, AskError};
+use culvert_config::{AgentConfig, secret};
 use culvert_process::log::{Log, LogFormat};
 
 use crate::admin::CLIENT;
@@ -58,18 +58,30 @@ enum Command {
     Audit(AuditCommand),
     /// Sessions, registrations, token, policy, audit log and last refusals of a running agent.
     Status {
-        /// The agent's admin listener: http://IP:PORT or unix:PATH.
-        #[arg(
-            long,
-            value_name = "ADDRESS",
-            env = "CULVERT_AGENT_ADMIN",
-            default_value = "http://127.0.0.1:9902"
-        )]
-        admin: String,
+        #[command(flatten)]
+        admin: AdminArg,
         /// As JSON, for programs.
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Args)]
+struct AdminArg {
+    /// The agent's admin listener: http://IP:PORT, https://HOST:PORT or unix:PATH.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "CULVERT_AGENT_ADMIN",
+        default_value = "http://127.0.0.1:9902"
+    )]
+    admin: String,
+    /// The file with the listener's token, if it asks for one.
+    #[arg(long, value_name = "FILE", env = "CULVERT_ADMIN_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// The authorities of the listener's certificate, PEM; by default the system's.
+    #[arg(long, value_name = "FILE", env = "CULVERT_ADMIN_CA")]
+    ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -122,13 +134,25 @@ pub fn main() -> ExitCode {
     }
 }
 
+impl AdminArg {
+    fn access(&self) -> Result<Access, String> {
+        let token = self.token_file.as_deref();
+        let token = token.map(|file| secret::read(file, file)).transpose()?;
+        Access::new(&self.admin, token, self.ca.as_deref()).map_err(|error| error.to_string())
+    }
+}
+
 /// Asks a running agent.
-fn status(admin: &str, json: bool) -> ExitCode {
+fn status(admin: &AdminArg, json: bool) -> ExitCode {
+    let admin = match admin.access() {
+        Ok(admin) => admin,
+        Err(error) => return fail(USAGE, error),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let answer = match runtime {
-        Ok(runtime) => runtime.block_on(CLIENT.get(admin, "/api/v1/status")),
+        Ok(runtime) => runtime.block_on(CLIENT.get(&admin, "/api/v1/status")),
         Err(error) => return fail(FAILED, error),
     };
     match answer.map(|body| (serde_json::from_slice::<Status>(&body), body)) {

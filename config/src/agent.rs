@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use url::Url;
 
-use crate::agent_admin::{AgentAdmin, WrittenAdmin};
+use crate::admin::{AgentAdmin, WrittenAdmin};
 use crate::audit::{AuditConfig, WrittenAudit};
 use crate::document::Document;
 use crate::endpoint::{Endpoint, WrittenEndpoint};
@@ -182,7 +182,7 @@ impl AgentConfig {
                 .map(|callers| crate::verify_callers::check(&document, callers))
                 .transpose()?,
             audit: crate::audit::check(&document, &written.audit)?,
-            admin: crate::agent_admin::check(&document, &written.admin)?,
+            admin: crate::admin::check(&document, &written.admin)?,
             limits: written.limits,
         })
     }

@@ -9,8 +9,8 @@
 //! expected. Environment variables override single keys (`CULVERT_RELAY__URL` for `relay.url`);
 //! arrays of tables are the file's alone.
 
+pub mod admin;
 pub mod agent;
-pub mod agent_admin;
 pub mod audit;
 pub mod caller;
 mod check;

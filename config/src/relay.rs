@@ -1,21 +1,24 @@
 //! `relay.toml`: what a relay node runs with.
 
+mod limits;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use culvert_proto::limits::MAX_LANES;
 use culvert_proto::names::{EndpointName, TenantName};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::admin::{self, AdminToken};
 use crate::caller::{Caller, WrittenCaller};
 use crate::cluster::{Directory, Peer, WrittenDirectory, WrittenPeer};
 use crate::document::Document;
 use crate::error::ConfigError;
 use crate::issuer::{Issuer, WrittenIssuer};
-use crate::quota::{ByteRate, PerSecond, Quota, Tenant, WrittenTenant};
-use crate::units::{Size, Span};
+use crate::quota::{Tenant, WrittenTenant};
+
+pub use self::limits::RelayLimits;
 
 /// A checked `relay.toml`.
 #[derive(Debug, Clone, Serialize)]
@@ -28,6 +31,9 @@ pub struct RelayConfig {
     pub listen: Listen,
     /// The certificate of the public address.
     pub tls: RelayTls,
+    /// What whoever asks the admin listener has to show; `None`: only this machine may ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<AdminToken>,
     /// Who may issue tokens.
     #[serde(rename = "issuer")]
     pub issuers: Vec<Issuer>,
@@ -56,7 +62,8 @@ pub struct Listen {
     /// Agents and callers: TLS.
     #[serde(default = "default_public")]
     pub public: SocketAddr,
-    /// Health, metrics, API. Plain HTTP, so loopback only.
+    /// Health, metrics, API: plain HTTP on a loopback address; on another one TLS with the public
+    /// address's certificate, and a token (`[admin]`).
     #[serde(default = "default_admin")]
     pub admin: SocketAddr,
     /// Callers that CONNECT in plain text; none unless it is given. A private address.
@@ -119,9 +126,6 @@ pub struct SniCertificate {
     pub private_key: PathBuf,
 }
 
-/// So many calls or sessions a tenant may have unless somebody says otherwise, if the node may.
-const FEW: u32 = 1000;
-
 /// A further host name for an endpoint.
 #[derive(Debug, Clone, Serialize)]
 pub struct Route {
@@ -135,120 +139,6 @@ pub struct Route {
     pub endpoint: EndpointName,
 }
 
-/// What a peer can make a relay hold or wait for. Every limit has a default.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RelayLimits {
-    /// Most public connections at once, callers and agents together.
-    pub connections: u32,
-    /// Most agent sessions at once, further connections of sessions included.
-    pub sessions: u32,
-    /// Most calls at once, of all callers together.
-    pub calls: u32,
-    /// Most calls at once on one connection of a session.
-    pub streams_per_session: u32,
-    /// Most connections of one session, each of which counts as a session; 1: no further ones.
-    pub lanes_per_session: u32,
-    /// Most calls at once on one HTTP/2 connection.
-    pub streams_per_connection: u32,
-    /// Most connections at once of one source (an IPv4 address, or a /64 of IPv6) of which nobody
-    /// has proved who they are.
-    pub unauthenticated_per_source: u32,
-    /// TCP accepted to the first valid credential.
-    pub unauthenticated: Span,
-    /// Wrong credentials that one source may send; ten seconds' worth at once.
-    pub failures_per_source: PerSecond,
-    /// TCP accepted to TLS established.
-    pub tls_handshake: Span,
-    /// Most handshakes that are worked on at once: TLS of callers and agents, tokens of agents.
-    pub handshakes: u32,
-    /// Longest wait of a handshake for its turn; then the connection is closed, or an agent told when
-    /// to come back.
-    pub handshake_wait: Span,
-    /// First byte to last byte of a request's head.
-    pub request_head: Span,
-    /// Longest wait for the next request on a connection that is kept alive.
-    pub keep_alive: Span,
-    /// Longest pause of a caller that is sending a body or taking an answer.
-    pub stall: Span,
-    /// Longest wait for an agent's session to offer a free stream.
-    pub open: Span,
-    /// How long a drain waits for calls in flight.
-    pub drain: Span,
-    /// How long an endpoint that went away is answered with `endpoint-offline` and not with
-    /// `unknown-endpoint`.
-    pub offline_memory: Span,
-    /// Bytes by which the receive windows of all sessions together may grow on long lines.
-    pub receive_buffer: Size,
-    /// Bytes that may wait to be sent or read in all sessions together; beyond it, a stream has
-    /// 16 KiB each way.
-    pub waiting_buffer: Size,
-    /// Most agent sessions of one tenant; by default half of `sessions`, but no fewer than 1000.
-    pub tenant_max_sessions: Option<u32>,
-    /// Most endpoints of one tenant.
-    pub tenant_max_endpoints: u32,
-    /// Most calls of one tenant at once; by default half of `calls`, but no fewer than 1000.
-    pub tenant_max_calls: Option<u32>,
-    /// Most calls of one tenant a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tenant_max_call_rate: Option<PerSecond>,
-    /// Most bytes of bodies of one tenant a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tenant_max_byte_rate: Option<ByteRate>,
-    /// Most bytes that wait in the sessions of one tenant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tenant_max_buffer: Option<Size>,
-}
-
-impl RelayLimits {
-    /// What a tenant without a quota of its own may take.
-    pub fn quota(&self) -> Quota {
-        // A node that is limited to few has few tenants, or one.
-        let half = |all: u32| all.div_ceil(2).max(all.min(FEW));
-        Quota {
-            max_sessions: self.tenant_max_sessions.unwrap_or(half(self.sessions)),
-            max_endpoints: self.tenant_max_endpoints,
-            max_calls: self.tenant_max_calls.unwrap_or(half(self.calls)),
-            max_call_rate: self.tenant_max_call_rate,
-            max_byte_rate: self.tenant_max_byte_rate,
-            max_buffer: self.tenant_max_buffer,
-        }
-    }
-}
-
-impl Default for RelayLimits {
-    fn default() -> Self {
-        Self {
-            connections: 16_000,
-            sessions: 5_000,
-            calls: 32_768,
-            streams_per_session: 4_096,
-            lanes_per_session: u32::from(MAX_LANES),
-            streams_per_connection: 200,
-            unauthenticated_per_source: 1000,
-            unauthenticated: Span::secs(10),
-            failures_per_source: PerSecond(10),
-            tls_handshake: Span::secs(10),
-            handshakes: 512,
-            handshake_wait: Span::secs(5),
-            request_head: Span::secs(10),
-            keep_alive: Span::secs(60),
-            stall: Span::secs(30),
-            open: Span::secs(5),
-            drain: Span::secs(30),
-            offline_memory: Span::secs(3600),
-            receive_buffer: Size(1 << 30),
-            waiting_buffer: Size(1 << 30),
-            tenant_max_sessions: None,
-            tenant_max_endpoints: 4096,
-            tenant_max_calls: None,
-            tenant_max_call_rate: None,
-            tenant_max_byte_rate: None,
-            tenant_max_buffer: None,
-        }
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -257,6 +147,8 @@ struct Written {
     #[serde(default)]
     listen: Listen,
     tls: WrittenTls,
+    #[serde(default)]
+    admin: Option<admin::WrittenToken>,
     #[serde(default)]
     issuer: Vec<Spanned<WrittenIssuer>>,
     #[serde(default)]
@@ -309,7 +201,7 @@ impl RelayConfig {
         file: &Path,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let tables = ["listen", "tls", "directory", "peer", "limits"];
+        let tables = ["listen", "tls", "admin", "directory", "peer", "limits"];
         let mut document =
             Document::read(file)?.with_environment(&["domain", "node"], &tables, environment)?;
         let written: Written = document.parse()?;
@@ -322,14 +214,14 @@ impl RelayConfig {
             Some(node) => crate::check::node_name(document, node)?,
             None => host_name(document)?,
         };
-        if !written.listen.admin.ip().is_loopback() {
+        let admin = match &written.admin {
+            Some(written) => Some(written.check(document)?),
+            None => None,
+        };
+        if !written.listen.admin.ip().is_loopback() && admin.is_none() {
             return Err(document.error_of(
                 "listen.admin",
-                format!(
-                    "found {}; expected a loopback address: the admin listener speaks plain HTTP \
-                     without credentials",
-                    written.listen.admin
-                ),
+                admin::beyond(written.listen.admin, "[admin] with token_file"),
             ));
         }
         if let Some(proxy) = written.listen.proxy.filter(|proxy| !is_private(proxy.ip())) {
@@ -364,7 +256,7 @@ impl RelayConfig {
         };
         let peer = check_peer(document, &written, &node, &directory)?;
         let mut limits = written.limits;
-        check_limits(document, &limits)?;
+        limits::check(document, &limits)?;
         let everybody = limits.quota();
         limits.tenant_max_sessions = Some(everybody.max_sessions);
         limits.tenant_max_calls = Some(everybody.max_calls);
@@ -378,6 +270,7 @@ impl RelayConfig {
             node,
             listen: written.listen,
             tls,
+            admin,
             issuers,
             callers,
             routes,
@@ -474,55 +367,6 @@ fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_private(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
-    }
-}
-
-/// A limit of zero would refuse everything, or wait for nothing.
-fn check_limits(document: &Document, limits: &RelayLimits) -> Result<(), ConfigError> {
-    let counts = [
-        ("connections", limits.connections),
-        ("sessions", limits.sessions),
-        ("calls", limits.calls),
-        ("streams_per_session", limits.streams_per_session),
-        ("streams_per_connection", limits.streams_per_connection),
-        (
-            "unauthenticated_per_source",
-            limits.unauthenticated_per_source,
-        ),
-        ("handshakes", limits.handshakes),
-        ("tenant_max_sessions", limits.quota().max_sessions),
-        ("tenant_max_endpoints", limits.tenant_max_endpoints),
-        ("tenant_max_calls", limits.quota().max_calls),
-    ];
-    if !(1..=u32::from(MAX_LANES)).contains(&limits.lanes_per_session) {
-        return Err(document.error_of(
-            "limits.lanes_per_session",
-            format!(
-                "found {}; expected 1 to {MAX_LANES} connections",
-                limits.lanes_per_session
-            ),
-        ));
-    }
-    let spans = [
-        ("unauthenticated", limits.unauthenticated),
-        ("tls_handshake", limits.tls_handshake),
-        ("handshake_wait", limits.handshake_wait),
-        ("request_head", limits.request_head),
-        ("keep_alive", limits.keep_alive),
-        ("stall", limits.stall),
-        ("open", limits.open),
-    ];
-    let zero_count = counts
-        .iter()
-        .find(|(_, count)| *count == 0)
-        .map(|(key, _)| *key);
-    let zero_span = spans
-        .iter()
-        .find(|(_, span)| span.0.is_zero())
-        .map(|(key, _)| *key);
-    match zero_count.or(zero_span) {
-        Some(key) => Err(document.error_of(&format!("limits.{key}"), "found 0; expected more")),
-        None => Ok(()),
     }
 }
 

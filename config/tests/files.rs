@@ -130,7 +130,7 @@ fn the_shipped_agent_example_loads_and_never_shows_its_secret() {
 
 #[test]
 fn the_audit_log_and_the_admin_listener_have_the_documented_defaults() {
-    use culvert_config::agent_admin::AgentAdmin;
+    use culvert_config::admin::{AdminAddress, AgentAdmin};
     use culvert_config::audit::{AuditConfig, AuditSink, OnFull, SyslogServer};
     let example = fs::read_to_string(manifest("examples/agent.toml")).unwrap();
     let start = example.split("[audit]").next().unwrap();
@@ -147,10 +147,8 @@ fn the_audit_log_and_the_admin_listener_have_the_documented_defaults() {
     assert_eq!(silent.audit, written.audit);
     assert_eq!(silent.audit, AuditConfig::default());
     assert_eq!(silent.admin, written.admin);
-    assert_eq!(
-        silent.admin,
-        AgentAdmin::Listen("127.0.0.1:9902".parse().unwrap())
-    );
+    let default = AdminAddress::Listen("127.0.0.1:9902".parse().unwrap());
+    assert_eq!(silent.admin, AgentAdmin::open_at(default));
 
     let (folder, file) = load("[audit]\nfile = \"audit.log\"\non_full = \"stop\"\n");
     assert_eq!(file.audit.on_full, OnFull::Stop);
@@ -175,7 +173,8 @@ fn the_audit_log_and_the_admin_listener_have_the_documented_defaults() {
     }
     let (folder, config) = load("[admin]\nsocket = \"admin.sock\"\n");
     let socket = folder.0.path().join("admin.sock");
-    assert_eq!(config.admin, AgentAdmin::Socket(socket));
+    let socket = AdminAddress::Socket(socket);
+    assert_eq!(config.admin, AgentAdmin::open_at(socket));
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! What operators ask: health, metrics, status, drain, revocations. On a loopback address
-//! (`culvert-admin`).
+//! What operators ask: health, metrics, status, drain, revocations (`culvert-admin`).
 
 pub(crate) mod revocations;
 pub(crate) mod status;
@@ -11,12 +10,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use culvert_admin::{Client, Found, Listener, Refused, admit, answered, status_page};
+use culvert_admin::{Client, Credential, Found, Listener, Refused, admit, answered, status_page};
+use culvert_config::admin::AdminToken;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use self::status::{State, Status};
 use crate::node::Node;
+use crate::tls::PublicTls;
 
 /// Asks a relay that runs.
 pub(crate) const CLIENT: Client = Client {
@@ -35,10 +36,9 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Binds the address.
-    pub(crate) async fn bind(address: SocketAddr, node: Arc<Node>) -> io::Result<Self> {
-        let listener = Listener::tcp(address).await?;
-        Ok(Self { listener, node })
+    /// Answers on this listener.
+    pub(crate) fn new(listener: Listener, node: Arc<Node>) -> Self {
+        Self { listener, node }
     }
 
     /// Answers until it is dropped.
@@ -50,6 +50,22 @@ impl Admin {
         };
         self.listener.run(answer).await;
     }
+}
+
+/// Binds the address: for this machine in plain text, for others over TLS.
+pub(crate) async fn bind(
+    address: SocketAddr,
+    token: Option<AdminToken>,
+    tls: Arc<PublicTls>,
+) -> io::Result<Listener> {
+    let mut listener = Listener::tcp(address).await?;
+    if !address.ip().is_loopback() {
+        listener = listener.over_tls(move || Ok(tls.admin()));
+    }
+    if let Some(token) = token {
+        listener = listener.asking_for(Credential::new(move || token.read()));
+    }
+    Ok(listener)
 }
 
 /// Answers one request.

@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::cluster::Membership;
 use crate::descriptors;
 use crate::directory::Directory;
@@ -217,13 +217,13 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     };
 
     let address = config.listen.admin;
-    let admin = Admin::bind(address, node.clone())
-        .await
-        .map_err(|error| RunError::Listen {
-            key: "listen.admin",
-            address,
-            error,
-        })?;
+    let admin = admin::bind(address, config.admin.clone(), tls.clone()).await;
+    let admin = admin.map_err(|error| RunError::Listen {
+        key: "listen.admin",
+        address,
+        error,
+    })?;
+    let admin = Admin::new(admin, node.clone());
     let address = config.listen.public;
     let terms = Terms {
         workers: workers.clone(),

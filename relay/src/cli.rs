@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use culvert_admin::AskError;
+use culvert_admin::{Access, AskError};
+use culvert_config::secret;
 use culvert_process::log::{Log, LogFormat};
 use culvert_process::workers::{Workers, processors};
+use culvert_session::tls::TlsConfigError;
 use http::Method;
 use serde::de::DeserializeOwned;
 
@@ -107,6 +109,21 @@ struct AdminArg {
         default_value = "http://127.0.0.1:9901"
     )]
     url: String,
+    /// The file with the listener's token, if it asks for one.
+    #[arg(long, value_name = "FILE", env = "CULVERT_ADMIN_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// The authorities of the listener's certificate, PEM; by default the system's.
+    #[arg(long, value_name = "FILE", env = "CULVERT_ADMIN_CA")]
+    ca: Option<PathBuf>,
+}
+
+impl AdminArg {
+    fn access(&self) -> Result<Access, AskingError> {
+        let token = self.token_file.as_deref();
+        let token = token.map(|file| secret::read(file, file)).transpose();
+        let token = token.map_err(AskingError::Token)?;
+        Ok(Access::new(&self.url, token, self.ca.as_deref())?)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -149,11 +166,11 @@ pub fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }),
-        Command::Status { admin, json } => asking(status(&admin.url, json)),
-        Command::Revoke { admin, what } => asking(revoke(&admin.url, what)),
-        Command::Lift { admin, id } => asking(lift(&admin.url, id)),
-        Command::Revocations { admin, json } => asking(revocations(&admin.url, json)),
-        Command::Drain { admin, wait } => asking(drain(&admin.url, wait)),
+        Command::Status { admin, json } => asking(status(&admin, json)),
+        Command::Revoke { admin, what } => asking(revoke(&admin, what)),
+        Command::Lift { admin, id } => asking(lift(&admin, id)),
+        Command::Revocations { admin, json } => asking(revocations(&admin, json)),
+        Command::Drain { admin, wait } => asking(drain(&admin, wait)),
     }
 }
 
@@ -191,6 +208,10 @@ fn run(prepared: Prepared) -> ExitCode {
 enum AskingError {
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error("{0}")]
+    Token(String),
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
     #[error("{url} answered with something else than a relay does: {error}")]
     Strange {
         url: String,
@@ -204,15 +225,20 @@ fn asking(question: impl Future<Output = Result<(), AskingError>>) -> ExitCode {
         .build();
     match runtime.map(|runtime| runtime.block_on(question)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error @ AskingError::Ask(AskError::Address { .. }))) => fail(USAGE, error),
+        Ok(Err(
+            error @ (AskingError::Ask(AskError::Address { .. })
+            | AskingError::Token(_)
+            | AskingError::Tls(_)),
+        )) => fail(USAGE, error),
         Ok(Err(error)) => fail(FAILED, error),
         Err(error) => fail(FAILED, error),
     }
 }
 
-async fn status(url: &str, json: bool) -> Result<(), AskingError> {
-    let answer = CLIENT.get(url, "/api/v1/status").await?;
-    let status = understood::<Status>(url, &answer)?;
+async fn status(admin: &AdminArg, json: bool) -> Result<(), AskingError> {
+    let node = admin.access()?;
+    let answer = CLIENT.get(&node, "/api/v1/status").await?;
+    let status = understood::<Status>(&node, &answer)?;
     if json {
         print(String::from_utf8_lossy(&answer).trim_end());
     } else {
@@ -221,7 +247,8 @@ async fn status(url: &str, json: bool) -> Result<(), AskingError> {
     Ok(())
 }
 
-async fn revoke(url: &str, what: RevokeArgs) -> Result<(), AskingError> {
+async fn revoke(admin: &AdminArg, what: RevokeArgs) -> Result<(), AskingError> {
+    let node = admin.access()?;
     let asked = Asked {
         subject: what.subject,
         tenant: what.tenant,
@@ -233,24 +260,26 @@ async fn revoke(url: &str, what: RevokeArgs) -> Result<(), AskingError> {
     };
     let asked = serde_json::to_vec(&asked).unwrap_or_default();
     let answer = CLIENT
-        .send(url, Method::POST, revocations::PATH, asked.into())
+        .send(&node, Method::POST, revocations::PATH, asked.into())
         .await?;
-    print(format!("revoked: {}", understood::<Shown>(url, &answer)?));
+    print(format!("revoked: {}", understood::<Shown>(&node, &answer)?));
     Ok(())
 }
 
-async fn lift(url: &str, id: RevocationId) -> Result<(), AskingError> {
+async fn lift(admin: &AdminArg, id: RevocationId) -> Result<(), AskingError> {
+    let node = admin.access()?;
     let path = format!("{}/{id}", revocations::PATH);
     let answer = CLIENT
-        .send(url, Method::DELETE, &path, Bytes::new())
+        .send(&node, Method::DELETE, &path, Bytes::new())
         .await?;
-    print(format!("lifted: {}", understood::<Shown>(url, &answer)?));
+    print(format!("lifted: {}", understood::<Shown>(&node, &answer)?));
     Ok(())
 }
 
-async fn revocations(url: &str, json: bool) -> Result<(), AskingError> {
-    let answer = CLIENT.get(url, revocations::PATH).await?;
-    let listed = understood::<Listed>(url, &answer)?;
+async fn revocations(admin: &AdminArg, json: bool) -> Result<(), AskingError> {
+    let node = admin.access()?;
+    let answer = CLIENT.get(&node, revocations::PATH).await?;
+    let listed = understood::<Listed>(&node, &answer)?;
     if json {
         print(String::from_utf8_lossy(&answer).trim_end());
     } else {
@@ -260,16 +289,17 @@ async fn revocations(url: &str, json: bool) -> Result<(), AskingError> {
 }
 
 /// What a node's answer says.
-fn understood<T: DeserializeOwned>(url: &str, answer: &[u8]) -> Result<T, AskingError> {
+fn understood<T: DeserializeOwned>(node: &Access, answer: &[u8]) -> Result<T, AskingError> {
     serde_json::from_slice(answer).map_err(|error| AskingError::Strange {
-        url: url.to_owned(),
+        url: node.to_string(),
         error,
     })
 }
 
-async fn drain(url: &str, wait: bool) -> Result<(), AskingError> {
+async fn drain(admin: &AdminArg, wait: bool) -> Result<(), AskingError> {
+    let node = admin.access()?;
     CLIENT
-        .send(url, Method::POST, "/api/v1/drain", Bytes::new())
+        .send(&node, Method::POST, "/api/v1/drain", Bytes::new())
         .await?;
     print("the relay drains");
     if !wait {
@@ -277,7 +307,7 @@ async fn drain(url: &str, wait: bool) -> Result<(), AskingError> {
     }
     loop {
         tokio::time::sleep(LOOK).await;
-        match CLIENT.get(url, "/healthz").await {
+        match CLIENT.get(&node, "/healthz").await {
             Err(error) if error.is_gone() => {
                 print("the relay has stopped");
                 return Ok(());

@@ -32,6 +32,7 @@ pub(crate) struct PublicTls {
 /// What the files hold.
 struct Loaded {
     server: Arc<ServerConfig>,
+    admin: Arc<ServerConfig>,
     identities: Arc<Identities>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -54,6 +55,12 @@ impl PublicTls {
     /// What a new connection is accepted with.
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.current.load().server.clone()
+    }
+
+    /// What a connection to the admin listener is accepted with: the same certificates, HTTP/1.1, and
+    /// nobody is asked for one.
+    pub(crate) fn admin(&self) -> Arc<ServerConfig> {
+        self.current.load().admin.clone()
     }
 
     /// Judges clients' certificates; `None`: nobody is asked for one.
@@ -122,8 +129,10 @@ impl Loaded {
         // Each version of the files has tickets of its own: a certificate of an authority that is
         // trusted no more resumes nothing.
         let server = acceptor_tls(identities.clone(), clients.clone(), &[b"h2", b"http/1.1"])?;
+        let admin = acceptor_tls(identities.clone(), None, &[b"http/1.1"])?;
         Ok(Self {
             server,
+            admin,
             identities,
             clients,
         })

@@ -109,9 +109,9 @@ fn no_room_reaches_what_it_must_not_know() {
         (
             "culvert-admin",
             &[
-                "rustls",
-                "culvert-proto",
-                "culvert-session",
+                "culvert-http",
+                "culvert-policy",
+                "culvert-identity",
                 "culvert-config",
             ],
         ),

@@ -4,9 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use culvert_admin::Listener;
-use culvert_config::agent_admin::{AgentAdmin, DEFAULT_ADMIN};
+use culvert_admin::{Credential, Listener};
+use culvert_config::admin::{AdminAddress, AdminTls, AgentAdmin};
+use culvert_session::tls::{TlsConfigError, server_identity, server_tls};
 use http::Request;
+use rustls::ServerConfig;
 
 use super::Desk;
 
@@ -16,33 +18,37 @@ pub(crate) struct Admin {
     desk: Arc<Desk>,
 }
 
-/// The address cannot be used.
+/// The listener cannot be used as it is configured.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot listen on {address} ({error})")]
-pub(crate) struct AdminError {
-    key: &'static str,
-    address: String,
-    error: io::Error,
+pub(crate) enum AdminError {
+    #[error("{key}: cannot listen on {address} ({error})")]
+    Address {
+        key: &'static str,
+        address: String,
+        error: io::Error,
+    },
+    #[error("[admin]: {0}")]
+    Tls(#[from] TlsConfigError),
 }
 
 impl Admin {
     /// Binds the address. One that nobody asked for may be taken: another agent's, say; that is
     /// said, and the agent runs without.
-    pub(crate) async fn bind(address: &AgentAdmin, desk: Desk) -> Result<Self, AdminError> {
+    pub(crate) async fn bind(config: &AgentAdmin, desk: Desk) -> Result<Self, AdminError> {
         let desk = Arc::new(desk);
-        let (key, written, bound) = match address {
-            AgentAdmin::Listen(address) => {
+        let (key, written, bound) = match &config.address {
+            AdminAddress::Listen(address) => {
                 let bound = Listener::tcp(*address).await;
                 ("admin.listen", address.to_string(), bound)
             }
-            AgentAdmin::Socket(path) => {
+            AdminAddress::Socket(path) => {
                 let bound = Listener::unix(path).await;
                 ("admin.socket", path.display().to_string(), bound)
             }
         };
         let listener = match bound {
-            Ok(listener) => Some(listener),
-            Err(error) if *address == AgentAdmin::Listen(DEFAULT_ADMIN) => {
+            Ok(listener) => Some(secured(listener, config)?),
+            Err(error) if *config == AgentAdmin::default() => {
                 tracing::warn!(
                     %error,
                     "nobody is answered on {written}, the default of admin.listen: give this agent \
@@ -51,7 +57,7 @@ impl Admin {
                 None
             }
             Err(error) => {
-                return Err(AdminError {
+                return Err(AdminError::Address {
                     key,
                     address: written,
                     error,
@@ -73,4 +79,22 @@ impl Admin {
         };
         listener.run(answer).await;
     }
+}
+
+/// With the certificate and the token that are configured.
+fn secured(mut listener: Listener, config: &AgentAdmin) -> Result<Listener, TlsConfigError> {
+    if let Some(files) = config.tls.clone() {
+        // Once now, to fail early; then for each connection, so that a renewed one counts at once.
+        tls(&files)?;
+        listener = listener.over_tls(move || tls(&files).map_err(|error| error.to_string()));
+    }
+    if let Some(token) = config.token.clone() {
+        listener = listener.asking_for(Credential::new(move || token.read()));
+    }
+    Ok(listener)
+}
+
+fn tls(files: &AdminTls) -> Result<Arc<ServerConfig>, TlsConfigError> {
+    let identity = server_identity(&files.certificate, &files.private_key)?;
+    Ok(server_tls(identity, &[b"http/1.1"]))
 }

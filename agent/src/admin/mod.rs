@@ -1,5 +1,4 @@
-//! What operators ask: health, metrics, status. On a loopback address or on a socket in the file
-//! system (`culvert-admin`); nothing here changes anything.
+//! What operators ask: health, metrics, status (`culvert-admin`); nothing here changes anything.
 
 mod listener;
 pub(crate) mod status;

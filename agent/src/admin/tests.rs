@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use culvert_config::agent_admin::AgentAdmin;
+use culvert_admin::Access;
+use culvert_config::admin::{AdminAddress, AgentAdmin};
 use culvert_config::audit::AuditConfig;
 use culvert_config::endpoint::Trust;
 use culvert_identity::{Grant, TokenSource};
@@ -131,16 +132,15 @@ async fn the_description_is_that_of_the_status() {
 async fn a_socket_in_the_file_system_is_for_one_agent() {
     let (folder, desk) = desk().await;
     let path = folder.path().join("admin.sock");
-    let admin = Admin::bind(&AgentAdmin::Socket(path.clone()), desk)
-        .await
-        .unwrap();
+    let socket = AgentAdmin::open_at(AdminAddress::Socket(path.clone()));
+    let admin = Admin::bind(&socket, desk).await.unwrap();
     tokio::spawn(admin.run());
-    let address = format!("unix:{}", path.display());
+    let address = Access::new(&format!("unix:{}", path.display()), None, None).unwrap();
     let body = CLIENT.get(&address, "/api/v1/status").await.unwrap();
     let status: Status = serde_json::from_slice(&body).unwrap();
     assert!(!status.ready);
 
     let (_other, desk) = self::desk().await;
-    let taken = Admin::bind(&AgentAdmin::Socket(path), desk).await;
+    let taken = Admin::bind(&socket, desk).await;
     assert!(taken.err().unwrap().to_string().contains("admin.socket"));
 }

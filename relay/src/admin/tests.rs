@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use culvert_admin::Access;
 use culvert_config::relay::RelayLimits;
 use http::HeaderValue;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
@@ -378,11 +379,10 @@ async fn what_is_not_there_is_said_in_words() {
 
 #[tokio::test]
 async fn the_command_line_reaches_the_listener() {
-    let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), fresh_node())
-        .await
-        .unwrap();
-    let url = format!("http://{}", admin.listener.local_addr().unwrap());
-    tokio::spawn(admin.run());
-    let status = CLIENT.get(&url, "/api/v1/status").await.unwrap();
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(Admin::new(listener, fresh_node()).run());
+    let access = Access::new(&url, None, None).unwrap();
+    let status = CLIENT.get(&access, "/api/v1/status").await.unwrap();
     serde_json::from_slice::<Status>(&status).unwrap();
 }

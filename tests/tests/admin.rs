@@ -1,0 +1,193 @@
+//! Admin listeners for other machines: TLS and a token, or none.
+
+use std::process::Output;
+
+use culvert_demo::files::write_private;
+use culvert_tests::issuer::world;
+use culvert_tests::stack::{Configured, run};
+use culvert_tests::wait::until;
+use culvert_tests::{Curl, Stack, port};
+
+const TOKEN: &str = "c0ffee00c0ffee00";
+
+/// Relay and agent that answer operators on every address of this machine.
+fn open() -> (Configured, u16) {
+    let agent = port::free();
+    let configured = Stack::options()
+        .endpoint("vcenter", "https://127.0.0.1:9")
+        .relay("[admin]\ntoken_file = \"admin.token\"\n")
+        .configure();
+    write_private(&configured.file("admin.token"), TOKEN).unwrap();
+    edit(
+        &configured,
+        "relay.toml",
+        "admin = \"127.0.0.1",
+        "admin = \"0.0.0.0",
+    );
+    let beyond = format!(
+        "listen = \"[::]:{agent}\"\ncertificate = \"relay.pem\"\nprivate_key = \"relay.key\"\n\
+         token_file = \"admin.token\""
+    );
+    edit(
+        &configured,
+        "agent.toml",
+        "socket = \"admin.sock\"",
+        &beyond,
+    );
+    (configured, agent)
+}
+
+fn edit(configured: &Configured, file: &str, from: &str, to: &str) {
+    let file = configured.file(file);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(file, text.replace(from, to)).unwrap();
+}
+
+fn shows(request: Curl, token: &str) -> Curl {
+    request.header(&format!("Authorization: Bearer {token}"))
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    String::from_utf8_lossy(&[&out[..], &err[..]].concat()).into_owned()
+}
+
+/// What an operator's tools do from another machine, and what strangers get there.
+#[test]
+fn operators_elsewhere_are_answered_over_tls_and_for_the_token_alone() {
+    let (configured, agent) = open();
+    let mut processes = [
+        configured.start("culvert-relay"),
+        configured.start("culvert-agent"),
+    ];
+    let both = [
+        ("culvert-relay", configured.admin),
+        ("culvert-agent", agent),
+    ];
+    for ((program, port), process) in both.into_iter().zip(&mut processes) {
+        let ask = |path: &str| Curl::new(&format!("https://localhost:{port}{path}"));
+        until("the listener answers", || {
+            process.assert_running();
+            shows(ask("/healthz"), TOKEN).run().status == 200
+        });
+        for path in [
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/",
+            "/api/v1/status",
+            "/x",
+        ] {
+            let stranger = ask(path).run();
+            assert_eq!(stranger.status, 401, "{program} {path}: {stranger}");
+            let wrong = shows(ask(path), "c0ffee00c0ffee01").run();
+            assert_eq!(wrong.status, 401, "{program} {path}: {wrong}");
+        }
+        let metrics = shows(ask("/metrics"), TOKEN).ok();
+        assert!(metrics.text().contains("# EOF"), "{metrics}");
+        // As browsers ask, by whatever name the listener is reached.
+        let page = ask("/").args(["--user", &format!("admin:{TOKEN}")]);
+        let page = page.header("Host: relay.elsewhere.example").ok();
+        assert!(page.text().contains("<!doctype html>"), "{page}");
+        let plain = Curl::new(&format!("http://127.0.0.1:{port}/healthz")).run();
+        assert_eq!(plain.status, 0, "{plain}");
+
+        let url = format!("https://localhost:{port}");
+        let (file, ca) = (configured.file("admin.token"), world().ca_file());
+        let (file, ca) = (file.to_str().unwrap(), ca.to_str().unwrap());
+        let status = |more: &[&str]| {
+            let output = run(program, &[&["status", "--admin", &url], more].concat());
+            (output.status.code(), text(&output))
+        };
+        let (code, shown) = status(&["--token-file", file, "--ca", ca]);
+        assert_eq!(code, Some(0), "{shown}");
+        let (code, shown) = status(&["--ca", ca]);
+        assert_eq!(code, Some(1), "{shown}");
+        assert!(shown.contains("401") && shown.contains("token"), "{shown}");
+        let (code, shown) = status(&["--token-file", "/nonexistent", "--ca", ca]);
+        assert_eq!(code, Some(2), "{shown}");
+    }
+
+    // A new token counts at once, and the log of neither says it.
+    let file = configured.file("admin.token");
+    std::fs::remove_file(&file).unwrap();
+    write_private(&file, "decafbaddecafbad").unwrap();
+    for (port, process) in [configured.admin, agent].into_iter().zip(&processes) {
+        let url = format!("https://localhost:{port}/healthz");
+        let ask = |token| shows(Curl::new(&url), token);
+        assert_eq!(ask(TOKEN).run().status, 401);
+        assert_eq!(ask("decafbaddecafbad").run().status, 200);
+        let log = process.log();
+        assert!(!log.contains(TOKEN) && !log.contains("decafbad"), "{log}");
+    }
+}
+
+/// What lacks one of the two is refused before it runs, and the error says what is missing.
+#[test]
+fn an_address_beyond_this_machine_without_a_token_is_refused() {
+    let cases = [
+        (
+            "culvert-relay",
+            "relay.toml",
+            "token_file = \"admin.token\"",
+            "",
+        ),
+        (
+            "culvert-agent",
+            "agent.toml",
+            "token_file = \"admin.token\"",
+            "",
+        ),
+        (
+            "culvert-agent",
+            "agent.toml",
+            "certificate = \"relay.pem\"\nprivate_key = \"relay.key\"\n",
+            "",
+        ),
+        (
+            "culvert-agent",
+            "agent.toml",
+            "private_key = \"relay.key\"",
+            "",
+        ),
+        (
+            "culvert-agent",
+            "agent.toml",
+            "token_file = \"admin.token\"",
+            "token_file = \"relay.pem\"",
+        ),
+    ];
+    for (program, file, from, to) in cases {
+        let (configured, _) = open();
+        let from = match program {
+            "culvert-relay" => format!("[admin]\n{from}"),
+            _ => from.to_owned(),
+        };
+        edit(&configured, file, &from, to);
+        let file = configured.file(file);
+        let output = run(program, &["check", "--config", file.to_str().unwrap()]);
+        let shown = text(&output);
+        assert_eq!(output.status.code(), Some(78), "{from}: {shown}");
+        assert!(
+            ["token", "certificate"]
+                .iter()
+                .any(|word| shown.contains(word)),
+            "{shown}"
+        );
+    }
+    let (configured, _) = open();
+    std::fs::remove_file(configured.file("admin.token")).unwrap();
+    write_private(&configured.file("admin.token"), "short").unwrap();
+    let file = configured.file("relay.toml");
+    let output = run(
+        "culvert-relay",
+        &["check", "--config", file.to_str().unwrap()],
+    );
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(78), "{shown}");
+    assert!(
+        shown.contains("at least 16") && !shown.contains("short"),
+        "{shown}"
+    );
+}
