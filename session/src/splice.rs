@@ -27,6 +27,32 @@ const LARGE_PIECE: usize = 64 * 1024;
 /// Most pieces of the stream that are written at once. Peers of ours send 16 KiB in each.
 const TOGETHER: usize = 4;
 
+/// Silence after a [cut](Cut::Ends): who is gone altogether should not keep the other side for long.
+const AFTER_CUT: Duration = Duration::from_secs(10);
+
+/// What it means if the connection ends without TLS's close_notify (RFC 8446, 6.1). Programs that exit
+/// end so, and anybody on the way can make it look so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The connection broke: nothing else would tell the reader that there may have been more.
+    Breaks,
+    /// It ended, as with OpenSSL's `SSL_OP_IGNORE_UNEXPECTED_EOF`: what is carried says itself where it
+    /// ends (TLS within, WebSocket), and all that came before is passed on. The other direction goes
+    /// on, but silence in it for 10 s is a break then.
+    Ends,
+}
+
+impl Cut {
+    /// What it is on a connection that has switched to `protocol`, a token of HTTP's Upgrade. Nothing
+    /// is known of any but `websocket`.
+    pub fn of_protocol(protocol: &str) -> Self {
+        match protocol {
+            "websocket" => Self::Ends,
+            _ => Self::Breaks,
+        }
+    }
+}
+
 /// Why the two were parted before both directions had ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SpliceError {
@@ -54,7 +80,8 @@ pub enum Moved {
 
 /// Passes bytes on both ways. Each direction ends for itself: the end of what the connection sends
 /// finishes the stream's half, and the other way round. Returns when both have ended, or as soon as
-/// either side breaks, or when nothing has moved for `idle`. `moved` is told of every piece.
+/// either side breaks, or when nothing has moved for `idle`. `cut` says what the end of a TLS
+/// connection without goodbye is. `moved` is told of every piece.
 ///
 /// Holds at most 64 KiB of the connection's, and of the stream's 64 KiB and one piece, and reads no
 /// further than they are taken; next to nothing while the connection is idle.
@@ -63,6 +90,7 @@ pub async fn splice<IO>(
     send: &mut SendStream,
     recv: &mut RecvStream,
     io: IO,
+    cut: Cut,
     idle: Duration,
     mut moved: impl FnMut(Moved),
 ) -> Result<(), SpliceError>
@@ -70,7 +98,7 @@ where
     IO: AsyncRead + AsyncWrite,
 {
     let mut io = pin!(io);
-    let (mut inward, mut outward) = (Inward::default(), Outward::default());
+    let (mut inward, mut outward) = (Inward::new(cut), Outward::default());
     let mut last_move = Instant::now();
     let mut timer = pin!(sleep_until(last_move + idle));
     let spliced = poll_fn(|cx| {
@@ -79,14 +107,14 @@ where
             any = true;
             moved(piece);
         };
-        let inward = inward.poll(cx, io.as_mut(), send, &mut note);
-        let outward = outward.poll(cx, io.as_mut(), recv, &mut note);
-        let ended = match (inward, outward) {
+        let came = inward.poll(cx, io.as_mut(), send, &mut note);
+        let went = outward.poll(cx, io.as_mut(), recv, &mut note);
+        let ended = match (came, went) {
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
                 return Poll::Ready(Err(error));
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
-            (inward, _) => inward.is_ready(),
+            (came, _) => came.is_ready(),
         };
         // A peer that wants no more of what the connection sends is gone.
         if !ended && let Poll::Ready(why) = send.poll_stopped(cx) {
@@ -95,12 +123,19 @@ where
         if any {
             last_move = Instant::now();
         }
+        let due = match inward.cut_at {
+            Some(at) => at.max(last_move) + idle.min(AFTER_CUT),
+            None => last_move + idle,
+        };
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
         loop {
             ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= last_move + idle {
-                return Poll::Ready(Err(SpliceError::Idle(idle)));
+            if timer.deadline() >= due {
+                return Poll::Ready(Err(inward.silence(idle)));
             }
-            timer.as_mut().reset(last_move + idle);
+            timer.as_mut().reset(due);
         }
     });
     let spliced = spliced.await;
@@ -114,8 +149,10 @@ where
 }
 
 /// From the connection into the stream.
-#[derive(Default)]
 struct Inward {
+    cut: Cut,
+    /// When the connection ended without goodbye, where that is an end.
+    cut_at: Option<Instant>,
     buffer: BytesMut,
     /// The last read has filled what there was room for.
     filled: bool,
@@ -125,6 +162,25 @@ struct Inward {
 }
 
 impl Inward {
+    fn new(cut: Cut) -> Self {
+        Self {
+            cut,
+            cut_at: None,
+            buffer: BytesMut::new(),
+            filled: false,
+            piece: Bytes::new(),
+            ended: false,
+        }
+    }
+
+    /// What it is that nothing has moved for too long.
+    fn silence(&self, idle: Duration) -> SpliceError {
+        if self.cut_at.is_some() {
+            return io::Error::from(io::ErrorKind::UnexpectedEof).into();
+        }
+        SpliceError::Idle(idle)
+    }
+
     fn poll<IO: AsyncRead>(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,7 +200,15 @@ impl Inward {
                 self.filled = false;
                 return Poll::Pending;
             };
-            let read = read?;
+            let read = match read {
+                Err(error)
+                    if error.kind() == io::ErrorKind::UnexpectedEof && self.cut == Cut::Ends =>
+                {
+                    self.cut_at = Some(Instant::now());
+                    0
+                }
+                read => read?,
+            };
             if read == 0 {
                 self.ended = true;
                 send.finish()?;

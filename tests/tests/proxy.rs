@@ -2,14 +2,17 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use culvert_demo::certs;
 use culvert_tests::issuer::{CALLER, OTHER_CALLER, world};
 use culvert_tests::stack::caller_token;
 use culvert_tests::wait::until;
 use culvert_tests::way::{Ending, Way};
 use culvert_tests::{Curl, Nginx, Stack};
+use rustls::ClientConnection;
 
 /// Callers of acme may connect to port 443 and 902, and not to 5480.
 const POLICY: &str = r#"
@@ -65,6 +68,16 @@ fn listen() -> (String, Receiver<TcpStream>) {
         }
     });
     (format!("https://127.0.0.1:{port}"), connections)
+}
+
+/// What a TLS client says first to `server`.
+fn client_hello(server: &str) -> Vec<u8> {
+    let config = certs::client_config(world().authority.pem(), &[]).unwrap();
+    let name = server.to_owned().try_into().unwrap();
+    let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).unwrap();
+    hello
 }
 
 fn accepted(connections: &Receiver<TcpStream>) -> TcpStream {
@@ -288,6 +301,35 @@ fn tcp_carries_any_bytes_and_each_direction_ends_for_itself() {
     assert_eq!(echo.join().unwrap(), sent.len());
     assert!(back == sent, "{} of {} bytes", back.len(), sent.len());
     assert_eq!(ending, Ending::Clean);
+}
+
+/// Programs that exit close their connections without TLS's close_notify. What is inside has an end of
+/// its own; what came before arrives, all of it, and the upstream is not kept.
+#[test]
+fn what_a_caller_says_last_arrives_although_it_leaves_without_goodbye() {
+    let (upstream, connections) = listen();
+    let stack = stack(&upstream, "connect", &format!("[\"{NAME}\"]"));
+    let last_words = vec![7; 100_000];
+    for _ in 0..10 {
+        let mut way = Way::open(stack.public, NAME, &bearer(caller_token()));
+        let mut hello = client_hello("vcenter.sddc.local");
+        hello.extend(&last_words);
+        way.write(&hello);
+        drop(way);
+        let mut upstream = accepted(&connections);
+        let mut heard = Vec::new();
+        let ended = upstream.read_to_end(&mut heard);
+        assert_eq!(heard.len(), hello.len(), "{ended:?}");
+        ended.expect("an end");
+        // What it has to say to nobody ends soon too.
+        let gone = Instant::now();
+        until("the upstream is let go", || upstream.write(b"x").is_err());
+        assert!(
+            gone.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            gone.elapsed()
+        );
+    }
 }
 
 /// Neither end takes what was cut short for the end.

@@ -10,7 +10,7 @@ use culvert_policy::Permit;
 use culvert_proto::code::ResetCode;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::{BodyLength, Head, Mode, ResponseHead};
-use culvert_session::splice::{Moved, SpliceError, splice};
+use culvert_session::splice::{Cut, Moved, SpliceError, splice};
 use culvert_session::{Item, RecvStream, SendStream};
 use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -99,7 +99,7 @@ impl Exchange<'_> {
                 written.map_err(|error| broken(SpliceError::Io(error), record))?;
             }
             let idle = endpoint.upstream.timeouts().idle.0;
-            let spliced = splice(send, recv, capped, idle, |moved| {
+            let spliced = splice(send, recv, capped, Cut::Breaks, idle, |moved| {
                 if let Moved::In(bytes) = moved {
                     record.answered += bytes as u64;
                 }

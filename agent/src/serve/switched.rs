@@ -11,7 +11,7 @@ use std::time::Duration;
 use culvert_http::Grip;
 use culvert_proto::code::ResetCode;
 use culvert_proto::mux::StreamError;
-use culvert_session::splice::{Moved, SpliceError, splice};
+use culvert_session::splice::{Cut, Moved, SpliceError, splice};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::time::Instant;
 
@@ -34,11 +34,19 @@ pub(super) async fn carry(
     record.request = Some(progress.clone());
     match (to, from) {
         (ToCaller::Tunnel(send), FromCaller::Tunnel(mut recv)) => {
-            let spliced = splice(send, &mut recv, upstream, idle, |moved| match moved {
-                Moved::Out(bytes) => progress.note(bytes, false),
-                Moved::In(bytes) => record.answered += bytes as u64,
-                Moved::OutEnd => {}
-            });
+            // An upstream that breaks off is to be seen: over HTTP/2 callers go on after an end.
+            let spliced = splice(
+                send,
+                &mut recv,
+                upstream,
+                Cut::Breaks,
+                idle,
+                |moved| match moved {
+                    Moved::Out(bytes) => progress.note(bytes, false),
+                    Moved::In(bytes) => record.answered += bytes as u64,
+                    Moved::OutEnd => {}
+                },
+            );
             spliced.await.map_err(|error| {
                 record.reason = Some(error.to_string());
                 match error {

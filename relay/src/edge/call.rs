@@ -15,6 +15,7 @@ use culvert_proto::code::ErrorCode;
 use culvert_proto::head::{BodyLength, CallHead, Mode};
 use culvert_session::Stream;
 use culvert_session::body::RecvBody;
+use culvert_session::splice::Cut;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
@@ -236,6 +237,7 @@ impl Edge {
                         recv: forwarded.recv,
                     },
                     leave: forwarded.leave,
+                    cut: Cut::of_protocol(protocol),
                     stall: self.limits.stall.0,
                 };
                 return Ok(Answer::Passage(response, passage));

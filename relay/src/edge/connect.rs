@@ -16,6 +16,7 @@ use culvert_proto::code::{ErrorCode, ResetCode};
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::{BodyLength, CallHead, Head, Mode};
 use culvert_proto::names::TenantName;
+use culvert_session::splice::Cut;
 use culvert_session::{Item, Stream, StreamError};
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, Method, Request, Response, Version};
@@ -97,6 +98,11 @@ impl Edge {
             upgrade,
             stream,
             leave,
+            cut: match mode {
+                // The caller's TLS with the relay is all that these bytes are protected by.
+                Mode::Tcp => Cut::Breaks,
+                Mode::Http | Mode::Connect | Mode::Terminate => Cut::Ends,
+            },
             stall: self.limits.stall.0,
         };
         Ok(Answer::Passage(Response::new(()), passage))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use culvert_http::pace::PacedIo;
 use culvert_http::{Grip, ThrottledIo};
 use culvert_session::Stream;
-use culvert_session::splice::{Moved, SpliceError, splice};
+use culvert_session::splice::{Cut, Moved, SpliceError, splice};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
@@ -23,6 +23,8 @@ pub(crate) struct Passage {
     pub(crate) upgrade: OnUpgrade,
     pub(crate) stream: Stream,
     pub(crate) leave: Leave,
+    /// What it is if the caller ends its TLS without goodbye.
+    pub(crate) cut: Cut,
     /// How long a caller may take nothing.
     pub(crate) stall: Duration,
 }
@@ -56,7 +58,7 @@ impl Passage {
         };
         let ended = tokio::select! {
             biased;
-            ended = splice(&mut send, &mut recv, &mut io, NO_LIMIT, moved) => ended.map_err(End::Splice),
+            ended = splice(&mut send, &mut recv, &mut io, self.cut, NO_LIMIT, moved) => ended.map_err(End::Splice),
             withdrawn = poll_fn(|cx| leave.poll(cx)) => Err(End::Withdrawn(withdrawn)),
             () = gone(&grip, &all_sent) => Err(End::CallerGone),
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_proto::code::ResetCode;
 use culvert_proto::mux::StreamError;
-use culvert_session::splice::{Moved, SpliceError, splice};
+use culvert_session::splice::{Cut, Moved, SpliceError, splice};
 use culvert_session::{RecvStream, Stream};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, WriteHalf, join,
@@ -32,11 +32,12 @@ struct Tied {
 fn tie(
     stream: Stream,
     io: impl AsyncRead + AsyncWrite + Send + 'static,
+    cut: Cut,
 ) -> JoinHandle<(Result<(), SpliceError>, [usize; 2])> {
     tokio::spawn(async move {
         let mut moved = [0, 0];
         let Stream { mut send, mut recv } = stream;
-        let ended = splice(&mut send, &mut recv, io, IDLE, |piece| match piece {
+        let ended = splice(&mut send, &mut recv, io, cut, IDLE, |piece| match piece {
             Moved::Out(bytes) => moved[0] += bytes,
             Moved::In(bytes) => moved[1] += bytes,
             Moved::OutEnd => {}
@@ -46,13 +47,20 @@ fn tie(
 }
 
 async fn tied() -> Tied {
+    tied_through(|io| io, Cut::Breaks).await
+}
+
+async fn tied_through<IO>(wrap: impl FnOnce(DuplexStream) -> IO, cut: Cut) -> Tied
+where
+    IO: AsyncRead + AsyncWrite + Send + 'static,
+{
     let (relay, mut agent) = pair().await;
     let (near, far) = stream(&relay, &mut agent).await;
     let (connection, io) = tokio::io::duplex(16 * 1024);
     Tied {
         near,
         connection,
-        splice: tie(far, io),
+        splice: tie(far, wrap(io), cut),
         ends: (relay, agent),
     }
 }
@@ -197,13 +205,114 @@ impl AsyncWrite for Breaks {
 async fn a_connection_that_breaks_is_no_end() {
     let (relay, mut agent) = pair().await;
     let (mut near, far) = stream(&relay, &mut agent).await;
-    let splice = tie(far, Breaks(false));
+    let splice = tie(far, Breaks(false), Cut::Ends);
     near.write_all(b"x").await.unwrap();
     assert_eq!(
         soon(end_of(&mut near.recv)).await,
         Err(StreamError::Reset(ResetCode::Truncated))
     );
     let (ended, _) = soon(splice).await.unwrap();
+    assert!(matches!(ended, Err(SpliceError::Io(_))), "{ended:?}");
+}
+
+/// Ends as TLS does whose peer says no goodbye.
+struct NoGoodbye(DuplexStream);
+
+impl AsyncRead for NoGoodbye {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        let read = Pin::new(&mut self.0).poll_read(cx, out);
+        if matches!(read, Poll::Ready(Ok(()))) && out.filled().len() == before {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for NoGoodbye {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Where what is carried has an end of its own: nothing of what came before is lost.
+#[tokio::test(start_paused = true)]
+async fn a_cut_is_an_end_behind_what_came_before_and_the_other_direction_goes_on() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied_through(NoGoodbye, Cut::Ends).await;
+    let said = vec![7; 3 * WINDOW];
+    let saying = async {
+        connection.write_all(&said).await.unwrap();
+        connection.shutdown().await.unwrap();
+    };
+    let (heard, ()) = soon(async { tokio::join!(read_all(&mut near.recv), saying) }).await;
+    assert!(heard == said, "{} of {} bytes", heard.len(), said.len());
+    near.write_all(b"late").await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut late = Vec::new();
+    connection.read_to_end(&mut late).await.unwrap();
+    assert_eq!(late, b"late");
+    soon(splice).await.unwrap().0.unwrap();
+}
+
+/// Who exits hears nothing any more; the other side is not kept until it happens to speak.
+#[tokio::test(start_paused = true)]
+async fn silence_after_a_cut_is_a_break_soon() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied_through(NoGoodbye, Cut::Ends).await;
+    tokio::time::sleep(IDLE / 2).await;
+    connection.shutdown().await.unwrap();
+    soon(end_of(&mut near.recv)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    near.write_all(b"still here").await.unwrap();
+    settle().await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(!splice.is_finished());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let why = soon(near.send.stopped()).await;
+    assert_eq!(why, StreamError::Reset(ResetCode::Truncated));
+    let (ended, _) = splice.await.unwrap();
+    assert!(matches!(ended, Err(SpliceError::Io(_))), "{ended:?}");
+}
+
+/// Where nothing else would tell that there may have been more.
+#[tokio::test(start_paused = true)]
+async fn a_cut_is_a_break_where_it_has_to_be() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied_through(NoGoodbye, Cut::Breaks).await;
+    connection.write_all(b"half").await.unwrap();
+    connection.shutdown().await.unwrap();
+    let end = soon(end_of(&mut near.recv)).await;
+    assert_eq!(end, Err(StreamError::Reset(ResetCode::Truncated)));
+    let (ended, _) = splice.await.unwrap();
     assert!(matches!(ended, Err(SpliceError::Io(_))), "{ended:?}");
 }
 
@@ -279,7 +388,7 @@ async fn pieces_that_are_written_together_arrive_in_order_and_whole() {
     // All that is there is taken at once.
     settle().await;
     let (read, write) = tokio::io::split(io);
-    let splice = tie(far, join(read, Gulps(write, most.clone())));
+    let splice = tie(far, join(read, Gulps(write, most.clone())), Cut::Breaks);
     let rest = sent[150_000..].to_vec();
     let sending = tokio::spawn(async move {
         near.write_all(&rest).await.unwrap();
