@@ -273,12 +273,7 @@ fn check_limits(document: &Document, limits: &AgentLimits) -> Result<(), ConfigE
         ("receive_buffer", limits.receive_buffer.0 == 0),
         ("waiting_buffer", limits.waiting_buffer.0 == 0),
     ];
-    match limits.iter().find(|(_, is_zero)| *is_zero) {
-        Some((key, _)) => {
-            Err(document.error_of(&format!("limits.{key}"), "found 0; expected more"))
-        }
-        None => Ok(()),
-    }
+    crate::check::not_zero(document, &limits)
 }
 
 fn check_endpoints(

@@ -25,6 +25,16 @@ pub(crate) fn name<T: FromStr<Err = NameError>>(
     })
 }
 
+/// Refuses the first of `[limits]` that is zero.
+pub(crate) fn not_zero(document: &Document, limits: &[(&str, bool)]) -> Result<(), ConfigError> {
+    match limits.iter().find(|(_, is_zero)| *is_zero) {
+        Some((key, _)) => {
+            Err(document.error_of(&format!("limits.{key}"), "found 0; expected more"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// A node's name: shown in logs, sent to agents.
 pub(crate) fn node_name(
     document: &Document,

@@ -127,21 +127,6 @@ impl Default for RelayLimits {
 
 /// A limit of zero would refuse everything, or wait for nothing.
 pub(super) fn check(document: &Document, limits: &RelayLimits) -> Result<(), ConfigError> {
-    let counts = [
-        ("connections", limits.connections),
-        ("sessions", limits.sessions),
-        ("calls", limits.calls),
-        ("streams_per_session", limits.streams_per_session),
-        ("streams_per_connection", limits.streams_per_connection),
-        (
-            "unauthenticated_per_source",
-            limits.unauthenticated_per_source,
-        ),
-        ("handshakes", limits.handshakes),
-        ("tenant_max_sessions", limits.quota().max_sessions),
-        ("tenant_max_endpoints", limits.tenant_max_endpoints),
-        ("tenant_max_calls", limits.quota().max_calls),
-    ];
     if !(1..=u32::from(MAX_LANES)).contains(&limits.lanes_per_session) {
         return Err(document.error_of(
             "limits.lanes_per_session",
@@ -151,25 +136,30 @@ pub(super) fn check(document: &Document, limits: &RelayLimits) -> Result<(), Con
             ),
         ));
     }
-    let spans = [
-        ("unauthenticated", limits.unauthenticated),
-        ("tls_handshake", limits.tls_handshake),
-        ("handshake_wait", limits.handshake_wait),
-        ("request_head", limits.request_head),
-        ("keep_alive", limits.keep_alive),
-        ("stall", limits.stall),
-        ("open", limits.open),
+    let quota = limits.quota();
+    let limits = [
+        ("connections", limits.connections == 0),
+        ("sessions", limits.sessions == 0),
+        ("calls", limits.calls == 0),
+        ("streams_per_session", limits.streams_per_session == 0),
+        ("streams_per_connection", limits.streams_per_connection == 0),
+        (
+            "unauthenticated_per_source",
+            limits.unauthenticated_per_source == 0,
+        ),
+        ("handshakes", limits.handshakes == 0),
+        ("tenant_max_sessions", quota.max_sessions == 0),
+        ("tenant_max_endpoints", limits.tenant_max_endpoints == 0),
+        ("tenant_max_calls", quota.max_calls == 0),
+        ("unauthenticated", limits.unauthenticated.0.is_zero()),
+        ("tls_handshake", limits.tls_handshake.0.is_zero()),
+        ("handshake_wait", limits.handshake_wait.0.is_zero()),
+        ("request_head", limits.request_head.0.is_zero()),
+        ("keep_alive", limits.keep_alive.0.is_zero()),
+        ("stall", limits.stall.0.is_zero()),
+        ("open", limits.open.0.is_zero()),
+        ("receive_buffer", limits.receive_buffer.0 == 0),
+        ("waiting_buffer", limits.waiting_buffer.0 == 0),
     ];
-    let zero_count = counts
-        .iter()
-        .find(|(_, count)| *count == 0)
-        .map(|(key, _)| *key);
-    let zero_span = spans
-        .iter()
-        .find(|(_, span)| span.0.is_zero())
-        .map(|(key, _)| *key);
-    match zero_count.or(zero_span) {
-        Some(key) => Err(document.error_of(&format!("limits.{key}"), "found 0; expected more")),
-        None => Ok(()),
-    }
+    crate::check::not_zero(document, &limits)
 }
