@@ -52,40 +52,48 @@ const SOON: Duration = Duration::from_millis(2);
 
 impl Edge {
     /// Answers a request, whatever it takes.
-    pub(crate) async fn answer(
+    //
+    // This and what follows are no `async fn`: those keep a second copy of each argument as long as they
+    // last, which for a call may be hours.
+    pub(crate) fn answer(
         self: Arc<Self>,
         connection: Arc<Connection>,
         request: Request<Incoming>,
         mut record: CallRecord,
-    ) -> Response<AnswerBody> {
-        let version = request.version();
-        let proxy = is_connect(&request);
-        match self.call(&connection, request, &mut record).await {
-            Ok(answer) => {
-                let last = match &answer {
-                    Answer::Own(response) => connection.on_own_answer(response.body().len(), false),
-                    Answer::Upstream(..) | Answer::Passage(..) => false,
-                };
-                let mut response = answer.finish(&connection, version, record);
-                say_last(&mut response, version, last);
-                response
-            }
-            Err(mut problem) => {
-                problem.proxy = proxy;
-                problem.basic |= proxy;
-                let method = record.method.as_ref().unwrap_or(&Method::GET);
-                let (response, body) = problem.answer(self.routes.domain(), record.call, method);
-                let mut response = response.map(|()| body);
-                let refused = problem.code == ErrorCode::Unauthenticated;
-                let last = connection.on_own_answer(response.body().len(), refused);
-                if version < Version::HTTP_2 && problem.upgrade {
-                    let headers = response.headers_mut();
-                    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    ) -> impl Future<Output = Response<AnswerBody>> + Send {
+        async move {
+            let version = request.version();
+            let proxy = is_connect(&request);
+            match self.call(&connection, request, &mut record).await {
+                Ok(answer) => {
+                    let last = match &answer {
+                        Answer::Own(response) => {
+                            connection.on_own_answer(response.body().len(), false)
+                        }
+                        Answer::Upstream(..) | Answer::Passage(..) => false,
+                    };
+                    let mut response = answer.finish(&connection, version, record);
+                    say_last(&mut response, version, last);
+                    response
                 }
-                say_last(&mut response, version, last);
-                record.on_refused(problem);
-                response.map(|body| AnswerBody::text(body, record))
+                Err(mut problem) => {
+                    problem.proxy = proxy;
+                    problem.basic |= proxy;
+                    let method = record.method.as_ref().unwrap_or(&Method::GET);
+                    let (response, body) =
+                        problem.answer(self.routes.domain(), record.call, method);
+                    let mut response = response.map(|()| body);
+                    let refused = problem.code == ErrorCode::Unauthenticated;
+                    let last = connection.on_own_answer(response.body().len(), refused);
+                    if version < Version::HTTP_2 && problem.upgrade {
+                        let headers = response.headers_mut();
+                        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                    }
+                    say_last(&mut response, version, last);
+                    record.on_refused(problem);
+                    response.map(|body| AnswerBody::text(body, record))
+                }
             }
         }
     }
@@ -100,160 +108,165 @@ impl Edge {
         })
     }
 
-    async fn call(
-        &self,
-        connection: &Arc<Connection>,
+    fn call<'c>(
+        &'c self,
+        connection: &'c Arc<Connection>,
         request: Request<Incoming>,
-        record: &mut CallRecord,
-    ) -> Result<Answer, Problem> {
-        if let Some(violation) = connection.traffic.refused() {
-            record.method = None;
-            return Err(Problem::bad_request(violation.to_string()));
-        }
-        if is_connect(&request) {
-            // In a box, as all that is rare here: every call has room for it otherwise.
-            return Box::pin(self.connect(connection, request, record)).await;
-        }
-        let authority = check(&request)?;
-        if connection.peer.door == Door::Proxy {
-            return Box::pin(self.proxy_page(connection, request, &authority, record)).await;
-        }
-        let endpoint = match self.routes.resolve(&authority) {
-            Destination::Relay => {
-                return Box::pin(self.own_page(connection, request, &authority, record)).await;
+        record: &'c mut CallRecord,
+    ) -> impl Future<Output = Result<Answer, Problem>> + Send + 'c {
+        async move {
+            if let Some(violation) = connection.traffic.refused() {
+                record.method = None;
+                return Err(Problem::bad_request(violation.to_string()));
             }
-            Destination::Endpoint(endpoint) => Some(endpoint),
-            Destination::Unknown => None,
-        };
-        let target = canonical(&request)?;
-        record.target = target.clone();
-
-        let (version, asked) = (request.version(), upgrade::asked(&request));
-        let (mut parts, body) = request.into_parts();
-        record.trace = trace::carry_on(&mut parts.headers, record.call);
-        let method = match asked {
-            // Over HTTP/2 it is called CONNECT.
-            Ok(Some(_)) => Method::GET,
-            _ => parts.method.clone(),
-        };
-        let proved = ProvedRequest {
-            method: method.as_str(),
-            to: ProvedTarget::Https {
-                authority: &authority,
-                path: std::str::from_utf8(&target).unwrap_or_default(),
-            },
-        };
-        let authenticated = self.authenticate(connection, &parts.headers, &proved);
-        let Caller {
-            verified: caller,
-            token,
-        } = match authenticated.await {
-            Ok(caller) => caller,
-            Err(problem) => {
-                if version == Version::HTTP_2 {
-                    Box::pin(hear_out(body)).await;
+            if is_connect(&request) {
+                // In a box, as all that is rare here: every call has room for it otherwise.
+                return Box::pin(self.connect(connection, request, record)).await;
+            }
+            let authority = check(&request)?;
+            if connection.peer.door == Door::Proxy {
+                return Box::pin(self.proxy_page(connection, request, &authority, record)).await;
+            }
+            let endpoint = match self.routes.resolve(&authority) {
+                Destination::Relay => {
+                    return Box::pin(self.own_page(connection, request, &authority, record)).await;
                 }
-                return Err(problem);
-            }
-        };
-        record.caller = Some(caller.clone());
-        if !caller.may_call {
-            return Err(Problem::forbidden(
-                "the token lacks the scope that calling takes",
-            ));
-        }
-        let Some(Endpoint { tenant, name }) = endpoint.clone() else {
-            return Err(unknown_endpoint());
-        };
-        record.endpoint = endpoint;
-        let own = tenant == caller.principal.tenant;
-        let leave = self.begin(record, own.then_some(&name))?;
-        if own && !caller.may_call_endpoint(&name) {
-            return Err(Problem::forbidden(
-                "the token is not good for this endpoint",
-            ));
-        }
-        let asked = asked?;
-        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-        if asked.is_some() {
-            upgrade::as_get(&mut parts);
-        }
+                Destination::Endpoint(endpoint) => Some(endpoint),
+                Destination::Unknown => None,
+            };
+            let target = canonical(&request)?;
+            record.target = target.clone();
 
-        let to_head = parts.method == Method::HEAD;
-        let waits = headers::waits(&parts.headers);
-        record.progress.waits.store(waits, Ordering::Relaxed);
-        let upload = Upload::new(body, self.limits.stall.0, record.progress.clone())
-            .throttled(record.throttle());
-        let length = upload.length();
-        let head = CallHead {
-            call: record.call,
-            endpoint: name,
-            mode: Mode::Http,
-            method: parts.method,
-            target,
-            headers: headers::of_request(parts.headers, length != BodyLength::Empty),
-            body: length,
-            upgrade: asked,
-            authority: Bytes::copy_from_slice(authority.as_bytes()),
-            source: Some(connection.peer.address.ip()),
-            caller: caller.principal.clone(),
-            token,
-        };
-        let room = connection.traffic.take_room(&head.headers)?;
-        // Whether an endpoint is another tenant's or does not exist: the same steps, the same
-        // answer.
-        let directory = if own { &self.directory } else { &self.nowhere };
-        let open = self.limits.open.0;
-        let caller_host = host(&authority);
-        let interim = (version == Version::HTTP_11).then_some(InterimTo {
-            traffic: &connection.traffic,
-            progress: &record.progress,
-            host: caller_host,
-        });
-        let finder = Finder {
-            directory,
-            tenant: &tenant,
-            endpoint: &head.endpoint,
-            name: None,
-        };
-        let forwarded = forward(finder, &head, upload, interim, leave, open).await;
-        drop(room);
-        let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
-            Some(violation) => Problem::bad_request(violation.to_string()),
-            None => problem,
-        })?;
+            let (version, asked) = (request.version(), upgrade::asked(&request));
+            let (mut parts, body) = request.into_parts();
+            record.trace = trace::carry_on(&mut parts.headers, record.call);
+            let method = match asked {
+                // Over HTTP/2 it is called CONNECT.
+                Ok(Some(_)) => Method::GET,
+                _ => parts.method.clone(),
+            };
+            let proved = ProvedRequest {
+                method: method.as_str(),
+                to: ProvedTarget::Https {
+                    authority: &authority,
+                    path: std::str::from_utf8(&target).unwrap_or_default(),
+                },
+            };
+            let authenticated = self.authenticate(connection, &parts.headers, &proved);
+            let Caller {
+                verified: caller,
+                token,
+            } = match authenticated.await {
+                Ok(caller) => caller,
+                Err(problem) => {
+                    if version == Version::HTTP_2 {
+                        Box::pin(hear_out(body)).await;
+                    }
+                    return Err(problem);
+                }
+            };
+            record.caller = Some(caller.clone());
+            if !caller.may_call {
+                return Err(Problem::forbidden(
+                    "the token lacks the scope that calling takes",
+                ));
+            }
+            let Some(Endpoint { tenant, name }) = endpoint.clone() else {
+                return Err(unknown_endpoint());
+            };
+            record.endpoint = endpoint;
+            let own = tenant == caller.principal.tenant;
+            let leave = self.begin(record, own.then_some(&name))?;
+            if own && !caller.may_call_endpoint(&name) {
+                return Err(Problem::forbidden(
+                    "the token is not good for this endpoint",
+                ));
+            }
+            let asked = asked?;
+            let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+            if asked.is_some() {
+                upgrade::as_get(&mut parts);
+            }
 
-        let answer = forwarded.head;
-        if let (Some(protocol), Some(upgrade), Some(mut send)) =
-            (&head.upgrade, on_upgrade, forwarded.send)
-        {
-            if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-                let headers = headers::of_response(answer.headers, false, Some(caller_host));
-                let response = upgrade::switched(version, protocol, headers);
-                let passage = Passage {
-                    upgrade,
-                    stream: Stream {
-                        send,
-                        recv: forwarded.recv,
-                    },
-                    leave: forwarded.leave,
-                    cut: Cut::of_protocol(protocol),
-                    stall: self.limits.stall.0,
-                };
-                return Ok(Answer::Passage(response, passage));
+            let to_head = parts.method == Method::HEAD;
+            let waits = headers::waits(&parts.headers);
+            record.progress.waits.store(waits, Ordering::Relaxed);
+            let (mut upload, length) = {
+                let upload = Upload::new(body, self.limits.stall.0, record.progress.clone())
+                    .throttled(record.throttle());
+                let length = upload.length();
+                (Some(upload), length)
+            };
+            let head = CallHead {
+                call: record.call,
+                endpoint: name,
+                mode: Mode::Http,
+                method: parts.method,
+                target,
+                headers: headers::of_request(parts.headers, length != BodyLength::Empty),
+                body: length,
+                upgrade: asked,
+                authority: Bytes::copy_from_slice(authority.as_bytes()),
+                source: Some(connection.peer.address.ip()),
+                caller: caller.principal.clone(),
+                token,
+            };
+            let room = connection.traffic.take_room(&head.headers)?;
+            // Whether an endpoint is another tenant's or does not exist: the same steps, the same
+            // answer.
+            let directory = if own { &self.directory } else { &self.nowhere };
+            let open = self.limits.open.0;
+            let caller_host = host(&authority);
+            let interim = (version == Version::HTTP_11).then_some(InterimTo {
+                traffic: &connection.traffic,
+                progress: &record.progress,
+                host: caller_host,
+            });
+            let finder = Finder {
+                directory,
+                tenant: &tenant,
+                endpoint: &head.endpoint,
+                name: None,
+            };
+            let forwarded = forward(finder, &head, &mut upload, interim, leave, open).await;
+            drop(room);
+            let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
+                Some(violation) => Problem::bad_request(violation.to_string()),
+                None => problem,
+            })?;
+
+            let answer = forwarded.head;
+            if let (Some(protocol), Some(upgrade), Some(mut send)) =
+                (&head.upgrade, on_upgrade, forwarded.send)
+            {
+                if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+                    let headers = headers::of_response(answer.headers, false, Some(caller_host));
+                    let response = upgrade::switched(version, protocol, headers);
+                    let passage = Passage {
+                        upgrade,
+                        stream: Stream {
+                            send,
+                            recv: forwarded.recv,
+                        },
+                        leave: forwarded.leave,
+                        cut: Cut::of_protocol(protocol),
+                        stall: self.limits.stall.0,
+                    };
+                    return Ok(Answer::Passage(response, passage));
+                }
+                // Nothing follows the request. If that cannot be said, it shows in the answer.
+                let _ = send.finish();
+                if version == Version::HTTP_2 && answer.status.is_success() {
+                    // There it would mean that it has switched.
+                    return Err(upgrade::stays_with_http());
+                }
             }
-            // Nothing follows the request. If that cannot be said, it shows in the answer.
-            let _ = send.finish();
-            if version == Version::HTTP_2 && answer.status.is_success() {
-                // There it would mean that it has switched.
-                return Err(upgrade::stays_with_http());
-            }
+            let (response, length) = answer::head(answer, to_head, Some(caller_host));
+            let body = RecvBody::new(forwarded.recv, length);
+            let throttle = record.throttle();
+            let download = Download::new(body, forwarded.uploading, forwarded.leave, throttle);
+            Ok(Answer::Upstream(response, download))
         }
-        let (response, length) = answer::head(answer, to_head, Some(caller_host));
-        let body = RecvBody::new(forwarded.recv, length);
-        let throttle = record.throttle();
-        let download = Download::new(body, forwarded.uploading, forwarded.leave, throttle);
-        Ok(Answer::Upstream(response, download))
     }
 }
 

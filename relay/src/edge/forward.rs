@@ -70,29 +70,32 @@ impl From<Problem> for Failure {
 }
 
 /// Sends a call to a session that `finder` finds and waits for the answer's head, without a limit:
-/// a long poll may take half an hour.
+/// a long poll may take half an hour. The body is taken from `upload` once it is on its way: moved in and
+/// out, every call would have room for it four times.
 pub(crate) async fn forward(
     finder: Finder<'_>,
     head: &CallHead,
-    mut upload: Upload,
+    upload: &mut Option<Upload>,
     interim: Option<InterimTo<'_>>,
     mut leave: Leave,
     patience: Duration,
 ) -> Result<Forwarded, Problem> {
     let switches = head.upgrade.is_some();
-    let first = match switches {
-        false => upload.first_bytes().await,
+    let first = match upload {
+        Some(upload) if !switches => upload.first_bytes().await,
         // There is no body, and the half stays open.
-        true => Ok(FirstBytes::default()),
+        _ => Ok(FirstBytes::default()),
     };
     let first = first.map_err(|error| bad_upload(&error))?;
-    let mut upload = (!first.end && !switches).then_some(upload);
+    if first.end || switches {
+        *upload = None;
+    }
     let mut retries = Retries::within(patience);
     let (mut stream, mut place) = open(finder, head, &first, &leave, patience).await?;
     loop {
         let sent = exchange(
             stream,
-            &mut upload,
+            upload,
             !place.is_here(),
             switches,
             interim.as_ref(),
@@ -270,7 +273,7 @@ async fn exchange(
             // The session bounds how many there can be.
             Item::Head(Head::Interim(head)) => {
                 if let Some(interim) = interim {
-                    interim.send(head).await;
+                    Box::pin(interim.send(head)).await;
                 }
             }
             Item::Head(Head::Taken | Head::Trailers(_)) | Item::Data(_) => {
