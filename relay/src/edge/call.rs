@@ -52,9 +52,10 @@ const SOON: Duration = Duration::from_millis(2);
 
 impl Edge {
     /// Answers a request, whatever it takes.
-    //
-    // This and what follows are no `async fn`: those keep a second copy of each argument as long as they
-    // last, which for a call may be hours.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "that has each argument twice, for hours maybe"
+    )]
     pub(crate) fn answer(
         self: Arc<Self>,
         connection: Arc<Connection>,
@@ -108,6 +109,7 @@ impl Edge {
         })
     }
 
+    #[expect(clippy::manual_async_fn, reason = "as above")]
     fn call<'c>(
         &'c self,
         connection: &'c Arc<Connection>,
