@@ -22,6 +22,16 @@ pub struct Way {
     pub head: String,
 }
 
+/// The first message of a TLS client that means `server` and offers these protocols.
+pub fn client_hello(server: &str, alpn: &[&str]) -> Vec<u8> {
+    let config = certs::client_config(world().authority.pem(), alpn).expect("a configuration");
+    let name = server.to_owned().try_into().expect("a DNS name");
+    let mut tls = ClientConnection::new(Arc::new(config), name).expect("a configuration");
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).expect("memory takes it");
+    hello
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {

@@ -2,17 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use culvert_demo::certs;
 use culvert_tests::issuer::{CALLER, OTHER_CALLER, world};
 use culvert_tests::stack::caller_token;
 use culvert_tests::wait::until;
-use culvert_tests::way::{Ending, Way};
+use culvert_tests::way::{Ending, Way, client_hello};
 use culvert_tests::{Curl, Nginx, Stack};
-use rustls::ClientConnection;
 
 /// Callers of acme may connect to port 443 and 902, and not to 5480.
 const POLICY: &str = r#"
@@ -68,16 +65,6 @@ fn listen() -> (String, Receiver<TcpStream>) {
         }
     });
     (format!("https://127.0.0.1:{port}"), connections)
-}
-
-/// What a TLS client says first to `server`.
-fn client_hello(server: &str) -> Vec<u8> {
-    let config = certs::client_config(world().authority.pem(), &[]).unwrap();
-    let name = server.to_owned().try_into().unwrap();
-    let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut hello = Vec::new();
-    tls.write_tls(&mut hello).unwrap();
-    hello
 }
 
 fn accepted(connections: &Receiver<TcpStream>) -> TcpStream {
@@ -312,7 +299,7 @@ fn what_a_caller_says_last_arrives_although_it_leaves_without_goodbye() {
     let last_words = vec![7; 100_000];
     for _ in 0..10 {
         let mut way = Way::open(stack.public, NAME, &bearer(caller_token()));
-        let mut hello = client_hello("vcenter.sddc.local");
+        let mut hello = client_hello("vcenter.sddc.local", &[]);
         hello.extend(&last_words);
         way.write(&hello);
         drop(way);

@@ -5,12 +5,10 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use culvert_demo::certs;
-use culvert_tests::issuer::world;
 use culvert_tests::raw::Raw;
 use culvert_tests::wait::until;
+use culvert_tests::way::client_hello;
 use culvert_tests::{Curl, Stack, Upstream};
-use rustls::ClientConnection;
 
 /// Connections in each state. What the program needs once for all of them is shared by so many.
 const CONNECTIONS: usize = 300;
@@ -82,11 +80,7 @@ fn bodies() -> Vec<u8> {
 
 /// Half of what a client says first in TLS.
 fn half_a_hello() -> Vec<u8> {
-    let config = certs::client_config(world().authority.pem(), &["http/1.1"]).unwrap();
-    let name = HOST.to_owned().try_into().unwrap();
-    let mut tls = ClientConnection::new(config.into(), name).unwrap();
-    let mut hello = Vec::new();
-    tls.write_tls(&mut hello).unwrap();
+    let mut hello = client_hello(HOST, &["http/1.1"]);
     hello.truncate(hello.len() / 2);
     hello
 }

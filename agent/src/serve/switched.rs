@@ -35,18 +35,12 @@ pub(super) async fn carry(
     match (to, from) {
         (ToCaller::Tunnel(send), FromCaller::Tunnel(mut recv)) => {
             // An upstream that breaks off is to be seen: over HTTP/2 callers go on after an end.
-            let spliced = splice(
-                send,
-                &mut recv,
-                upstream,
-                Cut::Breaks,
-                idle,
-                |moved| match moved {
-                    Moved::Out(bytes) => progress.note(bytes, false),
-                    Moved::In(bytes) => record.answered += bytes as u64,
-                    Moved::OutEnd => {}
-                },
-            );
+            let cut = Cut::Breaks;
+            let spliced = splice(send, &mut recv, upstream, cut, idle, |moved| match moved {
+                Moved::Out(bytes) => progress.note(bytes, false),
+                Moved::In(bytes) => record.answered += bytes as u64,
+                Moved::OutEnd => {}
+            });
             spliced.await.map_err(|error| {
                 record.reason = Some(error.to_string());
                 match error {

@@ -273,6 +273,7 @@ async fn exchange(
             // The session bounds how many there can be.
             Item::Head(Head::Interim(head)) => {
                 if let Some(interim) = interim {
+                    // In a box, for it is rare: every call has room for it otherwise.
                     Box::pin(interim.send(head)).await;
                 }
             }
