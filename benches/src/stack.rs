@@ -380,10 +380,14 @@ impl Drop for Stack {
     }
 }
 
+/// Ports that are free, below those that Linux gives to outgoing connections (32768 and above): none of
+/// these takes one before its server does.
 fn free_ports<const N: usize>() -> Result<[u16; N], Failure> {
-    let listeners: Vec<_> = (0..N)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-        .collect::<Result<_, _>>()?;
+    let listeners: Vec<_> = (0..1000)
+        .map(|_| TcpListener::bind(("127.0.0.1", fastrand::u16(12_000..32_000))))
+        .filter_map(Result::ok)
+        .take(N)
+        .collect();
     let ports: Vec<_> = listeners
         .iter()
         .map(|listener| listener.local_addr().map(|address| address.port()))

@@ -31,11 +31,12 @@ use crate::failure::{Doing, Failure, Result};
 use crate::files;
 use crate::judge::{BLIND, Findings, Trouble};
 use crate::load::{Book, Load, Plan};
+use crate::port;
 use crate::program::{Binaries, Program};
 use crate::run::{Leave, LogFormat, keep_fresh, run_with};
 use crate::screen::{Screen, Tone};
 use crate::sddc::SESSION_HEADER;
-use crate::setup::{CALLER, DOMAIN, ENDPOINT, Node, POLICY, Setup, TENANT, free_port};
+use crate::setup::{CALLER, DOMAIN, ENDPOINT, Node, POLICY, Setup, TENANT};
 use crate::tour::{CREDENTIAL, INVENTORY, Tour, bearer, until};
 use crate::web::Web;
 
@@ -147,11 +148,11 @@ impl<'a> Stage<'a> {
 
         let mut relays = Vec::new();
         for number in 0..options.relays {
-            let (name, public, peer) = (format!("relay-{number}"), free_port(0)?, free_port(0)?);
+            let (name, public, peer) = (format!("relay-{number}"), port::free()?, port::free()?);
             let admin = if number == 0 {
                 setup.admin
             } else {
-                free_port(0)?
+                port::free()?
             };
             let node = Node {
                 name: &name,

@@ -21,6 +21,7 @@
 //! | `cluster` | several relays instead of one, killed and replaced under load |
 //! | [`load`], [`judge`] | callers all the time, and what they may not see; the product's tests use them too |
 //! | [`issuer`], [`sddc`] | the two stand-ins, over [`https`] |
+//! | [`port`] | free ports |
 //! | [`certs`], [`tokens`] | the development authority and token key; the product's tests use them too |
 
 pub mod certs;
@@ -31,6 +32,7 @@ pub mod https;
 pub mod issuer;
 pub mod judge;
 pub mod load;
+pub mod port;
 pub mod program;
 mod run;
 pub mod screen;

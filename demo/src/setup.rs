@@ -1,13 +1,13 @@
 //! The demo's private folder: certificates, clients, and the configuration of relay and agent.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use crate::certs::Authority;
 use crate::failure::{Doing, Failure, Result};
 use crate::files;
 use crate::issuer::{AUDIENCE, Client};
+use crate::port;
 
 /// The relay's domain. `localhost` needs no DNS for the agent, and curl and browsers take every
 /// name below it for loopback.
@@ -88,7 +88,8 @@ impl Setup {
 
         let public = match port {
             Some(port) => port,
-            None => free_port(PREFERRED_PORT).or_else(|_| free_port(0))?,
+            None if port::is_free(PREFERRED_PORT) => PREFERRED_PORT,
+            None => port::free()?,
         };
         Ok(Self {
             folder: folder.to_owned(),
@@ -96,7 +97,7 @@ impl Setup {
             new_authority,
             clients,
             public,
-            admin: free_port(0)?,
+            admin: port::free()?,
             _lock: lock,
         })
     }
@@ -264,12 +265,6 @@ fn take(folder: &Path) -> Result<File> {
         ))
     })?;
     Ok(lock)
-}
-
-/// `preferred`, if it is free; any free port for 0.
-pub(crate) fn free_port(preferred: u16) -> Result<u16> {
-    let port = || TcpListener::bind((Ipv4Addr::LOCALHOST, preferred))?.local_addr();
-    Ok(port().doing(|| "cannot find a free port")?.port())
 }
 
 /// Where a run keeps its files: `certs-dev/demo` of the workspace under `cargo run`, else the

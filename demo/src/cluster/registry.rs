@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::failure::{Failure, Result};
+use crate::port;
 use crate::program::Program;
-use crate::setup::free_port;
 use crate::tour::until;
 
 /// The programs that do, the first one that is there is taken.
@@ -27,7 +27,7 @@ pub(super) async fn start(folder: &Path) -> Result<(Program, u16)> {
              redis-server`), or start the demo without --cluster",
         )
     })?;
-    let port = free_port(0)?;
+    let port = port::free()?;
     let mut command = Command::new(server);
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])

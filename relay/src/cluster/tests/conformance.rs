@@ -1,8 +1,6 @@
 //! What every registry must do.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use culvert_config::cluster::{RedisDirectory, Topology};
@@ -11,6 +9,7 @@ use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::Mode;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::priority::Priority;
+use culvert_tests::redis::Redis;
 use tokio::time::timeout;
 
 use crate::cluster::memory::MemoryRegistry;
@@ -205,16 +204,16 @@ async fn memory_keeps_words() {
 
 #[tokio::test]
 async fn redis_keeps_words() {
-    let Some(redis) = redis() else { return };
-    revokes(redis.registry("words")).await;
-    assert!(words(&redis.registry("others")).await.is_empty());
+    let redis = Redis::start();
+    revokes(registry(&redis, "words")).await;
+    assert!(words(&registry(&redis, "others")).await.is_empty());
 }
 
 /// The end of a word is the engine's to keep, and what others left there does no harm.
 #[tokio::test]
 async fn what_is_over_or_no_word_is_not_heard() {
-    let Some(redis) = redis() else { return };
-    let registry = redis.registry("foreign");
+    let redis = Redis::start();
+    let registry = registry(&redis, "foreign");
     let short = Some(Duration::from_millis(100));
     registry.say(&[word(1, holds("ann"), short)]).await.unwrap();
     while !words(&registry).await.is_empty() {
@@ -282,91 +281,33 @@ async fn an_entry_ends_with_its_lease() {
     assert!(!registry.renew(&mine, Load::default(), LEASE).await.unwrap());
 }
 
-/// A Redis of this test's own; ended when it is dropped.
-struct Redis {
-    process: Child,
-    port: u16,
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// `None`, loudly, where there is no Redis: `tests/run.sh` installs it.
-fn redis() -> Option<Redis> {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
-    let process = Command::new("redis-server")
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-        ])
-        .args(["--dir", "/tmp", "--requirepass", "a secret"])
-        .stdout(Stdio::null())
-        .spawn();
-    let Ok(process) = process else {
-        eprintln!("skipped: redis-server is not installed (tests/run.sh does that)");
-        return None;
-    };
-    let redis = Redis { process, port };
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Some(redis)
-}
-
-impl Redis {
-    fn registry(&self, prefix: &str) -> RedisRegistry {
-        RedisRegistry::new(&RedisDirectory {
-            urls: vec![format!("redis://127.0.0.1:{}", self.port)],
-            topology: Topology::Single,
-            prefix: prefix.into(),
-            lease: Span(LEASE),
-            username: None,
-            password: Some("a secret".into()),
-            ca: None,
-        })
-        .unwrap()
-    }
-
-    fn command(&self, words: &[&str]) {
-        let done = Command::new("redis-cli")
-            .args([
-                "-p",
-                &self.port.to_string(),
-                "-a",
-                "a secret",
-                "--no-auth-warning",
-            ])
-            .args(words)
-            .stdout(Stdio::null())
-            .status();
-        assert!(done.unwrap().success());
-    }
+fn registry(redis: &Redis, prefix: &str) -> RedisRegistry {
+    RedisRegistry::new(&RedisDirectory {
+        urls: vec![redis.url()],
+        topology: Topology::Single,
+        prefix: prefix.into(),
+        lease: Span(LEASE),
+        username: None,
+        password: None,
+        ca: None,
+    })
+    .unwrap()
 }
 
 #[tokio::test]
 async fn redis_conforms() {
-    let Some(redis) = redis() else { return };
-    conforms(redis.registry("one")).await;
-    hints(redis.registry("two"), redis.registry("two")).await;
-    let others = all(&redis.registry("three")).await;
+    let redis = Redis::start();
+    conforms(registry(&redis, "one")).await;
+    hints(registry(&redis, "two"), registry(&redis, "two")).await;
+    let others = all(&registry(&redis, "three")).await;
     assert!(others.is_empty(), "clusters of other prefixes are not seen");
 }
 
 /// The lease is the engine's to end.
 #[tokio::test]
 async fn an_entry_in_redis_ends_with_its_lease() {
-    let Some(redis) = redis() else { return };
-    let registry = redis.registry("lease");
+    let redis = Redis::start();
+    let registry = registry(&redis, "lease");
     let short = Duration::from_millis(100);
     registry
         .publish(&entry("a", 1, 1, Vec::new()), Load::default(), short)
@@ -386,8 +327,8 @@ async fn an_entry_in_redis_ends_with_its_lease() {
 /// What others left there does no harm: it is passed over.
 #[tokio::test]
 async fn what_is_no_entry_is_passed_over() {
-    let Some(redis) = redis() else { return };
-    let registry = redis.registry("foreign");
+    let redis = Redis::start();
+    let registry = registry(&redis, "foreign");
     registry
         .publish(
             &entry("a", 1, 1, vec![route("acme", "vcenter")]),
