@@ -89,6 +89,14 @@ pub const MAX_WINDOW: u32 = 1 << 30;
 /// rapid reset and costs nothing.
 pub const RAPID: Duration = Duration::from_secs(1);
 
+/// Cancels of young calls that every peer bears with, at once and per second; where more streams may
+/// be open, as many and an eighth of them.
+pub const MIN_CANCELS: (u32, u32) = (2048, 500);
+
+/// How long a cancel is kept back that a peer could take for a part of a flood: [`RAPID`], and
+/// whatever the line does to the time between two frames.
+pub const KEPT_BACK: Duration = Duration::from_millis(1500);
+
 /// Longest DATA payload that this side sends: what one stream puts before the next one's turn.
 pub const FRAME: usize = 16 * 1024;
 
@@ -156,8 +164,8 @@ impl Default for Limits {
             control_queue: 16,
             // A peer that may have fewer calls open, or none, can still have many refused that were
             // on their way.
-            cancel_burst: 2048,
-            cancel_rate: 500,
+            cancel_burst: MIN_CANCELS.0,
+            cancel_rate: MIN_CANCELS.1,
             hello_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(5),
             // Known within 15 s, whatever a busy machine adds: two pings may be lost.

@@ -133,9 +133,16 @@ pub struct Mux {
     /// A frame larger than what was left of the last batch: it goes first in the next.
     postponed: bool,
     news: SessionNews,
+    /// What the clock said when it was last heard.
+    now: Instant,
     pings: Budget,
     control_budget: Budget,
+    /// The peer's cancels of young calls, and ours.
     cancels: Budget,
+    own_cancels: Budget,
+    /// Streams of ours whose RESET or STOP is kept back, and until when, in this order. At most as
+    /// many as are opened meanwhile.
+    kept_back: VecDeque<(Instant, StreamId)>,
     /// Why the session is over.
     ended: Option<SessionError>,
     /// The last thing to send.
@@ -208,9 +215,12 @@ impl Mux {
             peer_goaway: None,
             postponed: false,
             news: SessionNews::default(),
+            now,
             pings: Budget::new(Flood::Pings, PINGS.0, PINGS.1, now),
             control_budget: Budget::new(Flood::Control, CONTROLS.0, CONTROLS.1, now),
             cancels: Budget::new(Flood::Cancels, limits.cancel_burst, limits.cancel_rate, now),
+            own_cancels: Budget::own_cancels(0, now),
+            kept_back: VecDeque::new(),
             ended: None,
             farewell: None,
             counts: Counts::default(),
@@ -227,6 +237,7 @@ impl Mux {
         if let Some(error) = &self.ended {
             return Err(error.clone());
         }
+        self.now = self.now.max(now);
         let silence = if self.peer.is_none() {
             (now >= self.greeting_ends).then_some(Silence::Hello(self.limits.hello_timeout))
         } else {
@@ -234,6 +245,7 @@ impl Mux {
                 self.rebalance_at = now + self.limits.ping_interval;
                 self.streams.rebalance();
             }
+            self.release_kept_back();
             self.liveness
                 .on_timeout(now)
                 .then(|| Silence::Dead(self.liveness.dead_after()))
@@ -244,12 +256,26 @@ impl Mux {
         }
     }
 
+    /// Cancels that were kept back long enough are to be sent.
+    fn release_kept_back(&mut self) {
+        while let Some((_, id)) = self.kept_back.pop_front_if(|(at, _)| *at <= self.now) {
+            if let Some(stream) = self.streams.find_mut(id) {
+                stream.kept_back = false;
+                self.streams.list_due(id);
+            }
+        }
+    }
+
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match (&self.ended, &self.peer) {
             (Some(_), _) => None,
             (None, None) => Some(self.greeting_ends),
-            (None, Some(_)) => Some(self.liveness.timeout()),
+            (None, Some(_)) => {
+                let kept_back = self.kept_back.front().map(|(at, _)| *at);
+                let liveness = self.liveness.timeout();
+                Some(kept_back.map_or(liveness, |at| at.min(liveness)))
+            }
         }
     }
 
@@ -375,6 +401,7 @@ impl Mux {
         self.backlog = Backlog::default();
         self.schedule = Schedule::default();
         self.streams.due = VecDeque::new();
+        self.kept_back = VecDeque::new();
         for id in self.streams.ids() {
             self.streams.clear_send(id);
             self.streams.wake_reader(id);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::limits::MIN_CANCELS;
 use crate::mux::error::Flood;
 
 /// So many at once, and so many per second: a token bucket, kept as the instant at which it will
@@ -25,6 +26,14 @@ impl Budget {
             all: each * burst.max(1),
             full_at: now,
         }
+    }
+
+    /// What this side cancels without delay: half of what a peer bears with that lets us have
+    /// `max_streams` open, for what is sent over a while may arrive at once.
+    pub(super) fn own_cancels(max_streams: u32, now: Instant) -> Self {
+        let (burst, rate) = MIN_CANCELS;
+        let (burst, rate) = (burst.max(max_streams), rate.max(max_streams / 8));
+        Self::new(Flood::Cancels, burst / 2, rate / 2, now)
     }
 
     pub(super) fn spend(&mut self, now: Instant) -> Result<(), Flood> {

@@ -13,7 +13,7 @@ use crate::control::Control;
 use crate::controls::{Goaway, encode_control};
 use crate::head::{CallHead, Head};
 use crate::heads::{encode_call, encode_call_without_token, encode_head};
-use crate::limits::{FLOOR, MAX_REASON};
+use crate::limits::{FLOOR, KEPT_BACK, MAX_REASON};
 use crate::priority::Priority;
 use crate::wire::plain;
 
@@ -172,7 +172,7 @@ impl Mux {
             if stream.send.on_wire {
                 stream.reset_here = true;
                 stream.reset_due = Some(code);
-                self.streams.list_due(id);
+                self.cancel_due(id);
             }
         }
         self.streams.settle(id);
@@ -191,11 +191,30 @@ impl Mux {
         if !stream.recv.ended && self.ended.is_none() {
             stream.stop_due = Some(code);
             if stream.send.on_wire {
-                self.streams.list_due(id);
+                self.cancel_due(id);
             }
         }
         self.streams.clear_recv(id);
         self.streams.wake_reader(id);
+    }
+
+    /// RESET or STOP is to be sent: now, or later if it is one of too many for calls that were opened
+    /// a moment ago. The peer would take these for a flood and end the session with everybody's
+    /// calls. A stream whose RESET is kept back counts as open: who gives up early uses up room.
+    pub(super) fn cancel_due(&mut self, id: StreamId) {
+        let ours = self.streams.is_ours(id);
+        let Some(stream) = self.streams.find_mut(id).filter(|_| ours) else {
+            return self.streams.list_due(id);
+        };
+        // Taken: the peer counts one for each stream, too.
+        let opened = stream.opened.take();
+        let young = opened.is_some_and(|at| self.now.saturating_duration_since(at) < KEPT_BACK);
+        if young && self.own_cancels.spend(self.now).is_err() {
+            stream.kept_back = true;
+            self.kept_back.push_back((self.now + KEPT_BACK, id));
+        } else if !stream.kept_back {
+            self.streams.list_due(id);
+        }
     }
 
     /// The next head or data, and credit for more back to the peer. `None`:

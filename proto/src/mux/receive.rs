@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use super::error::{Flood, SessionError, Violation};
 use super::stream::{Received, SendState, Stream};
 use super::transmit::Refused;
@@ -37,6 +38,7 @@ impl Mux {
             Some(error) => return Err(error.clone()),
             None => {}
         }
+        self.now = self.now.max(now);
         self.liveness.on_heard(now);
         let whole = message.len();
         self.counts.received += whole as u64;
@@ -117,6 +119,7 @@ impl Mux {
                 "an initial window that is too small or too large",
             )));
         }
+        self.own_cancels = Budget::own_cancels(hello.max_streams, now);
         self.peer = Some(hello);
         self.news.ready = true;
         self.liveness.start(now);

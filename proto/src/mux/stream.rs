@@ -274,12 +274,14 @@ pub(super) struct Stream {
     pub(super) recv: Receiving,
     /// The head of a call of the peer that nobody has accepted yet, and its bytes on the wire.
     pub(super) call: Option<(Box<CallHead>, usize)>,
-    /// When the peer opened it; nothing once it has cost the peer a cancel, and if it is ours.
+    /// When it was opened on the wire; nothing once it has cost its opener a cancel.
     pub(super) opened: Option<Instant>,
     /// RESET to send.
     pub(super) reset_due: Option<ResetCode>,
     /// STOP to send.
     pub(super) stop_due: Option<ResetCode>,
+    /// They are kept back for a while.
+    pub(super) kept_back: bool,
     /// The stream stands in the list of those with RESET, STOP or WINDOW to send.
     pub(super) listed: bool,
     pub(super) news: News,
@@ -299,6 +301,7 @@ impl Stream {
             opened: None,
             reset_due: None,
             stop_due: None,
+            kept_back: false,
             listed: false,
             news: News::default(),
             reset_here: false,

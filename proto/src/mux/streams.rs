@@ -286,8 +286,9 @@ impl Streams {
             return;
         };
         // A stream of the peer's counts until its RESET is sent: one that never reads must not
-        // have us keep more and more of them. Ours do not wait: their RESET goes first anyway.
-        let told = ours || stream.reset_due.is_none();
+        // have us keep more and more of them. Ours do not wait: their RESET goes first anyway,
+        // unless it is kept back.
+        let told = stream.reset_due.is_none() || ours && !stream.kept_back;
         if stream.is_over() && told && std::mem::take(&mut stream.counted) {
             if ours {
                 self.ours_open -= 1;

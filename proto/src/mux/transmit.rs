@@ -58,6 +58,7 @@ impl Mux {
     /// [`MAX_CALL_HEAD`](crate::limits::MAX_CALL_HEAD), 122 KiB, and what small frames are before
     /// it, or half of `batch` and 64 KiB). `true` if it appended anything.
     pub fn poll_transmit(&mut self, batch: &mut BytesMut, now: Instant) -> bool {
+        self.now = self.now.max(now);
         let start = batch.len();
         if let Some(greeting) = self.greeting.take() {
             put_frame(batch, Kind::Hello, 0, 0, &greeting);
@@ -174,6 +175,9 @@ impl Mux {
             return;
         };
         stream.listed = false;
+        if stream.kept_back {
+            return;
+        }
         if let Some(code) = stream.reset_due.take() {
             put_word(batch, Kind::Reset, id, code.number());
         } else {
@@ -231,9 +235,10 @@ impl Mux {
         let room = stream.send.queued <= self.limits.send_queue / 2;
         let stop_due = stream.stop_due.is_some();
         if !std::mem::replace(&mut stream.send.on_wire, true) {
+            stream.opened = Some(self.now);
             self.streams.sent = id.0;
             if stop_due {
-                self.streams.list_due(id);
+                self.cancel_due(id);
             }
         }
         if room {

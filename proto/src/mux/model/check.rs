@@ -8,7 +8,7 @@ use super::world::{RETRY_AFTER, World};
 use super::{SIDES, other};
 use crate::code::ResetCode;
 use crate::frame::{self, Kind};
-use crate::limits::FLOOR;
+use crate::limits::{FLOOR, KEPT_BACK};
 use crate::mux::stream::{Chunk, RecvState, Sending, Stream};
 use crate::mux::streams::FREE;
 use crate::mux::{Side, StreamId};
@@ -203,7 +203,8 @@ impl World {
             }
             let released = stream.send.released && stream.recv.released;
             let over = stream.is_over() || mux.ended.is_some();
-            assert!(!(released && over), "stream {id} is kept for nobody");
+            let useless = released && over && !stream.kept_back;
+            assert!(!useless, "stream {id} is kept for nobody");
         }
     }
 
@@ -287,6 +288,10 @@ impl World {
             self.release(index, true, true);
         }
         self.settle();
+        if self.setup.patient {
+            self.pair.advance(KEPT_BACK);
+            self.settle();
+        }
         for side in SIDES {
             let stats = self.pair.ends(side).stats();
             let left = (stats.streams, stats.queued, stats.buffered, stats.granted);

@@ -31,6 +31,8 @@ pub(in crate::mux) struct Setup {
     pub(super) batch: usize,
     /// Streams that each side can open before its ids are used up, if that is soon.
     pub(super) ids: Option<u32>,
+    /// Each side keeps most of its cancels back.
+    pub(super) patient: bool,
 }
 
 impl Setup {
@@ -51,6 +53,7 @@ impl Setup {
             backlog: pick(6, &[1024, 1024, 2]) as usize,
             send_queue: pick(7, &[256 * 1024, 40_000, 5000]) as usize,
             batch: pick(8, &[32 * 1024, 64 * 1024, 4 * 1024]) as usize,
+            patient: numbers[6] >= 160,
             ids: (numbers[8] >= 232).then(|| u32::from(numbers[8] - 232)),
         }
     }

@@ -15,7 +15,8 @@ use crate::code::{ErrorCode, GoawayCode, ResetCode};
 use crate::control::Control;
 use crate::growth::GrowthBudget;
 use crate::head::{BodyLength, Head, Refusal, ResponseHead};
-use crate::mux::{ControlError, Mux, OpenError, SessionError, Side, StreamError};
+use crate::mux::budget::Budget;
+use crate::mux::{ControlError, Flood, Mux, OpenError, SessionError, Side, StreamError};
 
 /// Control messages of each side in one conversation: the peer's budget for them is not exceeded.
 const MAX_NOTICES: usize = 200;
@@ -71,6 +72,10 @@ impl World {
         let mut pair = Pair::with(config(Side::Dialer), config(Side::Acceptor), delay);
         for (side, last) in [(Side::Dialer, u32::MAX), (Side::Acceptor, u32::MAX - 1)] {
             pair.line(side).capacity = setup.capacity;
+            if setup.patient {
+                let now = pair.now;
+                pair.end(side).own_cancels = Budget::new(Flood::Cancels, 1, 1, now);
+            }
             if let Some(ids) = setup.ids {
                 pair.end(side).streams.skip_to(last - 2 * ids);
             }

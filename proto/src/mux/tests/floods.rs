@@ -364,3 +364,30 @@ fn nothing_is_borne_with_on_a_stream_that_the_peer_itself_has_ended() {
         );
     }
 }
+
+#[test]
+fn callers_that_give_up_at_once_never_make_a_flood_of_their_own_side() {
+    let mut pair = Pair::new(Duration::ZERO);
+    let (mut open, mut full) = (0, 0);
+    for _ in 0..20_000 {
+        match pair.acceptor.open(&call_head(), Bytes::new(), true) {
+            Ok(id) => {
+                open += 1;
+                pair.settle();
+                pair.dialer.accept().unwrap();
+                pair.acceptor.release_send(id);
+                pair.acceptor.release_recv(id);
+            }
+            // They have used up their own room, and nobody else's session.
+            Err(error) => {
+                assert_eq!(error, OpenError::TooManyStreams);
+                full += 1;
+                pair.advance(Duration::from_millis(1));
+            }
+        }
+        pair.settle();
+        events(&mut pair.acceptor);
+    }
+    assert!(open > 3000 && full > 0, "{open} {full}");
+    assert!(pair.acceptor.ended.is_none() && pair.dialer.ended.is_none());
+}
