@@ -17,6 +17,7 @@ use culvert_bench::suite::{self, Suite};
 use culvert_bench::trouble::{self, Break};
 use culvert_bench::wire::Quality;
 use culvert_bench::{beside, idle, line, lossy, neighbour, startline, upstream};
+use culvert_process::log::{Log, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,9 @@ struct Cli {
     /// The folder of the relay and agent that are measured; without it, that of this program.
     #[arg(long, global = true)]
     programs: Option<PathBuf>,
+    /// Form of the log on standard error, where progress is told. What is logged: RUST_LOG.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -238,8 +242,10 @@ async fn main() -> ExitCode {
     // What a scenario has made goes when it is dropped, wherever it is.
     let Cli {
         programs: folder,
+        log_format: log,
         command,
     } = Cli::parse();
+    let _log = Log::start(log);
     let folder = folder.as_deref();
     if folder.is_some() && !command.brings_up() {
         let what = "--programs: this command brings up no programs of its own";
@@ -248,8 +254,8 @@ async fn main() -> ExitCode {
             .exit();
     }
     let result = match command {
-        Command::Local { parts, options } => local(folder, parts, options).await,
-        Command::Run { remote, options } => existing(&remote, options).await,
+        Command::Local { parts, options } => local(folder, parts, options, log).await,
+        Command::Run { remote, options } => existing(&remote, options, log).await,
         Command::Compare {
             before,
             after,
@@ -294,16 +300,22 @@ async fn local(
     folder: Option<&Path>,
     parts: Parts,
     options: suite::Options,
+    log: LogFormat,
 ) -> Result<bool, Failure> {
     // Each session of an agent may be a process's file.
     let sessions = options.sessions;
     let site =
         async move { Site::local(&programs(folder)?, Between::Nothing, sessions, parts).await };
-    measure(options, None, Box::pin(site)).await
+    measure(options, None, log, Box::pin(site)).await
 }
 
-async fn existing(remote: &Remote, options: suite::Options) -> Result<bool, Failure> {
-    measure(options, Some(remote.url.to_string()), Site::remote(remote)).await
+async fn existing(
+    remote: &Remote,
+    options: suite::Options,
+    log: LogFormat,
+) -> Result<bool, Failure> {
+    let url = Some(remote.url.to_string());
+    measure(options, url, log, Site::remote(remote)).await
 }
 
 /// Runs the scenarios on a site. The first interrupt ends them and the reports are written, the
@@ -311,6 +323,7 @@ async fn existing(remote: &Remote, options: suite::Options) -> Result<bool, Fail
 async fn measure(
     options: suite::Options,
     url: Option<String>,
+    log: LogFormat,
     site: impl Future<Output = Result<Site, Failure>>,
 ) -> Result<bool, Failure> {
     let (json, html) = (options.json.clone(), options.html.clone());
@@ -327,7 +340,7 @@ async fn measure(
     };
     let (report, complete) = tokio::select! {
         // In a box: it has room for every scenario.
-        done = Box::pin(Suite::new(site, options, url, stop).run()) => done,
+        done = Box::pin(Suite::new(site, options, url, log, stop).run()) => done,
         result = signals => return result.and(Err("interrupted again: nothing is written".into())),
     };
     write!(std::io::stdout(), "{}", report::table::table(&report))?;

@@ -1,16 +1,19 @@
-//! What is happening, on standard error while it happens: one line that changes on a terminal,
-//! elsewhere a line every few seconds.
+//! What is happening, while it happens: one line that changes where a person looks at a terminal,
+//! elsewhere a line of the log every few seconds.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two lines where it is no terminal.
+use culvert_process::log::LogFormat;
+
+/// Between two lines of the log.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Where progress is shown.
 #[derive(Debug)]
 pub struct Progress {
+    format: LogFormat,
     terminal: bool,
     state: Mutex<State>,
 }
@@ -22,10 +25,11 @@ struct State {
 }
 
 impl Progress {
-    /// On standard error.
-    pub fn new() -> Self {
+    /// On standard error, beside a log of this form.
+    pub fn new(format: LogFormat) -> Self {
         Self {
-            terminal: stderr().is_terminal(),
+            format,
+            terminal: format == LogFormat::Text && stderr().is_terminal(),
             state: Mutex::new(State {
                 step: String::new(),
                 shown: None,
@@ -49,24 +53,19 @@ impl Progress {
             let _ = write!(stderr(), "\r\x1b[K{} {how}", state.step);
             let _ = stderr().flush();
         } else if !recent {
-            let _ = writeln!(stderr(), "{} {how}", state.step);
+            tracing::info!("{} {}", state.step, how.trim_start());
         } else {
             return;
         }
         state.shown = Some(Instant::now());
     }
 
-    /// Makes room for what is printed next.
-    pub fn clear(&self) {
-        if self.terminal {
-            let _ = write!(stderr(), "\r\x1b[K");
+    /// The rows of a table for people, as soon as there are some; the report has them too.
+    pub fn rows(&self, rows: &str) {
+        let clear = if self.terminal { "\r\x1b[K" } else { "" };
+        if self.format == LogFormat::Text {
+            let _ = write!(stderr(), "{clear}{rows}");
             let _ = stderr().flush();
         }
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self::new()
     }
 }

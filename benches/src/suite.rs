@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_process::log::LogFormat;
 use tokio_util::sync::CancellationToken;
 
 use crate::drive::{Bounds, Caller, Pace, drive};
@@ -113,8 +114,14 @@ pub struct Suite {
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Suite {
-    /// One that has measured nothing.
-    pub fn new(site: Site, options: Options, url: Option<String>, stop: CancellationToken) -> Self {
+    /// One that has measured nothing, and shows its progress beside a log of the form `log`.
+    pub fn new(
+        site: Site,
+        options: Options,
+        url: Option<String>,
+        log: LogFormat,
+        stop: CancellationToken,
+    ) -> Self {
         let mut configuration = options.configuration();
         configuration.insert(
             "installation".into(),
@@ -125,7 +132,7 @@ impl Suite {
             options,
             stop,
             report: Report::new(configuration),
-            progress: Arc::new(Progress::new()),
+            progress: Arc::new(Progress::new(log)),
             failed: false,
         }
     }
@@ -148,12 +155,8 @@ impl Suite {
                 self.failed = true;
                 self.skip(scenario.name(), &format!("it failed: {error}"));
             }
-            self.progress.clear();
-            for case in &self.report.cases[first..] {
-                // Where nobody reads standard error, the run goes on.
-                use std::io::Write;
-                let _ = write!(std::io::stderr(), "{}", table::rows(case));
-            }
+            let rows = self.report.cases[first..].iter().map(table::rows);
+            self.progress.rows(&rows.collect::<String>());
         }
         self.report.elapsed_s = start.elapsed().as_secs_f64();
         self.report.interrupted = self.stop.is_cancelled();

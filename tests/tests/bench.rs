@@ -38,7 +38,7 @@ fn has_no_failure(round: &Value) -> bool {
 fn a_local_run_measures_all_ways_and_reports_in_every_form() {
     let folder = tempfile::tempdir().unwrap();
     let (json, html) = (folder.path().join("a.json"), folder.path().join("a.html"));
-    let output = bench(&["local", "--connect", "--scenario"])
+    let output = bench(&["--log-format", "json", "local", "--connect", "--scenario"])
         .args([
             "calls-h2,websocket,connections",
             "--seconds",
@@ -58,6 +58,18 @@ fn a_local_run_measures_all_ways_and_reports_in_every_form() {
         .unwrap();
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("p50 ms"), "{}", text(&output));
+    let log = std::str::from_utf8(&output.stderr).unwrap();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told = |line: &Value| {
+        line["fields"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("calls/s")
+    };
+    assert!(lines.iter().any(told), "{log}");
     let report = read(&json);
     let cases = report["cases"].as_array().unwrap();
     let names: Vec<_> = cases
