@@ -28,7 +28,8 @@ fn metric(cluster: &Cluster, relay: usize, name: &str) -> u64 {
     let line = metrics
         .lines()
         .find_map(|line| line.strip_prefix(&format!("culvert_relay_{name} ")));
-    line.and_then(|value| value.parse().ok()).unwrap_or(0)
+    let value = line.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+    value.parse().expect("a number")
 }
 
 /// Every agent is back, spread over the nodes that are left, and no node works on more handshakes at
@@ -70,7 +71,7 @@ fn agents_of_a_failed_node_are_back_and_no_node_is_above_its_limit() {
         begun.elapsed().as_secs_f64(),
         swarm.refused()
     );
-    assert!((1..=handshakes).contains(&most), "{most}");
+    assert!(most <= handshakes, "{most}");
     let spread = [1, 2].map(|relay| metric(&cluster, relay, "sessions"));
     assert!(
         spread.iter().all(|sessions| *sessions > agents / 3),
