@@ -1,5 +1,9 @@
 //! `culvert-agent`: the private end of the tunnel.
 
+/// Instead of the C library's: docs/adr/0010.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     culvert_agent::cli::main()
 }
