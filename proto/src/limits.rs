@@ -94,7 +94,8 @@ pub const RAPID: Duration = Duration::from_secs(1);
 pub const MIN_CANCELS: (u32, u32) = (2048, 500);
 
 /// How long a cancel is kept back that a peer could take for a part of a flood: [`RAPID`], and
-/// whatever the line does to the time between two frames.
+/// whatever the line does to the time between two frames. A driver that sleeps learns of it in its next
+/// turn, with the next ping at the latest.
 pub const KEPT_BACK: Duration = Duration::from_millis(1500);
 
 /// Longest DATA payload that this side sends: what one stream puts before the next one's turn.
