@@ -206,10 +206,7 @@ impl Mux {
         let Some(stream) = self.streams.find_mut(id).filter(|_| ours) else {
             return self.streams.list_due(id);
         };
-        // Taken: the peer counts one for each stream, too.
-        let opened = stream.opened.take();
-        let young = opened.is_some_and(|at| self.now.saturating_duration_since(at) < KEPT_BACK);
-        if young && self.own_cancels.spend(self.now).is_err() {
+        if stream.take_young(KEPT_BACK, self.now) && self.own_cancels.spend(self.now).is_err() {
             stream.kept_back = true;
             self.kept_back.push_back((self.now + KEPT_BACK, id));
         } else if !stream.kept_back {

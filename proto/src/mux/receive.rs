@@ -484,11 +484,11 @@ impl Mux {
     /// and cancelling would be a way to make us work for nothing. One that has been open for a
     /// while is free: the limit of streams bounds how many of these there are in that time.
     fn count_cancel(&mut self, id: StreamId, now: Instant) -> Result<(), SessionError> {
-        let opened = self
-            .streams
-            .find_mut(id)
-            .and_then(|stream| stream.opened.take());
-        if opened.is_some_and(|opened| now.saturating_duration_since(opened) < RAPID) {
+        if self.streams.is_ours(id) {
+            return Ok(());
+        }
+        let stream = self.streams.find_mut(id);
+        if stream.is_some_and(|stream| stream.take_young(RAPID, now)) {
             self.cancels.spend(now)?;
         }
         Ok(())

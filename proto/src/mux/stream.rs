@@ -18,7 +18,7 @@
 
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::code::ResetCode;
 use crate::head::{CallHead, Head};
@@ -274,7 +274,7 @@ pub(super) struct Stream {
     pub(super) recv: Receiving,
     /// The head of a call of the peer that nobody has accepted yet, and its bytes on the wire.
     pub(super) call: Option<(Box<CallHead>, usize)>,
-    /// When it was opened on the wire; nothing once it has cost its opener a cancel.
+    /// When it was opened on the wire; nothing once it was cancelled.
     pub(super) opened: Option<Instant>,
     /// RESET to send.
     pub(super) reset_due: Option<ResetCode>,
@@ -307,6 +307,13 @@ impl Stream {
             reset_here: false,
             counted: true,
         }
+    }
+
+    /// Whether it was opened less than `age` ago. Asked when it is cancelled, and true once at most:
+    /// a stream costs its opener one cancel.
+    pub(super) fn take_young(&mut self, age: Duration, now: Instant) -> bool {
+        let opened = self.opened.take();
+        opened.is_some_and(|opened| now.saturating_duration_since(opened) < age)
     }
 
     /// Over on the wire.

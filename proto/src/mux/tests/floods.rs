@@ -391,3 +391,32 @@ fn callers_that_give_up_at_once_never_make_a_flood_of_their_own_side() {
     assert!(open > 3000 && full > 0, "{open} {full}");
     assert!(pair.acceptor.ended.is_none() && pair.dialer.ended.is_none());
 }
+
+#[test]
+fn whoever_takes_calls_may_end_any_number_of_them_at_once() {
+    let mut pair = Pair::new(Duration::ZERO);
+    for round in 0..6000 {
+        let id = pair
+            .acceptor
+            .open(&call_head(), Bytes::new(), false)
+            .unwrap();
+        pair.settle();
+        pair.dialer.accept().unwrap();
+        // It wants no more of the body, or breaks the call off.
+        if round % 2 == 0 {
+            pair.dialer.stop(id, ResetCode::NotNeeded);
+        } else {
+            pair.dialer.reset(id, ResetCode::Truncated);
+        }
+        pair.settle();
+        for end in [&mut pair.dialer, &mut pair.acceptor] {
+            end.release_send(id);
+            end.release_recv(id);
+        }
+        pair.settle();
+        for end in [&mut pair.dialer, &mut pair.acceptor] {
+            assert!(end.ended.is_none());
+            events(end);
+        }
+    }
+}
