@@ -204,7 +204,7 @@ async fn memory_keeps_words() {
 
 #[tokio::test]
 async fn redis_keeps_words() {
-    let redis = Redis::start();
+    let redis = redis();
     revokes(registry(&redis, "words")).await;
     assert!(words(&registry(&redis, "others")).await.is_empty());
 }
@@ -212,7 +212,7 @@ async fn redis_keeps_words() {
 /// The end of a word is the engine's to keep, and what others left there does no harm.
 #[tokio::test]
 async fn what_is_over_or_no_word_is_not_heard() {
-    let redis = Redis::start();
+    let redis = redis();
     let registry = registry(&redis, "foreign");
     let short = Some(Duration::from_millis(100));
     registry.say(&[word(1, holds("ann"), short)]).await.unwrap();
@@ -230,10 +230,16 @@ async fn what_is_over_or_no_word_is_not_heard() {
         ("00000000000000a6", &huge),
         ("00000000000000a7", r#"{"subject":"ann","later":1}"#),
     ] {
-        redis.command(&["SADD", "{foreign}:revocations", name]);
-        redis.command(&["SET", &format!("{{foreign}}:revocation:{name}"), text]);
+        write(&redis, &["SADD", "{foreign}:revocations", name]);
+        write(
+            &redis,
+            &["SET", &format!("{{foreign}}:revocation:{name}"), text],
+        );
     }
-    redis.command(&["SADD", "{foreign}:revocations", "00000000000000a8"]);
+    write(
+        &redis,
+        &["SADD", "{foreign}:revocations", "00000000000000a8"],
+    );
     let heard = words(&registry).await;
     assert_eq!(heard.len(), 1, "{heard:?}");
     assert_eq!(heard[0].0.to_string(), "00000000000000a7");
@@ -281,6 +287,20 @@ async fn an_entry_ends_with_its_lease() {
     assert!(!registry.renew(&mine, Load::default(), LEASE).await.unwrap());
 }
 
+const PASSWORD: &str = "a secret";
+
+/// One that wants a password.
+fn redis() -> Redis {
+    Redis::with(&["--requirepass", PASSWORD])
+}
+
+/// What others write there.
+fn write(redis: &Redis, words: &[&str]) {
+    let authenticated = ["-a", PASSWORD, "--no-auth-warning"];
+    let reply = redis.command(&[&authenticated, words].concat());
+    assert!(["1", "OK"].contains(&reply.as_str()), "{words:?}: {reply}");
+}
+
 fn registry(redis: &Redis, prefix: &str) -> RedisRegistry {
     RedisRegistry::new(&RedisDirectory {
         urls: vec![redis.url()],
@@ -288,7 +308,7 @@ fn registry(redis: &Redis, prefix: &str) -> RedisRegistry {
         prefix: prefix.into(),
         lease: Span(LEASE),
         username: None,
-        password: None,
+        password: Some(PASSWORD.into()),
         ca: None,
     })
     .unwrap()
@@ -296,7 +316,7 @@ fn registry(redis: &Redis, prefix: &str) -> RedisRegistry {
 
 #[tokio::test]
 async fn redis_conforms() {
-    let redis = Redis::start();
+    let redis = redis();
     conforms(registry(&redis, "one")).await;
     hints(registry(&redis, "two"), registry(&redis, "two")).await;
     let others = all(&registry(&redis, "three")).await;
@@ -306,7 +326,7 @@ async fn redis_conforms() {
 /// The lease is the engine's to end.
 #[tokio::test]
 async fn an_entry_in_redis_ends_with_its_lease() {
-    let redis = Redis::start();
+    let redis = redis();
     let registry = registry(&redis, "lease");
     let short = Duration::from_millis(100);
     registry
@@ -327,7 +347,7 @@ async fn an_entry_in_redis_ends_with_its_lease() {
 /// What others left there does no harm: it is passed over.
 #[tokio::test]
 async fn what_is_no_entry_is_passed_over() {
-    let redis = Redis::start();
+    let redis = redis();
     let registry = registry(&redis, "foreign");
     registry
         .publish(
@@ -355,24 +375,33 @@ async fn what_is_no_entry_is_passed_over() {
             "no json",
         ),
     ] {
-        redis.command(&["SADD", "{foreign}:nodes", name]);
-        redis.command(&["SET", &format!("{{foreign}}:node:{name}"), meta]);
-        redis.command(&["SET", &format!("{{foreign}}:routes:{name}"), routes]);
+        write(&redis, &["SADD", "{foreign}:nodes", name]);
+        write(&redis, &["SET", &format!("{{foreign}}:node:{name}"), meta]);
+        write(
+            &redis,
+            &["SET", &format!("{{foreign}}:routes:{name}"), routes],
+        );
     }
     let name = format!("names.{process}");
-    redis.command(&["SADD", "{foreign}:nodes", &name]);
-    redis.command(&[
-        "SET",
-        &format!("{{foreign}}:node:{name}"),
-        r#"{"version":3,"address":"x:1","leaving":false,"later":1}"#,
-    ]);
-    redis.command(&[
-        "SET",
-        &format!("{{foreign}}:routes:{name}"),
-        r#"{"version":3,"routes":[{"tenant":"acme--x","endpoint":"vcenter"},
+    write(&redis, &["SADD", "{foreign}:nodes", &name]);
+    write(
+        &redis,
+        &[
+            "SET",
+            &format!("{{foreign}}:node:{name}"),
+            r#"{"version":3,"address":"x:1","leaving":false,"later":1}"#,
+        ],
+    );
+    write(
+        &redis,
+        &[
+            "SET",
+            &format!("{{foreign}}:routes:{name}"),
+            r#"{"version":3,"routes":[{"tenant":"acme--x","endpoint":"vcenter"},
             {"tenant":"acme","endpoint":"VC"},{"tenant":"acme","endpoint":"nsx","tunnel":"http"},
             {"tenant":"acme","endpoint":"esx","names":["no name"]},{"tenant":"acme","endpoint":"good"}]}"#,
-    ]);
+        ],
+    );
     let seen = all(&registry).await;
     let nodes: Vec<_> = seen
         .iter()
