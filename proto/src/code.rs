@@ -171,6 +171,14 @@ wire_codes! {
     }
 }
 
+impl ResetCode {
+    /// Whether it says that the other leg broke, so that what came before a RESET with it is as good as
+    /// it ever was: who opened the stream still reads it.
+    pub fn keeps_data(self) -> bool {
+        matches!(self, Self::Truncated | Self::Timeout | Self::Lost)
+    }
+}
+
 wire_codes! {
     /// Why a session ends or takes no new streams (GOAWAY frame, session errors).
     GoawayCode {

@@ -189,7 +189,7 @@ where
             Ok(None) => break,
             Ok(Some(Ok(frame))) => send_frame(frame, send).await,
             Ok(Some(Err(error))) => {
-                send.reset(ResetCode::Truncated);
+                send.cut_short(ResetCode::Truncated);
                 return Err(SendBodyError::Source(error));
             }
             Err(why) => Err(why),

@@ -339,6 +339,13 @@ impl Core {
         self.on_stream(id, |waiting| waiting.reader.take());
     }
 
+    /// The same, behind what was written.
+    pub(crate) fn cut_short(&mut self, id: StreamId, code: ResetCode) {
+        self.mux.cut_short(id, code);
+        self.on_stopped(id, StreamError::Reset(code));
+        self.on_stream(id, |waiting| waiting.reader.take());
+    }
+
     pub(crate) fn wait_readable(&mut self, id: StreamId, cx: &Context<'_>) {
         if let Some(waiting) = self.streams.get_mut(&id) {
             park(&mut waiting.reader, cx);

@@ -109,15 +109,23 @@ where
         };
         let came = inward.poll(cx, io.as_mut(), send, &mut note);
         let went = outward.poll(cx, io.as_mut(), recv, &mut note);
-        let ended = match (came, went) {
-            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
-                return Poll::Ready(Err(error));
-            }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
-            (came, _) => came.is_ready(),
+        // What the peer sent before it broke off is on its way out, and the same error comes behind it.
+        let comes_again = |why: &StreamError| went.is_pending() && is_behind_data(why);
+        let ended = match came {
+            Poll::Ready(Err(SpliceError::Stream(why))) if comes_again(&why) => false,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            came => came.is_ready(),
         };
+        match went {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) if ended => return Poll::Ready(Ok(())),
+            _ => {}
+        }
         // A peer that wants no more of what the connection sends is gone.
-        if !ended && let Poll::Ready(why) = send.poll_stopped(cx) {
+        if !ended
+            && let Poll::Ready(why) = send.poll_stopped(cx)
+            && !comes_again(&why)
+        {
             return Poll::Ready(Err(why.into()));
         }
         if any {
@@ -141,11 +149,19 @@ where
     let spliced = spliced.await;
     match &spliced {
         Ok(()) => {}
-        Err(SpliceError::Io(_)) => send.reset(ResetCode::Truncated),
+        Err(SpliceError::Io(_)) => send.cut_short(ResetCode::Truncated),
         Err(SpliceError::Idle(_)) => send.reset(ResetCode::Timeout),
         Err(SpliceError::Stream(_)) => send.reset(ResetCode::Cancelled),
     }
     spliced
+}
+
+/// Whether a stream that ended so still gives what came before.
+fn is_behind_data(why: &StreamError) -> bool {
+    match why {
+        StreamError::Reset(code) => code.keeps_data(),
+        why => *why == StreamError::SessionLost,
+    }
 }
 
 /// From the connection into the stream.
@@ -297,19 +313,18 @@ impl Outward {
                 moved(Moved::Out(written));
                 continue;
             }
+            if self.unflushed {
+                ready!(io.as_mut().poll_flush(cx))?;
+                self.unflushed = false;
+            }
             if let Some(error) = self.broken.take() {
                 return Poll::Ready(Err(error));
             }
             if self.finished {
-                ready!(io.as_mut().poll_flush(cx))?;
                 // Nothing is lost with a goodbye that nobody hears.
                 let _ = ready!(io.as_mut().poll_shutdown(cx));
                 self.ended = true;
                 break;
-            }
-            if self.unflushed {
-                ready!(io.as_mut().poll_flush(cx))?;
-                self.unflushed = false;
             }
             return Poll::Pending;
         }

@@ -161,6 +161,13 @@ impl SendStream {
         self.handle.with(|core| core.reset(self.id, code));
     }
 
+    /// Aborts the stream in both directions, this one behind what was written: its reader gets all that
+    /// there is and then the error, where `code` [keeps data](ResetCode::keeps_data) and the peer opened
+    /// the stream.
+    pub fn cut_short(&mut self, code: ResetCode) {
+        self.handle.with(|core| core.cut_short(self.id, code));
+    }
+
     /// Waits until the peer wants no more of this direction: it stopped or reset the stream, or
     /// the session was lost. A peer that is content never completes this. Cancel safe.
     pub async fn stopped(&mut self) -> StreamError {

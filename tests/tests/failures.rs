@@ -197,6 +197,24 @@ fn an_answer_that_breaks_off_is_an_error_for_the_caller() {
     }
 }
 
+/// What came may be what the caller was after: a log to its last line, a download to go on with.
+#[test]
+fn what_an_upstream_said_before_it_broke_off_arrives() {
+    const CAME: usize = 300_000;
+    let upstream = Upstream::start(|_, connection| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")?;
+        connection.send(vec![b'x'; CAME])?;
+        Ok(Then::Close)
+    });
+    let stack = Stack::start(&upstream.url());
+    for _ in 0..10 {
+        let answer = stack.call("/").http(Http::One).run();
+        assert_eq!(answer.status, 200, "{answer}");
+        assert_eq!(answer.body.len(), CAME);
+        assert_ne!(answer.exit, Some(0), "it was not all");
+    }
+}
+
 #[test]
 fn a_caller_that_leaves_in_the_middle_frees_the_upstream() {
     let (upstream, closed) = stuck_upstream();

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use culvert_tests::Stack;
+use culvert_tests::{Stack, Upstream};
 use culvert_tests::curl::Http;
 use culvert_tests::issuer::world;
 use culvert_tests::peers::{Caller, Server};
-use culvert_tests::stack::{POLICY, caller_token};
+use culvert_tests::raw::Raw;
+use culvert_tests::stack::{DOMAIN, POLICY, caller_token};
+use culvert_tests::upstream::Then;
 use culvert_tests::wait::until;
 
 const CONSOLE: &str = r#"
@@ -72,6 +74,36 @@ fn a_console_that_breaks_off_is_no_clean_end() {
         let result = call(&stack, http, "/ticket/1", "kill").result();
         assert_eq!(result["same"], true, "{http:?}: {result}");
         assert_eq!(result["code"], 1006, "{http:?}: {result}");
+    }
+}
+
+/// Programs that exit say no goodbye, in TLS or otherwise. What they said before is the caller's.
+#[test]
+fn what_a_console_said_before_it_broke_off_arrives() {
+    const SAID: usize = 100_000;
+    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let upstream = Upstream::start(move |_, connection| {
+        connection.send(switched)?;
+        connection.send(vec![7; SAID])?;
+        Ok(Then::Close)
+    });
+    let stack = Stack::options()
+        .endpoint("vcenter", &upstream.url())
+        .policy(&format!("{POLICY}{CONSOLE}"))
+        .start();
+    let host = format!("vcenter--acme.{DOMAIN}");
+    for _ in 0..10 {
+        let mut caller = Raw::connect(&host, stack.public);
+        caller.send(format!(
+            "GET /ticket/1 HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+            caller_token()
+        ));
+        let received = caller.receive(Duration::from_secs(30));
+        let head = received.bytes.windows(4).position(|end| end == b"\r\n\r\n");
+        let said = received.bytes.len() - head.expect("an answer's head") - 4;
+        assert_eq!(said, SAID, "{}", &received.text()[..200]);
+        assert!(received.closed);
     }
 }
 

@@ -120,6 +120,8 @@ impl LastWord {
     pub(super) async fn tell_relay(self, send: &mut SendStream) {
         match self {
             Self::Nothing => {}
+            // What the upstream gave before it broke off is the caller's.
+            Self::Reset(code @ ResetCode::Truncated) => send.cut_short(code),
             Self::Reset(code) => send.reset(code),
             Self::Refusal(refusal) => {
                 let told = send.send_head(&Head::Refusal(refusal)).await;

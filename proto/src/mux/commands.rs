@@ -84,7 +84,10 @@ impl Mux {
     pub fn stopped(&self, id: StreamId) -> Option<ResetCode> {
         match self.streams.find(id)?.send.state {
             SendState::Stopped(code) => Some(code),
-            SendState::Open | SendState::Finishing | SendState::Reset(_) => None,
+            SendState::Open
+            | SendState::Finishing
+            | SendState::CutShort(_)
+            | SendState::Reset(_) => None,
         }
     }
 
@@ -164,9 +167,49 @@ impl Mux {
 
     /// Aborts both halves, as far as they are not over.
     pub fn reset(&mut self, id: StreamId, code: ResetCode) {
-        if self.ended.is_some() || !self.abort(id, code) {
+        if self.ended.is_some() || !self.abort(id, code, false) {
             return;
         }
+        self.reset_due(id, code);
+    }
+
+    /// Aborts both halves like [`reset`](Self::reset), but ours behind what is queued: what was written
+    /// before something broke may be all that there will ever be, and the peer's reader gets it before
+    /// the error, where `code` [says so](ResetCode::keeps_data). What the peer sends is dropped from now
+    /// on. Only answers are worth that: on a stream that this side opened it is a reset.
+    pub fn cut_short(&mut self, id: StreamId, code: ResetCode) {
+        let ours = self.streams.is_ours(id);
+        let Some(stream) = self.streams.find_mut(id) else {
+            return;
+        };
+        let unsent = matches!(stream.send.state, SendState::Open | SendState::Finishing)
+            && !stream.send.queue.is_empty();
+        if ours || !unsent || self.ended.is_some() {
+            return self.reset(id, code);
+        }
+        stream.send.state = SendState::CutShort(code);
+        stream.stop_due = None;
+        if !stream.recv.is_over() {
+            stream.recv.state = RecvState::Reset(code);
+            self.streams.clear_recv(id);
+        }
+        self.streams.wake_reader(id);
+        self.streams.wake_writer(id);
+    }
+
+    /// Sends the RESET of a half that was cut short, once nothing is left to go before it.
+    pub(super) fn end_cut_short(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.find_mut(id)
+            && let SendState::CutShort(code) = stream.send.state
+            && stream.send.queue.is_empty()
+        {
+            stream.send.state = SendState::Reset(code);
+            self.reset_due(id, code);
+        }
+    }
+
+    /// The peer is to be told of a stream that was aborted here, if it has heard of it.
+    fn reset_due(&mut self, id: StreamId, code: ResetCode) {
         if let Some(stream) = self.streams.find_mut(id) {
             stream.stop_due = None;
             if stream.send.on_wire {
@@ -184,6 +227,10 @@ impl Mux {
             return;
         };
         let recv = &stream.recv;
+        if let RecvState::CutShort(code) = recv.state {
+            stream.recv.state = RecvState::Reset(code);
+            return self.streams.clear_recv(id);
+        }
         if recv.state != RecvState::Open || recv.ended && recv.queue.is_empty() {
             return;
         }
@@ -226,7 +273,10 @@ impl Mux {
             _ if recv.released => return Err(StreamError::Unknown),
             RecvState::Reset(code) => return Err(StreamError::Reset(code)),
             RecvState::Stopped(code) => return Err(StreamError::Stopped(code)),
-            RecvState::Open => {}
+            RecvState::CutShort(code) if recv.queue.is_empty() => {
+                return Err(StreamError::Reset(code));
+            }
+            RecvState::Open | RecvState::CutShort(_) => {}
         }
         let (item, length) = match recv.queue.pop_front() {
             Some(Received::Head(head, length)) => (Item::Head(*head), length),
@@ -368,8 +418,9 @@ impl Mux {
         StreamError::Reset(ResetCode::Internal)
     }
 
-    /// Puts both halves into Reset, as far as they are not over. `false`: both were.
-    pub(super) fn abort(&mut self, id: StreamId, code: ResetCode) -> bool {
+    /// Puts both halves into Reset, as far as they are not over. `false`: both were. `keeps`: what has
+    /// come can still be read.
+    pub(super) fn abort(&mut self, id: StreamId, code: ResetCode, keeps: bool) -> bool {
         let Some(stream) = self.streams.find_mut(id) else {
             return false;
         };
@@ -383,8 +434,12 @@ impl Mux {
         if let Some(stream) = self.streams.find_mut(id)
             && !stream.recv.is_over()
         {
-            stream.recv.state = RecvState::Reset(code);
-            self.streams.clear_recv(id);
+            if keeps && stream.recv.state == RecvState::Open {
+                stream.recv.state = RecvState::CutShort(code);
+            } else {
+                stream.recv.state = RecvState::Reset(code);
+                self.streams.clear_recv(id);
+            }
         }
         self.streams.wake_reader(id);
         self.streams.wake_writer(id);

@@ -362,7 +362,8 @@ impl Mux {
 
     /// The peer aborted a stream.
     fn on_aborted(&mut self, id: StreamId, code: ResetCode) {
-        let aborted = self.abort(id, code);
+        let keeps = self.streams.is_ours(id) && code.keeps_data();
+        let aborted = self.abort(id, code, keeps);
         let Some(stream) = self.streams.find_mut(id) else {
             return;
         };
@@ -386,6 +387,13 @@ impl Mux {
             return Ok(());
         };
         if stream.send.is_over() || matches!(stream.send.state, SendState::Stopped(_)) {
+            return Ok(());
+        }
+        if matches!(stream.send.state, SendState::CutShort(_)) {
+            // What was to go before the RESET is not wanted.
+            self.count_cancel(id, now)?;
+            self.streams.clear_send(id);
+            self.end_cut_short(id);
             return Ok(());
         }
         stream.send.state = SendState::Stopped(code);

@@ -63,6 +63,8 @@ pub(super) enum SendState {
     Finishing,
     /// The peer wants no more; the queue is dropped, FIN is still to be sent.
     Stopped(ResetCode),
+    /// `cut_short` was called; the queue is still to be sent, then RESET.
+    CutShort(ResetCode),
     Reset(ResetCode),
 }
 
@@ -164,7 +166,7 @@ impl Sending {
             SendState::Open => Ok(()),
             SendState::Finishing => Err(StreamError::Finished),
             SendState::Stopped(code) => Err(StreamError::Stopped(code)),
-            SendState::Reset(code) => Err(StreamError::Reset(code)),
+            SendState::CutShort(code) | SendState::Reset(code) => Err(StreamError::Reset(code)),
         }
     }
 }
@@ -184,6 +186,8 @@ pub(super) enum RecvState {
     Open,
     /// We want no more: what comes is dropped.
     Stopped(ResetCode),
+    /// The peer has aborted it; what came before is still to be read.
+    CutShort(ResetCode),
     Reset(ResetCode),
 }
 
@@ -218,7 +222,7 @@ impl Receiving {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.ended || matches!(self.state, RecvState::Reset(_))
+        self.ended || matches!(self.state, RecvState::CutShort(_) | RecvState::Reset(_))
     }
 
     /// Whether what comes is of no use to anybody.

@@ -244,6 +244,7 @@ impl Mux {
         if room {
             self.streams.wake_writer(id);
         }
+        self.end_cut_short(id);
         self.streams.settle(id);
     }
 }

@@ -60,11 +60,12 @@ pub(super) async fn carry(directory: &Directory, head: CallHead, mut from: Strea
         }
     };
     if let Err(error) = both(&mut from, &mut to, first).await {
-        from.send.reset(match error {
-            StreamError::Reset(code) => code,
-            StreamError::SessionLost => ResetCode::Lost,
-            _ => ResetCode::Internal,
-        });
+        match error {
+            StreamError::Reset(code) if code.keeps_data() => from.send.cut_short(code),
+            StreamError::Reset(code) => from.send.reset(code),
+            StreamError::SessionLost => from.send.cut_short(ResetCode::Lost),
+            _ => from.send.reset(ResetCode::Internal),
+        }
         to.send.reset(match error {
             StreamError::Reset(code) => code,
             _ => ResetCode::Cancelled,
@@ -184,7 +185,7 @@ async fn pass(
             None => select! {
                 biased;
                 item = recv.item() => item?,
-                why = send.stopped() => return stop(recv, why),
+                why = send.stopped() => return stop(recv, why, answers),
             },
         };
         let sent = match item {
@@ -196,14 +197,17 @@ async fn pass(
             Item::Finished => return send.finish(),
         };
         if let Err(why) = sent {
-            return stop(recv, why);
+            return stop(recv, why, answers);
         }
     }
 }
 
-/// Whoever takes the bytes wants no more of them: that is no harm to the other direction.
-fn stop(recv: &mut RecvStream, why: StreamError) -> Result<(), StreamError> {
+/// Whoever takes the bytes wants no more of them: that is no harm to the other direction. Nor is it that
+/// a session has broken off: what came from it before is passed on, and then the same error.
+fn stop(recv: &mut RecvStream, why: StreamError, answers: bool) -> Result<(), StreamError> {
     match why {
+        StreamError::SessionLost if !answers => Ok(()),
+        StreamError::Reset(code) if !answers && code.keeps_data() => Ok(()),
         StreamError::Stopped(code) => {
             recv.stop(code);
             Ok(())

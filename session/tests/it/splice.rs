@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_proto::code::ResetCode;
-use culvert_proto::mux::StreamError;
+use culvert_proto::code::{GoawayCode, ResetCode};
+use culvert_proto::mux::{Item, StreamError};
 use culvert_session::splice::{Cut, Moved, SpliceError, splice};
 use culvert_session::{RecvStream, Stream};
 use tokio::io::{
@@ -68,7 +68,7 @@ where
 
 async fn end_of(recv: &mut RecvStream) -> Result<(), StreamError> {
     loop {
-        if let culvert_proto::mux::Item::Finished = recv.item().await? {
+        if let Item::Finished = recv.item().await? {
             return Ok(());
         }
     }
@@ -305,6 +305,69 @@ async fn a_cut_is_a_break_where_it_has_to_be() {
     assert_eq!(end, Err(StreamError::Reset(ResetCode::Truncated)));
     let (ended, _) = splice.await.unwrap();
     assert!(matches!(ended, Err(SpliceError::Io(_))), "{ended:?}");
+}
+
+/// A reset that overtook the data would take it back.
+#[tokio::test(start_paused = true)]
+async fn a_break_comes_behind_what_came_before() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied_without_goodbye(Cut::Breaks).await;
+    let said = vec![7; 3 * WINDOW];
+    let saying = async {
+        connection.write_all(&said).await.unwrap();
+        connection.shutdown().await.unwrap();
+    };
+    let hearing = async {
+        let mut heard = 0;
+        loop {
+            match near.recv.item().await {
+                Ok(Item::Data(data)) => heard += data.len(),
+                ended => return (heard, ended.map(|_| ())),
+            }
+        }
+    };
+    let (heard, ()) = soon(async { tokio::join!(hearing, saying) }).await;
+    let broken = Err(StreamError::Reset(ResetCode::Truncated));
+    assert_eq!(heard, (said.len(), broken));
+    let (ended, _) = splice.await.unwrap();
+    assert!(matches!(ended, Err(SpliceError::Io(_))), "{ended:?}");
+}
+
+/// The same at the other end, where a connection is slower than the tunnel; and whoever sends there
+/// hears of the break no earlier.
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_break_is_passed_on() {
+    for lost in [false, true] {
+        let (relay, mut agent) = pair().await;
+        let (near, mut far) = stream(&relay, &mut agent).await;
+        let (mut connection, io) = tokio::io::duplex(1024);
+        let splice = tie(near, io, Cut::Breaks);
+        let said = vec![7; WINDOW / 2];
+        far.write_all(&said).await.unwrap();
+        if lost {
+            settle().await;
+            agent.session.close(GoawayCode::Internal, "enough");
+        } else {
+            far.send.cut_short(ResetCode::Truncated);
+        }
+        settle().await;
+        connection.write_all(b"more").await.unwrap();
+        settle().await;
+        let mut heard = Vec::new();
+        soon(connection.read_to_end(&mut heard)).await.unwrap();
+        assert_eq!(heard.len(), said.len());
+        let (ended, _) = soon(splice).await.unwrap();
+        let why = if lost {
+            StreamError::SessionLost
+        } else {
+            StreamError::Reset(ResetCode::Truncated)
+        };
+        assert!(matches!(ended, Err(SpliceError::Stream(error)) if error == why), "{ended:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,8 @@ pub(super) struct Handle {
     pub(super) finished: bool,
     /// The send half was ended by something else than `finish`.
     pub(super) broken: bool,
+    /// It was `cut_short`, and nothing had ended it before.
+    pub(super) cut_short: bool,
     /// Codes with which this side broke the stream off, or asked the other to stop.
     pub(super) codes: Vec<ResetCode>,
     pub(super) read: usize,
@@ -48,6 +50,7 @@ impl Handle {
             heads: Vec::new(),
             finished: false,
             broken: false,
+            cut_short: false,
             codes: Vec::new(),
             read: 0,
             heads_read: 0,

@@ -3,7 +3,8 @@
 use super::handle::{bytes, kind_of};
 use super::other;
 use super::world::World;
-use crate::mux::{Item, Side, StreamId};
+use crate::code::ResetCode;
+use crate::mux::{Item, Side, StreamError, StreamId};
 
 impl World {
     pub(super) fn read(&mut self, index: usize, items: usize) {
@@ -52,8 +53,16 @@ impl World {
                     ended = true;
                 }
                 Ok(None) => waiting = true,
-                Err(_) => {
+                Err(error) => {
                     assert!(!handle.ended || !handle.receives, "an end stays the end");
+                    if error == StreamError::Reset(ResetCode::Truncated)
+                        && let Some(peer) = peer.filter(|peer| peer.cut_short)
+                        && handle.codes.is_empty()
+                    {
+                        assert_eq!(peer.written, handle.read, "what came before the break");
+                        assert_eq!(next, None, "a head is missing");
+                        self.seen.cut_short += 1;
+                    }
                     return;
                 }
             }

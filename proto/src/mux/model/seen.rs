@@ -27,6 +27,7 @@ seen! {
     bytes,
     heads,
     ends,
+    cut_short,
     blocked_writes,
     windows_grown,
     windows_shrunk,

@@ -104,6 +104,7 @@ pub(in crate::mux) enum Step {
         handle: usize,
         code: ResetCode,
     },
+    CutShort(usize),
     Stop {
         handle: usize,
         code: ResetCode,
@@ -179,7 +180,8 @@ impl Step {
                 rounds: 1 + size % 8,
             },
             146..148 => Self::Doze(handle),
-            148..151 => Self::Reset {
+            148 => Self::CutShort(handle),
+            149..151 => Self::Reset {
                 handle,
                 code: code(size),
             },

@@ -121,8 +121,15 @@ impl World {
             Step::Doze(handle) => self.with(handle % count, |_, handle| handle.dozes ^= true),
             Step::Reset { handle, code } => self.with(handle % count, |mux, handle| {
                 handle.broken = true;
+                handle.cut_short = false;
                 handle.codes.push(code);
                 mux.reset(handle.id, code);
+            }),
+            Step::CutShort(handle) => self.with(handle % count, |mux, handle| {
+                handle.cut_short = !handle.opener && !handle.broken;
+                handle.broken = true;
+                handle.codes.push(ResetCode::Truncated);
+                mux.cut_short(handle.id, ResetCode::Truncated);
             }),
             Step::Stop { handle, code } => self.with(handle % count, |mux, handle| {
                 handle.codes.push(code);

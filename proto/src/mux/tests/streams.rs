@@ -130,6 +130,66 @@ fn a_reset_behind_a_whole_answer_does_not_take_it_back() {
 }
 
 #[test]
+fn an_answer_that_is_cut_short_is_read_to_where_it_broke() {
+    for code in [ResetCode::Truncated, ResetCode::Timeout, ResetCode::Lost] {
+        let mut pair = Pair::new(NONE);
+        let id = pair.open();
+        pair.dialer.send_head(id, &answer()).unwrap();
+        // More than there is credit for: the end of it waits for the reader.
+        let mut data = Bytes::from(vec![7; 200_000]);
+        let taken = pair.dialer.write(id, &mut data).unwrap();
+        pair.dialer.cut_short(id, code);
+        pair.dialer.release_send(id);
+        pair.dialer.release_recv(id);
+        pair.settle();
+        let mut read = 0;
+        let error = loop {
+            let (items, error) = drain(&mut pair.acceptor, id, pair.now);
+            read += bytes_of(&items).len();
+            if let Some(error) = error {
+                break error;
+            }
+            pair.settle();
+        };
+        assert_eq!((read, error), (taken, StreamError::Reset(code)));
+        pair.acceptor.release_send(id);
+        pair.acceptor.release_recv(id);
+        pair.settle();
+        assert_eq!(pair.dialer.stream_count() + pair.acceptor.stream_count(), 0);
+    }
+}
+
+#[test]
+fn what_is_no_longer_permitted_is_not_read() {
+    let mut pair = Pair::new(NONE);
+    let id = pair.open();
+    pair.dialer.send_head(id, &answer()).unwrap();
+    let mut data = Bytes::from_static(b"a secret");
+    pair.dialer.write(id, &mut data).unwrap();
+    pair.settle();
+    pair.dialer.reset(id, ResetCode::Withdrawn);
+    pair.settle();
+    let (items, error) = drain(&mut pair.acceptor, id, pair.now);
+    assert!(items.is_empty());
+    assert_eq!(error, Some(StreamError::Reset(ResetCode::Withdrawn)));
+}
+
+#[test]
+fn who_wants_no_more_of_an_answer_that_is_cut_short_hears_of_the_break_at_once() {
+    let mut pair = Pair::new(NONE);
+    let id = pair.open();
+    pair.dialer.send_head(id, &answer()).unwrap();
+    let mut data = Bytes::from(vec![7; 200_000]);
+    pair.dialer.write(id, &mut data).unwrap();
+    pair.dialer.cut_short(id, ResetCode::Truncated);
+    pair.settle();
+    pair.acceptor.stop(id, ResetCode::Cancelled);
+    pair.settle();
+    let reset = |event: &Event| matches!(event, Event::Reset(_, ResetCode::Truncated));
+    assert!(events(&mut pair.acceptor).iter().any(reset));
+}
+
+#[test]
 fn a_stop_ends_one_half_and_leaves_the_other() {
     let mut pair = Pair::new(NONE);
     let id = pair.open();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use culvert_proto::code::GoawayCode;
 use culvert_proto::growth::GrowthBudget;
 use culvert_proto::head::{BodyLength, CallId};
 use culvert_proto::mux::Side;
@@ -37,21 +38,27 @@ async fn pair() -> (Session, Session, Incoming) {
     (opens, takes, incoming)
 }
 
-/// Trailers and the end of a body that has nothing else may come together with the head.
-#[tokio::test(start_paused = true)]
-async fn the_trailers_of_an_empty_body_arrive() {
-    let (edge, _node, mut calls) = pair().await;
-    let (session, _agent, mut taken) = pair().await;
+/// A node's directory with the endpoint that [`call_head`] is for, on this session.
+fn directory(session: Session) -> Directory {
     let directory = Directory::new(Duration::ZERO);
-    let (tenant, endpoint) = (
-        TenantName::new("acme").unwrap(),
-        EndpointName::new("vc").unwrap(),
-    );
+    let CallHead {
+        endpoint, caller, ..
+    } = call_head();
     let place = Place::Here(session);
-    directory.register(&tenant, &endpoint, SessionId(1), &place, Service::default());
-    let head = CallHead {
+    directory.register(
+        &caller.tenant,
+        &endpoint,
+        SessionId(1),
+        &place,
+        Service::default(),
+    );
+    directory
+}
+
+fn call_head() -> CallHead {
+    CallHead {
         call: CallId([7; 16]),
-        endpoint,
+        endpoint: EndpointName::new("vc").unwrap(),
         mode: Mode::Http,
         method: Method::POST,
         target: Bytes::from_static(b"/api"),
@@ -61,7 +68,7 @@ async fn the_trailers_of_an_empty_body_arrive() {
         authority: Bytes::from_static(b"vc--acme.relay.test"),
         source: None,
         caller: Principal {
-            tenant,
+            tenant: TenantName::new("acme").unwrap(),
             subject: "director-7".into(),
             scopes: vec!["culvert:call".into()],
             kind: PrincipalKind::Caller,
@@ -69,8 +76,16 @@ async fn the_trailers_of_an_empty_body_arrive() {
             proof: Proof::Jwt,
         },
         token: None,
-    };
-    let mut call = edge.open(&head, Bytes::new(), false).unwrap();
+    }
+}
+
+/// Trailers and the end of a body that has nothing else may come together with the head.
+#[tokio::test(start_paused = true)]
+async fn the_trailers_of_an_empty_body_arrive() {
+    let (edge, _node, mut calls) = pair().await;
+    let (session, _agent, mut taken) = pair().await;
+    let directory = directory(session);
+    let mut call = edge.open(&call_head(), Bytes::new(), false).unwrap();
     let sum = HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("1"))]);
     call.send.send_head(&Head::Trailers(sum)).await.unwrap();
     call.send.finish().unwrap();
@@ -83,4 +98,46 @@ async fn the_trailers_of_an_empty_body_arrive() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(stream.recv.item().await, Ok(Item::Finished)));
+}
+
+/// Whether the upstream broke off or the agent went: what came before is the caller's, from whichever node.
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_break_is_passed_on() {
+    for lost in [false, true] {
+        let (edge, _node, mut calls) = pair().await;
+        let (session, agent, mut taken) = pair().await;
+        let directory = directory(session);
+        let mut call = edge.open(&call_head(), Bytes::new(), false).unwrap();
+        let (head, stream) = timeout(SOON, calls.accept()).await.unwrap().unwrap();
+        tokio::spawn(async move { carry(&directory, head, stream).await });
+        let (_, mut stream) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
+        // More than the caller's node gives credit for at once.
+        let said = Bytes::from(vec![7; 400_000]);
+        let saying = tokio::spawn(async move {
+            stream.send.write_bytes(said).await.unwrap();
+            if lost {
+                sleep(Duration::from_secs(1)).await;
+                agent.close(GoawayCode::Internal, "enough");
+            } else {
+                stream.send.cut_short(ResetCode::Truncated);
+            }
+            // Handles of a stream that is still to be sent may be gone.
+        });
+        sleep(Duration::from_secs(5)).await;
+        let (mut heard, mut why) = (0, None);
+        while why.is_none() {
+            match timeout(SOON, call.recv.item()).await.unwrap() {
+                Ok(Item::Data(data)) => heard += data.len(),
+                Ok(Item::Head(Head::Taken)) => {}
+                ended => why = Some(ended.map(|_| ())),
+            }
+        }
+        saying.await.unwrap();
+        let code = if lost {
+            ResetCode::Lost
+        } else {
+            ResetCode::Truncated
+        };
+        assert_eq!((heard, why), (400_000, Some(Err(StreamError::Reset(code)))));
+    }
 }
