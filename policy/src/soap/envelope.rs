@@ -60,6 +60,12 @@ pub(super) fn read(text: &str, whole: bool) -> Result<Found, SoapError> {
                     (ResolveResult::Unknown(_), _) => return Err(SoapError::Malformed),
                 };
                 place = match (place, local) {
+                    // A server that looks for the first of that name would find this one.
+                    (Place::Header(_) | Place::Operation(_), "Envelope" | "Header" | "Body")
+                        if ENVELOPES.contains(&ns) =>
+                    {
+                        return Err(SoapError::Envelope);
+                    }
                     (Place::Header(depth), _) => Place::Header(depth + 1),
                     (Place::Operation(depth), _) => Place::Operation(depth + 1),
                     (Place::Prolog, "Envelope") => {

@@ -50,7 +50,7 @@ fn the_operation_is_the_child_of_the_body() {
         ),
         (envelope("<e:Header/><e:Body><v:Login/></e:Body>"), "Login"),
         (
-            envelope("<e:Header><e:Body/>text</e:Header><e:Body a='b'><v:Login/></e:Body>"),
+            envelope("<e:Header><v:Body/>text</e:Header><e:Body a='b'><v:Login/></e:Body>"),
             "Login",
         ),
         (body("<v:Login/>").replace(NS11, NS12), "Login"),
@@ -198,9 +198,21 @@ fn a_hostile_envelope_is_refused_or_read_as_a_server_reads_it() {
     let inner = body("<v:Destroy_Task/>");
     let login = |inside: &str| body(&format!("<v:Login>{inside}</v:Login>"));
     for (text, expected) in [
-        // Read alike by everybody: what is inside of the operation is its argument.
-        (login(&inner), vim25("Login")),
-        (login("<e:Body><v:Destroy_Task/></e:Body>"), vim25("Login")),
+        // What is inside of the operation is its argument, but for servers that look for the first
+        // `Body`, or the last one, wherever it is.
+        (login(&inner), Err(Envelope)),
+        (login("<e:Body><v:Destroy_Task/></e:Body>"), Err(Envelope)),
+        (
+            envelope(
+                "<e:Header><e:Body><v:Destroy_Task/></e:Body></e:Header><e:Body><v:Login/></e:Body>",
+            ),
+            Err(Envelope),
+        ),
+        (
+            login(&format!("<b:Header xmlns:b='{NS12}'/>")),
+            Err(Envelope),
+        ),
+        (login("<v:Body><v:Destroy_Task/></v:Body>"), vim25("Login")),
         (login(&format!("<![CDATA[{inner}]]>")), vim25("Login")),
         (
             login("<v:x xsi:type='v:Destroy_Task' xmlns:xsi='urn:xsi'/>"),
@@ -238,7 +250,7 @@ fn a_hostile_envelope_is_refused_or_read_as_a_server_reads_it() {
         ),
         (
             envelope(&format!("<e:Body>{inner}</e:Body>")),
-            Ok((NS11.to_owned(), "Envelope".to_owned())),
+            Err(Envelope),
         ),
         (format!("{}{inner}", body("<v:Login/>")), Err(Malformed)),
         (login("</v:Login><v:Destroy_Task>"), Err(SecondOperation)),
