@@ -8,6 +8,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::chain::{Hash, Head, Sealed};
 
@@ -100,14 +102,15 @@ impl LogFiles {
         identity(&self.path).is_none_or(|identity| identity != self.identity)
     }
 
-    /// Begins the next file, after the older ones moved up.
-    pub(crate) fn rotate(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
-        for number in (1..self.keep).rev() {
+    /// Moves the file to the first number, so that [`reopen`](Self::reopen) begins the next one. The
+    /// older ones move up no further than to the first number that is free: where the file itself cannot
+    /// be moved, trying again and again costs none of them.
+    pub(crate) fn move_up(&self) -> io::Result<()> {
+        let free = (1..self.keep).find(|number| !self.numbered(*number).exists());
+        for number in (1..free.unwrap_or(self.keep)).rev() {
             rename(&self.numbered(number), &self.numbered(number + 1))?;
         }
-        rename(&self.path, &self.numbered(1))?;
-        self.reopen()
+        rename(&self.path, &self.numbered(1))
     }
 
     /// Opens the file at the path, whatever has become of the old one.
@@ -131,21 +134,65 @@ impl LogFiles {
     }
 }
 
-/// Every file of a log, oldest first, and what was noted beside it.
-pub(crate) fn all(path: &Path, keep: u32) -> io::Result<(Vec<PathBuf>, Option<Head>)> {
-    // First the note: what is written meanwhile is behind it.
-    let noted = match File::open(beside(path, "head")) {
-        Ok(note) => read_note(&note)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    let mut files: Vec<PathBuf> = (1..=keep)
+/// Every file of a log, open and oldest first.
+pub(crate) type AllFiles = Vec<(PathBuf, File)>;
+
+/// How often the files of a log are opened anew because it was rotated meanwhile, and the pause before.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What was noted beside a log: number and hash of its last line.
+pub(crate) fn noted(path: &Path) -> io::Result<Option<Head>> {
+    match found(File::open(beside(path, "head")))? {
+        Some(note) => read_note(&note),
+        None => Ok(None),
+    }
+}
+
+/// Opens every file of a log, and reads what was noted beside it. The log may be written, and rotated,
+/// at the same time.
+pub(crate) fn all(path: &Path, keep: u32) -> io::Result<(AllFiles, Option<Head>)> {
+    for _ in 0..TRIES {
+        // First the note: what is written meanwhile is behind it.
+        let noted = noted(path)?;
+        let files = open_all(path, keep)?;
+        if files.last().is_some_and(|(last, _)| last == path) && files.iter().all(is_in_place) {
+            return Ok((files, noted));
+        }
+        sleep(PAUSE);
+    }
+    // It is not there, or says why it cannot be opened.
+    File::open(path)?;
+    Err(io::Error::other(
+        "the log is rotated faster than its files can be opened",
+    ))
+}
+
+fn open_all(path: &Path, keep: u32) -> io::Result<AllFiles> {
+    let numbered = (1..=keep)
         .rev()
-        .map(|number| beside(path, &number.to_string()))
-        .filter(|file| file.exists())
-        .collect();
-    files.push(path.to_owned());
-    Ok((files, noted))
+        .map(|number| beside(path, &number.to_string()));
+    let mut files = Vec::new();
+    for file in numbered.chain([path.to_owned()]) {
+        if let Some(open) = found(File::open(&file))? {
+            files.push((file, open));
+        }
+    }
+    Ok(files)
+}
+
+/// Whether a file is still the one that its name leads to.
+fn is_in_place((path, file): &(PathBuf, File)) -> bool {
+    let opened = file.metadata().map(|found| (found.dev(), found.ino()));
+    opened.is_ok_and(|opened| identity(path) == Some(opened))
+}
+
+/// `None` for what is not there.
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// `FILE.suffix`.
@@ -177,10 +224,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        renamed => renamed,
-    }
+    found(std::fs::rename(from, to)).map(|_| ())
 }
 
 fn read_note(note: &File) -> io::Result<Option<Head>> {

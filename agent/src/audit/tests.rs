@@ -222,15 +222,16 @@ impl Logged {
     }
 
     fn files(&self) -> (Vec<PathBuf>, Option<Head>) {
-        file::all(&self.path(), 100).unwrap()
+        let (files, noted) = file::all(&self.path(), 1000).unwrap();
+        (files.into_iter().map(|(path, _)| path).collect(), noted)
     }
 
     fn check(&self) -> Checker {
-        let (files, noted) = self.files();
+        let (files, noted) = file::all(&self.path(), 1000).unwrap();
         let mut checker = Checker::new(noted);
-        for (number, file) in files.iter().enumerate() {
+        for (number, (_, file)) in files.iter().enumerate() {
             checker.begin(&number.to_string());
-            let text = std::fs::read_to_string(file).unwrap();
+            let text = std::io::read_to_string(file).unwrap();
             for line in text.split_inclusive('\n') {
                 let whole = line.strip_suffix('\n');
                 checker.line(whole.unwrap_or(line).as_bytes(), whole.is_some());
@@ -389,6 +390,50 @@ async fn a_file_that_another_program_moved_is_followed_by_a_new_one() {
     std::fs::rename(logged.path(), file::beside(&logged.path(), "1")).unwrap();
     logged.run(1).await;
     assert_eq!(found(&logged.check()), []);
+}
+
+/// It is verified from cron, while calls go on: nothing is missing only because it was moved.
+#[tokio::test]
+async fn a_log_that_is_rotated_meanwhile_is_found_whole() {
+    let logged = Logged::new(2000, 1000);
+    let audit = logged.start();
+    for _ in 0..200 {
+        for call in ["a", "b", "c", "d", "e"] {
+            audit.write(&a_call(call), false);
+        }
+        assert_eq!(found(&logged.check()), []);
+    }
+    audit.close().await;
+    assert!(logged.files().0.len() > 2);
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_rotated_grows_on() {
+    let logged = Logged::new(1000, 1);
+    // What cannot be replaced by a file.
+    std::fs::create_dir(file::beside(&logged.path(), "1")).unwrap();
+    logged.run(50).await;
+    assert_eq!(logged.events(&logged.path()).len(), 52);
+}
+
+/// Tried again and again, moving files up would have them fall off at the end.
+#[test]
+fn files_move_up_no_further_than_there_is_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.log");
+    let numbered = |number: u32| file::beside(&path, &number.to_string());
+    for number in 1..=3 {
+        std::fs::write(numbered(number), number.to_string()).unwrap();
+    }
+    let (files, _) = LogFiles::open(&path, 1000, 5).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    for _ in 0..5 {
+        files.move_up().unwrap();
+    }
+    for number in 1..=3 {
+        let kept = std::fs::read_to_string(numbered(number + 1)).unwrap();
+        assert_eq!(kept, number.to_string());
+    }
 }
 
 #[tokio::test]

@@ -91,21 +91,27 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Report, VerifyError> {
             let AuditSink::File { file, keep, .. } = config.audit.sink else {
                 return Err(VerifyError::NoFile);
             };
-            all(&file, keep)?
+            file::all(&file, keep).map_err(at(&file))?
         }
         None => {
             let last = args.files.last().ok_or(VerifyError::NoFile)?;
-            let (_, noted) = all(last, 0)?;
-            (args.files.clone(), noted)
+            let noted = file::noted(last).map_err(at(&file::beside(last, "head")))?;
+            let open = |file: &PathBuf| {
+                let opened = File::open(file).map_err(at(file));
+                opened.map(|opened| (file.clone(), opened))
+            };
+            (
+                args.files.iter().map(open).collect::<Result<_, _>>()?,
+                noted,
+            )
         }
     };
     let mut checker = Checker::new(noted);
     let mut lines = Vec::with_capacity(files.len());
-    for file in files {
-        let name = file.display().to_string();
+    for (path, file) in files {
+        let name = path.display().to_string();
         checker.begin(&name);
-        let read = read(&file, &mut checker);
-        let count = read.map_err(|error| VerifyError::Read { file, error })?;
+        let count = read(file, &mut checker).map_err(at(&path))?;
         lines.push((name, count));
     }
     checker.end();
@@ -115,15 +121,14 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Report, VerifyError> {
     })
 }
 
-fn all(path: &Path, keep: u32) -> Result<(Vec<PathBuf>, Option<Head>), VerifyError> {
-    file::all(path, keep).map_err(|error| VerifyError::Read {
-        file: file::beside(path, "head"),
-        error,
-    })
+/// What could not be read.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> VerifyError {
+    let file = path.to_owned();
+    move |error| VerifyError::Read { file, error }
 }
 
-fn read(file: &Path, checker: &mut Checker) -> io::Result<u64> {
-    let mut reader = BufReader::new(File::open(file)?);
+fn read(file: File, checker: &mut Checker) -> io::Result<u64> {
+    let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     let mut count = 0;
     while let Some(ended) = next_line(&mut reader, &mut line)? {

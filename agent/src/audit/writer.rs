@@ -88,6 +88,8 @@ pub(crate) struct Writer {
     /// Something was written since the last sync.
     dirty: bool,
     looked: Instant,
+    /// When a full file could last not be moved.
+    stuck: Option<Instant>,
 }
 
 impl Writer {
@@ -110,6 +112,7 @@ impl Writer {
             closing: false,
             dirty: false,
             looked: Instant::now(),
+            stuck: None,
         }
     }
 
@@ -197,13 +200,32 @@ impl Writer {
         }
     }
 
-    /// Begins the next file where the current one is full.
+    /// Begins the next file where the current one is full. One that cannot be moved grows on: a line in
+    /// too large a file is better than none.
     fn make_room(&mut self) -> io::Result<()> {
-        if let Sink::Files(files) = &mut self.sink
-            && files.is_full()
-        {
-            files.rotate()?;
-            self.begin = Some(Begin::Open);
+        let Sink::Files(files) = &mut self.sink else {
+            return Ok(());
+        };
+        if !files.is_full() || self.stuck.is_some_and(|since| since.elapsed() < TICK) {
+            return Ok(());
+        }
+        files.sync(self.head)?;
+        self.dirty = false;
+        match files.move_up() {
+            Ok(()) => {
+                self.stuck = None;
+                files.reopen()?;
+                self.begin = Some(Begin::Open);
+            }
+            Err(error) => {
+                if self.stuck.replace(Instant::now()).is_none() {
+                    tracing::error!(
+                        target: "culvert::audit",
+                        "the audit log cannot be rotated ({error}); its file grows until it can: it takes \
+                         the right to rename it within its directory",
+                    );
+                }
+            }
         }
         Ok(())
     }
