@@ -2,7 +2,8 @@
 //!
 //! Lines with the target [`ACCESS`] are many, one for each call: when they come fast they are
 //! collected and written together, at most 50 ms after they were said. All others are written at
-//! once, and what was collected before them with them.
+//! once, and what was collected before them with them; by a thread of the log's own, for which nobody
+//! waits.
 
 mod format;
 mod writer;
@@ -16,6 +17,10 @@ use self::writer::{Lines, LogWriter};
 
 /// The target of the lines that say of each call what became of it.
 pub const ACCESS: &str = "culvert::access";
+
+/// What is logged where nobody says what. Of the libraries that speak HTTP with strangers only what is
+/// wrong with them: h2 warns of frames, as many as a peer likes to send.
+pub const USUAL: &str = "info,h2=error,hyper=error";
 
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -32,14 +37,14 @@ pub enum LogFormat {
 pub struct Log(Lines);
 
 impl Log {
-    /// Sets the log up for the whole process. What is logged says `RUST_LOG`; `info` without it, or
+    /// Sets the log up for the whole process. What is logged says `RUST_LOG`; [`USUAL`] without it, or
     /// where it is not understood, which is said.
     /// A panic, which is a defect, is logged too.
     ///
     /// # Panics
     /// The second time.
     pub fn start(format: LogFormat) -> Self {
-        let usual = || EnvFilter::new("info");
+        let usual = || EnvFilter::new(USUAL);
         let (filter, wrong) = match std::env::var(EnvFilter::DEFAULT_ENV) {
             Ok(asked) => match EnvFilter::try_new(&asked) {
                 Ok(filter) => (filter, None),

@@ -14,9 +14,16 @@ use super::ACCESS;
 /// once.
 pub(super) const PACE: Duration = Duration::from_millis(50);
 
-/// Bytes that may wait. When there are more, because whoever reads the log does not keep up,
-/// further access lines are lost, and counted: a call does not wait for a log.
+/// Bytes of access lines that may wait. When there are more, because whoever reads the log does not keep
+/// up, further ones are lost, and counted: a call does not wait for a log.
 const MAX_WAITING: usize = 1 << 20;
+
+/// Bytes for all other lines beyond that: calls do not crowd them out. Nor does who says them wait. Where
+/// nobody reads the log, whoever waited would take everything with it that its worker serves.
+const RESERVE: usize = 256 * 1024;
+
+/// How long the last lines may take to be written when a process ends.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Lines that wait to be written. Clones speak of the same ones.
 #[derive(Clone)]
@@ -24,8 +31,10 @@ pub(super) struct Lines(Arc<Shared>);
 
 struct Shared {
     waiting: Mutex<Waiting>,
-    /// Something waits, after nothing did.
+    /// Something waits, after nothing did, or is urgent.
     some: Condvar,
+    /// All that waited is written.
+    none: Condvar,
     /// Held from taking lines to having written them: what was said first is written first.
     out: Mutex<Box<dyn Write + Send>>,
 }
@@ -35,6 +44,18 @@ struct Waiting {
     bytes: Vec<u8>,
     /// Lines that found no room.
     lost: u64,
+    /// Among them is one that is written without delay.
+    urgent: bool,
+    /// Lines were taken and are not written yet.
+    writing: bool,
+    /// There is a thread that writes.
+    threaded: bool,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.lost == 0
+    }
 }
 
 impl Lines {
@@ -42,64 +63,92 @@ impl Lines {
         Self(Arc::new(Shared {
             waiting: Mutex::default(),
             some: Condvar::new(),
+            none: Condvar::new(),
             out: Mutex::new(Box::new(out)),
         }))
     }
 
-    /// Starts the thread that writes lines that nobody else has written. Without one (the system
-    /// has no thread left) they wait for the next line that is written at once.
+    /// Starts the thread that writes. Without one (the system has no thread left) urgent lines are
+    /// written by who says them, and the others with those.
     pub(super) fn keep_flushing(self) {
+        let lines = self.clone();
         let thread = std::thread::Builder::new().name("log".into());
-        let _ = thread.spawn(move || {
+        let started = thread.spawn(move || {
             let mut flushed: Option<Instant> = None;
             loop {
-                let waiting = self.waiting();
-                let idle = |waiting: &mut Waiting| waiting.bytes.is_empty() && waiting.lost == 0;
-                drop(self.0.some.wait_while(waiting, idle));
-                if let Some(flushed) = flushed {
-                    std::thread::sleep(PACE.saturating_sub(flushed.elapsed()));
-                }
-                self.flush();
+                let waiting = lines.waiting();
+                let waiting = lines
+                    .0
+                    .some
+                    .wait_while(waiting, |waiting| waiting.is_empty());
+                let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+                let rest = flushed.map_or(Duration::ZERO, |at| PACE.saturating_sub(at.elapsed()));
+                let paced = |waiting: &mut Waiting| !waiting.urgent;
+                drop(lines.0.some.wait_timeout_while(waiting, rest, paced));
+                lines.write();
                 flushed = Some(Instant::now());
             }
         });
+        self.waiting().threaded = started.is_ok();
     }
 
-    /// Adds a line that may wait.
-    fn add(&self, line: &[u8]) {
+    /// Adds a line.
+    fn add(&self, line: &[u8], urgent: bool) {
         let mut waiting = self.waiting();
-        let first = waiting.bytes.is_empty() && waiting.lost == 0;
-        if waiting.bytes.len() + line.len() <= MAX_WAITING {
+        let first = waiting.is_empty();
+        let most = if urgent {
+            MAX_WAITING + RESERVE
+        } else {
+            MAX_WAITING
+        };
+        if waiting.bytes.len() + line.len() <= most {
             waiting.bytes.extend_from_slice(line);
         } else {
             waiting.lost += 1;
         }
+        waiting.urgent |= urgent;
+        let threaded = waiting.threaded;
         drop(waiting);
-        if first {
+        if !threaded && urgent {
+            self.write();
+        } else if first || urgent {
             self.0.some.notify_one();
         }
     }
 
-    /// Writes what waits, then `line`.
-    fn write(&self, line: &[u8]) {
+    /// Writes what waits.
+    fn write(&self) {
         let mut out = self.0.out.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = std::mem::take(&mut *self.waiting());
-        taken.bytes.extend_from_slice(line);
+        let mut waiting = self.waiting();
+        let bytes = std::mem::take(&mut waiting.bytes);
+        let lost = std::mem::take(&mut waiting.lost);
+        waiting.urgent = false;
+        waiting.writing = true;
+        drop(waiting);
         // Where nobody can read a log, nobody can be told.
-        let _ = out.write_all(&taken.bytes);
-        if taken.lost > 0 {
+        let _ = out.write_all(&bytes);
+        if lost > 0 {
             let _ = writeln!(
                 out,
-                "{} access lines were lost: whoever reads the log does not keep up",
-                taken.lost
+                "{lost} lines were lost: whoever reads the log does not keep up"
             );
         }
         let _ = out.flush();
+        self.waiting().writing = false;
+        self.0.none.notify_all();
     }
 
-    /// Writes what waits.
+    /// Has what waits written, and waits for that as long as a process that ends may.
     pub(super) fn flush(&self) {
-        self.write(&[]);
+        let mut waiting = self.waiting();
+        if !waiting.threaded {
+            drop(waiting);
+            return self.write();
+        }
+        waiting.urgent = true;
+        self.0.some.notify_one();
+        let busy = |waiting: &mut Waiting| !waiting.is_empty() || waiting.writing;
+        drop(self.0.none.wait_timeout_while(waiting, LAST_LINES, busy));
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -128,11 +177,7 @@ pub(super) struct LineWriter<'a> {
 impl Write for LineWriter<'_> {
     /// Takes a whole line: `tracing-subscriber` writes each event at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.may_wait {
-            self.lines.add(line);
-        } else {
-            self.lines.write(line);
-        }
+        self.lines.add(line, !self.may_wait);
         Ok(line.len())
     }
 
@@ -188,10 +233,10 @@ mod tests {
     fn lines_that_may_wait_are_written_before_one_that_may_not() {
         let out = Out::default();
         let lines = Lines::to(out.clone());
-        lines.add(b"one\n");
-        lines.add(b"two\n");
+        lines.add(b"one\n", false);
+        lines.add(b"two\n", false);
         assert_eq!(out.text(), "");
-        lines.write(b"three\n");
+        lines.add(b"three\n", true);
         assert_eq!(out.text(), "one\ntwo\nthree\n");
     }
 
@@ -200,12 +245,15 @@ mod tests {
         let out = Out::default();
         let lines = Lines::to(out.clone());
         lines.clone().keep_flushing();
-        for line in ["one\n", "two\n"] {
-            lines.add(line.as_bytes());
+        for (line, urgent) in [("one\n", false), ("two\n", false), ("three\n", true)] {
+            lines.add(line.as_bytes(), urgent);
             while !out.text().ends_with(line) {
                 std::thread::yield_now();
             }
         }
+        lines.add(b"four\n", false);
+        lines.flush();
+        assert_eq!(out.text(), "one\ntwo\nthree\nfour\n");
     }
 
     #[test]
@@ -214,10 +262,48 @@ mod tests {
         let lines = Lines::to(out.clone());
         let line = [b'x'; 1024];
         for _ in 0..MAX_WAITING / line.len() + 3 {
-            lines.add(&line);
+            lines.add(&line, false);
         }
         assert_eq!(lines.waiting().bytes.len(), MAX_WAITING);
         lines.flush();
-        assert!(out.text().contains("3 access lines were lost"));
+        assert!(out.text().contains("3 lines were lost"));
+    }
+
+    /// A pipe that nobody reads takes nothing more, ever.
+    struct Stuck(Arc<Mutex<()>>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            drop(self.0.lock());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_log_that_nobody_reads_and_calls_leave_room_for_other_lines() {
+        let gate = Arc::new(Mutex::new(()));
+        let held = gate.lock().unwrap();
+        let lines = Lines::to(Stuck(gate.clone()));
+        lines.clone().keep_flushing();
+        let line = [b'x'; 1024];
+        lines.add(&line, true);
+        while !lines.waiting().writing {
+            std::thread::yield_now();
+        }
+        // This returns, again and again: that is the promise.
+        for _ in 0..2 * MAX_WAITING / line.len() {
+            lines.add(&line, false);
+        }
+        for _ in 0..2 * RESERVE / line.len() {
+            lines.add(&line, true);
+        }
+        assert_eq!(lines.waiting().bytes.len(), MAX_WAITING + RESERVE);
+        // Nor does the end of the process, for long.
+        lines.flush();
+        drop(held);
     }
 }
