@@ -4,14 +4,15 @@
 //! redirects and cookies, and refuses requests that come from pages of another origin. Names are
 //! translated in headers, never in bodies, and only those of endpoints of this agent.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use culvert_config::endpoint::{Endpoint, HostHeader};
 use culvert_proto::names::{EndpointName, TenantName};
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LOCATION, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    ORIGIN, REFERER, SET_COOKIE,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LOCATION, HeaderMap, HeaderName, HeaderValue,
+    InvalidHeaderValue, LOCATION, ORIGIN, REFERER, SET_COOKIE,
 };
 
 use super::call::Call;
@@ -242,12 +243,32 @@ fn translate(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -
         return;
     };
     for value in entry.iter_mut() {
-        let changed = value.to_str().ok().and_then(&change);
-        if let Some(Ok(mut changed)) = changed.map(HeaderValue::try_from) {
+        let changed = change(&to_text(value));
+        if let Some(Ok(mut changed)) = changed.map(|text| from_text(&text)) {
             changed.set_sensitive(value.is_sensitive());
             *value = changed;
         }
     }
+}
+
+/// A value's bytes as characters, one each: those that are not ASCII are nothing to translate, and stay as
+/// they are.
+fn to_text(value: &HeaderValue) -> Cow<'_, str> {
+    match value.to_str() {
+        Ok(text) => text.into(),
+        Err(_) => value
+            .as_bytes()
+            .iter()
+            .map(|byte| char::from(*byte))
+            .collect(),
+    }
+}
+
+/// The way back.
+fn from_text(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    // What is put in are names and numbers.
+    let byte = |character| u8::try_from(character).unwrap_or(b'?');
+    HeaderValue::from_maybe_shared(text.chars().map(byte).collect::<Bytes>())
 }
 
 /// Where an absolute URL, or one without a scheme (`//host/path`), leads.
@@ -332,12 +353,12 @@ mod tests {
         );
         let (names, authority) = (names(), Bytes::from_static(authority.as_bytes()));
         let mut headers = HeaderMap::new();
-        headers.insert(name, value.parse().unwrap());
+        headers.insert(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         by(
             &names.between(&endpoint, &tenant, &authority).unwrap(),
             &mut headers,
         );
-        headers[name].to_str().unwrap().to_owned()
+        String::from_utf8(headers[name].as_bytes().to_vec()).unwrap()
     }
 
     const PUBLIC: &str = "VC--acme.relay.example:8443";
@@ -348,6 +369,26 @@ mod tests {
 
     fn request(authority: &'static str, name: &'static str, value: &str) -> String {
         translated(authority, (name, value), |by, headers| by.request(headers))
+    }
+
+    /// Older applications write what they like into cookies, and paths as they are shown.
+    #[test]
+    fn letters_beyond_ascii_stay_as_they_are() {
+        for (name, from, to) in [
+            (
+                "set-cookie",
+                "n=\u{e4}; Domain=vc.sddc.local; Path=/",
+                "n=\u{e4}; Domain=VC--acme.relay.example; Path=/",
+            ),
+            (
+                "location",
+                "https://vc.sddc.local/x/\u{e4}",
+                "https://vc--acme.relay.example:8443/x/\u{e4}",
+            ),
+        ] {
+            let translated = answer(PUBLIC, name, from);
+            assert_eq!(translated.to_lowercase(), to.to_lowercase());
+        }
     }
 
     #[test]
