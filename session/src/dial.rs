@@ -3,7 +3,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -39,6 +40,8 @@ pub struct DialTarget {
     server_name: ServerName<'static>,
     tls: Arc<ClientConfig>,
     proxy: Option<HttpProxy>,
+    /// The address at which the last dial came to nothing behind TCP. Clones share it.
+    avoided: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl fmt::Debug for DialTarget {
@@ -95,6 +98,7 @@ impl DialTarget {
             server_name,
             tls,
             proxy: None,
+            avoided: Arc::default(),
         })
     }
 
@@ -122,6 +126,18 @@ impl DialTarget {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Puts the address that is avoided behind all others. Who takes connections and says nothing wins
+    /// every race: resolvers give addresses in the same order each time.
+    fn sort(&self, addresses: &mut [SocketAddr]) {
+        if let Some(avoided) = *self.avoided() {
+            addresses.sort_by_key(|address| *address == avoided);
+        }
+    }
+
+    fn avoided(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -271,6 +287,10 @@ impl DialError {
                  this machine may connect to it"
             }
             Self::Tls { source, .. } => tls_advice(source),
+            Self::Timeout {
+                phase: DialPhase::Tls,
+                ..
+            } => CUT,
             Self::WebSocket {
                 source: UpgradeError::Refused(refusal),
                 ..
@@ -317,12 +337,13 @@ fn tls_advice(error: &io::Error) -> &'static str {
              listen.public"
         }
         TlsTrouble::Other => "the server's TLS is not usable: see the message",
-        TlsTrouble::Cut => {
-            "the connection ended during the TLS handshake: a firewall or proxy may cut it, or what \
-             answers there speaks no TLS"
-        }
+        TlsTrouble::Cut => CUT,
     }
 }
+
+/// What to do about a TLS handshake that comes to no end.
+const CUT: &str = "the connection ended during the TLS handshake, or nothing more came: a firewall or proxy may \
+                   cut it, or what answers there speaks no TLS";
 
 /// Makes a connection to a relay, up to and with the WebSocket handshake: TLS as the target's
 /// configuration says, subprotocol `culvert.v1`, `bearer` as the credential.
@@ -333,7 +354,26 @@ pub async fn dial(
     bearer: &str,
     user_agent: &str,
 ) -> Result<WebSocketIo<DialIo>, DialError> {
-    let tls = secure(target, connect(target, user_agent).await?).await?;
+    let tcp = connect(target, user_agent).await?;
+    let address = tcp.peer_addr().ok();
+    let dialled = open(target, tcp, bearer, user_agent).await;
+    // Who refuses is a relay.
+    let is_relay = match &dialled {
+        Ok(_) => true,
+        Err(error) => error.refusal().is_some(),
+    };
+    *target.avoided() = address.filter(|_| !is_relay);
+    dialled
+}
+
+/// What comes behind TCP.
+async fn open(
+    target: &DialTarget,
+    tcp: TcpStream,
+    bearer: &str,
+    user_agent: &str,
+) -> Result<WebSocketIo<DialIo>, DialError> {
+    let tls = secure(target, tcp).await?;
     let request = upgrade::Request {
         authority: &target.authority,
         path: SESSION_PATH,
@@ -366,9 +406,10 @@ pub async fn secure(target: &DialTarget, tcp: TcpStream) -> Result<DialIo, DialE
 /// The first steps of a dial: a byte stream to the target, through its proxy where it has one.
 pub async fn connect(target: &DialTarget, user_agent: &str) -> Result<TcpStream, DialError> {
     let Some(proxy) = &target.proxy else {
-        return reach_host(&target.host, target.port).await;
+        let order = |addresses: &mut [SocketAddr]| target.sort(addresses);
+        return reach_host(&target.host, target.port, order).await;
     };
-    let reached = reach_host(proxy.host(), proxy.port()).await;
+    let reached = reach_host(proxy.host(), proxy.port(), |_| ()).await;
     let mut tcp = reached.map_err(|source| DialError::ProxyUnreachable {
         proxy: proxy.to_string(),
         source: Box::new(source),
@@ -385,16 +426,21 @@ pub async fn connect(target: &DialTarget, user_agent: &str) -> Result<TcpStream,
 }
 
 /// A byte stream to a host: name resolution, TCP, and a tunnel's socket options.
-async fn reach_host(name: &str, port: u16) -> Result<TcpStream, DialError> {
+async fn reach_host(
+    name: &str,
+    port: u16,
+    order: impl FnOnce(&mut [SocketAddr]),
+) -> Result<TcpStream, DialError> {
     let host = || name.to_owned();
     let lookup = tokio::net::lookup_host((name, port));
-    let addresses = within(name, DialPhase::Dns, lookup)
+    let mut addresses: Vec<_> = within(name, DialPhase::Dns, lookup)
         .await?
         .map_err(|source| DialError::Dns {
             host: host(),
             source,
         })?
         .collect();
+    order(&mut addresses);
     let tcp = within(name, DialPhase::Tcp, race::connect(addresses))
         .await?
         .map_err(|source| DialError::Tcp {
@@ -457,6 +503,24 @@ mod tests {
         ] {
             assert_eq!(DialTarget::new(url, tls()).unwrap_err(), error, "{url}");
         }
+    }
+
+    /// A node whose process hangs, or a way that large packets do not get through.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_takes_connections_and_says_nothing_is_tried_last_the_next_time() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let other: SocketAddr = "127.0.0.2:443".parse().unwrap();
+        let target = DialTarget::new(&format!("wss://{address}"), tls()).unwrap();
+        let sorted = || {
+            let mut addresses = [address, other];
+            target.sort(&mut addresses);
+            addresses
+        };
+        assert_eq!(sorted(), [address, other]);
+        let error = dial(&target, "token", "agent/0").await.unwrap_err();
+        assert_eq!(error.phase(), DialPhase::Tls);
+        assert_eq!(sorted(), [other, address]);
     }
 
     #[tokio::test]

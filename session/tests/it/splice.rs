@@ -366,7 +366,10 @@ async fn what_came_before_a_break_is_passed_on() {
         } else {
             StreamError::Reset(ResetCode::Truncated)
         };
-        assert!(matches!(ended, Err(SpliceError::Stream(error)) if error == why), "{ended:?}");
+        assert!(
+            matches!(ended, Err(SpliceError::Stream(error)) if error == why),
+            "{ended:?}"
+        );
     }
 }
 
