@@ -51,8 +51,9 @@ const STRANGER_DATA: u64 = 8 * 1024;
 /// What the peer may spend at once.
 const BUDGET: u64 = 2000;
 /// What it gets back for each second, for each call that is over, and for how many bytes that it
-/// takes or sends as data.
+/// takes or sends as data. One that has shown who it is may do more: what it wastes is its tenant's, too.
 const PER_SECOND: u64 = 20;
+const PER_SECOND_PROVEN: u64 = 1000;
 const PER_CALL: u64 = 5;
 const BYTES_PER_TOKEN: u64 = 512;
 
@@ -66,6 +67,10 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
+
+/// Most pings that cost nothing because frames of answers were sent before them. gRPC's clients measure
+/// the line with a ping for each piece of an answer that they get while none is under way.
+const ANSWERED_PINGS: u32 = 100;
 
 /// The caller's word that it has heard that the connection ends: the acknowledged PING with what h2
 /// sends in its own. After that h2 names the last call that it takes and throws away what comes behind
@@ -114,14 +119,14 @@ impl Budget {
     }
 
     /// Whether the peer can pay. `ended` says how many calls of the connection are over.
-    fn spend(&mut self, price: u64, ended: impl FnOnce() -> usize) -> bool {
+    fn spend(&mut self, price: u64, per_second: u64, ended: impl FnOnce() -> usize) -> bool {
         if self.tokens < price {
             let (now, ended) = (Instant::now(), ended());
             let seconds = now.duration_since(self.filled).as_secs();
             let calls = ended.wrapping_sub(self.calls) as u64;
             self.filled += Duration::from_secs(seconds);
             self.calls = ended;
-            let earned = seconds.saturating_mul(PER_SECOND) + calls.saturating_mul(PER_CALL);
+            let earned = seconds.saturating_mul(per_second) + calls.saturating_mul(PER_CALL);
             self.tokens = BUDGET.min(self.tokens.saturating_add(earned));
         }
         match self.tokens.checked_sub(price) {
@@ -129,6 +134,47 @@ impl Budget {
             None => return false,
         }
         true
+    }
+}
+
+/// What goes the other way, frame by frame.
+#[derive(Debug, Default)]
+struct Written {
+    header: [u8; FRAME_HEADER],
+    seen: usize,
+    /// Bytes of the frame's payload that are still to come.
+    left: usize,
+    /// Frames of answers since the peer's last pings.
+    answers: u32,
+}
+
+impl Written {
+    /// Takes note of bytes that were sent.
+    fn count(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let payload = self.left.min(bytes.len());
+            self.left -= payload;
+            bytes = &bytes[payload..];
+            let header = (FRAME_HEADER - self.seen).min(bytes.len());
+            self.header[self.seen..self.seen + header].copy_from_slice(&bytes[..header]);
+            self.seen += header;
+            bytes = &bytes[header..];
+            if self.seen == FRAME_HEADER {
+                let [high, mid, low, kind, ..] = self.header;
+                self.seen = 0;
+                self.left = u32::from_be_bytes([0, high, mid, low]) as usize;
+                if kind == DATA || kind == HEADERS {
+                    self.answers = ANSWERED_PINGS.min(self.answers + 1);
+                }
+            }
+        }
+    }
+
+    /// Whether a ping of the peer's may be because of an answer.
+    fn take_ping(&mut self) -> bool {
+        let may = self.answers > 0;
+        self.answers = self.answers.saturating_sub(1);
+        may
     }
 }
 
@@ -167,6 +213,7 @@ pub(crate) struct FrameGuard<IO> {
     /// Within a block of HEADERS and CONTINUATION.
     in_heads: bool,
     budget: Budget,
+    written: Written,
     heads: u8,
     /// The turn is over, and h2 was left to do with the heads what it does.
     handed_over: bool,
@@ -204,6 +251,7 @@ impl<IO> FrameGuard<IO> {
             begun: false,
             in_heads: false,
             budget: Budget::new(now),
+            written: Written::default(),
             heads: 0,
             handed_over: false,
             stash: BytesMut::new(),
@@ -266,10 +314,17 @@ impl<IO> FrameGuard<IO> {
     fn on_header(&mut self) -> Result<(), Flood> {
         let [high, mid, low, kind, flags, ..] = self.header;
         let length = u32::from_be_bytes([0, high, mid, low]);
-        if !self
-            .budget
-            .spend(price(kind, flags, length), || self.traffic.ended())
-        {
+        let price = match kind {
+            PING if self.written.take_ping() => 0,
+            _ => price(kind, flags, length),
+        };
+        let per_second = if self.traffic.is_stranger() {
+            PER_SECOND
+        } else {
+            PER_SECOND_PROVEN
+        };
+        let ended = || self.traffic.ended();
+        if !self.budget.spend(price, per_second, ended) {
             return Err(Flood);
         }
         if kind == DATA {
@@ -446,6 +501,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for FrameGuard<IO> {
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
         self.budget.earn(written as u64);
+        self.written.count(&bytes[..written]);
         Poll::Ready(Ok(written))
     }
 
@@ -456,6 +512,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for FrameGuard<IO> {
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bytes))?;
         self.budget.earn(written as u64);
+        let mut left = written;
+        for slice in bytes {
+            let part = left.min(slice.len());
+            self.written.count(&slice[..part]);
+            left -= part;
+        }
         Poll::Ready(Ok(written))
     }
 

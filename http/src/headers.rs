@@ -7,7 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use culvert_proto::head::ResponseHead;
-use http::header::{CONNECTION, EXPECT, SET_COOKIE, TE, TRAILER, VIA};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, SET_COOKIE, TE, TRAILER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::guard::MASKED_EXPECT;
@@ -172,6 +172,13 @@ pub fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
         headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
     }
     headers
+}
+
+/// Whether a request is gRPC; gRPC-Web is not.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let media = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = media.and_then(|media| media.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// Whether the caller waits with its body until it hears 100 (RFC 9110, 10.1.1). Over HTTP/2 it

@@ -35,6 +35,7 @@ pub mod headers;
 mod long_heads;
 pub mod mask;
 pub mod pace;
+mod peeked;
 pub mod problem;
 mod progress;
 pub mod request;

@@ -14,6 +14,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHENTICATE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use hyper::ext::ReasonPhrase;
 
 /// The id of the call, on every answer.
 pub const CULVERT_CALL: HeaderName = HeaderName::from_static("culvert-call");
@@ -192,6 +193,12 @@ impl Problem {
                 headers.append(&field, HeaderValue::from_static("Basic realm=\"culvert\""));
             }
         }
+        if self.proxy
+            && let Ok(reason) = ReasonPhrase::try_from(self.reason(call))
+        {
+            response.extensions_mut().insert(reason);
+            return (response, body.into());
+        }
         if *method == Method::HEAD {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
             return (response, Bytes::new());
@@ -222,6 +229,21 @@ impl Problem {
         }
         json.push('}');
         json
+    }
+
+    /// What stands behind the status of a refused CONNECT over HTTP/1: all that Go, Python and Java show of
+    /// it.
+    fn reason(&self, call: CallId) -> String {
+        let (code, layer) = (self.code, self.layer.as_str());
+        let detail = self.detail.chars();
+        let detail: String = detail
+            .filter(|c| matches!(c, ' '..='~'))
+            .take(MAX_REASON)
+            .collect();
+        format!(
+            "{} ({code} of the {layer}: {detail}; call {call})",
+            code.title()
+        )
     }
 
     /// What vSphere's clients show to their users: they hide the text of a plain 403.
@@ -280,6 +302,9 @@ impl From<Refusal> for Problem {
         }
     }
 }
+
+/// Longest detail in a status line, in bytes.
+const MAX_REASON: usize = 200;
 
 /// Puts the call's id on an answer.
 pub fn insert_call(headers: &mut HeaderMap, call: CallId) {

@@ -20,7 +20,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::frames::FrameGuard;
@@ -29,6 +29,7 @@ use crate::guard::head::MAX_HEAD;
 use crate::guard::io::Guard;
 use crate::long_heads::LongHeads;
 use crate::pace::{Deadline, Pace, PacedIo, Patience};
+use crate::peeked::Peeked;
 use crate::progress::Progress;
 use crate::traffic::Traffic;
 
@@ -144,7 +145,38 @@ impl Server {
         let io = PacedIo::new(io, self.pace.stall);
         match alpn {
             Alpn::Http1 => Either::Left(self.serve_http1(io, traffic, drain, answer)),
-            Alpn::H2 => Either::Right(self.serve_http2(io, traffic, drain, answer)),
+            Alpn::H2 => Either::Right(self.serve_either(io, traffic, drain, answer)),
+        }
+    }
+
+    /// Serves a caller that has asked for HTTP/2, and a proxy's that has not looked at what it got: Go's
+    /// clients offer it to a proxy as well, and then send a CONNECT of HTTP/1.1 whatever was chosen.
+    async fn serve_either<IO, S, F, B>(
+        &self,
+        io: IO,
+        traffic: &Arc<Traffic>,
+        drain: &CancellationToken,
+        answer: S,
+    ) -> hyper::Result<()>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Fn(Request<Incoming>, Arc<Progress>) -> F,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
+    {
+        // In a box, for it is moved on: an async block has room twice for that.
+        let mut io = Peeked::new(Box::new(io));
+        let first = async {
+            tokio::select! {
+                first = timeout(self.pace.head, io.first()) => first.ok(),
+                () = async { drain.cancelled().await; sleep(FIRST_CALL).await } => None,
+            }
+        };
+        match first.await {
+            Some(Ok(Some(b'C'))) => self.serve_http1(io, traffic, drain, answer).await,
+            Some(Ok(Some(_))) => self.serve_http2(io, traffic, drain, answer).await,
+            // It said nothing.
+            Some(Ok(None) | Err(_)) | None => Ok(()),
         }
     }
 

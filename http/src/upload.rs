@@ -10,17 +10,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_proto::head::BodyLength;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use crate::headers;
 use crate::pace::Patience;
 use crate::progress::Progress;
 use crate::throttle::Throttle;
 
+/// How long the rest of a body is read that nobody wants any more.
+const HEAR_OUT: Duration = Duration::from_secs(2);
+
 /// A request's body: counted, filtered, and given up where the caller stalls.
+///
+/// Dropped in the midst, the rest of it is read and thrown away for 2 s. The answer is there already then,
+/// and a caller that is cut off while it still sends may never look at it: a closed connection resets, and
+/// curl 7.88, which Debian 12 has, throws away an answer whose HTTP/2 stream was reset behind it.
 #[derive(Debug)]
 pub struct Upload {
-    incoming: Incoming,
+    /// `None` once it has ended or failed.
+    incoming: Option<Incoming>,
     /// What was found while looking for the first bytes and is not data.
     trailers: Option<Frame<Bytes>>,
     patience: Patience,
@@ -52,7 +63,7 @@ impl Upload {
     /// The body of a request whose caller is waited for so long whenever it is its turn.
     pub fn new(incoming: Incoming, stall: Duration, progress: Arc<Progress>) -> Self {
         Self {
-            incoming,
+            incoming: Some(incoming),
             trailers: None,
             patience: Patience::new(stall),
             throttle: Throttle::default(),
@@ -61,16 +72,19 @@ impl Upload {
     }
 
     /// The same, at the rate of this throttle.
-    pub fn throttled(self, throttle: Throttle) -> Self {
-        Self { throttle, ..self }
+    pub fn throttled(mut self, throttle: Throttle) -> Self {
+        self.throttle = throttle;
+        self
+    }
+
+    /// Whether nothing more comes from the caller.
+    fn has_ended(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     /// What the request's head says about its body.
     pub fn length(&self) -> BodyLength {
-        match (
-            self.incoming.is_end_stream(),
-            self.incoming.size_hint().exact(),
-        ) {
+        match (self.has_ended(), self.size_hint().exact()) {
             (true, _) => BodyLength::Empty,
             (false, Some(length)) => BodyLength::Exact(length),
             (false, None) => BodyLength::Unknown,
@@ -80,7 +94,7 @@ impl Upload {
     /// Takes what came together with the head, so that a small request leaves in one frame.
     /// Does not wait for the caller, only for hyper's turn to hand over what it has read.
     pub async fn first_bytes(&mut self) -> Result<FirstBytes, UploadError> {
-        if self.incoming.is_end_stream() {
+        if self.has_ended() {
             return Ok(FirstBytes {
                 data: Bytes::new(),
                 end: true,
@@ -117,11 +131,15 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Pending => return Poll::Pending,
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        let frame = match ready!(Pin::new(incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            ended => {
+                self.incoming = None;
+                return Poll::Ready(ended.map(|failed| failed.map_err(Into::into)));
+            }
         };
         let length = frame.data_ref().map_or(0, Bytes::len);
         self.progress.waits.store(false, Ordering::Relaxed);
@@ -154,20 +172,35 @@ impl Body for Upload {
         ready!(this.throttle.poll_turn(cx));
         match this.poll_incoming(cx) {
             // Not the caller's turn.
-            Poll::Pending if this.progress.waits.load(Ordering::Relaxed) => Poll::Pending,
-            Poll::Pending => this
-                .patience
-                .poll_exhausted(cx)
-                .map(|()| Some(Err(UploadError::Stalled))),
+            Poll::Pending if this.progress.may_pause() => Poll::Pending,
+            Poll::Pending => {
+                ready!(this.patience.poll_exhausted(cx));
+                this.incoming = None;
+                Poll::Ready(Some(Err(UploadError::Stalled)))
+            }
             ready => ready,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.trailers.is_none() && self.incoming.is_end_stream()
+        self.trailers.is_none() && self.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let ended = || SizeHint::with_exact(0);
+        self.incoming.as_ref().map_or_else(ended, Body::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.has_ended()
+            && let Some(mut rest) = self.incoming.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(HEAR_OUT, async move {
+                while let Some(Ok(_)) = rest.frame().await {}
+            }));
+        }
     }
 }

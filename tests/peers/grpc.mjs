@@ -1,8 +1,9 @@
 // gRPC peers (npm `@grpc/grpc-js`).
 //
 // `serve CERT KEY`: prints its port, then a line per event of `Wait`: `waiting`, `cancelled`.
-// `call HOST:PORT NAME CA TOKEN`: makes a call of every kind to the relay at HOST:PORT, whose
-//   certificate and authority are NAME, and prints as JSON what came of them.
+// `call HOST:PORT NAME CA TOKEN [pause]`: makes a call of every kind to the relay at HOST:PORT, whose
+//   certificate and authority are NAME, and prints as JSON what came of them. `pause`: only a
+//   conversation in which the caller is silent for three seconds before each further message.
 
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -51,7 +52,7 @@ function serve(cert, key) {
   process.stdin.on('end', () => process.exit()).resume();
 }
 
-async function call(address, name, ca, token) {
+async function call(address, name, ca, token, pause) {
   const client = new Echo(address, grpc.credentials.createSsl(readFileSync(ca)), {
     'grpc.ssl_target_name_override': name,
     'grpc.default_authority': name,
@@ -75,6 +76,24 @@ async function call(address, name, ca, token) {
       stream.on('error', (error) => done({ code: error.code, details: error.details }));
       stream.on('end', () => done(all));
     });
+  // One message at a time: the next is sent when the answer to the last one is here.
+  const chat = (silence) =>
+    new Promise((done) => {
+      const [all, stream] = [[], client.Chat(metadata)];
+      stream.on('error', (error) => done({ code: error.code, details: error.details }));
+      stream.on('data', ({ text }) => {
+        all.push(text);
+        if (all.length === 3) stream.end();
+        else setTimeout(() => stream.write({ text: 'b' }), silence);
+      });
+      stream.on('end', () => done(all));
+      stream.write({ text: 'a' });
+    });
+  if (pause) {
+    console.log(JSON.stringify({ pause: await chat(3000) }));
+    client.close();
+    return;
+  }
   const results = { unary: await single('Unary', { text: 'hello' }) };
   results.collect = await new Promise((done) => {
     const stream = client.Collect(metadata, (error, answer) => done(error ?? answer.text));
@@ -82,18 +101,7 @@ async function call(address, name, ca, token) {
     stream.end();
   });
   results.split = await collect(client.Split({ text: 'xyz' }, metadata));
-  // One message at a time: the next is sent when the answer to the last one is here.
-  results.chat = await new Promise((done) => {
-    const [all, stream] = [[], client.Chat(metadata)];
-    stream.on('error', (error) => done({ code: error.code, details: error.details }));
-    stream.on('data', ({ text }) => {
-      all.push(text);
-      if (all.length === 3) stream.end();
-      else stream.write({ text: 'b' });
-    });
-    stream.on('end', () => done(all));
-    stream.write({ text: 'a' });
-  });
+  results.chat = await chat(0);
   results.fail = await single('Fail', { text: '' });
   results.wait = await new Promise((done) => {
     const stream = client.Wait({ text: '' }, metadata);

@@ -55,8 +55,13 @@ impl Way {
 
     /// Sends a request and reads the answer's head.
     pub fn send(port: u16, request: &str) -> Self {
+        Self::send_with(port, &["http/1.1"], request)
+    }
+
+    /// The same, by a client that offers these protocols and does not look at what it gets.
+    pub fn send_with(port: u16, alpn: &[&str], request: &str) -> Self {
         let authority = world().authority.pem();
-        let config = certs::client_config(authority, &["http/1.1"]).expect("a configuration");
+        let config = certs::client_config(authority, alpn).expect("a configuration");
         let name = DOMAIN.to_owned().try_into().expect("a DNS name");
         let tls = ClientConnection::new(Arc::new(config), name).expect("a configuration");
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the relay listens");

@@ -235,3 +235,52 @@ fn an_early_answer_does_not_wait_for_the_upload() {
     assert!(received.starts_with("HTTP/1.1 413 "), "{received}");
     assert!(received.ends_with("too large"), "{received}");
 }
+
+/// A caller in the midst of a large body looks for an answer when it has sent it, or when it cannot send;
+/// then the answer must still be there. Debian's curl throws it away if its HTTP/2 stream was reset.
+#[test]
+fn an_early_answer_reaches_a_caller_in_the_midst_of_its_body() {
+    let upstream = Upstream::start(|_, connection| {
+        connection.answer("413 Content Too Large", b"too large")?;
+        Ok(Then::Close)
+    });
+    let stack = Stack::start(&upstream.url());
+    let body = stack.file("body");
+    std::fs::write(&body, vec![b'x'; 30_000_000]).unwrap();
+    let sent = format!("@{}", body.display());
+    for http in Http::BOTH {
+        for (path, status) in [("/up", 413), ("/forbidden/up", 403)] {
+            for round in 0..5 {
+                let call = stack.call(path).http(http).header("Expect:");
+                let answer = call.args(["--data-binary", &sent]).run();
+                assert_eq!(answer.status, status, "{http:?} {path} {round}: {answer}");
+            }
+        }
+    }
+}
+
+/// The next call, maybe a write, must not pay for it.
+#[test]
+fn a_connection_is_of_use_after_an_early_answer_or_says_that_it_is_not() {
+    let stack = Stack::start(&Upstream::plain().url());
+    let host = "vcenter--acme.localhost";
+    let head = |path: &str, length: usize| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nCulvert-Authorization: Bearer {}\r\n\
+             Content-Length: {length}\r\n\r\n",
+            caller_token()
+        )
+    };
+    for length in [5_000, 60_000, 300_000, 2_000_000] {
+        let mut raw = Raw::connect(host, stack.public);
+        raw.send(head("/forbidden/up", length));
+        raw.send(vec![b'x'; length]);
+        raw.send(head("/up", 1) + "x");
+        let received = raw.receive(Duration::from_secs(3)).text();
+        assert!(
+            received.starts_with("HTTP/1.1 403 "),
+            "{length}: {received}"
+        );
+        assert!(received.contains("HTTP/1.1 200 "), "{length}: {received}");
+    }
+}

@@ -6,6 +6,28 @@ use culvert_tests::peers::{Caller, Server};
 use culvert_tests::stack::caller_token;
 use serde_json::json;
 
+/// A conversation, and silence in it, is no caller that stalls.
+#[test]
+fn a_caller_may_pause_in_the_midst_of_a_call_that_is_answered() {
+    let server = Server::start("grpc.mjs");
+    let stack = Stack::options()
+        .endpoint("vcenter", &server.url())
+        .relay("[limits]\nstall = \"1s\"")
+        .start();
+    let ca = world().ca_file();
+    let address = format!("127.0.0.1:{}", stack.public);
+    let name = "vcenter--acme.localhost";
+    let arguments = [
+        &*address,
+        name,
+        ca.to_str().unwrap(),
+        caller_token(),
+        "pause",
+    ];
+    let results = Caller::start("grpc.mjs", &arguments).result();
+    assert_eq!(results, json!({ "pause": ["A", "B", "B"] }));
+}
+
 #[test]
 fn every_kind_of_call_passes_with_its_status_and_its_cancellation() {
     let server = Server::start("grpc.mjs");

@@ -184,20 +184,21 @@ fn who_may_not_is_told_why_on_the_answer_to_the_connect() {
         assert_eq!(problem["layer"], layer);
         assert_eq!(way.field("culvert-call"), problem["call"].as_str());
         assert!(way.field("proxy-status").unwrap().contains(code));
+        // All that many tools show.
+        let line = way.head.lines().next().unwrap();
+        for word in [code, layer, problem["call"].as_str().unwrap()] {
+            assert!(line.contains(word), "{word} in {line}");
+        }
         problem
     };
     let (ours, theirs) = (bearer(caller_token()), bearer(&world().token(OTHER_CALLER)));
     for fields in ["", "Proxy-Authorization: Basic eDp5\r\n"] {
         expect(NAME, fields, 407, "unauthenticated", "relay");
     }
-    let known = expect(NAME, &theirs, 404, "unknown-endpoint", "relay");
-    let unknown = expect(
-        "nothing.sddc.local:443",
-        &theirs,
-        404,
-        "unknown-endpoint",
-        "relay",
-    );
+    // Of a tenant that has no agent here so far. Which names others have it does not learn.
+    let early = (503, "endpoint-offline");
+    let known = expect(NAME, &theirs, early.0, early.1, "relay");
+    let unknown = expect("nothing.sddc.local:443", &theirs, early.0, early.1, "relay");
     assert_eq!(known["detail"], unknown["detail"]);
     let host_mode = format!("vcenter--acme.localhost:{}", stack.public);
     for target in ["vcenter.sddc.local:22", &host_mode, "127.0.0.1:443"] {
@@ -317,6 +318,26 @@ fn what_a_caller_says_last_arrives_although_it_leaves_without_goodbye() {
             gone.elapsed()
         );
     }
+}
+
+/// Go's clients offer HTTP/2 to a proxy, and send a CONNECT of HTTP/1.1 whatever was chosen: terraform does.
+#[test]
+fn a_connect_is_taken_of_who_has_asked_for_http_2_and_does_not_speak_it() {
+    let (upstream, connections) = listen();
+    let stack = stack(&upstream, "tcp", r#"["esx-01.sddc.local:902"]"#);
+    let offered = ["h2", "http/1.1"];
+    let ask = |fields: &str| {
+        let target = "esx-01.sddc.local:902";
+        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{fields}\r\n");
+        Way::send_with(stack.public, &offered, &request)
+    };
+    let mut way = ask(&bearer(caller_token()));
+    assert_eq!(way.status(), 200, "{}", way.head);
+    accepted(&connections).write_all(b"hello").unwrap();
+    assert_eq!(way.read(5), b"hello");
+    let mut refused = ask("");
+    assert_eq!(refused.status(), 407, "{}", refused.head);
+    assert_eq!(refused.refusal()["layer"], "relay");
 }
 
 /// Neither end takes what was cut short for the end.

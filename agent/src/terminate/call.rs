@@ -261,6 +261,7 @@ impl Inside {
             }
         }
         let (response, length) = answer::head(head, to_head, None);
+        progress.unhurried.store(true, Ordering::Relaxed);
         Ok(response.map(|()| AnswerBody::of_call(receiver, length, progress, in_flight)))
     }
 

@@ -36,8 +36,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use culvert_config::endpoint::{Endpoint, HostHeader, Timeouts, UpstreamProtocol};
+use culvert_http::headers::is_grpc;
 use culvert_policy::Permit;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::HeaderValue;
 use http::uri::Scheme;
 use http::{Method, Request};
 use rustls_pki_types::CertificateDer;
@@ -153,7 +154,7 @@ impl Upstream {
             UpstreamProtocol::H2 => Protocol::Http2,
             UpstreamProtocol::Auto => {
                 let only_http2 = self.has_only_http2.load(Ordering::Relaxed);
-                match only_http2 || is_grpc(request) {
+                match only_http2 || is_grpc(request.headers()) {
                     true => Protocol::Http2,
                     false => Protocol::Http1,
                 }
@@ -211,7 +212,7 @@ impl Upstream {
         request: Request<RequestBody>,
         progress: Option<&Progress>,
     ) -> Result<Answer, UpstreamError> {
-        let may_be_http1 = self.protocol == UpstreamProtocol::Auto && !is_grpc(&request);
+        let may_be_http1 = self.protocol == UpstreamProtocol::Auto && !is_grpc(request.headers());
         match self.place_http2().await {
             Ok(place) => self.send_in(place, request, progress).await,
             Err(error) if may_be_http1 && error.is_about_protocol() => {
@@ -331,15 +332,6 @@ impl Upstream {
         self.pool.sweep();
         self.shared.sweep();
     }
-}
-
-/// Whether a request is gRPC, which there is over HTTP/2 only; gRPC-Web is not.
-fn is_grpc(request: &Request<RequestBody>) -> bool {
-    let Some(media) = request.headers().get(CONTENT_TYPE) else {
-        return false;
-    };
-    let rest = media.as_bytes().strip_prefix(b"application/grpc");
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// A copy to send again, of a request that may be sent twice: it only asks, and has no body.

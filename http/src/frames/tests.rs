@@ -201,6 +201,32 @@ async fn pings_beside_honest_work_are_no_flood() {
     }
 }
 
+/// gRPC's clients measure the line with a ping for each piece of an answer, and a stream of small pieces
+/// earns next to nothing by its bytes.
+#[tokio::test(start_paused = true)]
+async fn a_ping_and_credit_for_each_small_piece_of_an_answer_are_no_flood() {
+    let (mut caller, mut guard, _) = guard();
+    caller.write_all(&opening()).await.unwrap();
+    let piece = frame(DATA, 0, &[0; 20]);
+    let asked = [frame(8, 0, &[0; 4]), frame(PING, 0, &[0; 8])].concat();
+    for round in 0..10_000 {
+        // Written in parts, as it happens.
+        guard.write_all(&piece[..5]).await.unwrap();
+        guard.write_all(&piece[5..]).await.unwrap();
+        caller.write_all(&asked).await.unwrap();
+        read(&mut guard).await.unwrap();
+        let mut taken = [0; 29];
+        caller.read_exact(&mut taken).await.unwrap();
+        if round % 300 == 0 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    }
+    // Without an answer before them they are one.
+    let flood = frame(PING, 0, &[0; 8]).repeat(2000);
+    caller.write_all(&flood).await.unwrap();
+    assert!(read(&mut guard).await.is_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_that_are_answered_pay_for_their_frames_and_calls_that_are_reset_do_not() {
     let call = frame(HEADERS, END_HEADERS | END_STREAM, b"x");

@@ -212,6 +212,9 @@ fn request_line(line: &[u8]) -> Result<(bool, bool), Violation> {
         }
         _ => {}
     }
+    if target.len() > 7 && target[..7].eq_ignore_ascii_case(b"http://") {
+        return Err(Violation::PlainProxying);
+    }
     if target.first() != Some(&b'/') {
         return Err(Violation::TargetForm);
     }

@@ -5,7 +5,7 @@ use culvert_proto::limits::MAX_METHOD;
 use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
 use crate::long_heads::LONG;
 
-/// What is wrong with a request. `Display` is the `detail` of the caller's 400.
+/// What is wrong with a request. `Display` is the `detail` of the caller's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[expect(missing_docs, reason = "each says in its own words what it is")]
 pub enum Violation {
@@ -38,6 +38,11 @@ pub enum Violation {
     Version,
     #[error("the target must be in origin form: a path that begins with '/'")]
     TargetForm,
+    #[error(
+        "this address carries https:// only, by CONNECT: a tool that uses it as a proxy would send this \
+         request in plain text; use an https:// URL"
+    )]
+    PlainProxying,
     #[error("the target has a character that a URI must escape, or a '#'")]
     TargetCharacter,
     #[error("the target is longer than {MAX_TARGET} bytes")]

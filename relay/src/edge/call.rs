@@ -193,6 +193,9 @@ impl Edge {
             let to_head = parts.method == Method::HEAD;
             let waits = headers::waits(&parts.headers);
             record.progress.waits.store(waits, Ordering::Relaxed);
+            // A server of gRPC may say nothing at all before it has something to say.
+            let talks = headers::is_grpc(&parts.headers);
+            record.progress.unhurried.store(talks, Ordering::Relaxed);
             let (mut upload, length) = {
                 let upload = Upload::new(body, self.limits.stall.0, record.progress.clone())
                     .throttled(record.throttle());

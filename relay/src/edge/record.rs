@@ -93,8 +93,9 @@ impl CallRecord {
         self.ending = Ending::Refused(Box::new(problem));
     }
 
-    /// The head of an answer is there.
+    /// The head of an answer is there. What the caller still sends, it sends beside the answer.
     pub(crate) fn on_answer(&mut self, status: StatusCode) {
+        self.progress.unhurried.store(true, Ordering::Relaxed);
         self.ending = Ending::Answering(status);
     }
 

@@ -101,7 +101,7 @@ fn a_malformed_head_is_refused_and_the_reason_named() {
         ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", Host),
         ("GET / HTTP/1.1\r\nHost: [x]\r\n\r\n", Host),
         ("GET / HTTP/1.1\r\nHost: a%2eb\r\n\r\n", Host),
-        ("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", TargetForm),
+        ("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", PlainProxying),
         ("GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n", TargetForm),
         ("GET a:443 HTTP/1.1\r\nHost: a\r\n\r\n", TargetForm),
         ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", TargetForm),

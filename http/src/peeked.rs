@@ -1,0 +1,82 @@
+//! A connection whose first byte was looked at.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// A connection, and the first byte of it if that was [looked at](Self::first) and not read since.
+#[derive(Debug)]
+pub(crate) struct Peeked<IO> {
+    first: Option<u8>,
+    io: IO,
+}
+
+impl<IO> Peeked<IO> {
+    pub(crate) fn new(io: IO) -> Self {
+        Self { first: None, io }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Peeked<IO> {
+    /// The first byte; nothing where there is none. Cancel safe. To be called before anything is read.
+    pub(crate) async fn first(&mut self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let read = self.io.read(&mut first).await?;
+        self.first = (read > 0).then_some(first[0]);
+        Ok(self.first)
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Peeked<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(first) = self.first.filter(|_| out.remaining() > 0) else {
+            return Pin::new(&mut self.io).poll_read(cx, out);
+        };
+        self.first = None;
+        out.put_slice(&[first]);
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        // What came with it. That nothing did, or the end, or an error, shows the next time.
+        match Pin::new(&mut self.io).poll_read(cx, out) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Peeked<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
