@@ -58,8 +58,12 @@ async fn carry(tool: &mut TcpStream, request: Request, relay: &Relay) -> io::Res
     };
     let (fields, back, mut way) = match answer {
         Ok(Answer::Open { fields, early, way }) => (fields, early, way),
-        Ok(Answer::Refused(answer)) => {
-            tracing::info!(target = %name, "the relay refused");
+        Ok(Answer::Refused {
+            status,
+            reason,
+            answer,
+        }) => {
+            tracing::info!(target = %name, status, "the relay refused: {reason}");
             return say(tool, &answer).await;
         }
         Err(refusal) => return say(tool, refusal.to_http().as_bytes()).await,

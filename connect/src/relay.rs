@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use culvert_proto::connect_name::ConnectName;
-use culvert_session::socket;
 use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
+use culvert_session::{race, socket};
 use rustls_pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -74,8 +74,12 @@ pub(crate) enum Answer {
         early: BytesMut,
         way: Box<TlsStream<TcpStream>>,
     },
-    /// A refusal, as it goes to the tool.
-    Refused(Vec<u8>),
+    /// A refusal, as it goes to the tool, and what its status line says.
+    Refused {
+        status: u16,
+        reason: String,
+        answer: Vec<u8>,
+    },
 }
 
 impl Relay {
@@ -155,13 +159,29 @@ impl Relay {
         way.write_all(request.as_bytes()).await.map_err(broke)?;
         way.flush().await.map_err(broke)?;
         let answer = timeout(ANSWER, read_answer(way)).await;
-        answer
+        let answer = answer
             .map_err(|_| failed("there is no answer from the relay", &"none in 120 s"))?
-            .map_err(broke)
+            .map_err(broke)?;
+        match answer {
+            // It is this program's token, and nothing that the tool could send would help.
+            Answer::Refused {
+                status: 407,
+                reason,
+                ..
+            } => Err(failed(
+                &format!(
+                    "the token in {} is not accepted by",
+                    self.token_file.display()
+                ),
+                &reason,
+            )),
+            answer => Ok(answer),
+        }
     }
 
     async fn reach(&self) -> std::io::Result<Box<TlsStream<TcpStream>>> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let addresses = lookup_host((self.host.as_str(), self.port)).await?;
+        let tcp = race::connect(addresses.collect()).await?;
         socket::tune(&tcp);
         Ok(Box::new(self.tls.0.connect(self.name.clone(), tcp).await?))
     }
@@ -203,7 +223,11 @@ async fn read_answer(mut way: Box<TlsStream<TcpStream>>) -> std::io::Result<Answ
     )
     .into_bytes();
     answer.extend_from_slice(&bytes[..body]);
-    Ok(Answer::Refused(answer))
+    Ok(Answer::Refused {
+        status,
+        reason,
+        answer,
+    })
 }
 
 /// Status, reason, the fields that go on to the tool, length of the body.

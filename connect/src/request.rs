@@ -20,6 +20,9 @@ pub(crate) struct Request {
     pub(crate) early: Bytes,
 }
 
+/// Longest reason in a status line, in bytes.
+const MAX_REASON: usize = 400;
+
 /// Why a tool gets no way, in words of this program.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -126,6 +129,9 @@ impl Refusal {
                 c => words.push(c),
             }
         }
+        // Many tools show the status line alone.
+        let shown = detail.chars().filter(|c| matches!(c, ' '..='~'));
+        let reason: String = shown.take(MAX_REASON).collect();
         let body = format!(
             "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\
              \"detail\":\"{words}\",\"layer\":\"connect\"}}"
@@ -136,7 +142,7 @@ impl Refusal {
             ""
         };
         format!(
-            "HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n\
+            "HTTP/1.1 {status} {title} ({reason})\r\nContent-Type: application/problem+json\r\n\
              Content-Length: {}\r\n{allow}Proxy-Status: culvert-connect; details=\"{title}\"\r\n\
              Connection: close\r\n\r\n{body}",
             body.len()

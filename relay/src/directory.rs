@@ -150,10 +150,12 @@ impl<S: Target> Directory<S> {
         }
     }
 
-    /// Whether what is unknown may be there all the same: the node has just started, and nothing was
-    /// heard of any agent so far. Whatever they served before, callers must not take it for gone.
-    pub fn is_too_early(&self) -> bool {
-        self.settling.is_some_and(|until| Instant::now() < until) && self.read().by_name.is_empty()
+    /// Whether what is unknown of a tenant may be there all the same: the node has just started, and
+    /// nothing was heard of any of the tenant's agents so far. Whatever they served before, callers must
+    /// not take it for gone.
+    pub fn is_too_early(&self, tenant: &TenantName) -> bool {
+        self.settling.is_some_and(|until| Instant::now() < until)
+            && !self.read().by_name.contains_key(tenant)
     }
 
     /// Finds a session for a call: of two picked at random the one with fewer calls in flight,
@@ -187,6 +189,15 @@ impl<S: Target> Directory<S> {
             Some(name) => chosen(least(here, name), here),
             None => chosen(choose(here), here),
         }
+    }
+
+    /// The endpoint that a name belongs to and that is served. One that is only remembered is no reason
+    /// to refuse the name to another: endpoints are renamed.
+    pub fn server(&self, tenant: &TenantName, name: &ConnectName) -> Option<EndpointName> {
+        let tenants = self.read();
+        let found = tenants.by_name.get(tenant)?;
+        let endpoint = found.names.get(name)?;
+        found.is_served(endpoint).then(|| endpoint.clone())
     }
 
     /// The endpoint that a name belongs to, and how calls to the name are carried.

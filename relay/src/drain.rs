@@ -90,8 +90,8 @@ impl Ending {
 /// Drains: returns once nothing is left, at the latest a few seconds after `limit`.
 ///
 /// Callers go first, while sessions still take their calls; then agents are told to open sessions
-/// elsewhere. At the limit, or when [`Ending::hurry`] says so, sessions end, calls that were left
-/// on them fail with a reason, and then everything is broken off.
+/// elsewhere. At the limit, or when [`Ending::hurry`] says so, calls that are left fail with a reason,
+/// sessions end, and then everything is broken off.
 pub(crate) async fn drain(ending: &Ending, agents: &Agents, metrics: &Metrics, limit: Duration) {
     let deadline = Instant::now() + limit;
     tracing::info!(
@@ -109,6 +109,8 @@ pub(crate) async fn drain(ending: &Ending, agents: &Agents, metrics: &Metrics, l
     agents.drain();
     if !callers_gone && !ending.callers_gone_by(deadline).await {
         tracing::warn!(calls = metrics.calls_in_flight(), "calls are given up");
+        // Before their sessions: none is to be tried again through another node.
+        agents.give_up_calls();
     }
     agents.close(GoawayCode::Drain, "the relay stops");
     let _ = timeout(LAST_ANSWERS, ending.connections.wait()).await;

@@ -394,6 +394,11 @@ impl Agents {
         }
     }
 
+    /// Ends every call, wherever it goes: on sessions here and through other nodes.
+    pub(crate) fn give_up_calls(&self) {
+        self.tenants.give_up();
+    }
+
     /// Ends every session, with the calls on it.
     pub(crate) fn close(&self, code: GoawayCode, reason: &str) {
         for record in self.records() {

@@ -25,7 +25,7 @@ use std::time::Duration;
 use culvert_config::relay::RelayLimits;
 use culvert_http::{Problem, Rate};
 use culvert_proto::code::ErrorCode;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::metrics::Metrics;
 
@@ -38,6 +38,14 @@ const REMEMBERED: usize = 1 << 14;
 /// So many seconds' worth of wrong credentials are taken at once.
 const BURST: u64 = 10;
 
+/// Tokens of callers that are verified at once for one source. An issuer may have to be asked about each,
+/// and has so many places for the questions of all.
+const AT_ONCE: u32 = 16;
+
+/// How long a further one waits, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Least time between two log lines about sources that are refused.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -49,6 +57,8 @@ pub struct Strangers {
     /// Most of them.
     most: u32,
     rate: Rate,
+    /// Tokens of each place that are being verified.
+    trying: Box<[AtomicU32]>,
     /// What each place has left.
     failures: Box<[AtomicU64]>,
     /// Hashes of tokens that were good, each in its place.
@@ -72,6 +82,16 @@ struct State {
 struct Place {
     strangers: Arc<Strangers>,
     at: usize,
+}
+
+/// A token is being verified. Dropped, that is over.
+#[derive(Debug)]
+pub(crate) struct Trying(Place);
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        self.0.strangers.trying[self.0.at].fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for State {
@@ -128,6 +148,7 @@ impl Strangers {
             open: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
             most: limits.unauthenticated_per_source,
             rate: Rate::deep(limits.failures_per_source.0.into(), BURST),
+            trying: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
             failures: numbers(PLACES),
             good: numbers(REMEMBERED),
             complained: Mutex::default(),
@@ -167,6 +188,39 @@ impl Strangers {
             ..Problem::new(
                 ErrorCode::RateLimited,
                 "too many wrong credentials came from your address; try again with a valid one",
+            )
+        })
+    }
+
+    /// Like [`may_try`](Self::may_try), while what is given is held; waits a little for it. Answers take a
+    /// while where the issuer is asked, and only they are charged: what comes meanwhile would be free.
+    pub(crate) async fn try_one(
+        self: &Arc<Self>,
+        from: IpAddr,
+        token: &str,
+    ) -> Result<Trying, Problem> {
+        let at = self.place(from);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.may_try(from, token)?;
+            let before = self.trying[at].fetch_add(1, Ordering::Relaxed);
+            let strangers = self.clone();
+            let trying = Trying(Place { strangers, at });
+            if before < AT_ONCE || self.was_good(token) {
+                return Ok(trying);
+            }
+            drop(trying);
+            if Instant::now() >= deadline {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        self.metrics.strangers.rate_limited.inc();
+        Err(Problem {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Problem::new(
+                ErrorCode::RateLimited,
+                "too many new credentials from your address are being verified; try again",
             )
         })
     }

@@ -7,7 +7,7 @@
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -81,6 +81,8 @@ pub(crate) struct LiveCall {
     byte_rate: Option<Arc<Bucket>>,
     /// Its end is said there.
     progress: Arc<Progress>,
+    /// The node stops, and does not wait for the call any longer.
+    given_up: AtomicBool,
     /// Whoever carries the call on.
     waiting: AtomicWaker,
 }
@@ -93,12 +95,17 @@ impl LiveCall {
             .map_or_else(Throttle::default, Throttle::new)
     }
 
-    /// Whether an operator has withdrawn it.
+    /// Whether it is over because the node stops.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Whether an operator has withdrawn it, or the node has given it up.
     pub(crate) fn is_revoked(&self) -> bool {
         self.progress.cut.load(Ordering::Acquire)
     }
 
-    /// Ready once an operator has withdrawn it; else the task is woken when that happens.
+    /// Ready once that is so; else the task is woken when that happens.
     pub(crate) fn poll_revoked(&self, cx: &Context<'_>) -> Poll<()> {
         self.waiting.register(cx.waker());
         if self.is_revoked() {
@@ -187,6 +194,7 @@ impl Tenants {
             endpoint: endpoint.cloned(),
             byte_rate: account.byte_rate.clone(),
             progress: progress.clone(),
+            given_up: AtomicBool::new(false),
             waiting: AtomicWaker::new(),
         });
         calls.insert(id, call.clone());
@@ -229,17 +237,28 @@ impl Tenants {
 
     /// Ends every call that is withdrawn; says how many.
     pub(crate) fn end_revoked(&self, revocations: &Revocations) -> usize {
-        let accounts: Vec<_> = self.read().values().cloned().collect();
-        let mut ended = 0;
-        for account in accounts {
-            let calls: Vec<_> = account.calls().values().cloned().collect();
-            for call in calls {
-                let caller = &call.caller.principal;
-                let found = revocations.of_call(caller, call.endpoint.as_ref());
-                ended += usize::from(found.is_some() && call.revoke());
-            }
+        let calls = self.calls().into_iter();
+        let ended = calls.filter(|call| {
+            let caller = &call.caller.principal;
+            let found = revocations.of_call(caller, call.endpoint.as_ref());
+            found.is_some() && call.revoke()
+        });
+        ended.count()
+    }
+
+    /// Ends every call, because the node stops.
+    pub(crate) fn give_up(&self) {
+        for call in self.calls() {
+            call.given_up.store(true, Ordering::Release);
+            call.revoke();
         }
-        ended
+    }
+
+    /// Calls in progress, of all tenants.
+    fn calls(&self) -> Vec<Arc<LiveCall>> {
+        let accounts: Vec<_> = self.read().values().cloned().collect();
+        let of = |account: &Arc<Account>| account.calls().values().cloned().collect::<Vec<_>>();
+        accounts.iter().flat_map(of).collect()
     }
 
     /// Calls of all tenants.

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use culvert_tests::{Stack, Upstream};
 use culvert_tests::curl::Http;
 use culvert_tests::issuer::world;
 use culvert_tests::peers::{Caller, Server};
@@ -10,6 +9,7 @@ use culvert_tests::raw::Raw;
 use culvert_tests::stack::{DOMAIN, POLICY, caller_token};
 use culvert_tests::upstream::Then;
 use culvert_tests::wait::until;
+use culvert_tests::{Stack, Upstream};
 
 const CONSOLE: &str = r#"
 [[rule]]
@@ -81,7 +81,8 @@ fn a_console_that_breaks_off_is_no_clean_end() {
 #[test]
 fn what_a_console_said_before_it_broke_off_arrives() {
     const SAID: usize = 100_000;
-    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let switched =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let upstream = Upstream::start(move |_, connection| {
         connection.send(switched)?;
         connection.send(vec![7; SAID])?;
@@ -95,7 +96,7 @@ fn what_a_console_said_before_it_broke_off_arrives() {
     for _ in 0..10 {
         let mut caller = Raw::connect(&host, stack.public);
         caller.send(format!(
-            "GET /ticket/1 HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\nConnection: Upgrade\r\n\
+            "GET /ticket/1 HTTP/1.1\r\nHost: {host}\r\nCulvert-Authorization: Bearer {}\r\nConnection: Upgrade\r\n\
              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
             caller_token()
         ));

@@ -214,8 +214,10 @@ impl<'c> Exchange<'c> {
             for interim in interims.take() {
                 // Sent without waiting: heads have room of their own.
                 let sent = to.send_head(Head::Interim(interim)).now_or_never();
-                if let Some(Err(error)) = sent {
-                    return Poll::Ready(Err(error));
+                match sent {
+                    // The call can do without it.
+                    None | Some(Ok(()) | Err(StreamError::HeadTooLarge)) => {}
+                    Some(Err(error)) => return Poll::Ready(Err(error)),
                 }
             }
             match answer {
@@ -269,7 +271,7 @@ impl<'c> Exchange<'c> {
                 record.reason = Some(reason.to_owned());
                 return Err(Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn));
             }
-            pumped = pump(body, to, idle, &mut record.answered) => pumped,
+            pumped = pump(body, to, idle, progress.as_deref(), &mut record.answered) => pumped,
         };
         pumped.map_err(|error| match error {
             PumpError::Stream(error) => Failure::Gone(error),

@@ -14,9 +14,10 @@ use tokio::time::sleep;
 use super::decide::{denied, is_soap};
 use crate::policy::ActivePolicy;
 
-/// How long a call may go on after its caller's credential expired: clocks differ, and the
-/// relay, which ends it too, does so after 30 s.
-const GRACE: Duration = Duration::from_secs(15);
+/// How long a call may go on after its caller's credential expired. The relay, which ends it too, does so
+/// as late, and takes new calls until then, since clocks differ: ended earlier here, these would be told
+/// 403 by the agent before the relay's 401 says that it is time for a new token.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// How often the wall clock is looked at, which may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(10);

@@ -14,7 +14,9 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::caller::ToCaller;
-use crate::upstream::{AnswerBody, Phase, Timer, UpstreamError, strip_trailers};
+use crate::upstream::{
+    AnswerBody, BadAnswer, Phase, Progress, Timer, UpstreamError, strip_trailers,
+};
 
 /// Why an answer did not arrive whole.
 #[derive(Debug)]
@@ -35,12 +37,13 @@ impl From<StreamError> for PumpError {
 ///
 /// One loop does everything that the rest of a call needs: it writes as the tunnel gives credit,
 /// reads no further than that, keeps the request's body flowing meanwhile, and ends as soon as
-/// the peer stops the stream, or when nothing has moved for `idle`. Dropping the body on the way
-/// out closes the upstream connection.
+/// the peer stops the stream, or when nothing has moved for `idle`, in neither direction: `request` is what
+/// the upstream takes meanwhile. Dropping the body on the way out closes the upstream connection.
 pub(crate) async fn pump(
     body: AnswerBody,
     send: &mut ToCaller,
     idle: Duration,
+    request: Option<&Progress>,
     sent: &mut u64,
 ) -> Result<(), PumpError> {
     let last_move = Instant::now();
@@ -59,7 +62,9 @@ pub(crate) async fn pump(
         if let Poll::Ready(why) = send.poll_stopped(cx) {
             return Poll::Ready(Err(why.into()));
         }
-        timer.as_mut().poll(cx, pump.last_move + idle).map(|()| {
+        let taken = request.map_or(pump.last_move, Progress::last_move);
+        let last_move = pump.last_move.max(taken);
+        timer.as_mut().poll(cx, last_move + idle).map(|()| {
             let phase = Phase::AnswerIdle;
             Err(PumpError::Upstream(UpstreamError::Timeout {
                 phase,
@@ -74,7 +79,13 @@ pub(crate) async fn pump(
     if let Some(mut trailers) = pump.trailers {
         strip_trailers(&mut trailers);
         if !trailers.is_empty() {
-            send.send_head(Head::Trailers(trailers)).await?;
+            let sent = send.send_head(Head::Trailers(trailers)).await;
+            sent.map_err(|error| match error {
+                StreamError::HeadTooLarge => {
+                    PumpError::Upstream(UpstreamError::Answer(BadAnswer::Head))
+                }
+                error => error.into(),
+            })?;
         }
     }
     match send.finish() {

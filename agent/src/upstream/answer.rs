@@ -110,6 +110,10 @@ fn check_framing(status: StatusCode, headers: &HeaderMap) -> Result<(), BadAnswe
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadAnswer::Switched);
     }
+    // RFC 9110, 15: there are five classes.
+    if status.as_u16() >= 600 {
+        return Err(BadAnswer::Status);
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (coding, length) = (codings.next(), lengths.next());

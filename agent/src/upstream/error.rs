@@ -108,6 +108,9 @@ pub(crate) enum BadAnswer {
     /// A 101 that is not the one that was asked for.
     #[error("the upstream's 101 is not valid: {0}")]
     Handshake(&'static str),
+    /// A status of no class.
+    #[error("the upstream's answer has a status above 599")]
+    Status,
     /// Content-Length beside Transfer-Encoding, or more than one of either.
     #[error("the upstream's answer has more than one framing")]
     DoublyFramed,

@@ -148,26 +148,48 @@ impl<S> Tenant<S> {
 
     /// Gives an endpoint the names that its sessions declare, but for those that are another's.
     pub(super) fn name_anew(&mut self, endpoint: &EndpointName) {
-        let Some(entry) = self.endpoints.get_mut(endpoint) else {
+        let Some(entry) = self.endpoints.get(endpoint) else {
             return;
         };
         let mut names: Vec<ConnectName> = Vec::new();
-        for name in entry
+        let declared = entry
             .sessions
             .iter()
-            .flat_map(|served| &*served.service.names)
-        {
-            let holder = self
-                .names
-                .entry(name.clone())
-                .or_insert_with(|| endpoint.clone());
-            if holder == endpoint && !names.contains(name) {
+            .flat_map(|served| &*served.service.names);
+        for name in declared {
+            // Who is only remembered, perhaps this one under its old name, has no need of it.
+            let held = self.names.get(name);
+            let held = held.filter(|holder| *holder != endpoint && self.is_served(holder));
+            if held.is_none() && !names.contains(name) {
                 names.push(name.clone());
             }
         }
-        let before = std::mem::replace(&mut entry.names, names);
-        for name in before.iter().filter(|name| !entry.names.contains(name)) {
-            self.names.remove(name);
+        for name in &names {
+            self.names.insert(name.clone(), endpoint.clone());
+        }
+        let Some(entry) = self.endpoints.get_mut(endpoint) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.names, names.clone());
+        let lost: Vec<_> = before
+            .into_iter()
+            .filter(|name| !names.contains(name))
+            .collect();
+        self.unname(endpoint, &lost);
+    }
+
+    /// Whether the endpoint has a session.
+    pub(super) fn is_served(&self, endpoint: &EndpointName) -> bool {
+        let found = self.endpoints.get(endpoint);
+        found.is_some_and(|found| !found.sessions.is_empty())
+    }
+
+    /// Takes names from an endpoint, those that are still its own.
+    fn unname(&mut self, endpoint: &EndpointName, names: &[ConnectName]) {
+        for name in names {
+            if self.names.get(name) == Some(endpoint) {
+                self.names.remove(name);
+            }
         }
     }
 
@@ -195,9 +217,7 @@ impl<S> Tenant<S> {
             .get(&name)
             .is_some_and(|entry| entry.sessions.is_empty() && entry.since == since);
         if still_gone && let Some(entry) = self.endpoints.remove(&name) {
-            for name in &entry.names {
-                self.names.remove(name);
-            }
+            self.unname(&name, &entry.names);
         }
         still_gone
     }

@@ -444,6 +444,32 @@ async fn a_name_belongs_to_the_endpoint_that_had_it_first_until_that_is_forgotte
     );
 }
 
+/// Endpoints are renamed, and names are moved from one to another, with a restart of the agent.
+#[test]
+fn a_name_whose_endpoint_is_gone_goes_to_the_next_that_declares_it() {
+    let directory = Directory::new(MEMORY);
+    let fake = Fake::default();
+    let (one, two) = ("one.sddc.local:443", "two.sddc.local:443");
+    let server = |name: &str| directory.server(&tenant("acme"), &ConnectName::parse(name).unwrap());
+    directory.add_named("acme", "a", 1, &fake, &[one]);
+    directory.add_named("acme", "b", 1, &fake, &[two]);
+    assert_eq!(server(one), Some(endpoint("a")));
+    for name in ["a", "b"] {
+        directory.remove("acme", name, 1);
+    }
+    assert_eq!(server(one), None, "nobody serves it");
+    directory.add_named("acme", "a", 2, &fake, &[two]);
+    directory.add_named("acme", "b", 2, &fake, &[one]);
+    assert_eq!(directory.held("acme", one).as_deref(), Some("b"));
+    assert_eq!(directory.held("acme", two).as_deref(), Some("a"));
+    // What is forgotten takes nothing with it that is another's by now.
+    directory.remove("acme", "a", 2);
+    directory.add_named("acme", "c", 3, &fake, &[two]);
+    directory.remove("acme", "b", 2);
+    assert_eq!(directory.held("acme", two).as_deref(), Some("c"));
+    assert_eq!(directory.held("acme", one).as_deref(), Some("b"));
+}
+
 #[test]
 fn a_name_leads_to_a_session_that_declares_it() {
     let directory = Directory::new(MEMORY);

@@ -157,7 +157,7 @@ impl Edge {
         // What a stranger makes us hold while its token is verified.
         let _room = connection.stranger_room(headers)?;
         let from = connection.peer.address.ip();
-        self.strangers.may_try(from, token)?;
+        let _trying = self.strangers.try_one(from, token).await?;
         match self.verifier.verify_refreshing(token).await {
             Ok(verified) => {
                 let known = Known {

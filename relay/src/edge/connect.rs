@@ -66,7 +66,7 @@ impl Edge {
         let holder = self.directory.holder(tenant, &name);
         let endpoint = holder.as_ref().map(|(endpoint, _)| endpoint);
         let mut leave = self.begin(record, endpoint)?;
-        let unknown = || too_early(&self.directory).unwrap_or_else(unknown_name);
+        let unknown = || too_early(&self.directory, tenant).unwrap_or_else(unknown_name);
         let (endpoint, mode) = holder.ok_or_else(unknown)?;
         record.mode = mode;
         record.endpoint = Some(Endpoint {

@@ -22,7 +22,7 @@ pub(crate) struct Finder<'f> {
 impl Finder<'_> {
     /// What to say where there is nothing.
     pub(super) fn unknown(&self) -> Problem {
-        too_early(self.directory).unwrap_or_else(unknown_endpoint)
+        too_early(self.directory, self.tenant).unwrap_or_else(unknown_endpoint)
     }
 
     /// Where the call can go now.
@@ -48,8 +48,9 @@ impl Finder<'_> {
 
 /// What to say instead of "unknown" where agents may only not be back yet. Tools take a 404 for a thing
 /// that is gone, and forget it: so it is said of nothing that may come back.
-pub(super) fn too_early(directory: &Directory) -> Option<Problem> {
-    let detail = "this relay has just started, and no agent has come back yet; try again";
-    let is_early = directory.is_too_early();
+pub(super) fn too_early(directory: &Directory, tenant: &TenantName) -> Option<Problem> {
+    let detail =
+        "this relay has just started, and none of your agents has come back yet; try again";
+    let is_early = directory.is_too_early(tenant);
     is_early.then(|| Problem::new(ErrorCode::EndpointOffline, detail))
 }

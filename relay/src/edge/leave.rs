@@ -34,6 +34,9 @@ pub(crate) enum Withdrawn {
     /// An operator has withdrawn subject, tenant or endpoint.
     #[error("the call was revoked while it was in flight")]
     Revoked,
+    /// The node stops, and its time is over.
+    #[error("the relay stopped while the call was in flight")]
+    GivenUp,
 }
 
 impl Leave {
@@ -57,7 +60,7 @@ impl Leave {
     /// Whether the call may go on, without waiting.
     pub(crate) fn check(&self) -> Result<(), Withdrawn> {
         if self.call.is_revoked() {
-            Err(Withdrawn::Revoked)
+            Err(self.why())
         } else if self.expiry.is_past() {
             Err(Withdrawn::Expired)
         } else {
@@ -65,10 +68,19 @@ impl Leave {
         }
     }
 
+    /// Why the call was ended.
+    fn why(&self) -> Withdrawn {
+        if self.call.is_given_up() {
+            Withdrawn::GivenUp
+        } else {
+            Withdrawn::Revoked
+        }
+    }
+
     /// Ready once the call may not go on; else the task is woken when that is so.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Withdrawn> {
         if self.call.poll_revoked(cx).is_ready() {
-            return Poll::Ready(Withdrawn::Revoked);
+            return Poll::Ready(self.why());
         }
         self.expiry.poll(cx).map(|()| Withdrawn::Expired)
     }
@@ -82,6 +94,11 @@ impl From<Withdrawn> for Problem {
                 Some("invalid_token"),
             ),
             Withdrawn::Revoked => revoked().with_log(withdrawn.to_string()),
+            Withdrawn::GivenUp => Self::new(
+                ErrorCode::SessionLost,
+                "this relay node stopped before the answer; whether the local API has seen the call is \
+                 not known",
+            ),
         }
     }
 }

@@ -98,9 +98,9 @@ impl Registrations {
             let name = ConnectName::parse(text).map_err(|error| {
                 format!("{} is no name to connect to: {error}", text.escape_debug())
             })?;
-            let holder = self.agents.directory.holder(&self.record.tenant, &name);
+            let holder = self.agents.directory.server(&self.record.tenant, &name);
             match holder {
-                Some((holder, _)) if holder != offer.endpoint => {
+                Some(holder) if holder != offer.endpoint => {
                     return Err(format!("{name} belongs to the endpoint {holder} already"));
                 }
                 _ if !named.insert(name.clone()) => {

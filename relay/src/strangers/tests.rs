@@ -124,3 +124,27 @@ async fn sources_without_end_take_no_memory_without_end_and_free_nobody() {
         "nobody pushed it out"
     );
 }
+
+/// An issuer that is asked takes its time, and has so many places for the questions of all.
+#[tokio::test(start_paused = true)]
+async fn one_source_has_only_so_many_tokens_verified_at_once() {
+    let strangers = strangers(1);
+    strangers.on_good("good");
+    let mut held = Vec::new();
+    for number in 0..AT_ONCE {
+        let token = format!("new-{number}");
+        held.push(strangers.try_one(ip(ONE), &token).await.unwrap());
+    }
+    let problem = strangers.try_one(ip(ONE), "more").await.unwrap_err();
+    assert_eq!(problem.code, ErrorCode::RateLimited);
+    assert!(strangers.try_one(ip("192.0.2.2"), "other").await.is_ok());
+    assert!(strangers.try_one(ip(ONE), "good").await.is_ok());
+    // Many calls may begin with the same new token: one verification is enough for all.
+    let (waited, ()) = tokio::join!(strangers.try_one(ip(ONE), "shared"), async {
+        sleep(PATIENCE / 2).await;
+        strangers.on_good("shared");
+    });
+    drop(waited.unwrap());
+    held.pop();
+    assert!(strangers.try_one(ip(ONE), "more").await.is_ok());
+}

@@ -179,6 +179,27 @@ async fn an_answer_that_falls_silent_is_broken_off() {
     upstream.closed().await;
 }
 
+/// An upstream may answer first and then take what the caller sends.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_flows_beside_a_silent_answer_is_not_broken_off() {
+    let mut tunnel = Tunnel::with(POLICY, &patient(secs(5, 60))).await;
+    let mut call = tunnel.upload(&post("/api/upload", BodyLength::Unknown));
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    upstream
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        .await;
+    answer(&mut call).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        call.send.write_bytes("bytes".into()).await.unwrap();
+    }
+    call.send.finish().unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    upstream.send("hello").await;
+    assert_eq!(body(&mut call).await, (b"hello".to_vec(), Ok(())));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_falls_silent_is_given_up() {
     let mut tunnel = Tunnel::with(POLICY, &patient(secs(5, 60))).await;

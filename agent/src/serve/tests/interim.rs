@@ -38,6 +38,20 @@ async fn interim_answers_go_ahead_of_the_answer() {
     assert_eq!(body_of(&mut call).await, b"hello");
 }
 
+/// The call can do without it.
+#[tokio::test(start_paused = true)]
+async fn an_interim_answer_that_the_tunnel_does_not_carry_is_left_out() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    let mut call = tunnel.call(&get("/api/page"), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    let fields = format!("X-Hint: {}\r\n", "x".repeat(650)).repeat(97);
+    upstream
+        .send(format!("HTTP/1.1 103 Early Hints\r\n{fields}\r\n{HELLO}"))
+        .await;
+    assert_eq!(body_of(&mut call).await, b"hello");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_waits_with_its_body_hears_from_the_upstream() {
     for length in [BodyLength::Exact(4), BodyLength::Unknown] {

@@ -82,6 +82,31 @@ async fn a_session_lost_before_the_answer_is_told_and_a_write_not_sent_twice() {
     assert!(other.is_untouched().await);
 }
 
+/// What a drain gives up: there is an answer, and no second try, which would be cut as well.
+#[tokio::test]
+async fn a_call_that_is_given_up_is_told_so_and_not_sent_twice() {
+    for method in ["GET", "POST"] {
+        let rig = Rig::new();
+        let (mut first, mut second) = (rig.agent("vc").await, rig.agent("vc").await);
+        let request = format!(
+            "{method} / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{}Content-Length: 0\r\n\r\n",
+            rig.bearer()
+        );
+        let agent_side = async {
+            let (hit, other) = tokio::select! {
+                call = first.calls.accept() => (call.map(|_| &first.session), &mut second),
+                call = second.calls.accept() => (call.map(|_| &second.session), &mut first),
+            };
+            rig.tenants.give_up();
+            hit.unwrap().close(GoawayCode::Drain, "test");
+            other
+        };
+        let (reply, other) = tokio::join!(rig.exchange(request), agent_side);
+        assert_eq!((reply.status, &*reply.code()), (502, "session-lost"));
+        assert!(other.is_untouched().await);
+    }
+}
+
 #[tokio::test]
 async fn a_read_whose_session_is_lost_goes_to_another_one_once() {
     let rig = Rig::new();

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use culvert_proto::code::GoawayCode;
 use culvert_proto::growth::GrowthBudget;
-use culvert_proto::head::{BodyLength, CallId};
+use culvert_proto::head::{BodyLength, CallId, ResponseHead};
 use culvert_proto::mux::Side;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::principal::{Principal, PrincipalKind, Proof};
 use culvert_session::{Incoming, Session, WebSocketIo};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::io::duplex;
 use tokio::time::{sleep, timeout};
 
@@ -113,26 +113,33 @@ async fn what_came_before_a_break_is_passed_on() {
         let (_, mut stream) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
         // More than the caller's node gives credit for at once.
         let said = Bytes::from(vec![7; 400_000]);
+        let answer = Head::Response(ResponseHead {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: BodyLength::Unknown,
+        });
         let saying = tokio::spawn(async move {
+            stream.send.send_head(&answer).await.unwrap();
             stream.send.write_bytes(said).await.unwrap();
             if lost {
                 sleep(Duration::from_secs(1)).await;
                 agent.close(GoawayCode::Internal, "enough");
             } else {
+                // The handles of what is still to be sent may be gone.
                 stream.send.cut_short(ResetCode::Truncated);
             }
-            // Handles of a stream that is still to be sent may be gone.
+            agent
         });
         sleep(Duration::from_secs(5)).await;
         let (mut heard, mut why) = (0, None);
         while why.is_none() {
             match timeout(SOON, call.recv.item()).await.unwrap() {
                 Ok(Item::Data(data)) => heard += data.len(),
-                Ok(Item::Head(Head::Taken)) => {}
+                Ok(Item::Head(Head::Taken | Head::Response(_))) => {}
                 ended => why = Some(ended.map(|_| ())),
             }
         }
-        saying.await.unwrap();
+        let _agent = saying.await.unwrap();
         let code = if lost {
             ResetCode::Lost
         } else {
