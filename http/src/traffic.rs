@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use culvert_proto::code::ErrorCode;
@@ -43,6 +43,9 @@ pub struct Traffic {
     at_work: AtomicBool,
     missed: AtomicBool,
     interim: Mutex<Interim>,
+    /// A call waits until all that hyper has of its answer is written.
+    flush_awaited: AtomicBool,
+    flushing: AtomicWaker,
     /// The call that waits until its interim answer is written.
     interim_waiting: AtomicWaker,
     /// Bytes of heads that wait for an answer.
@@ -241,6 +244,32 @@ impl Traffic {
     pub(crate) fn on_interim_written(&self) {
         *self.lock_interim() = Interim::None;
         self.interim_waiting.wake();
+    }
+
+    /// Has the task woken once all that hyper has to write is written: see
+    /// [`poll_flushed`](Self::poll_flushed). For a call over HTTP/1, which is alone on its connection.
+    pub fn await_flush(&self, cx: &Context<'_>) {
+        self.flushing.register(cx.waker());
+        self.flush_awaited.store(true, Ordering::Release);
+    }
+
+    /// Ready once that is so.
+    pub fn poll_flushed(&self, cx: &Context<'_>) -> Poll<()> {
+        self.flushing.register(cx.waker());
+        if self.flush_awaited.load(Ordering::Acquire) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    /// All is written.
+    pub(crate) fn on_flushed(&self) {
+        // Of every flush only this look is paid.
+        if self.flush_awaited.load(Ordering::Relaxed) {
+            self.flush_awaited.store(false, Ordering::Release);
+            self.flushing.wake();
+        }
     }
 
     fn lock_interim(&self) -> MutexGuard<'_, Interim> {

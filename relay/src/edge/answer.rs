@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 
 use super::download::{Download, DownloadError};
@@ -15,6 +16,8 @@ use super::record::CallRecord;
 /// breaks off what is still under way.
 pub(crate) struct AnswerBody {
     source: Source,
+    /// It is sent over HTTP/1.
+    http1: bool,
     /// None of an answer after which the call goes on.
     record: Option<CallRecord>,
 }
@@ -28,6 +31,8 @@ enum Source {
     Text(Option<Bytes>),
     /// The upstream's.
     Stream(Download),
+    /// It broke off.
+    Broken(DownloadError),
 }
 
 impl AnswerBody {
@@ -36,6 +41,7 @@ impl AnswerBody {
         let text = (!text.is_empty()).then_some(text);
         Self {
             source: Source::Text(text),
+            http1: false,
             record: Some(record),
         }
     }
@@ -45,15 +51,17 @@ impl AnswerBody {
     pub(crate) fn none() -> Self {
         Self {
             source: Source::Text(None),
+            http1: false,
             record: None,
         }
     }
 
     /// The upstream's answer.
-    pub(crate) fn stream(download: Download, record: CallRecord) -> Self {
+    pub(crate) fn stream(download: Download, version: Version, record: CallRecord) -> Self {
         let source = Source::Stream(download);
         Self {
             source,
+            http1: version < Version::HTTP_2,
             record: Some(record),
         }
     }
@@ -69,6 +77,7 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         let Self {
             source,
+            http1,
             record: Some(record),
         } = self.get_mut()
         else {
@@ -77,7 +86,27 @@ impl Body for AnswerBody {
         record.progress.handed.store(false, Ordering::Relaxed);
         let next = match source {
             Source::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Source::Stream(download) => ready!(Pin::new(download).poll_frame(cx)),
+            Source::Stream(download) => match ready!(Pin::new(download).poll_frame(cx)) {
+                // Not what is withdrawn: that ends at once.
+                Some(Err(error @ DownloadError::Body(_))) => {
+                    // hyper throws away what it has yet to write when a body fails, and writes when
+                    // there is nothing to take.
+                    *source = Source::Broken(error);
+                    if *http1 {
+                        record.traffic().await_flush(cx);
+                    } else {
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Pending;
+                }
+                next => next,
+            },
+            Source::Broken(error) => {
+                if *http1 {
+                    ready!(record.traffic().poll_flushed(cx));
+                }
+                Some(Err(error.clone()))
+            }
         };
         match &next {
             None => record.on_end(),
@@ -98,6 +127,7 @@ impl Body for AnswerBody {
         match &self.source {
             Source::Text(text) => text.is_none(),
             Source::Stream(download) => download.is_end_stream(),
+            Source::Broken(_) => false,
         }
     }
 
@@ -105,6 +135,7 @@ impl Body for AnswerBody {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Source::Stream(download) => download.size_hint(),
+            Source::Broken(_) => SizeHint::default(),
         }
     }
 }
@@ -116,6 +147,7 @@ impl Drop for AnswerBody {
         let whole = match &self.source {
             Source::Text(text) => text.is_none(),
             Source::Stream(download) => download.is_whole(),
+            Source::Broken(_) => false,
         };
         if whole && let Some(record) = &mut self.record {
             record.on_end();

@@ -298,7 +298,7 @@ impl Answer {
             }
             Self::Upstream(response, download) => {
                 record.on_answer(response.status());
-                response.map(|()| AnswerBody::stream(download, record))
+                response.map(|()| AnswerBody::stream(download, version, record))
             }
             Self::Passage(response, passage) => {
                 record.on_answer(response.status());

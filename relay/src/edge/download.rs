@@ -18,12 +18,10 @@ pub(crate) struct Download {
     uploading: Option<Uploading>,
     leave: Leave,
     throttle: Throttle,
-    /// Why it breaks off, once what came before is written.
-    broken: Option<DownloadError>,
 }
 
 /// Why an answer breaks off.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum DownloadError {
     /// The upstream's did.
     #[error(transparent)]
@@ -45,7 +43,6 @@ impl Download {
             uploading,
             leave,
             throttle,
-            broken: None,
         }
     }
 
@@ -64,9 +61,6 @@ impl Body for Download {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         let this = self.get_mut();
-        if let Some(error) = this.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
         // How the upload ends does not matter any more: if it broke off, so does the answer.
         if let Some(uploading) = &mut this.uploading
             && uploading.as_mut().poll(cx).is_ready()
@@ -93,13 +87,7 @@ impl Body for Download {
                 Ok(trailers) => Frame::trailers(headers::of_trailers(trailers)),
                 Err(data) => data,
             }))),
-            Poll::Ready(Some(Err(error))) => {
-                // hyper throws away what it has yet to write when a body fails, and writes when there is
-                // nothing to take.
-                this.broken = Some(error.into());
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => Poll::Ready(None),
         }
     }

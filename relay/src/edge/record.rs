@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use culvert_http::mask::mask_target;
-use culvert_http::{Problem, Progress, Throttle};
+use culvert_http::{Problem, Progress, Throttle, Traffic};
 use culvert_identity::verify::VerifiedToken;
 use culvert_process::log::ACCESS;
 use culvert_proto::head::{CallId, Mode};
@@ -80,6 +80,11 @@ impl CallRecord {
             connection,
             started: Instant::now(),
         }
+    }
+
+    /// What goes on on the caller's connection.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.connection.traffic
     }
 
     /// Keeps one direction of the call to its tenant's rate.
