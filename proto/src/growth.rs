@@ -14,7 +14,10 @@
 //! when its stream ends. A stream that lies idle after it has grown keeps what it has until then.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::names::TenantName;
 
 /// A budget in bytes, and the tenant on whose part of it a session draws. Clones, and those
 /// [of other tenants](Self::of_tenant), are the same budget.
@@ -32,6 +35,28 @@ struct Shared {
     /// Taken when a window grows, when one that has grown shrinks or ends, and once per session
     /// and ping: never per frame.
     ledger: Mutex<Ledger>,
+}
+
+/// The budget of each tenant, for sessions that carry calls of many.
+#[derive(Clone)]
+pub struct TenantBudgets(Arc<dyn Fn(&TenantName) -> GrowthBudget + Send + Sync>);
+
+impl TenantBudgets {
+    /// Tenants have what `of` says. It is asked when a tenant's first stream comes to a session.
+    pub fn new(of: impl Fn(&TenantName) -> GrowthBudget + Send + Sync + 'static) -> Self {
+        Self(Arc::new(of))
+    }
+
+    /// The budget of this tenant.
+    pub fn of(&self, tenant: &TenantName) -> GrowthBudget {
+        (self.0)(tenant)
+    }
+}
+
+impl fmt::Debug for TenantBudgets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TenantBudgets")
+    }
 }
 
 /// Who holds what. It has an entry for each tenant with a session that claims any, and no others.
@@ -100,6 +125,12 @@ impl GrowthBudget {
         }
     }
 
+    /// The part of each tenant.
+    pub fn by_tenant(&self) -> TenantBudgets {
+        let all = self.clone();
+        TenantBudgets::new(move |tenant| all.of_tenant(tenant.as_str()))
+    }
+
     /// All of it, in bytes.
     pub fn total(&self) -> u64 {
         self.shared.total
@@ -112,7 +143,7 @@ impl GrowthBudget {
 
     /// Tenants that have sessions with a claim.
     #[cfg(test)]
-    fn tenants(&self) -> usize {
+    pub(crate) fn tenants(&self) -> usize {
         self.ledger().tenants.len()
     }
 
@@ -228,7 +259,12 @@ impl Share {
         }
     }
 
-    /// Claims nothing any more.
+    /// Gives all of it back and claims nothing any more.
+    pub(crate) fn release(&mut self) {
+        self.give_back(self.held);
+        self.give_up();
+    }
+
     fn give_up(&mut self) {
         if !std::mem::take(&mut self.claims) {
             return;
@@ -245,8 +281,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.give_back(self.held);
-        self.give_up();
+        self.release();
     }
 }
 

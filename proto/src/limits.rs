@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::growth::GrowthBudget;
+use crate::growth::{GrowthBudget, TenantBudgets};
 
 /// Longest target of a call, in bytes.
 pub const MAX_TARGET: usize = 16 * 1024;
@@ -124,6 +124,9 @@ pub struct Limits {
     /// sessions. When it is used up, every stream still has 16 KiB each way: writers wait for
     /// more, and a stream that receives more is broken off.
     pub waiting: GrowthBudget,
+    /// Whose memory the bytes of a stream take instead, by the tenant of its call: for a session
+    /// that carries calls of many, so that one of them leaves the others their part.
+    pub waiting_of: Option<TenantBudgets>,
     /// Calls that wait to be accepted; further ones are refused.
     pub backlog: usize,
     /// Heads of the calls that wait to be accepted, together, in bytes of the wire.
@@ -158,6 +161,7 @@ impl Default for Limits {
             max_window: 32 * 1024 * 1024,
             growth: GrowthBudget::default(),
             waiting: GrowthBudget::new(u64::MAX),
+            waiting_of: None,
             backlog: 1024,
             backlog_bytes: 4 * 1024 * 1024,
             batch: 64 * 1024,

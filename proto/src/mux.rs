@@ -1,5 +1,6 @@
 //! The multiplexer core of one session.
 
+mod accounts;
 mod backlog;
 mod budget;
 mod commands;
@@ -30,6 +31,7 @@ pub use self::event::{Event, Item, Stats};
 pub use crate::frame::StreamId;
 pub use crate::limits::Limits;
 
+use self::accounts::Accounts;
 use self::backlog::Backlog;
 use self::budget::Budget;
 use self::liveness::Liveness;
@@ -202,7 +204,11 @@ impl Mux {
             greeting: Some(greeting.freeze()),
             peer: None,
             greeting_ends: now + limits.hello_timeout,
-            streams: Streams::new(side, limits.growth.clone(), limits.waiting.clone()),
+            streams: Streams::new(
+                side,
+                limits.growth.clone(),
+                Accounts::new(limits.waiting.clone(), limits.waiting_of.clone()),
+            ),
             rebalance_at: now + limits.ping_interval,
             schedule: Schedule::default(),
             liveness: Liveness::new(&limits, now),

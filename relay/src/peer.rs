@@ -16,7 +16,7 @@ mod link;
 mod tls;
 
 use culvert_proto::control::Hello;
-use culvert_proto::growth::GrowthBudget;
+use culvert_proto::growth::{GrowthBudget, TenantBudgets};
 use culvert_proto::limits::Limits;
 use culvert_proto::mux::{self, Side};
 
@@ -35,7 +35,7 @@ const MAX_STREAMS: u32 = 65_536;
 /// Receive window of a new stream: nodes are near each other.
 const WINDOW: u32 = 256 * 1024;
 
-/// On whose part of the memory nodes draw: no tenant is called so.
+/// On whose part of the memory windows between nodes grow: no tenant is called so.
 const ACCOUNT: &str = "\u{0}nodes";
 
 /// How a node introduces itself to another.
@@ -47,8 +47,8 @@ pub(crate) struct Introduction {
     pub(crate) instance: [u8; 16],
     /// What receive windows may grow by.
     pub(crate) growth: GrowthBudget,
-    /// What may wait.
-    pub(crate) waiting: GrowthBudget,
+    /// What may wait, of each tenant's calls.
+    pub(crate) waiting: TenantBudgets,
 }
 
 impl Introduction {
@@ -76,7 +76,7 @@ impl Introduction {
             limits: Limits {
                 max_opened: MAX_STREAMS,
                 growth: self.growth.of_tenant(ACCOUNT),
-                waiting: self.waiting.of_tenant(ACCOUNT),
+                waiting_of: Some(self.waiting.clone()),
                 ..Limits::default()
             },
         }

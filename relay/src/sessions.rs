@@ -27,7 +27,7 @@ use culvert_http::Problem;
 use culvert_identity::{TokenError, VerifiedToken, Verifier};
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::{Control, Hello};
-use culvert_proto::growth::GrowthBudget;
+use culvert_proto::growth::{GrowthBudget, TenantBudgets};
 use culvert_proto::limits::MAX_REASON;
 use culvert_proto::mux;
 use culvert_proto::names::{EndpointName, TenantName};
@@ -88,7 +88,7 @@ pub struct Agents {
     /// What windows of all sessions may grow by.
     growth: GrowthBudget,
     /// What may wait in all sessions.
-    waiting: GrowthBudget,
+    waiting: TenantBudgets,
     streams_per_session: u32,
     seats: Arc<Semaphore>,
     next: AtomicU64,
@@ -195,6 +195,7 @@ impl Agents {
         if random.is_err() {
             instance = fastrand::u128(..).to_ne_bytes();
         }
+        let waiting = tenants.budgets(GrowthBudget::new(limits.waiting_buffer.0));
         Arc::new(Self {
             node: Node {
                 name: node.to_owned(),
@@ -209,7 +210,7 @@ impl Agents {
             metrics,
             patience: limits.open.0,
             growth: GrowthBudget::new(limits.receive_buffer.0),
-            waiting: GrowthBudget::new(limits.waiting_buffer.0),
+            waiting,
             streams_per_session: limits.streams_per_session,
             seats: Arc::new(Semaphore::new(limits.sessions as usize)),
             next: AtomicU64::new(1),
@@ -362,10 +363,7 @@ impl Agents {
                 hello_timeout: self.patience,
                 max_opened: self.streams_per_session,
                 growth: self.growth.of_tenant(tenant.as_str()),
-                waiting: match self.tenants.max_buffer(tenant) {
-                    None => self.waiting.of_tenant(tenant.as_str()),
-                    Some(most) => self.waiting.of_tenant(tenant.as_str()).at_most(most),
-                },
+                waiting: self.waiting.of(tenant),
                 ..Default::default()
             },
         }
@@ -377,7 +375,7 @@ impl Agents {
     }
 
     /// What windows of sessions may grow by, and what may wait in them.
-    pub(crate) fn memory(&self) -> (GrowthBudget, GrowthBudget) {
+    pub(crate) fn memory(&self) -> (GrowthBudget, TenantBudgets) {
         (self.growth.clone(), self.waiting.clone())
     }
 

@@ -16,6 +16,7 @@ use culvert_config::quota::{Quota, Tenant};
 use culvert_config::relay::RelayLimits;
 use culvert_http::{Bucket, Progress, Throttle};
 use culvert_identity::VerifiedToken;
+use culvert_proto::growth::{GrowthBudget, TenantBudgets};
 use culvert_proto::head::CallId;
 use culvert_proto::names::{EndpointName, TenantName};
 use futures_util::task::AtomicWaker;
@@ -230,9 +231,16 @@ impl Tenants {
         Exceeded { what, retry_after }
     }
 
-    /// What a tenant may have waiting in its sessions, of what all have.
-    pub(crate) fn max_buffer(&self, tenant: &TenantName) -> Option<u64> {
-        self.quota(tenant).max_buffer.map(|size| size.0)
+    /// The part of each tenant in the memory for what waits, and the most that it may hold of it.
+    pub(crate) fn budgets(self: &Arc<Self>, all: GrowthBudget) -> TenantBudgets {
+        let tenants = self.clone();
+        TenantBudgets::new(move |tenant| {
+            let part = all.of_tenant(tenant.as_str());
+            match tenants.quota(tenant).max_buffer {
+                None => part,
+                Some(most) => part.at_most(most.0),
+            }
+        })
     }
 
     /// Ends every call that is withdrawn; says how many.

@@ -56,6 +56,7 @@ impl Mux {
         if end {
             stream.send.state = SendState::Finishing;
         }
+        stream.account = self.streams.accounts.enter(&head.caller.tenant);
         self.streams.insert(id, stream);
         self.counts.opened += 1;
         self.schedule(id);
@@ -105,7 +106,8 @@ impl Mux {
         }
         let length = encoded.len();
         stream.send.push(Chunk::Head(encoded.freeze()), length);
-        self.streams.queued += length;
+        let account = stream.account;
+        self.streams.on_queued(account, length);
         self.schedule(id);
         Ok(())
     }
@@ -127,9 +129,9 @@ impl Mux {
         if stream.send.order.on_data().is_err() {
             return Err(self.misused(id));
         }
-        let queued = stream.send.queued;
+        let (queued, account) = (stream.send.queued, stream.account);
         let mut taken = data.len().min(most.saturating_sub(queued));
-        if !self.streams.has_memory(taken) {
+        if !self.streams.accounts.has_memory(account, taken) {
             taken = taken.min(FLOOR.saturating_sub(queued));
         }
         let stream = self.writable(id)?;
@@ -138,7 +140,7 @@ impl Mux {
             return Ok(0);
         }
         stream.send.push_data(data.split_to(taken));
-        self.streams.queued += taken;
+        self.streams.on_queued(account, taken);
         self.schedule(id);
         Ok(taken)
     }
@@ -268,7 +270,8 @@ impl Mux {
     pub fn read(&mut self, id: StreamId, now: Instant) -> Result<Option<Item>, StreamError> {
         let rtt = self.liveness.least_rtt();
         let lost = self.ended.is_some();
-        let recv = &mut self.streams.find_mut(id).ok_or(StreamError::Unknown)?.recv;
+        let stream = self.streams.find_mut(id).ok_or(StreamError::Unknown)?;
+        let (recv, account) = (&mut stream.recv, stream.account);
         match recv.state {
             _ if recv.released => return Err(StreamError::Unknown),
             RecvState::Reset(code) => return Err(StreamError::Reset(code)),
@@ -303,7 +306,7 @@ impl Mux {
             growth = recv.window.growth(length, now, rtt, most);
             due = growth > 0 || recv.window.is_due();
         }
-        self.streams.on_read(length, shrunk);
+        self.streams.on_read(account, length, shrunk);
         if growth > 0 {
             self.streams.grow(id, growth);
         }

@@ -111,6 +111,13 @@ pub(super) fn answer() -> Head {
     })
 }
 
+/// A call of this tenant's.
+pub(super) fn call_of(tenant: &str) -> CallHead {
+    let mut head = call_head();
+    head.caller.tenant = tenant.parse().unwrap();
+    head
+}
+
 /// Everything that a mux has to send now, as one message.
 pub(super) fn transmit(mux: &mut Mux, now: Instant) -> Bytes {
     let mut batch = BytesMut::new();

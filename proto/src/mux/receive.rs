@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::accounts::AccountId;
 use super::budget::Budget;
 use super::error::{Flood, SessionError, Violation};
 use super::stream::{Received, SendState, Stream};
@@ -192,7 +193,10 @@ impl Mux {
             .or(Err(SessionError::FlowControl(id)))?;
         stream.recv.ended = fin;
         let call = match self.admit(head, body) {
-            Ok(call) => call,
+            Ok((call, account)) => {
+                stream.account = account;
+                call
+            }
             Err(code) => {
                 let credit = if fin { 0 } else { stream.recv.window.credit() };
                 return self.refuse(id, code, credit, now);
@@ -308,20 +312,21 @@ impl Mux {
         Ok(Some(stream))
     }
 
-    /// The stream whose next `length` bytes are to be queued. `None`: there is no memory for them,
-    /// and it is broken off. Its window counts these bytes already, the session does not.
+    /// The stream whose next `length` bytes are to be queued, which the session counts now as its
+    /// window does already. `None`: there is no memory for them, and it is broken off.
     fn with_memory(&mut self, id: StreamId, length: usize) -> Option<&mut Stream> {
-        let beyond = self.streams.find(id)?.recv.window.buffered() > FLOOR;
-        if beyond && !self.streams.has_memory(length) {
+        let stream = self.streams.find(id)?;
+        let (account, beyond) = (stream.account, stream.recv.window.buffered() > FLOOR);
+        if beyond && !self.streams.accounts.has_memory(account, length) {
             self.break_off(id, length, ResetCode::Overloaded);
             return None;
         }
+        self.streams.on_received(account, length);
         self.streams.find_mut(id)
     }
 
     /// Something was put into a stream's queue, or its end has come.
     fn on_received(&mut self, id: StreamId, length: usize, fin: bool) {
-        self.streams.buffered += length;
         if fin && let Some(stream) = self.streams.find_mut(id) {
             stream.recv.ended = true;
             // There is nothing left to stop, and nothing to reset if our end was sent: the peer
@@ -431,16 +436,22 @@ impl Mux {
         Ok(self.streams.find_mut(id))
     }
 
-    /// Whether a call is taken, or why not; so much of its `body` came with it.
-    fn admit(&mut self, head: Bytes, body: usize) -> Result<CallHead, ResetCode> {
+    /// Whether a call is taken, on which account, or why not; so much of its `body` came with it.
+    fn admit(&mut self, head: Bytes, body: usize) -> Result<(CallHead, AccountId), ResetCode> {
         let full = self.streams.theirs_open >= self.hello.max_streams
             || self.backlog.len() >= self.limits.backlog
             || self.backlog.bytes() + head.len() > self.limits.backlog_bytes;
-        let crowded = body > FLOOR && !self.streams.has_memory(body);
-        if full || crowded || self.draining {
+        if full || self.draining {
             return Err(ResetCode::Refused);
         }
-        decode_call(head).or(Err(ResetCode::Protocol))
+        let call = decode_call(head).or(Err(ResetCode::Protocol))?;
+        let accounts = &mut self.streams.accounts;
+        let account = accounts.enter(&call.caller.tenant);
+        if body > FLOOR && !accounts.has_memory(account, body) {
+            accounts.leave(account);
+            return Err(ResetCode::Refused);
+        }
+        Ok((call, account))
     }
 
     /// Turns a call away without keeping anything of it but its number.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crate::code::ResetCode;
 use crate::head::{CallHead, Head};
 use crate::limits::FRAME;
+use crate::mux::accounts::AccountId;
 use crate::mux::error::StreamError;
 use crate::mux::order::Order;
 use crate::mux::schedule::Turn;
@@ -276,6 +277,8 @@ pub(super) struct News {
 pub(super) struct Stream {
     pub(super) send: Sending,
     pub(super) recv: Receiving,
+    /// On whose part of the memory it draws for what waits.
+    pub(super) account: AccountId,
     /// The head of a call of the peer that nobody has accepted yet, and its bytes on the wire.
     pub(super) call: Option<(Box<CallHead>, usize)>,
     /// When it was opened on the wire; nothing once it was cancelled.
@@ -301,6 +304,7 @@ impl Stream {
         Self {
             send: Sending::new(send_window, ours),
             recv: Receiving::new(recv_window, !ours),
+            account: AccountId::SESSION,
             call: None,
             opened: None,
             reset_due: None,

@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::frame::StreamId;
 use crate::growth::{GrowthBudget, Share};
 use crate::mux::Side;
+use crate::mux::accounts::{AccountId, Accounts};
 use crate::mux::budget::Late;
 use crate::mux::stream::Stream;
 
@@ -59,20 +60,15 @@ pub(super) struct Streams {
     /// Streams that have news.
     pub(super) news: VecDeque<StreamId>,
     pub(super) late: Late,
-    /// Bytes of windows beyond their initial size, out of the budget of the process.
+    /// Bytes of windows beyond their initial size, out of the budget of the process. It is the
+    /// session's also where streams have accounts of their own: what it costs a tenant is speed.
     pub(super) growth: Share,
-    /// Covers what waits to be sent and read, beyond [`FREE`], out of the memory of the process.
-    waiting: Share,
+    /// What covers what waits to be sent and read, out of the memory of the process.
+    pub(super) accounts: Accounts,
 }
 
-/// Bytes that may wait on a session without being covered: small calls leave the budget alone.
-pub(super) const FREE: usize = 64 * 1024;
-
-/// Bytes by which cover is taken.
-const COVER: u64 = 64 * 1024;
-
 impl Streams {
-    pub(super) fn new(side: Side, growth: GrowthBudget, waiting: GrowthBudget) -> Self {
+    pub(super) fn new(side: Side, growth: GrowthBudget, accounts: Accounts) -> Self {
         Self {
             side,
             map: Map::default(),
@@ -88,7 +84,7 @@ impl Streams {
             news: VecDeque::new(),
             late: Late::new(),
             growth: Share::new(growth),
-            waiting: Share::new(waiting),
+            accounts,
         }
     }
 
@@ -140,8 +136,10 @@ impl Streams {
             &mut self.theirs_open
         };
         *open += 1;
-        self.queued += stream.send.queued;
-        self.buffered += stream.recv.window.buffered();
+        let (queued, buffered) = (stream.send.queued, stream.recv.window.buffered());
+        self.queued += queued;
+        self.buffered += buffered;
+        self.accounts.add(stream.account, queued + buffered);
         self.granted += u64::from(stream.recv.window.size());
         self.late.on_stream();
         self.map.insert(id, stream);
@@ -205,44 +203,42 @@ impl Streams {
     /// Drops what waits to be sent.
     pub(super) fn clear_send(&mut self, id: StreamId) {
         if let Some(stream) = self.map.get_mut(&id) {
-            self.queued -= stream.send.clear();
-            self.spare_memory();
+            let (account, bytes) = (stream.account, stream.send.clear());
+            self.on_sent(account, bytes);
         }
     }
 
     /// Drops what waits to be read.
     pub(super) fn clear_recv(&mut self, id: StreamId) {
         if let Some(stream) = self.map.get_mut(&id) {
-            self.buffered -= stream.recv.clear();
-            self.spare_memory();
+            let (account, bytes) = (stream.account, stream.recv.clear());
+            self.buffered -= bytes;
+            self.accounts.remove(account, bytes);
         }
     }
 
-    /// Whether the process has memory for `more` bytes to wait on this session.
-    pub(super) fn has_memory(&mut self, more: usize) -> bool {
-        let held = (self.queued + self.buffered + more).saturating_sub(FREE) as u64;
-        let missing = held.saturating_sub(self.waiting.held());
-        if missing == 0 {
-            return true;
-        }
-        let wanted = u32::try_from(missing.next_multiple_of(COVER)).unwrap_or(u32::MAX);
-        u64::from(self.waiting.take(wanted)) >= missing
+    /// More bytes wait to be sent on a stream with this account.
+    pub(super) fn on_queued(&mut self, account: AccountId, bytes: usize) {
+        self.queued += bytes;
+        self.accounts.add(account, bytes);
     }
 
-    /// Gives memory back once much less of it is needed: all of it when little waits.
-    pub(super) fn spare_memory(&mut self) {
-        let (held, cover) = (self.queued + self.buffered, self.waiting.held());
-        if held < FREE / 2 {
-            self.waiting.give_back(cover);
-        } else if cover >= 4 * COVER && (held as u64) < cover / 4 {
-            self.waiting.give_back(cover / 2);
-        }
+    /// They do not wait any more.
+    pub(super) fn on_sent(&mut self, account: AccountId, bytes: usize) {
+        self.queued -= bytes;
+        self.accounts.remove(account, bytes);
+    }
+
+    /// More bytes wait to be read.
+    pub(super) fn on_received(&mut self, account: AccountId, bytes: usize) {
+        self.buffered += bytes;
+        self.accounts.add(account, bytes);
     }
 
     /// Bytes were read, and the stream's window shrank.
-    pub(super) fn on_read(&mut self, bytes: usize, shrunk: u32) {
+    pub(super) fn on_read(&mut self, account: AccountId, bytes: usize, shrunk: u32) {
         self.buffered -= bytes;
-        self.spare_memory();
+        self.accounts.remove(account, bytes);
         self.granted -= u64::from(shrunk);
         self.growth.give_back(shrunk.into());
     }
@@ -260,10 +256,7 @@ impl Streams {
     /// Every few seconds: windows that nobody used, and those of a session that holds more than
     /// its part of a short budget, are to shrink as their bytes are read.
     pub(super) fn rebalance(&mut self) {
-        let held = (self.queued + self.buffered).saturating_sub(FREE) as u64;
-        self.waiting
-            .give_back(self.waiting.held().saturating_sub(held));
-        self.waiting.rebalance();
+        self.accounts.rebalance();
         let mut excess = self.growth.rebalance();
         for stream in self.map.values_mut() {
             let initial = stream.recv.initial;
@@ -321,10 +314,12 @@ impl Streams {
         self.growth
             .give_back(u64::from(window.size() - stream.recv.initial));
         self.late.on_forgotten(stream.late_credit());
+        self.accounts.leave(stream.account);
         if self.map.is_empty() && self.map.capacity() > SHRINK_ABOVE {
             self.map = Map::default();
             self.due = VecDeque::new();
             self.news = VecDeque::new();
+            self.accounts.shrink();
         }
     }
 }

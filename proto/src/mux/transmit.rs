@@ -89,7 +89,6 @@ impl Mux {
                 );
             }
         }
-        self.streams.spare_memory();
         self.counts.sent += (batch.len() - start) as u64;
         batch.len() > start
     }
@@ -210,7 +209,7 @@ impl Mux {
                 self.postponed = least > self.limits.batch / 2;
                 return;
             }
-            let before = (batch.len(), send.queued);
+            let (before, account) = ((batch.len(), send.queued), stream.account);
             put_next(batch, send, id, room.left(batch));
             self.schedule
                 .on_sent(&mut send.turn, batch.len() - before.0);
@@ -219,7 +218,8 @@ impl Mux {
             } else {
                 self.schedule.on_idle(&mut send.turn, send.queue.is_empty());
             }
-            self.streams.queued -= before.1 - send.queued;
+            let sent = before.1 - send.queued;
+            self.streams.on_sent(account, sent);
             self.streams.late.on_frame_sent();
             self.after_frame(id);
         }

@@ -9,8 +9,8 @@ use super::{SIDES, other};
 use crate::code::ResetCode;
 use crate::frame::{self, Kind};
 use crate::limits::{FLOOR, KEPT_BACK};
+use crate::mux::accounts::{AccountId, FREE};
 use crate::mux::stream::{Chunk, RecvState, Sending, Stream};
-use crate::mux::streams::FREE;
 use crate::mux::{Side, StreamId};
 
 /// Largest amount of bytes that heads with the largest filling and a call head have.
@@ -31,6 +31,8 @@ impl World {
         }
         assert_eq!(self.budget.used(), grown, "growth is counted");
         assert!(grown <= self.budget.total());
+        let cover = SIDES.map(|side| self.pair.ends(side).streams.accounts.cover());
+        assert_eq!(self.waiting.used(), cover.iter().sum(), "cover is counted");
         assert!(self.waiting.used() <= self.waiting.total());
         let waits: usize = SIDES.map(|side| self.beyond_the_floor(side)).iter().sum();
         let most = self.setup.waiting.saturating_add(2 * FREE as u64);
@@ -79,6 +81,7 @@ impl World {
             }
             calls += usize::from(stream.call.is_some());
         }
+        self.check_accounts(side, queued + buffered);
         let stats = mux.stats();
         assert_eq!(
             (stats.queued, stats.buffered, stats.granted, stats.backlog),
@@ -101,6 +104,31 @@ impl World {
             assert_eq!(stats.refused, 0, "a call was refused for no reason");
         }
         grown
+    }
+
+    /// Each stream has its tenant's account, which counts what waits on it, and there is no other.
+    fn check_accounts(&self, side: Side, waits: usize) {
+        let mux = self.pair.ends(side);
+        let mut sums: BTreeMap<AccountId, (Option<String>, usize, usize)> = BTreeMap::new();
+        for (id, stream) in mux.streams.iter() {
+            let tenant = (self.setup.tenants > 1).then(|| self.setup.tenant_of(id));
+            let sum = sums.entry(stream.account).or_default();
+            assert!(sum.1 == 0 || sum.0 == tenant, "tenants share an account");
+            sum.0 = tenant;
+            sum.1 += 1;
+            sum.2 += stream.send.queued + stream.recv.window.buffered();
+        }
+        let accounts = &mux.streams.accounts;
+        assert_eq!(accounts.waits(), waits);
+        if self.setup.tenants > 1 {
+            assert_eq!(accounts.len(), sums.len());
+        }
+        for (id, (tenant, streams, waits)) in sums {
+            let account = accounts.look(id);
+            assert_eq!(account.0.map(|tenant| tenant.to_string()), tenant);
+            assert!(tenant.is_none() || account.1 == streams);
+            assert_eq!(account.2, waits);
+        }
     }
 
     /// Credit is conserved: what the sender has, what is on the line in either form, and what

@@ -30,7 +30,10 @@ impl World {
             Event::Reset(id, code) => {
                 self.seen.resets += 1;
                 self.seen.refusals += u64::from(code == ResetCode::Refused);
-                self.seen.overloads += u64::from(code == ResetCode::Overloaded);
+                if code == ResetCode::Overloaded {
+                    self.seen.overloads += 1;
+                    self.seen.overloads_of_tenants += u64::from(self.setup.tenants > 1);
+                }
                 self.about(side, id, true, true);
                 self.check_code(side, id, code);
             }

@@ -32,6 +32,8 @@ seen! {
     windows_grown,
     windows_shrunk,
     overloads,
+    /// Of these on a session of several tenants.
+    overloads_of_tenants,
     resets,
     stops,
     refusals,

@@ -5,7 +5,7 @@
 use super::SIDES;
 use crate::code::ResetCode;
 use crate::limits::MIN_WINDOW;
-use crate::mux::Side;
+use crate::mux::{Side, StreamId};
 
 /// What a conversation takes place in.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,8 @@ pub(in crate::mux) struct Setup {
     pub(super) growth: u64,
     /// Bytes that may wait on both sides together.
     pub(super) waiting: u64,
+    /// Tenants whose calls these are; several have a part of that each.
+    pub(super) tenants: u32,
     /// Window of a new stream, and the most that one may grow to.
     pub(super) window: u32,
     pub(super) max_window: u32,
@@ -47,6 +49,7 @@ impl Setup {
             capacity: pick(1, &[u64::MAX, 1 << 20, 32 * 1024]) as usize,
             growth: pick(2, &[0, 100_000, 1 << 20, 64 << 20]),
             waiting: pick(9, &[u64::MAX, u64::MAX, 1 << 20, 100_000]),
+            tenants: u32::from(numbers[9] / 4 % 3) + 1,
             window: window as u32,
             max_window: pick(4, &[8 << 20, 1 << 20, window]) as u32,
             streams: pick(5, &[1000, 30, 3]) as u32,
@@ -56,6 +59,11 @@ impl Setup {
             patient: numbers[6] >= 160,
             ids: (numbers[8] >= 232).then(|| u32::from(numbers[8] - 232)),
         }
+    }
+
+    /// Whose call the stream of this id carries.
+    pub(super) fn tenant_of(&self, id: StreamId) -> String {
+        format!("tenant-{}", id.0 / 2 % self.tenants)
     }
 }
 

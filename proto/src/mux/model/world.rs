@@ -10,7 +10,7 @@ use super::handle::{Handle, bytes};
 use super::pair::Pair;
 use super::seen::Seen;
 use super::step::{HeadKind, Setup, Step};
-use super::{answer, call_head, config};
+use super::{answer, call_of, config};
 use crate::code::{ErrorCode, GoawayCode, ResetCode};
 use crate::control::Control;
 use crate::growth::GrowthBudget;
@@ -62,6 +62,9 @@ impl World {
             let limits = &mut config.limits;
             limits.growth = budget.clone();
             limits.waiting = waiting.clone();
+            if setup.tenants > 1 {
+                limits.waiting_of = Some(waiting.by_tenant());
+            }
             limits.max_window = setup.max_window;
             limits.backlog = setup.backlog;
             limits.send_queue = setup.send_queue;
@@ -167,13 +170,14 @@ impl World {
     }
 
     fn open(&mut self, side: Side, body: usize, end: bool) {
+        let setup = self.setup;
         let model = self.side(side);
         let drains = model.drains || model.told_to_drain || model.exhausted;
         let mux = self.pair.end(side);
         let (next, over) = (mux.streams.next_id_is(), mux.ended.is_some());
         let full = mux.streams.ours_open >= mux.peer().map_or(0, |peer| peer.max_streams);
         let data = bytes(next, side, 0, body);
-        match mux.open(&call_head(), data, end) {
+        match mux.open(&call_of(&setup.tenant_of(next)), data, end) {
             Ok(id) => {
                 assert!(!over && !drains && !full);
                 assert_eq!(id, next);

@@ -2,10 +2,10 @@
 
 use super::pair::{Pair, bytes_of, drain};
 use super::*;
-use crate::growth::GrowthBudget;
+use crate::growth::{GrowthBudget, TenantBudgets};
 use crate::limits::{FLOOR, FRAME};
+use crate::mux::accounts::FREE;
 use crate::mux::stream::Received;
-use crate::mux::streams::FREE;
 
 const KIB: usize = 1024;
 
@@ -173,4 +173,180 @@ fn memory_that_a_busy_session_had_is_given_back_when_it_is_idle() {
     }
     pair.advance(Duration::from_secs(6));
     assert_eq!(budget.used(), 0);
+}
+
+/// Two ends between which calls of many tenants go, each on its own part of the end's memory.
+fn link(acceptor: TenantBudgets, dialer: TenantBudgets) -> Pair {
+    let [dialer, acceptor] =
+        [(Side::Dialer, dialer), (Side::Acceptor, acceptor)].map(|(side, budgets)| {
+            let mut config = config(side);
+            config.limits.waiting_of = Some(budgets);
+            config
+        });
+    Pair::with(dialer, acceptor, Duration::ZERO)
+}
+
+/// Lets go of streams at both ends, and asserts that nothing is left of them.
+fn let_go(mut pair: Pair, ids: impl IntoIterator<Item = StreamId>, budget: &GrowthBudget) {
+    for id in ids {
+        for mux in [&mut pair.dialer, &mut pair.acceptor] {
+            mux.release_send(id);
+            mux.release_recv(id);
+        }
+    }
+    pair.settle();
+    assert_eq!((budget.used(), budget.tenants()), (0, 0));
+    for mux in [&pair.dialer, &pair.acceptor] {
+        let left = (mux.streams.accounts.len(), mux.streams.accounts.waits());
+        assert_eq!((mux.stats().streams, left), (0, (0, 0)));
+    }
+}
+
+/// One tenant's streams that nobody reads, at the end that `reads`, leave another tenant's alone.
+fn a_tenant_uses_up_its_own_part(reads: Side) {
+    const TOTAL: usize = 1024 * KIB;
+    let (budget, plenty) = (GrowthBudget::new(TOTAL as u64), GrowthBudget::new(1 << 40));
+    let mut pair = match reads {
+        Side::Dialer => link(plenty.by_tenant(), budget.by_tenant()),
+        Side::Acceptor => link(budget.by_tenant(), plenty.by_tenant()),
+    };
+    let writes = other(reads);
+    let greedy: Vec<StreamId> = (0..30)
+        .map(|_| pair.open_call(&call_of("greedy")))
+        .collect();
+    let other = pair.open_call(&call_of("other"));
+    assert_eq!(write(pair.end(writes), other, 100 * KIB), 100 * KIB);
+    pair.settle();
+    for _ in 0..8 {
+        for id in &greedy {
+            // Those that were broken off take no more.
+            let mut piece = Bytes::from(vec![7; 16 * KIB]);
+            let _ = pair.end(writes).write(*id, &mut piece);
+            pair.settle();
+            let waits = pair.end(reads).stats().buffered;
+            let most = FREE + TOTAL + (greedy.len() + 1) * FLOOR;
+            assert!(waits <= most, "{waits} bytes wait of {most}");
+            assert!(budget.used() <= budget.total());
+        }
+    }
+    let overloaded = StreamError::Reset(ResetCode::Overloaded);
+    let state = |pair: &mut Pair, id: &StreamId| pair.end(writes).write(*id, &mut Bytes::new());
+    let gone = greedy
+        .iter()
+        .filter(|id| state(&mut pair, id) == Err(overloaded))
+        .count();
+    assert!(gone > 0, "one tenant has all of the memory");
+    assert!(gone < greedy.len(), "its part is no smaller for it");
+
+    // Who was there has its part, and so has who comes now.
+    let late = pair.open_call(&call_of("late"));
+    assert_eq!(write(pair.end(writes), other, 100 * KIB), 100 * KIB);
+    assert_eq!(write(pair.end(writes), late, 200 * KIB), 200 * KIB);
+    pair.settle();
+    for id in [other, late] {
+        let now = pair.now;
+        let (items, error) = drain(pair.end(reads), id, now);
+        assert_eq!((bytes_of(&items).len(), error), (200 * KIB, None));
+    }
+    let_go(pair, greedy.into_iter().chain([other, late]), &budget);
+}
+
+#[test]
+fn answers_that_nobody_reads_use_up_the_part_of_their_tenant_alone() {
+    a_tenant_uses_up_its_own_part(Side::Acceptor);
+}
+
+#[test]
+fn uploads_that_nobody_reads_use_up_the_part_of_their_tenant_alone() {
+    a_tenant_uses_up_its_own_part(Side::Dialer);
+}
+
+#[test]
+fn what_one_tenant_has_to_send_leaves_others_their_part() {
+    let (budget, plenty) = (GrowthBudget::new(1 << 20), GrowthBudget::new(1 << 40));
+    let mut pair = link(budget.by_tenant(), plenty.by_tenant());
+    let greedy: Vec<StreamId> = (0..10)
+        .map(|_| pair.open_call(&call_of("greedy")))
+        .collect();
+    let other = pair.open_call(&call_of("other"));
+    // The line takes nothing meanwhile.
+    assert_eq!(write(&mut pair.acceptor, other, 100 * KIB), 100 * KIB);
+    for id in &greedy {
+        write(&mut pair.acceptor, *id, 256 * KIB);
+    }
+    assert_eq!(write(&mut pair.acceptor, greedy[9], 1), 0);
+    assert_eq!(write(&mut pair.acceptor, other, 150 * KIB), 150 * KIB);
+    assert!(budget.used() <= budget.total());
+    let_go(pair, greedy.into_iter().chain([other]), &budget);
+}
+
+#[test]
+fn a_tenant_holds_no_more_than_it_may_at_most() {
+    const MOST: usize = 200 * KIB;
+    let (budget, plenty) = (GrowthBudget::new(1 << 30), GrowthBudget::new(1 << 40));
+    let all = budget.clone();
+    let capped = TenantBudgets::new(move |tenant| match tenant.as_str() {
+        "capped" => all.of_tenant("capped").at_most(MOST as u64),
+        tenant => all.of_tenant(tenant),
+    });
+    let mut pair = link(capped, plenty.by_tenant());
+    let capped = [(); 10].map(|()| pair.open_call(&call_of("capped")));
+    let other = pair.open_call(&call_of("other"));
+    let taken: usize = capped
+        .iter()
+        .map(|id| write(&mut pair.acceptor, *id, 100 * KIB))
+        .sum();
+    let most = FREE + MOST + capped.len() * FLOOR;
+    assert!((MOST..=most).contains(&taken), "{taken} bytes of {most}");
+    assert!(budget.used() <= MOST as u64);
+    assert_eq!(write(&mut pair.acceptor, other, 256 * KIB), 256 * KIB);
+    let_go(pair, capped.into_iter().chain([other]), &budget);
+}
+
+#[test]
+fn all_tenants_of_a_session_together_have_as_much_outside_of_the_budget_as_one() {
+    const TENANTS: usize = 40;
+    let budget = GrowthBudget::new(0);
+    let mut pair = link(budget.by_tenant(), budget.by_tenant());
+    let ids: Vec<StreamId> = (0..TENANTS)
+        .map(|tenant| pair.open_call(&call_of(&format!("tenant-{tenant}"))))
+        .collect();
+    for id in &ids {
+        let taken = write(&mut pair.acceptor, *id, 40 * KIB);
+        assert!(taken >= FLOOR, "every stream moves on");
+    }
+    let waits = pair.acceptor.stats().queued;
+    assert!(waits <= FREE + TENANTS * FLOOR, "{waits} bytes wait");
+    assert_eq!(pair.acceptor.streams.accounts.len(), TENANTS);
+    let_go(pair, ids, &budget);
+}
+
+#[test]
+fn a_tenant_has_an_account_while_it_has_streams() {
+    let budget = GrowthBudget::new(1 << 30);
+    let mut pair = link(budget.by_tenant(), budget.by_tenant());
+    let lasting = pair.open_call(&call_of("lasting"));
+    let account = |pair: &Pair, id| pair.acceptor.streams.find(id).unwrap().account;
+    let mut places = Vec::new();
+    for tenant in 0..100 {
+        let tenant = call_of(&format!("tenant-{tenant}"));
+        let (one, two) = (pair.open_call(&tenant), pair.open_call(&tenant));
+        assert_eq!(account(&pair, one), account(&pair, two));
+        assert_ne!(account(&pair, one), account(&pair, lasting));
+        places.push(account(&pair, one));
+        write(&mut pair.acceptor, one, 200 * KIB);
+        for id in [one, two] {
+            pair.acceptor.reset(id, ResetCode::Cancelled);
+            pair.settle();
+            for mux in [&mut pair.dialer, &mut pair.acceptor] {
+                mux.release_send(id);
+                mux.release_recv(id);
+            }
+        }
+        assert_eq!(pair.acceptor.streams.accounts.len(), 1);
+        assert_eq!(pair.dialer.streams.accounts.len(), 1);
+    }
+    places.dedup();
+    assert_eq!(places.len(), 1, "who comes takes the place of who went");
+    let_go(pair, [lasting], &budget);
 }

@@ -1,15 +1,18 @@
 //! What tests do with two ends, and with what one of them gives.
 
 use super::*;
+use crate::head::CallHead;
 pub(super) use crate::mux::model::pair::Pair;
 
 impl Pair {
     /// Opens a stream from the acceptor's side (as a relay does) and accepts it.
     pub(super) fn open(&mut self) -> StreamId {
-        let id = self
-            .acceptor
-            .open(&call_head(), Bytes::new(), false)
-            .unwrap();
+        self.open_call(&call_head())
+    }
+
+    /// The same for this call.
+    pub(super) fn open_call(&mut self, head: &CallHead) -> StreamId {
+        let id = self.acceptor.open(head, Bytes::new(), false).unwrap();
         self.settle();
         assert_eq!(self.dialer.accept().unwrap().0, id);
         id

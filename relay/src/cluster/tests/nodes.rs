@@ -73,7 +73,7 @@ impl Node {
             name: instance.node.clone(),
             instance: instance.process,
             growth: GrowthBudget::new(0),
-            waiting: GrowthBudget::new(1 << 20),
+            waiting: GrowthBudget::new(1 << 20).by_tenant(),
         };
         let directory = Arc::new(Directory::new(MEMORY));
         let revocations = Arc::new(Revocations::default());

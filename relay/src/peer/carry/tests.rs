@@ -26,7 +26,7 @@ async fn pair() -> (Session, Session, Incoming) {
         name: "n1".into(),
         instance: [1; 16],
         growth: GrowthBudget::new(1 << 20),
-        waiting: GrowthBudget::new(1 << 20),
+        waiting: GrowthBudget::new(1 << 20).by_tenant(),
     };
     let (near, far) = duplex(256 * 1024);
     let opens = introduction.config(Side::Dialer);
