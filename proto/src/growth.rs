@@ -27,6 +27,8 @@ pub struct GrowthBudget {
     tenant: Arc<str>,
     /// Most that the tenant may hold, whatever is left.
     most: u64,
+    /// What it holds is never more than what is left.
+    leaves_room: bool,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,12 @@ impl TenantBudgets {
     /// The budget of this tenant.
     pub fn of(&self, tenant: &TenantName) -> GrowthBudget {
         (self.0)(tenant)
+    }
+
+    /// The same, where each tenant [leaves room](GrowthBudget::leaving_room).
+    pub fn leaving_room(&self) -> Self {
+        let whole = self.clone();
+        Self::new(move |tenant| whole.of(tenant).leaving_room())
     }
 }
 
@@ -105,6 +113,7 @@ impl GrowthBudget {
             }),
             tenant: Arc::from(""),
             most: u64::MAX,
+            leaves_room: false,
         }
     }
 
@@ -114,6 +123,7 @@ impl GrowthBudget {
             shared: self.shared.clone(),
             tenant: Arc::from(tenant),
             most: u64::MAX,
+            leaves_room: false,
         }
     }
 
@@ -121,6 +131,15 @@ impl GrowthBudget {
     pub fn at_most(self, bytes: u64) -> Self {
         Self {
             most: bytes,
+            ..self
+        }
+    }
+
+    /// The same, where the tenant takes nothing beyond as much as it leaves to others: one alone
+    /// half of the budget, and who comes finds room, however many there are already.
+    pub fn leaving_room(self) -> Self {
+        Self {
+            leaves_room: true,
             ..self
         }
     }
@@ -203,14 +222,18 @@ impl Share {
                 .tenants
                 .insert(self.budget.tenant.clone(), Account::default());
         }
-        let of_tenant = ledger.tenant_part(total).min(self.budget.most);
+        let mut of_tenant = ledger.tenant_part(total).min(self.budget.most);
+        let left = total - ledger.used;
         let Some(account) = ledger.tenants.get_mut(&self.budget.tenant) else {
             return 0;
         };
         account.claims += u64::from(first);
+        if self.budget.leaves_room {
+            of_tenant = of_tenant.min((account.used + left) / 2);
+        }
         let of_session = part(of_tenant, account.used, account.claims);
         let taken = u64::from(wanted)
-            .min(total - ledger.used)
+            .min(left)
             .min(of_tenant.saturating_sub(account.used))
             .min(of_session.saturating_sub(self.held));
         account.used += taken;

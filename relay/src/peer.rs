@@ -76,7 +76,8 @@ impl Introduction {
             limits: Limits {
                 max_opened: MAX_STREAMS,
                 growth: self.growth.of_tenant(ACCOUNT),
-                waiting_of: Some(self.waiting.clone()),
+                // What a tenant's callers leave unread here cannot be taken back.
+                waiting_of: Some(self.waiting.leaving_room()),
                 ..Limits::default()
             },
         }

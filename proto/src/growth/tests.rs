@@ -38,6 +38,29 @@ fn a_late_session_gets_its_part_once_the_first_has_shrunk() {
 }
 
 #[test]
+fn who_leaves_room_holds_no_more_than_is_left() {
+    let budget = GrowthBudget::new(1000);
+    let share = |tenant| Share::new(budget.of_tenant(tenant).leaving_room());
+    let mut all: Vec<Share> = Vec::new();
+    for (tenant, most) in [("a", 500), ("b", 250), ("c", 125)] {
+        let mut share = share(tenant);
+        assert_eq!(share.take(1000), most);
+        all.push(share);
+        assert!(all.iter_mut().all(|share| share.take(1) == 0));
+    }
+    assert_eq!(budget.used(), 875, "and the next one finds some");
+    drop(all.remove(0));
+    assert_eq!((all[0].take(1000), all[1].take(1000)), (187, 156));
+    // Sessions of one tenant hold together what one alone may.
+    let (mut one, mut two) = (share("d"), share("d"));
+    let taken = one.take(1000) + two.take(1000) + one.take(1000) + two.take(1000);
+    assert!(u64::from(taken) <= budget.total() - budget.used());
+    // Who does not leave room may take the rest.
+    let mut rest = Share::new(budget.of_tenant("e"));
+    assert!(rest.take(150) > 100);
+}
+
+#[test]
 fn a_claim_that_is_used_no_more_is_given_up() {
     let budget = GrowthBudget::new(1000);
     let mut first = Share::new(budget.clone());

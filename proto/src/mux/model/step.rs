@@ -18,7 +18,8 @@ pub(in crate::mux) struct Setup {
     pub(super) growth: u64,
     /// Bytes that may wait on both sides together.
     pub(super) waiting: u64,
-    /// Tenants whose calls these are; several have a part of that each.
+    /// Tenants whose calls these are; several have a part of that each, and leave room if they are
+    /// more than two.
     pub(super) tenants: u32,
     /// Window of a new stream, and the most that one may grow to.
     pub(super) window: u32,

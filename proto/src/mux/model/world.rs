@@ -63,7 +63,9 @@ impl World {
             limits.growth = budget.clone();
             limits.waiting = waiting.clone();
             if setup.tenants > 1 {
-                limits.waiting_of = Some(waiting.by_tenant());
+                let all = waiting.by_tenant();
+                let room = setup.tenants > 2;
+                limits.waiting_of = Some(if room { all.leaving_room() } else { all });
             }
             limits.max_window = setup.max_window;
             limits.backlog = setup.backlog;

@@ -262,6 +262,25 @@ fn uploads_that_nobody_reads_use_up_the_part_of_their_tenant_alone() {
 }
 
 #[test]
+fn who_comes_when_a_tenant_alone_has_all_that_it_can_finds_room() {
+    let (budget, plenty) = (GrowthBudget::new(1 << 20), GrowthBudget::new(1 << 40));
+    let budgets = budget.by_tenant().leaving_room();
+    let mut pair = link(budgets, plenty.by_tenant());
+    let greedy = [(); 30].map(|()| pair.open_call(&call_of("greedy")));
+    for id in &greedy {
+        write(&mut pair.dialer, *id, 250 * KIB);
+    }
+    pair.settle();
+    assert!(budget.used() <= 512 * KIB as u64, "{}", budget.used());
+    let other = pair.open_call(&call_of("other"));
+    assert_eq!(write(&mut pair.dialer, other, 200 * KIB), 200 * KIB);
+    pair.settle();
+    let (items, error) = drain(&mut pair.acceptor, other, pair.now);
+    assert_eq!((bytes_of(&items).len(), error), (200 * KIB, None));
+    let_go(pair, greedy.into_iter().chain([other]), &budget);
+}
+
+#[test]
 fn what_one_tenant_has_to_send_leaves_others_their_part() {
     let (budget, plenty) = (GrowthBudget::new(1 << 20), GrowthBudget::new(1 << 40));
     let mut pair = link(budget.by_tenant(), plenty.by_tenant());
