@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use culvert_demo::tokens;
 use culvert_tests::cluster::Cluster;
-use culvert_tests::issuer::{OTHER_CALLER, world};
+use culvert_tests::issuer::{OTHER_AGENT, OTHER_CALLER, world};
 use culvert_tests::load::Events;
 use culvert_tests::stack::{self, POLICY, caller_token};
 use culvert_tests::upstream::Then;
@@ -86,6 +86,61 @@ fn a_call_reaches_the_agent_through_a_node_that_does_not_have_it() {
         );
         let answer = Curl::new(&url).token(&stranger).run();
         answer.assert_refused(404, "unknown-endpoint", "relay");
+    }
+}
+
+/// What callers of one tenant leave unread takes that tenant's part of the memory of both nodes, and a
+/// call of another tenant, of which much waits too, is not broken off.
+#[test]
+fn answers_that_nobody_takes_leave_their_part_to_other_tenants_calls_between_nodes() {
+    /// More than what lies between a caller and its node holds.
+    const LENGTH: usize = 24 << 20;
+    const GLOBEX: &str = r#"
+[[rule]]
+id = "everything-of-globex"
+action = "allow"
+path = ["/**"]
+caller = ["caller-globex"]
+"#;
+    let nginx = Nginx::start();
+    std::fs::write(nginx.files().join("large"), vec![b'x'; LENGTH]).unwrap();
+    // Windows stay small: one stream alone is not to be too much.
+    let limits = "\n[limits]\nwaiting_buffer = \"4 MiB\"\ntenant_max_buffer = \"2 MiB\"\n\
+                  receive_buffer = \"64 KiB\"\n";
+    let options = Stack::options()
+        .endpoint("vcenter", &nginx.url())
+        .policy(&format!("{POLICY}{GLOBEX}"))
+        .relay(limits);
+    let mut cluster = Cluster::start(2, options.clone());
+    cluster.start_agent_of(0);
+    cluster.start_agent_at(cluster.relays[0].public, &options.client(OTHER_AGENT));
+    cluster.await_endpoint();
+    let token = world().token(OTHER_CALLER);
+    let other = |path: &str| {
+        let port = cluster.relays[1].public;
+        Curl::new(&format!("https://vcenter--globex.localhost:{port}{path}")).token(&token)
+    };
+    until("the other tenant's endpoint is reachable", || {
+        other("/api/vm").run().status == 200
+    });
+
+    let stuck: Vec<_> = (0..24)
+        .map(|_| {
+            let mut call = cluster.call(1, "/files/large").start();
+            assert_eq!(call.head().status, 200);
+            call
+        })
+        .collect();
+    // Until all that can wait does.
+    std::thread::sleep(Duration::from_secs(3));
+    let mut call = other("/files/large").start();
+    let head = call.head();
+    assert_eq!(head.status, 200, "{head}");
+    std::thread::sleep(Duration::from_secs(3));
+    let end = call.finish();
+    assert_eq!((end.exit, end.body.len()), (Some(0), LENGTH), "{end}");
+    for call in stuck {
+        call.kill();
     }
 }
 
