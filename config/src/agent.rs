@@ -131,7 +131,8 @@ struct WrittenPolicy {
 impl AgentConfig {
     /// Reads and checks `file`, with the process's environment on top.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        Self::load_with(file, std::env::vars())
+        let environment = crate::environment::read(file, std::env::vars_os())?;
+        Self::load_with(file, environment.into_iter())
     }
 
     /// Reads and checks `file`, with `environment` on top.
@@ -142,10 +143,18 @@ impl AgentConfig {
         let (secret, others): (Vec<_>, Vec<_>) =
             environment.partition(|(name, _)| name == SECRET_VARIABLE);
         let proxies = Environment::read(&others);
-        let secret = secret
-            .into_iter()
-            .next()
-            .map(|(_, value)| SecretString::from(value));
+        // As in a file: one line, and not an empty one.
+        let secret = secret.into_iter().next().map(|(_, value)| {
+            let line = value.strip_suffix('\n').unwrap_or(&value);
+            SecretString::from(line.strip_suffix('\r').unwrap_or(line))
+        });
+        if secret
+            .as_ref()
+            .is_some_and(|s| s.expose_secret().is_empty())
+        {
+            let message = format!("the environment variable {SECRET_VARIABLE} is empty");
+            return Err(ConfigError::file(file, message));
+        }
         let tables = [
             "relay",
             "oauth",

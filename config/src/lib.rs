@@ -17,6 +17,7 @@ mod check;
 pub mod cluster;
 mod document;
 pub mod endpoint;
+mod environment;
 mod error;
 pub mod issuer;
 mod networks;

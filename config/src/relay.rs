@@ -193,7 +193,8 @@ struct WrittenRoute {
 impl RelayConfig {
     /// Reads and checks `file`, with the process's environment on top.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        Self::load_with(file, std::env::vars())
+        let environment = crate::environment::read(file, std::env::vars_os())?;
+        Self::load_with(file, environment.into_iter())
     }
 
     /// Reads and checks `file`, with `environment` on top.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A time span, written with its unit (`"250ms"`, `"15s"`, `"2h"`).
+/// Longest span that a file may have: more is a mistake, and some sums of it no clock can hold.
+const MAX_SPAN: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+/// A time span, written with its unit (`"250ms"`, `"15s"`, `"2h"`); 100 years at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
@@ -19,11 +22,17 @@ impl Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|error| {
+        let span = humantime::parse_duration(&text).map_err(|error| {
             serde::de::Error::custom(format!(
                 "{text:?} is not a time span ({error}); expected a number with its unit, like \"15s\""
             ))
-        })
+        })?;
+        if span > MAX_SPAN {
+            return Err(serde::de::Error::custom(format!(
+                "{text:?} is too long a time span; expected 100 years at most"
+            )));
+        }
+        Ok(Self(span))
     }
 }
 
