@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::report::{Better, Report, Round, Use, Way};
+use crate::report::{Better, Case, Report, Round, Use, Way};
 use crate::stats::Spread;
 
 /// Rounds on each side from which ranks are compared.
@@ -24,8 +24,10 @@ const CHANCE: f64 = 0.05;
 pub struct Comparison {
     /// The measures, in the order of the second report.
     pub changes: Vec<Change>,
-    /// Cases that only one report has, and machines that differ.
+    /// Cases that only one report has, what was not measured again, and machines that differ.
     pub remarks: Vec<String>,
+    /// Something of Culvert's that was measured before could not be measured after.
+    pub missing: bool,
 }
 
 /// One measure of one way of one case.
@@ -81,13 +83,24 @@ impl Comparison {
         let mut comparison = Self {
             changes: Vec::new(),
             remarks: Vec::new(),
+            missing: false,
         };
         if before.machine != after.machine {
             comparison
                 .remarks
                 .push("the machines differ: absolute figures do not compare".into());
         }
+        for (report, which) in [(before, "first"), (after, "second")] {
+            let mut ways = report.cases.iter().flat_map(|case| &case.ways);
+            let cut = ways.any(|way| way.rounds.iter().any(|round| round.partial));
+            if report.interrupted || cut {
+                comparison.remarks.push(format!(
+                    "the {which} report is of a run that was interrupted"
+                ));
+            }
+        }
         for case in &before.cases {
+            comparison.look_for(case, after);
             if !after.cases.iter().any(|other| other.name == case.name) {
                 comparison
                     .remarks
@@ -108,6 +121,32 @@ impl Comparison {
             }
         }
         comparison
+    }
+
+    /// Says what of a case was measured before and is not there now: what fails altogether has no figures
+    /// to get worse. That whole scenarios were left out is no failure.
+    fn look_for(&mut self, before: &Case, after: &Report) {
+        let skipped = after.cases.iter().find(|case| {
+            let of = before.name.strip_prefix(&*case.name);
+            case.skipped.is_some()
+                && of.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        let again = after.cases.iter().find(|case| case.name == before.name);
+        for way in before.ways.iter().filter(|way| !way.rounds.is_empty()) {
+            let now = again.and_then(|case| case.ways.iter().find(|now| now.name == way.name));
+            let is_there = now.is_some_and(|now| !now.rounds.is_empty());
+            if is_there || (again.is_none() && skipped.is_none()) {
+                continue;
+            }
+            let why = skipped.and_then(|case| case.skipped.as_deref());
+            self.remarks.push(format!(
+                "{}, {}: not measured again ({})",
+                before.name,
+                way.name,
+                why.unwrap_or("the second report does not say why")
+            ));
+            self.missing |= way.name != "nginx";
+        }
     }
 
     fn add(&mut self, case: &str, before: &Way, after: &Way, threshold: f64) {
@@ -140,11 +179,11 @@ impl Comparison {
         }
     }
 
-    /// Whether a measure of Culvert got worse beyond noise. nginx is what it is compared with: if
-    /// that got worse, the machine did.
+    /// Whether a measure of Culvert got worse beyond noise, or is missing, or nothing could be compared.
+    /// nginx is what it is compared with: if that got worse, the machine did.
     pub fn got_worse(&self) -> bool {
         let worse = |change: &Change| change.verdict == Verdict::Worse && change.way != "nginx";
-        self.changes.iter().any(worse)
+        self.missing || self.changes.is_empty() || self.changes.iter().any(worse)
     }
 }
 

@@ -169,8 +169,18 @@ impl Site {
     /// Takes one that exists.
     pub async fn remote(options: &Remote) -> Result<Self, Failure> {
         let url = &options.url;
-        let (Some("https"), Some(host)) = (url.scheme_str(), url.host()) else {
-            return Err(format!("--url {url}: expected https://HOST[:PORT]").into());
+        // It is not shown: it may hold a password.
+        let user = url
+            .authority()
+            .is_some_and(|named| named.as_str().contains('@'));
+        let rest = url
+            .path_and_query()
+            .is_some_and(|rest| rest.as_str() != "/");
+        let (Some("https"), Some(host), false, false) = (url.scheme_str(), url.host(), user, rest)
+        else {
+            let expected = "--url: expected https://HOST[:PORT] without user, path or query; the token comes \
+                            from --token-file, paths from --path and the like";
+            return Err(expected.into());
         };
         let port = url.port_u16().unwrap_or(443);
         let address = match options.address {

@@ -13,7 +13,7 @@ use crate::drive::{Bounds, Caller, Pace, drive};
 use crate::load::Failure;
 use crate::progress::Progress;
 use crate::record::Recorder;
-use crate::report::{Latency, Report, Round, Value, table};
+use crate::report::{self, Latency, Report, Round, Value, table};
 use crate::sample::Sampler;
 use crate::scenarios::Scenario;
 use crate::site::{Site, Way};
@@ -25,7 +25,7 @@ pub struct Options {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub scenario: Vec<Scenario>,
     /// Seconds of a measurement.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
     pub seconds: u64,
     /// How often each is made, the ways in turn.
     #[arg(long, default_value_t = 3)]
@@ -38,16 +38,16 @@ pub struct Options {
     pub connections: Vec<usize>,
     /// Calls per second of the measurements by a schedule; without it 60 % of what the slower way
     /// could do.
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     pub rate: Option<f64>,
     /// Long polls, idle sessions and agents of the storm.
     #[arg(long, default_value_t = 1000)]
     pub sessions: usize,
     /// Seconds of `soak`.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
     pub soak: u64,
     /// Seconds after which a call has failed.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
     pub timeout: u64,
     /// Write the report as JSON.
     #[arg(long)]
@@ -55,6 +55,19 @@ pub struct Options {
     /// Write the report as one HTML page.
     #[arg(long)]
     pub html: Option<PathBuf>,
+}
+
+/// Seconds that a measurement may have.
+const A_YEAR: u64 = 366 * 24 * 3600;
+
+/// Calls per second that a schedule may have: more no machine begins.
+const MAX_RATE: f64 = 1e7;
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if rate > 0.0 && rate <= MAX_RATE => Ok(rate),
+        _ => Err(format!("expected calls per second, {MAX_RATE} at most")),
+    }
 }
 
 impl Options {
@@ -155,7 +168,18 @@ impl Suite {
                 self.failed = true;
                 self.skip(scenario.name(), &format!("it failed: {error}"));
             }
-            let rows = self.report.cases[first..].iter().map(table::rows);
+            // What was asked for by name and was not measured, or got no call through, is a failure.
+            let cases = &self.report.cases[first..];
+            let named = !self.options.scenario.is_empty();
+            let in_vain = |way: &report::Way| {
+                let sum = |of: fn(&Round) -> u64| way.rounds.iter().map(of).sum::<u64>();
+                sum(|round| round.calls) == 0 && sum(|round| round.errors.values().sum()) > 0
+            };
+            let fails = |case: &report::Case| {
+                named && case.skipped.is_some() || case.ways.iter().any(in_vain)
+            };
+            self.failed |= !self.stop.is_cancelled() && cases.iter().any(fails);
+            let rows = cases.iter().map(table::rows);
             self.progress.rows(&rows.collect::<String>());
         }
         self.report.elapsed_s = start.elapsed().as_secs_f64();

@@ -41,7 +41,7 @@ struct Options {
     cluster: Option<u8>,
 
     /// The port that callers use [default: 8443 if it is free, else any]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
 
     /// Where certificates, configuration and logs are kept [default: certs-dev/demo of the

@@ -153,3 +153,39 @@ fn cases_of_one_report_alone_are_named() {
         ]
     );
 }
+
+/// A release is guarded by the exit code: what fails altogether is the worst that can happen to it.
+#[test]
+fn what_is_not_measured_again_is_worse_and_what_was_left_out_is_not() {
+    let before = report("calls-h1/16", [("culvert", 1000), ("nginx", 1), ("x", 1)]);
+    let worse = |change: &dyn Fn(&mut Report)| {
+        let mut after = before.clone();
+        change(&mut after);
+        let comparison = Comparison::of(&before, &after, 0.05);
+        (comparison.got_worse(), comparison.remarks.len())
+    };
+    assert_eq!(worse(&|_| ()), (false, 0));
+    // The scenario failed, as a whole or in this case.
+    let failed = |report: &mut Report| {
+        report.cases[0].ways.clear();
+        report.cases[0].skipped = Some("it failed".into());
+    };
+    assert_eq!(worse(&failed), (true, 3));
+    let failed = |report: &mut Report| {
+        failed(report);
+        report.cases[0].name = "calls-h1".into();
+    };
+    assert!(worse(&failed).0);
+    assert_eq!(
+        worse(&|report| report.cases[0].ways[0].rounds.clear()),
+        (true, 1)
+    );
+    // The machine's own trouble.
+    assert_eq!(
+        worse(&|report| report.cases[0].ways.retain(|way| way.name != "nginx")),
+        (false, 1)
+    );
+    assert_eq!(worse(&|report| report.interrupted = true), (false, 1));
+    // Nothing in common says nothing.
+    assert!(worse(&|report| report.cases[0].name = "upload".into()).0);
+}

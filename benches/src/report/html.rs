@@ -291,7 +291,7 @@ table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;
 th,td{padding:3px 10px;text-align:right}thead th{color:var(--dim);font-weight:600;border-bottom:1px solid var(--rule)}
 tbody th,td.w,thead th:nth-child(-n+3){text-align:left}tr.first>*{border-top:1px solid var(--rule)}
 a{color:var(--c0);text-decoration:none}.bad{color:var(--bad);font-weight:600}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:14px;margin:10px 0}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));gap:14px;margin:10px 0}
 figure{margin:0;background:var(--card);border-radius:8px;padding:8px;max-width:560px}svg{width:100%;height:auto;display:block}
 svg text{fill:var(--fg);font:11px system-ui,sans-serif}svg .title{font-size:13px;font-weight:600}svg .tick,svg .label{fill:var(--dim)}
 .grid{stroke:var(--rule);stroke-width:1;fill:none}.axis{stroke:var(--dim);stroke-width:1;fill:none}
