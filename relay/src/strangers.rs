@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::metrics::Metrics;
 
-/// Places for sources: 12 bytes each.
+/// Places for sources: 16 bytes each.
 const PLACES: usize = 1 << 15;
 
 /// Tokens that were good and are remembered: 8 bytes each.

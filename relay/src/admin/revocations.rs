@@ -133,6 +133,19 @@ pub(super) async fn add(node: &Node, headers: &HeaderMap, body: &Bytes) -> Resul
     let asked: Asked =
         serde_json::from_slice(body).map_err(|error| Refused::Unclear(error.to_string()))?;
     let revocation = revocation(asked, SystemTime::now()).map_err(Refused::Unclear)?;
+    // Ids count upwards: one that has not come yet would be somebody else's within the hour.
+    if let Some(session) = revocation.scope.session
+        && !node
+            .agents
+            .records()
+            .iter()
+            .any(|record| record.id == session)
+    {
+        return Err(Refused::Unclear(format!(
+            "this node has no session {session}; its status has those that there are, and another node's \
+             are revoked there"
+        )));
+    }
     let added = node.revocations.add(revocation);
     let added = added.map_err(|full| Refused::Full(full.to_string()))?;
     node.count_revocations();

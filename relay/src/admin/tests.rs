@@ -233,8 +233,10 @@ async fn a_revocation_says_whether_other_nodes_can_know() {
     node.revocations.share();
     let (status, _, made) = post(&node, &json!({"tenant": "acme"})).await;
     assert_eq!((status, &made["other_nodes"]), (202, &json!("pending")));
+    // That of a session is no other node's affair. One that has not come yet will be somebody else's.
     let (status, _, of_session) = post(&node, &json!({"session": 7})).await;
-    assert_eq!((status, &of_session["other_nodes"]), (201, &json!(null)));
+    let detail = of_session["detail"].as_str().unwrap();
+    assert!(status == 400 && detail.contains("no session 7"), "{detail}");
     let others = node.clone();
     let telling = tokio::spawn(async move {
         let mut changes = others.revocations.changes();
