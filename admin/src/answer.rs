@@ -102,6 +102,8 @@ pub enum Refused {
     Method(&'static str),
     /// There is nothing at the address.
     NotFound,
+    /// What is named is not there.
+    Missing(String),
     /// What the program waits for until it can work.
     NotReady(Vec<String>),
     /// The answer could not be written down.
@@ -209,6 +211,7 @@ impl Refused {
                 StatusCode::NOT_FOUND,
                 "there is nothing here; /api/v1/openapi.json lists what there is".to_owned(),
             ),
+            Self::Missing(what) => (StatusCode::NOT_FOUND, what.clone()),
             Self::NotReady(why) => {
                 let why: String = why.iter().map(|why| format!("{why}\n")).collect();
                 let not_ready = Found::text(why).with_status(StatusCode::SERVICE_UNAVAILABLE);

@@ -218,8 +218,12 @@ fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, app::RunError> {
 
 /// Prints what was asked for. A reader that has gone away has read enough.
 fn print(text: impl Display) -> ExitCode {
-    let _ = writeln!(std::io::stdout(), "{}", text.to_string().trim_end());
-    ExitCode::SUCCESS
+    match writeln!(std::io::stdout(), "{}", text.to_string().trim_end()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            fail(FAILED, format!("the output cannot be written: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn fail(code: u8, error: impl Display) -> ExitCode {

@@ -1,5 +1,6 @@
 //! The program as an administrator meets it: commands, words, exit codes.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -266,11 +267,52 @@ fn explain_knows_which_calls_cannot_be_made() {
         ),
         (&["--method", "TRACE"], "takes no method \"TRACE\""),
         (&["--method", "get"], "takes no method \"get\""),
+        (&["--upgrade", "h2c"], "another HTTP"),
+        (&["--upgrade", "H2C"], "another HTTP"),
+        (
+            &["--upgrade", "websocket", "--method", "POST"],
+            "a GET without a body",
+        ),
     ] {
         let told = explain(&files, &[&call[..], more].concat());
         let told = stdout(&told);
         assert!(told.starts_with("deny: ") && told.contains(why), "{told}");
     }
+}
+
+/// Callers may write a name in capitals and with a dot at its end: it is the same one.
+#[test]
+fn explain_takes_a_name_as_the_agent_does() {
+    let files = Files::new();
+    let name = "mode = [\"http\", \"connect\"]\nconnect = [\"vcenter.sddc.local:443\"]\n";
+    let config = AGENT.replace("pin_sha256", &format!("{name}pin_sha256"));
+    files.write("agent.toml", &config);
+    let rule = "version = 1\n[[rule]]\nid = \"tls\"\naction = \"allow\"\nmode = [\"connect\"]\n\
+                host = [\"vcenter.sddc.local\"]\n";
+    files.write("policy.toml", rule);
+    let call = ["--endpoint", "vcenter", "--mode", "connect", "--host"];
+    for host in ["vcenter.sddc.local", "VCenter.sddc.local."] {
+        let told = explain(&files, &[&call[..], &[host, "--port", "443"]].concat());
+        let told = stdout(&told);
+        assert!(told.starts_with("allow, by rule \"tls\""), "{host}: {told}");
+    }
+    let told = explain(&files, &[&call[..], &["ESX.", "--port", "443"]].concat());
+    let told = stdout(&told);
+    assert!(told.contains("declares no esx:443"), "{told}");
+}
+
+/// A script that writes it to a file must not go on with half of it.
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let files = Files::new();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_culvert-agent"))
+        .args(["check", "--config", files.config().to_str().unwrap()])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot be written"), "{output:?}");
 }
 
 #[test]

@@ -28,8 +28,10 @@ pub(crate) fn read(
     Ok(environment)
 }
 
+/// Whether it is one of Culvert's own, or one of those that say which proxy leads to whom.
 fn is_read(name: &str) -> bool {
-    name.starts_with("CULVERT_") || name.to_ascii_lowercase().ends_with("_proxy")
+    let proxies = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    name.starts_with("CULVERT_") || proxies.contains(&name.to_ascii_lowercase().as_str())
 }
 
 #[cfg(test)]
@@ -47,7 +49,12 @@ mod tests {
     fn what_is_not_text_matters_only_where_it_would_be_read() {
         let taken = [("PS1".to_owned(), "ok".to_owned())];
         assert_eq!(read_one("PS1", b"ok").unwrap(), taken);
-        assert!(read_one("OLDPWD", b"/caf\xe9").unwrap().is_empty());
+        for others in ["OLDPWD", "MY_PROXY"] {
+            assert!(read_one(others, b"/caf\xe9").unwrap().is_empty());
+        }
+        let name = OsString::from_vec(b"CULVERT_\xff".to_vec());
+        let nameless = read(Path::new("agent.toml"), [(name, "ok".into())].into_iter());
+        assert!(nameless.unwrap().is_empty());
         for name in ["CULVERT_NODE", "https_proxy", "NO_PROXY"] {
             let error = read_one(name, b"\xff").unwrap_err();
             assert!(error.to_string().contains(name), "{error}");

@@ -255,6 +255,23 @@ fn a_variable_overrides_a_key_of_the_file() {
     assert_eq!(client_secret(&config), "from-environment");
 }
 
+/// An empty one would take the place of a good file, and every token be refused.
+#[test]
+fn a_secret_in_a_variable_is_one_line_as_in_a_file_and_not_an_empty_one() {
+    let (_folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+    let load = |secret: &str| {
+        let variable = ("CULVERT_OAUTH__CLIENT_SECRET".to_owned(), secret.to_owned());
+        AgentConfig::load_with(&file, std::iter::once(variable))
+    };
+    for line in ["hunter2", "hunter2\n", "hunter2\r\n"] {
+        assert_eq!(client_secret(&load(line).unwrap()), "hunter2");
+    }
+    for empty in ["", "\n", "\r\n"] {
+        let error = load(empty).unwrap_err().to_string();
+        assert!(error.contains("CULVERT_OAUTH__CLIENT_SECRET"), "{error}");
+    }
+}
+
 #[test]
 fn a_proxy_has_its_password_from_a_file_or_from_a_variable_and_never_shows_it() {
     use secrecy::ExposeSecret;

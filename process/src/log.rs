@@ -8,6 +8,7 @@
 mod format;
 mod writer;
 
+use std::env::VarError;
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
@@ -48,9 +49,10 @@ impl Log {
         let (filter, wrong) = match std::env::var(EnvFilter::DEFAULT_ENV) {
             Ok(asked) => match EnvFilter::try_new(&asked) {
                 Ok(filter) => (filter, None),
-                Err(error) => (usual(), Some(error)),
+                Err(error) => (usual(), Some(error.to_string())),
             },
-            Err(_) => (usual(), None),
+            Err(VarError::NotPresent) => (usual(), None),
+            Err(error @ VarError::NotUnicode(_)) => (usual(), Some(error.to_string())),
         };
         let lines = Lines::to(std::io::stderr());
         lines.clone().keep_flushing();

@@ -160,11 +160,14 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(arg) => with_config(&arg.config, run),
         Command::Check(arg) => with_config(&arg.config, |prepared| {
-            print(prepared.config().render().trim_end());
+            let printed = print(prepared.config().render().trim_end());
             for shortcoming in prepared.shortcomings() {
                 let _ = writeln!(std::io::stderr(), "culvert-relay: warning: {shortcoming}");
             }
-            ExitCode::SUCCESS
+            match printed {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(FAILED, error),
+            }
         }),
         Command::Status { admin, json } => asking(status(&admin, json)),
         Command::Revoke { admin, what } => asking(revoke(&admin, what)),
@@ -217,6 +220,8 @@ enum AskingError {
         url: String,
         error: serde_json::Error,
     },
+    #[error("the output cannot be written: {0}")]
+    Output(std::io::Error),
 }
 
 fn asking(question: impl Future<Output = Result<(), AskingError>>) -> ExitCode {
@@ -240,9 +245,9 @@ async fn status(admin: &AdminArg, json: bool) -> Result<(), AskingError> {
     let answer = CLIENT.get(&node, "/api/v1/status").await?;
     let status = understood::<Status>(&node, &answer)?;
     if json {
-        print(String::from_utf8_lossy(&answer).trim_end());
+        print(String::from_utf8_lossy(&answer).trim_end())?;
     } else {
-        print(status.to_string().trim_end());
+        print(status.to_string().trim_end())?;
     }
     Ok(())
 }
@@ -262,7 +267,7 @@ async fn revoke(admin: &AdminArg, what: RevokeArgs) -> Result<(), AskingError> {
     let answer = CLIENT
         .send(&node, Method::POST, revocations::PATH, asked.into())
         .await?;
-    print(format!("revoked: {}", understood::<Shown>(&node, &answer)?));
+    print(format!("revoked: {}", understood::<Shown>(&node, &answer)?))?;
     Ok(())
 }
 
@@ -272,7 +277,7 @@ async fn lift(admin: &AdminArg, id: RevocationId) -> Result<(), AskingError> {
     let answer = CLIENT
         .send(&node, Method::DELETE, &path, Bytes::new())
         .await?;
-    print(format!("lifted: {}", understood::<Shown>(&node, &answer)?));
+    print(format!("lifted: {}", understood::<Shown>(&node, &answer)?))?;
     Ok(())
 }
 
@@ -281,9 +286,9 @@ async fn revocations(admin: &AdminArg, json: bool) -> Result<(), AskingError> {
     let answer = CLIENT.get(&node, revocations::PATH).await?;
     let listed = understood::<Listed>(&node, &answer)?;
     if json {
-        print(String::from_utf8_lossy(&answer).trim_end());
+        print(String::from_utf8_lossy(&answer).trim_end())?;
     } else {
-        print(listed.to_string().trim_end());
+        print(listed.to_string().trim_end())?;
     }
     Ok(())
 }
@@ -301,7 +306,7 @@ async fn drain(admin: &AdminArg, wait: bool) -> Result<(), AskingError> {
     CLIENT
         .send(&node, Method::POST, "/api/v1/drain", Bytes::new())
         .await?;
-    print("the relay drains");
+    print("the relay drains")?;
     if !wait {
         return Ok(());
     }
@@ -309,7 +314,7 @@ async fn drain(admin: &AdminArg, wait: bool) -> Result<(), AskingError> {
         tokio::time::sleep(LOOK).await;
         match CLIENT.get(&node, "/healthz").await {
             Err(error) if error.is_gone() => {
-                print("the relay has stopped");
+                print("the relay has stopped")?;
                 return Ok(());
             }
             // Stopping, it may break off an answer.
@@ -320,8 +325,13 @@ async fn drain(admin: &AdminArg, wait: bool) -> Result<(), AskingError> {
 }
 
 /// Prints what was asked for. A reader that has gone away has read enough.
-fn print(text: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+fn print(text: impl Display) -> Result<(), AskingError> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(AskingError::Output(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn fail(code: u8, error: impl Display) -> ExitCode {

@@ -1,7 +1,10 @@
 //! The programs as their operators meet them: exit codes, configuration errors, admin listener.
 
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use culvert_tests::issuer::world;
 use culvert_tests::process::{Process, program};
@@ -256,7 +259,7 @@ fn a_secret_that_others_can_read_is_refused() {
 fn an_environment_variable_overrides_a_key() {
     let good = good();
     let config = good.file("relay.toml");
-    let mut command = std::process::Command::new(program("culvert-relay"));
+    let mut command = Command::new(program("culvert-relay"));
     command.arg("check").arg("--config").arg(&config);
     let output = command
         .env("CULVERT_NODE", "from-outside")
@@ -264,6 +267,60 @@ fn an_environment_variable_overrides_a_key() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", error(&output));
     assert!(String::from_utf8_lossy(&output.stdout).contains("from-outside"));
+}
+
+/// Variables of others end no program, whatever bytes they have; one that would count is named.
+#[test]
+fn a_variable_that_is_not_text_matters_only_where_it_would_be_read() {
+    let good = good();
+    for (name, file) in [
+        ("culvert-relay", "relay.toml"),
+        ("culvert-agent", "agent.toml"),
+    ] {
+        let check_with = |variable: &str| {
+            let mut command = Command::new(program(name));
+            command.arg("check").arg("--config").arg(good.file(file));
+            command.env(variable, OsStr::from_bytes(b"\xff"));
+            command.output().unwrap()
+        };
+        let output = check_with("FOO");
+        assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+        let output = check_with("RUST_LOG");
+        let text = error(&output);
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert!(text.contains("RUST_LOG is not understood"), "{text}");
+        for own in ["CULVERT_LIMITS__DRAIN", "HTTPS_PROXY"] {
+            let output = check_with(own);
+            let text = error(&output);
+            assert_eq!(output.status.code(), Some(78), "{text}");
+            assert!(text.contains(own) && text.contains(file), "{text}");
+        }
+    }
+}
+
+/// A script that keeps what `check` shows must not go on with half of it; `| head -1` may.
+#[test]
+fn output_that_cannot_be_written_is_a_failure_and_a_reader_that_left_is_none() {
+    let good = good();
+    for (name, file) in [
+        ("culvert-relay", "relay.toml"),
+        ("culvert-agent", "agent.toml"),
+    ] {
+        let check_into = |stdout: Stdio| {
+            let mut command = Command::new(program(name));
+            command.arg("check").arg("--config").arg(good.file(file));
+            command.stdout(stdout).output().unwrap()
+        };
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = check_into(full.into());
+        let text = error(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("cannot be written"), "{text}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = check_into(writer.into());
+        assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    }
 }
 
 #[test]

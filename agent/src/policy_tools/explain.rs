@@ -11,6 +11,7 @@ use culvert_proto::connect_name::ConnectName;
 use culvert_proto::heads::is_method;
 
 use super::{ToolError, load};
+use crate::serve::is_http;
 
 /// A call to be explained.
 #[derive(Debug, Args)]
@@ -106,7 +107,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
     call.soap_ns.clone_from(&args.soap_ns);
     call.upgrade.clone_from(&args.upgrade);
     call.source = args.source;
-    call.host.clone_from(&args.host);
+    call.host = args.host.as_deref().map(one_spelling);
     call.port = args.port;
     if args.soap_op.is_some() && call.look(&policy.policy) == Look::No {
         return Err(ToolError::Usage(
@@ -135,13 +136,35 @@ fn impossible(args: &ExplainArgs, endpoint: &Endpoint) -> Option<String> {
     if let Some(method) = args.method.as_ref().filter(|method| !is_taken(method)) {
         return Some(format!("the relay takes no method {method:?}"));
     }
+    if let Some(protocol) = &args.upgrade {
+        if is_http(&protocol.to_ascii_lowercase()) {
+            return Some("upgrades to another HTTP are not accepted".into());
+        }
+        let is_get = args.method.as_deref().is_none_or(|method| method == "GET");
+        if !is_get || args.soap_op.is_some() {
+            return Some("an Upgrade is accepted of a GET without a body".into());
+        }
+    }
     if let (Some(host), Some(port), true) = (&args.host, args.port, args.mode != Mode::Http) {
-        let is_declared = |declared: &ConnectName| {
-            declared.host().eq_ignore_ascii_case(host) && declared.port() == port
-        };
+        let host = one_spelling(host);
+        let is_declared =
+            |declared: &ConnectName| declared.host() == host && declared.port() == port;
         if !endpoint.connect.iter().any(is_declared) {
             return Some(format!("{name} declares no {host}:{port} in connect"));
         }
     }
     None
+}
+
+/// A host as calls have it once the relay has brought it to its one spelling; as it is where it is
+/// none.
+fn one_spelling(host: &str) -> String {
+    // Any port will do.
+    let texts = [format!("{host}:443"), format!("[{host}]:443")];
+    let mut names = texts
+        .iter()
+        .filter_map(|text| ConnectName::parse(text).ok());
+    names
+        .next()
+        .map_or_else(|| host.to_owned(), |name| name.host().to_owned())
 }

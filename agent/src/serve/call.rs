@@ -109,10 +109,7 @@ impl Call {
             return Err(BadHead::Method);
         }
         let may_switch = |protocol: &str| {
-            // Another HTTP on the same connection would be one that nobody looks at.
-            !matches!(protocol, "h2c" | "h2" | "http" | "tls")
-                && self.method == Method::GET
-                && message.length == BodyLength::Empty
+            !is_http(protocol) && self.method == Method::GET && message.length == BodyLength::Empty
         };
         if message.headers.contains_key(UPGRADE) || !self.upgrade.as_deref().is_none_or(may_switch)
         {
@@ -250,4 +247,9 @@ impl BadHead {
             soap: false,
         }
     }
+}
+
+/// Whether a protocol of an Upgrade is another HTTP, which nobody would look at.
+pub(crate) fn is_http(protocol: &str) -> bool {
+    matches!(protocol, "h2c" | "h2" | "http" | "tls")
 }

@@ -141,7 +141,7 @@ pub(super) async fn add(node: &Node, headers: &HeaderMap, body: &Bytes) -> Resul
             .iter()
             .any(|record| record.id == session)
     {
-        return Err(Refused::Unclear(format!(
+        return Err(Refused::Missing(format!(
             "this node has no session {session}; its status has those that there are, and another node's \
              are revoked there"
         )));
@@ -157,7 +157,8 @@ pub(super) async fn add(node: &Node, headers: &HeaderMap, body: &Bytes) -> Resul
 
 /// Takes one back.
 pub(super) async fn lift(node: &Node, id: RevocationId) -> Result<Shown, Refused> {
-    let lifted = node.revocations.lift(id).ok_or(Refused::NotFound)?;
+    let lifted = node.revocations.lift(id);
+    let lifted = lifted.ok_or_else(|| Refused::Missing(format!("there is no revocation {id}")))?;
     node.count_revocations();
     let told = match lifted.scope.session {
         // It was nobody else's affair, and is forgotten.
