@@ -1,12 +1,14 @@
 //! Callers as the scenarios need them: HTTP/1.1 and HTTP/2, small calls, transfers, polls.
 
+mod discarding;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
 use http::{Request, Response, Uri, header};
-use http_body_util::{BodyExt, Empty, StreamBody};
+use http_body_util::{BodyExt, Collected, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -18,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+use self::discarding::Discarding;
 use crate::drive::Caller;
 use crate::load::{Body, Failure, Proxy, Refused, Target};
 use crate::record::Recorder;
@@ -97,9 +100,10 @@ async fn through(
 impl Connection {
     /// Opens one, TLS and all.
     pub async fn open(target: &Target, version: Version) -> Result<Self, Failure> {
-        let io = TokioIo::new(secure(target, version).await?);
+        let io = secure(target, version).await?;
         Ok(match version {
             Version::Http1 => {
+                let io = TokioIo::new(Discarding::new(io));
                 let (send, connection) = http1::handshake(io).await?;
                 tokio::spawn(connection);
                 Self::Http1(send)
@@ -108,7 +112,7 @@ impl Connection {
                 let (send, connection) = http2::Builder::new(TokioExecutor::new())
                     .initial_stream_window_size(4 << 20)
                     .initial_connection_window_size(16 << 20)
-                    .handshake(io)
+                    .handshake(TokioIo::new(io))
                     .await?;
                 tokio::spawn(connection);
                 Self::Http2(send)
@@ -144,7 +148,9 @@ impl Connection {
             return Ok(response);
         }
         let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
+        // An answer that breaks off has a status at least.
+        let body = response.into_body().collect().await;
+        let body = body.map(Collected::to_bytes).unwrap_or_default();
         Err(Refused { status, body }.into())
     }
 
@@ -295,3 +301,6 @@ impl Caller for Worker {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

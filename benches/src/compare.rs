@@ -120,11 +120,15 @@ impl Comparison {
                 }
             }
         }
+        if !comparison.changes.iter().any(Change::is_ours) {
+            let remark = "nothing of Culvert is in both reports: nothing is compared";
+            comparison.remarks.push(remark.into());
+        }
         comparison
     }
 
-    /// Says what of a case was measured before and is not there now: what fails altogether has no figures
-    /// to get worse. That whole scenarios were left out is no failure.
+    /// Says what of a case was measured before and is not there now: what fails altogether has no
+    /// figures to get worse. That whole scenarios were left out is no failure.
     fn look_for(&mut self, before: &Case, after: &Report) {
         let skipped = after.cases.iter().find(|case| {
             let of = before.name.strip_prefix(&*case.name);
@@ -132,18 +136,21 @@ impl Comparison {
                 && of.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         });
         let again = after.cases.iter().find(|case| case.name == before.name);
-        for way in before.ways.iter().filter(|way| !way.rounds.is_empty()) {
+        for way in before.ways.iter().filter(|way| has_calls(way)) {
             let now = again.and_then(|case| case.ways.iter().find(|now| now.name == way.name));
-            let is_there = now.is_some_and(|now| !now.rounds.is_empty());
-            if is_there || (again.is_none() && skipped.is_none()) {
+            if now.is_some_and(has_calls) || (again.is_none() && skipped.is_none()) {
                 continue;
             }
+            let tried = now.is_some_and(|now| !now.rounds.is_empty());
             let why = skipped.and_then(|case| case.skipped.as_deref());
+            let why = why.unwrap_or(if tried {
+                "no call got through"
+            } else {
+                "the second report does not say why"
+            });
             self.remarks.push(format!(
-                "{}, {}: not measured again ({})",
-                before.name,
-                way.name,
-                why.unwrap_or("the second report does not say why")
+                "{}, {}: not measured again ({why})",
+                before.name, way.name
             ));
             self.missing |= way.name != "nginx";
         }
@@ -179,12 +186,25 @@ impl Comparison {
         }
     }
 
-    /// Whether a measure of Culvert got worse beyond noise, or is missing, or nothing could be compared.
-    /// nginx is what it is compared with: if that got worse, the machine did.
+    /// Whether a measure of Culvert got worse beyond noise, or is missing, or none could be
+    /// compared. nginx is what it is compared with: if that got worse, the machine did.
     pub fn got_worse(&self) -> bool {
-        let worse = |change: &Change| change.verdict == Verdict::Worse && change.way != "nginx";
-        self.missing || self.changes.is_empty() || self.changes.iter().any(worse)
+        let worse = |change: &Change| change.is_ours() && change.verdict == Verdict::Worse;
+        let compared = self.changes.iter().any(Change::is_ours);
+        self.missing || !compared || self.changes.iter().any(worse)
     }
+}
+
+impl Change {
+    /// Whether it is one of Culvert's.
+    fn is_ours(&self) -> bool {
+        self.way != "nginx"
+    }
+}
+
+/// Whether calls of a way ended well: else it was tried, and nothing was measured.
+fn has_calls(way: &Way) -> bool {
+    way.rounds.iter().any(|round| round.calls > 0)
 }
 
 fn share(from: f64, to: f64) -> f64 {

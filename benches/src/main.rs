@@ -1,17 +1,19 @@
 //! `culvert-bench`: see `--help`.
 
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use culvert_bench::compare::{self, Comparison};
 use culvert_bench::link::Line;
 use culvert_bench::load::Failure;
 use culvert_bench::report::{self, Report};
-use culvert_bench::site::{Parts, Remote, Site};
+use culvert_bench::site::{self, Parts, Remote, Site};
 use culvert_bench::stack::{Between, Settings, Stack, programs};
 use culvert_bench::suite::{self, Suite};
 use culvert_bench::trouble::{self, Break};
@@ -55,7 +57,8 @@ enum Command {
         #[command(flatten)]
         options: suite::Options,
     },
-    /// Say what changed between two reports beyond noise; exit code 1 if something got worse.
+    /// Say what changed between two reports beyond noise; exit code 1 if something got worse, or
+    /// was measured before and is missing.
     Compare {
         /// The report (JSON) to compare with.
         before: PathBuf,
@@ -80,13 +83,13 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// Seconds a case.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = suite::seconds())]
         seconds: u64,
     },
     /// A long line between relay and agent, and between the two nginx.
     Line {
         /// What the line adds to the round trip, in milliseconds.
-        #[arg(long, default_value_t = 150)]
+        #[arg(long, default_value_t = 150, value_parser = within(0..=LONGEST))]
         rtt: u64,
         #[command(flatten)]
         line: LineOptions,
@@ -94,7 +97,7 @@ enum Command {
     /// Small calls beside four transfers.
     Beside {
         /// What the line adds to the round trip, in milliseconds.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = within(0..=LONGEST))]
         rtt: u64,
         #[command(flatten)]
         line: LineOptions,
@@ -102,7 +105,7 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// Seconds a case.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = suite::seconds())]
         seconds: u64,
     },
     /// How long after the link broke a call works again.
@@ -120,23 +123,23 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
         /// Seconds a measurement.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = suite::seconds())]
         seconds: u64,
     },
     /// A long line that loses packets: lanes against one connection against nginx. Needs root.
     Lossy {
         /// Round trip, in milliseconds.
-        #[arg(long, default_value_t = 150)]
+        #[arg(long, default_value_t = 150, value_parser = within(0..=LONGEST))]
         rtt: u64,
         /// Percent of packets that are lost, each way.
         #[arg(long, default_value_t = 0.1)]
         loss: f64,
         /// Megabytes per second that the line carries each way; 0: as fast as it can.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = within(0..=FASTEST))]
         rate: u64,
         /// Milliseconds that a packet may wait for the rate before it is dropped; without it, a
         /// round trip.
-        #[arg(long)]
+        #[arg(long, value_parser = within(0..=LONGEST))]
         queue: Option<u64>,
         /// The numbers of lanes to compare.
         #[arg(long, value_delimiter = ',', default_value = "1")]
@@ -148,13 +151,13 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// Seconds a measurement.
-        #[arg(long, default_value_t = 9)]
+        #[arg(long, default_value_t = 9, value_parser = suite::seconds())]
         seconds: u64,
     },
     /// What a tenant notices of another one that uses up everything it may.
     Neighbour {
         /// Calls a second of the quiet tenant.
-        #[arg(long, default_value_t = 100.0)]
+        #[arg(long, default_value_t = 100.0, value_parser = suite::rate)]
         rate: f64,
         /// Calls a second that the loud tenant may make.
         #[arg(long, default_value_t = 500)]
@@ -166,7 +169,7 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
         /// Seconds a measurement.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = suite::seconds())]
         seconds: u64,
     },
     /// What idle sessions and idle streams cost the relay in memory.
@@ -186,11 +189,22 @@ enum Command {
     },
 }
 
+/// Milliseconds that a line may add to the round trip, or let a packet wait.
+const LONGEST: u64 = 60_000;
+
+/// Megabytes per second that a line may carry.
+const FASTEST: u64 = 1_000_000;
+
+/// Reads a number within bounds.
+fn within(bounds: RangeInclusive<u64>) -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(bounds)
+}
+
 /// A line of byte streams.
 #[derive(Debug, Clone, Copy, Args)]
 struct LineOptions {
     /// Megabytes per second that the line carries each way; without it, as fast as it can.
-    #[arg(long)]
+    #[arg(long, value_parser = within(1..=FASTEST))]
     rate: Option<u64>,
     /// Percent of packets that have to be sent again: each stalls its connection for an RTT.
     #[arg(long, default_value_t = 0.0)]
@@ -314,7 +328,7 @@ async fn existing(
     options: suite::Options,
     log: LogFormat,
 ) -> Result<bool, Failure> {
-    let url = Some(remote.url.to_string());
+    let url = Some(format!("https://{}", site::endpoint(&remote.url)?));
     measure(options, url, log, Site::remote(remote)).await
 }
 
@@ -354,7 +368,7 @@ async fn measure(
     Ok(complete)
 }
 
-/// `false`: something got worse.
+/// `false`: something got worse, is missing, or could not be compared.
 fn compare(
     before: &Path,
     after: &Path,
@@ -462,6 +476,52 @@ async fn run(folder: Option<&Path>, command: Command) -> Result<(), Failure> {
                 tenants: tenants.max(1),
             };
             idle::run(&programs, &options, out).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_machine_can_do_is_refused_when_it_is_read() {
+        Cli::command().debug_assert();
+        let most: &str = &u64::MAX.to_string();
+        let refused = [
+            ["local", "--seconds", most],
+            ["local", "--soak", most],
+            ["local", "--timeout", most],
+            ["local", "--rate", "1e300"],
+            ["local", "--rate", "inf"],
+            ["local", "--rate", "nan"],
+            ["local", "--rate", "0"],
+            ["startline", "--seconds", most],
+            ["line", "--rtt", most],
+            ["line", "--rate", most],
+            ["line", "--rate", "0"],
+            ["beside", "--seconds", most],
+            ["unread", "--seconds", most],
+            ["lossy", "--queue", most],
+            ["lossy", "--rate", most],
+            ["neighbour", "--rate", "1e300"],
+            ["neighbour", "--seconds", most],
+        ];
+        for arguments in refused {
+            let parsed = Cli::try_parse_from(["culvert-bench"].iter().chain(&arguments));
+            let error = parsed.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ValueValidation, "{arguments:?}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        for arguments in [
+            ["local", "--rate", "1e7"],
+            ["local", "--soak", "86400"],
+            ["line", "--rtt", "0"],
+            ["lossy", "--rate", "0"],
+            ["neighbour", "--rate", "0.5"],
+        ] {
+            let parsed = Cli::try_parse_from(["culvert-bench"].iter().chain(&arguments));
+            assert!(parsed.is_ok(), "{arguments:?}: {}", parsed.unwrap_err());
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -78,8 +79,9 @@ fn relays(text: &str) -> Result<usize, String> {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Remote {
     /// The endpoint, such as `https://vcenter--acme.relay.example`.
+    // As text: clap shows what it cannot read, and there may be a password in it.
     #[arg(long)]
-    pub url: Uri,
+    pub url: String,
     /// Where to connect, instead of what the URL's host resolves to: one relay of several, say.
     #[arg(long, value_name = "IP:PORT")]
     pub address: Option<SocketAddr>,
@@ -168,21 +170,9 @@ impl Site {
 
     /// Takes one that exists.
     pub async fn remote(options: &Remote) -> Result<Self, Failure> {
-        let url = &options.url;
-        // It is not shown: it may hold a password.
-        let user = url
-            .authority()
-            .is_some_and(|named| named.as_str().contains('@'));
-        let rest = url
-            .path_and_query()
-            .is_some_and(|rest| rest.as_str() != "/");
-        let (Some("https"), Some(host), false, false) = (url.scheme_str(), url.host(), user, rest)
-        else {
-            let expected = "--url: expected https://HOST[:PORT] without user, path or query; the token comes \
-                            from --token-file, paths from --path and the like";
-            return Err(expected.into());
-        };
-        let port = url.port_u16().unwrap_or(443);
+        let endpoint = endpoint(&options.url)?;
+        let host = endpoint.host();
+        let port = endpoint.port_u16().unwrap_or(443);
         let address = match options.address {
             Some(address) => address,
             None => resolve(host, port).await?,
@@ -234,6 +224,21 @@ impl Site {
             known.insert("relay".into(), stack.pids(&["relay"]));
         }
     }
+}
+
+/// Host and port of `--url`. No error shows the URL: there may be a password in it.
+pub fn endpoint(url: &str) -> Result<Authority, Failure> {
+    // In the text, since what is parsed has lost its fragment.
+    let bare = !url.contains(['@', '?', '#']);
+    let parsed: Option<Uri> = url.parse().ok();
+    let parsed =
+        parsed.filter(|url| bare && url.scheme_str() == Some("https") && url.path() == "/");
+    let authority = parsed.and_then(|url| url.authority().cloned());
+    authority.ok_or_else(|| {
+        "--url: expected https://HOST[:PORT] without user, path or query; the token comes from \
+         --token-file, paths from --path and the like"
+            .into()
+    })
 }
 
 async fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
@@ -369,6 +374,32 @@ mod tests {
             host.clone_into(&mut target.host);
             assert_eq!(target.name().unwrap().to_str(), name);
             assert_eq!(target.authority().unwrap(), authority);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_host_and_no_error_shows_a_password() {
+        for (url, expected) in [
+            ("https://vc.relay.example", "vc.relay.example"),
+            ("https://vc.relay.example:8443/", "vc.relay.example:8443"),
+            ("https://[::1]:8443", "[::1]:8443"),
+        ] {
+            assert_eq!(endpoint(url).unwrap().as_str(), expected);
+        }
+        for url in [
+            "https://user:hunter2@vc.relay.example",
+            "https://user:hunter 2@vc.relay.example",
+            "https://user@hunter2@vc.relay.example",
+            "https://vc.relay.example/hunter2",
+            "https://vc.relay.example/?hunter2",
+            "https://vc.relay.example/#hunter2",
+            "http://hunter2",
+            "hunter2",
+            "",
+        ] {
+            let error = endpoint(url).unwrap_err().to_string();
+            assert!(error.contains("https://HOST"), "{url}: {error}");
+            assert!(!error.contains("hunter"), "{url}: {error}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::builder::RangedU64ValueParser;
 use culvert_process::log::LogFormat;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,7 @@ use crate::drive::{Bounds, Caller, Pace, drive};
 use crate::load::Failure;
 use crate::progress::Progress;
 use crate::record::Recorder;
-use crate::report::{self, Latency, Report, Round, Value, table};
+use crate::report::{self, Case, Latency, Report, Round, Value, table};
 use crate::sample::Sampler;
 use crate::scenarios::Scenario;
 use crate::site::{Site, Way};
@@ -25,7 +26,7 @@ pub struct Options {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub scenario: Vec<Scenario>,
     /// Seconds of a measurement.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
+    #[arg(long, default_value_t = 5, value_parser = seconds())]
     pub seconds: u64,
     /// How often each is made, the ways in turn.
     #[arg(long, default_value_t = 3)]
@@ -44,10 +45,10 @@ pub struct Options {
     #[arg(long, default_value_t = 1000)]
     pub sessions: usize,
     /// Seconds of `soak`.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
+    #[arg(long, default_value_t = 60, value_parser = seconds())]
     pub soak: u64,
     /// Seconds after which a call has failed.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
+    #[arg(long, default_value_t = 30, value_parser = seconds())]
     pub timeout: u64,
     /// Write the report as JSON.
     #[arg(long)]
@@ -57,13 +58,19 @@ pub struct Options {
     pub html: Option<PathBuf>,
 }
 
-/// Seconds that a measurement may have.
+/// Seconds that a measurement may last: what is longer is no time to wait, and overflows at last.
 const A_YEAR: u64 = 366 * 24 * 3600;
 
 /// Calls per second that a schedule may have: more no machine begins.
 const MAX_RATE: f64 = 1e7;
 
-fn rate(text: &str) -> Result<f64, String> {
+/// Reads seconds on the command line.
+pub fn seconds() -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(1..=A_YEAR)
+}
+
+/// Reads calls per second on the command line.
+pub fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if rate > 0.0 && rate <= MAX_RATE => Ok(rate),
         _ => Err(format!("expected calls per second, {MAX_RATE} at most")),
@@ -150,7 +157,7 @@ impl Suite {
         }
     }
 
-    /// Runs all scenarios; gives the report and whether every one of them could be run.
+    /// Runs all scenarios; gives the report, and whether all that was to be measured was.
     pub async fn run(mut self) -> (Report, bool) {
         let start = Instant::now();
         let mut scenarios = self.options.scenario.clone();
@@ -168,17 +175,12 @@ impl Suite {
                 self.failed = true;
                 self.skip(scenario.name(), &format!("it failed: {error}"));
             }
-            // What was asked for by name and was not measured, or got no call through, is a failure.
             let cases = &self.report.cases[first..];
             let named = !self.options.scenario.is_empty();
-            let in_vain = |way: &report::Way| {
-                let sum = |of: fn(&Round) -> u64| way.rounds.iter().map(of).sum::<u64>();
-                sum(|round| round.calls) == 0 && sum(|round| round.errors.values().sum()) > 0
-            };
-            let fails = |case: &report::Case| {
-                named && case.skipped.is_some() || case.ways.iter().any(in_vain)
-            };
-            self.failed |= !self.stop.is_cancelled() && cases.iter().any(fails);
+            // Whoever ends a run knows that it did not measure everything.
+            if !self.stop.is_cancelled() && cases.iter().any(|case| is_missing(case, named)) {
+                self.failed = true;
+            }
             let rows = cases.iter().map(table::rows);
             self.progress.rows(&rows.collect::<String>());
         }
@@ -315,6 +317,13 @@ impl Suite {
     }
 }
 
+/// Whether a case has less than was asked for: it was skipped although its scenario was `named`,
+/// or of one of its ways no call got through.
+fn is_missing(case: &Case, named: bool) -> bool {
+    let in_vain = |way: &report::Way| way.rounds.iter().all(|round| round.calls == 0);
+    (named && case.skipped.is_some()) || case.ways.iter().any(in_vain)
+}
+
 impl Outcome {
     /// Of a drive, with no figures of its own.
     pub fn of(elapsed: Duration, pace: Pace) -> Self {
@@ -333,5 +342,33 @@ impl Outcome {
     pub fn with(mut self, name: &str, value: Value) -> Self {
         self.values.insert(name.into(), value);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exit code says whether there is something to read in the report.
+    #[test]
+    fn what_was_not_measured_is_missing_and_what_nobody_asked_for_is_not() {
+        let mut report = Report::new(BTreeMap::new());
+        let round = |calls, errors| Round {
+            calls,
+            errors: BTreeMap::from([("no-agent".into(), errors)]),
+            ..Round::default()
+        };
+        let case = report.case("calls-h1/1", "");
+        case.add("culvert", round(0, 3));
+        case.add("culvert", round(1, 3));
+        assert!(!is_missing(case, true));
+        case.add("nginx", round(0, 3));
+        assert!(is_missing(case, true) && is_missing(case, false));
+        let hung = report.case("polls/1", "");
+        hung.add("culvert", Round::default());
+        assert!(is_missing(hung, false));
+        let skipped = report.case("upload", "");
+        skipped.skipped = Some("it needs --sink-path".into());
+        assert!(is_missing(skipped, true) && !is_missing(skipped, false));
     }
 }

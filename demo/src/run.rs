@@ -352,3 +352,20 @@ impl Leave {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With port 0, what is configured and printed would be a port where nobody listens.
+    #[test]
+    fn the_port_of_callers_is_one_that_they_can_call() {
+        let parse = |port| Options::try_parse_from(["culvert-demo", "--port", port]);
+        for port in ["0", "65536", "x"] {
+            assert_eq!(parse(port).unwrap_err().exit_code(), 2, "{port}");
+        }
+        for port in ["1", "8443", "65535"] {
+            assert_eq!(parse(port).unwrap().port, port.parse().ok());
+        }
+    }
+}

@@ -137,7 +137,8 @@ fn an_interrupted_run_still_reports() {
 }
 
 /// An installation that exists is measured from outside, at an address and a port of its own, with
-/// the upstream's own credential beside the caller's.
+/// the upstream's own credential beside the caller's. What was asked for and cannot be measured is
+/// a failure, and the rest is measured.
 #[test]
 fn a_run_measures_an_installation_that_exists() {
     let session = r#"if ($http_vmware_api_session_id != "0123") { return 401; }"#;
@@ -164,9 +165,11 @@ fn a_run_measures_an_installation_that_exists() {
         .arg("--json")
         .arg(&json);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let report = read(&json);
-    for case in report["cases"].as_array().unwrap() {
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 5, "{}", text(&output));
+    for case in cases {
         if case["name"] == "upload" {
             let skipped = case["skipped"].as_str().unwrap();
             assert!(skipped.contains("--sink-path"), "{skipped}");
@@ -177,6 +180,54 @@ fn a_run_measures_an_installation_that_exists() {
         assert!(has_no_failure(round), "{case}");
     }
     assert!(nginx.access_log().contains("GET /api/x"));
+}
+
+/// An upload that is refused is counted by why it was, and a run without a call that worked is a
+/// failure.
+#[test]
+fn refused_uploads_are_counted_by_why() {
+    let nginx = Nginx::start();
+    let stack = Stack::start(&nginx.url());
+    let folder = tempfile::tempdir().unwrap();
+    let [token, json] = ["token", "a.json"].map(|name| folder.path().join(name));
+    std::fs::write(&token, caller_token()).unwrap();
+    let mut command = bench(&["run", "--scenario", "upload", "--rounds", "1"]);
+    command
+        .args(["--url", stack.url("").trim_end_matches('/')])
+        .args(["--address", &format!("127.0.0.1:{}", stack.public)])
+        .arg("--ca")
+        .arg(world().ca_file())
+        .args(["--sink-path", "/forbidden/sink"])
+        .args(["--seconds", "2", "--calls", "20"])
+        .arg("--token-file")
+        .arg(&token)
+        .arg("--json")
+        .arg(&json);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for case in read(&json)["cases"].as_array().unwrap() {
+        let round = &case["ways"][0]["rounds"][0];
+        assert_eq!(round["calls"], 0, "{case}");
+        let errors = round["errors"].as_object().unwrap();
+        assert!(errors["policy-denied"].as_u64() > Some(0), "{case}");
+        let known = |kind: &String| kind == "policy-denied" || kind == "unfinished";
+        assert!(errors.keys().all(known), "{case}");
+    }
+}
+
+/// A password in the URL is refused, and shown nowhere.
+#[test]
+fn a_password_in_the_url_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("a.json");
+    for url in ["https://u:hunter2@localhost", "https://u:hunter2@h@h"] {
+        let mut command = bench(&["run", "--url", url, "--token-file", "/dev/null"]);
+        let output = command.arg("--json").arg(&json).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains("--url"), "{}", text(&output));
+        assert!(!text(&output).contains("hunter2"), "{}", text(&output));
+        assert!(!json.exists());
+    }
 }
 
 /// Who names a folder learns that the programs are not there, and how to get them.

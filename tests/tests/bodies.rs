@@ -242,6 +242,8 @@ fn an_early_answer_does_not_wait_for_the_upload() {
 fn an_early_answer_reaches_a_caller_in_the_midst_of_its_body() {
     let upstream = Upstream::start(|_, connection| {
         connection.answer("413 Content Too Large", b"too large")?;
+        // Read on, so that no reset destroys the answer on its way.
+        connection.closed_within(LONG);
         Ok(Then::Close)
     });
     let stack = Stack::start(&upstream.url());

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use culvert_tests::curl::{Curl, Http};
 use culvert_tests::issuer::{AGENT, CALLER, NO_SCOPE, NO_TENANT, world};
 use culvert_tests::upstream::Then;
-use culvert_tests::wait::LONG;
+use culvert_tests::wait::{LONG, until};
 use culvert_tests::{Nginx, Upstream};
 use serde_json::Value;
 
@@ -52,7 +52,10 @@ fn nginx_tells_what_arrived() {
         (answer.status, &answer.json()["target"]),
         (200, &"/api/x?y=1".into())
     );
-    assert!(nginx.access_log().contains("GET /api/x?y=1"));
+    // It writes that after it has answered.
+    until("nginx has logged the call", || {
+        nginx.access_log().contains("GET /api/x?y=1")
+    });
 }
 
 #[test]

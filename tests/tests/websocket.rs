@@ -81,8 +81,8 @@ fn a_console_that_breaks_off_is_no_clean_end() {
 #[test]
 fn what_a_console_said_before_it_broke_off_arrives() {
     const SAID: usize = 100_000;
-    let switched =
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                            Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n";
     let upstream = Upstream::start(move |_, connection| {
         connection.send(switched)?;
         connection.send(vec![7; SAID])?;

@@ -149,7 +149,8 @@ fn cases_of_one_report_alone_are_named() {
         comparison.remarks,
         [
             "a: only in the first report",
-            "b: only in the second report"
+            "b: only in the second report",
+            "nothing of Culvert is in both reports: nothing is compared"
         ]
     );
 }
@@ -158,6 +159,7 @@ fn cases_of_one_report_alone_are_named() {
 #[test]
 fn what_is_not_measured_again_is_worse_and_what_was_left_out_is_not() {
     let before = report("calls-h1/16", [("culvert", 1000), ("nginx", 1), ("x", 1)]);
+    // What got worse, or not, and how many remarks there are.
     let worse = |change: &dyn Fn(&mut Report)| {
         let mut after = before.clone();
         change(&mut after);
@@ -170,7 +172,7 @@ fn what_is_not_measured_again_is_worse_and_what_was_left_out_is_not() {
         report.cases[0].ways.clear();
         report.cases[0].skipped = Some("it failed".into());
     };
-    assert_eq!(worse(&failed), (true, 3));
+    assert_eq!(worse(&failed), (true, 4));
     let failed = |report: &mut Report| {
         failed(report);
         report.cases[0].name = "calls-h1".into();
@@ -180,12 +182,26 @@ fn what_is_not_measured_again_is_worse_and_what_was_left_out_is_not() {
         worse(&|report| report.cases[0].ways[0].rounds.clear()),
         (true, 1)
     );
+    // Not a call got through, and one round alone would decide nothing.
+    let in_vain = |report: &mut Report| {
+        let refused = Round {
+            errors: BTreeMap::from([("no-agent".into(), 7)]),
+            ..round(0, 1000)
+        };
+        report.cases[0].ways[0].rounds = vec![refused];
+    };
+    assert_eq!(worse(&in_vain), (true, 1));
     // The machine's own trouble.
     assert_eq!(
         worse(&|report| report.cases[0].ways.retain(|way| way.name != "nginx")),
         (false, 1)
     );
     assert_eq!(worse(&|report| report.interrupted = true), (false, 1));
-    // Nothing in common says nothing.
+    let partial = |report: &mut Report| report.cases[0].ways[0].rounds[0].partial = true;
+    assert_eq!(worse(&partial), (false, 1));
+    // Nothing in common says nothing, and neither does nginx alone.
+    assert!(worse(&|report| report.cases.clear()).0);
     assert!(worse(&|report| report.cases[0].name = "upload".into()).0);
+    let machine = report("calls-h1/16", [("nginx", 1), ("nginx", 1), ("nginx", 1)]);
+    assert!(Comparison::of(&machine, &machine, 0.05).got_worse());
 }

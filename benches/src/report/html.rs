@@ -285,7 +285,7 @@ const STYLE: &str = "
 --c0:#6ab0ff;--c1:#ffab66;--c2:#6fd18c;--c3:#d59bf0;--c4:#5fd0d2;--c5:#ff8fa8;--c6:#dcc95a;--c7:#a3b0ff}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:1460px;margin:0 auto;padding:24px 28px}
 h1{font-size:26px;margin:0}h2{font-size:18px;margin:28px 0 6px;border-top:1px solid var(--rule);padding-top:18px}
-p{margin:6px 0}.sub{color:var(--dim);font-size:13px}.sub code{background:var(--card);padding:1px 5px;border-radius:4px}
+p{margin:6px 0}.sub{color:var(--dim);font-size:13px}.sub code{background:var(--card);padding:1px 5px;border-radius:4px;overflow-wrap:anywhere}
 .note{background:var(--card);border-left:3px solid var(--c1);padding:6px 12px}.wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;white-space:nowrap}
 th,td{padding:3px 10px;text-align:right}thead th{color:var(--dim);font-weight:600;border-bottom:1px solid var(--rule)}
