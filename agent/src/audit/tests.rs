@@ -231,7 +231,7 @@ impl Logged {
         let mut checker = Checker::new(noted);
         for (number, (_, file)) in files.iter().enumerate() {
             checker.begin(&number.to_string());
-            let text = std::io::read_to_string(file).unwrap();
+            let text = io::read_to_string(file).unwrap();
             for line in text.split_inclusive('\n') {
                 let whole = line.strip_suffix('\n');
                 checker.line(whole.unwrap_or(line).as_bytes(), whole.is_some());
