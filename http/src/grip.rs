@@ -22,17 +22,34 @@ thread_local! {
 /// Makes a connection end by a reset (TCP RST) when it is dropped, so that its peer cannot take
 /// what came for all there was. Clones are of the same connection.
 #[derive(Debug, Clone, Default)]
-pub struct Breaker(Arc<AtomicBool>);
+pub struct Breaker(Arc<Break>);
+
+#[derive(Debug, Default)]
+struct Break {
+    set: AtomicBool,
+    behind: AtomicBool,
+}
 
 impl Breaker {
     /// From now on, the end is a reset.
     pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set.store(true, Ordering::Relaxed);
+    }
+
+    /// The same, behind what was written: a reset throws away what the kernel has not sent yet.
+    pub fn set_behind(&self) {
+        self.0.behind.store(true, Ordering::Relaxed);
+        self.set();
     }
 
     /// Whether the end is a reset: for whoever holds the connection.
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.set.load(Ordering::Relaxed)
+    }
+
+    /// Whether what was written is sent before it.
+    pub fn is_behind(&self) -> bool {
+        self.0.behind.load(Ordering::Relaxed)
     }
 }
 
@@ -68,6 +85,15 @@ impl Grip {
     pub fn cut(&self) {
         match self {
             Self::Connection(breaker) => breaker.set(),
+            Self::Stream(stream) => stream.cut.cancel(),
+        }
+    }
+
+    /// The same behind what was written to the caller, which on a stream of HTTP/2 cannot be had: its
+    /// reset overtakes what waits for the caller's credit.
+    pub fn cut_behind(&self) {
+        match self {
+            Self::Connection(breaker) => breaker.set_behind(),
             Self::Stream(stream) => stream.cut.cancel(),
         }
     }

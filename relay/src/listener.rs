@@ -3,6 +3,7 @@
 //! What is too much is turned away before TLS, which is where the cost begins. Running out of
 //! file descriptors is waited out, never spun on.
 
+mod parting;
 mod proxy_header;
 #[cfg(test)]
 mod tests;
@@ -520,9 +521,18 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if self.breaker.is_set() {
-            let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+        if !self.breaker.is_set() {
+            return;
         }
+        let socket = SockRef::from(&self.tcp);
+        if self.breaker.is_behind()
+            && let Ok(runtime) = Handle::try_current()
+            && let Ok(again) = socket.try_clone()
+        {
+            runtime.spawn(parting::reset_behind(again));
+            return;
+        }
+        let _ = socket.set_linger(Some(Duration::ZERO));
     }
 }
 

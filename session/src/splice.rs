@@ -67,6 +67,13 @@ pub enum SpliceError {
     Idle(Duration),
 }
 
+impl SpliceError {
+    /// Whether all that the peer had sent before was written to the connection first.
+    pub fn is_behind_data(&self) -> bool {
+        matches!(self, Self::Stream(why) if is_behind_data(why))
+    }
+}
+
 /// What a splice has moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {

@@ -178,12 +178,16 @@ impl Mux {
     /// Aborts both halves like [`reset`](Self::reset), but ours behind what is queued: what was written
     /// before something broke may be all that there will ever be, and the peer's reader gets it before
     /// the error, where `code` [says so](ResetCode::keeps_data). What the peer sends is dropped from now
-    /// on. Only answers are worth that: on a stream that this side opened it is a reset.
+    /// on. Only answers are worth that: on a stream that this side opened it is a reset. Said again, it
+    /// changes nothing.
     pub fn cut_short(&mut self, id: StreamId, code: ResetCode) {
         let ours = self.streams.is_ours(id);
         let Some(stream) = self.streams.find_mut(id) else {
             return;
         };
+        if matches!(stream.send.state, SendState::CutShort(_)) {
+            return;
+        }
         let unsent = matches!(stream.send.state, SendState::Open | SendState::Finishing)
             && !stream.send.queue.is_empty();
         if ours || !unsent || self.ended.is_some() {

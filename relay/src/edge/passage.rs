@@ -65,7 +65,12 @@ impl Passage {
         match ended {
             Ok(()) => return record.on_end(),
             Err(End::CallerGone | End::Splice(SpliceError::Io(_))) => {}
-            Err(End::Splice(error)) => record.on_cut_short(error.to_string()),
+            Err(End::Splice(error)) => {
+                record.on_cut_short(error.to_string());
+                if error.is_behind_data() {
+                    return grip.cut_behind();
+                }
+            }
             Err(End::Withdrawn(withdrawn)) => record.on_cut_short(withdrawn.to_string()),
         }
         grip.cut();

@@ -131,7 +131,8 @@ impl World {
                 mux.reset(handle.id, code);
             }),
             Step::CutShort(handle) => self.with(handle % count, |mux, handle| {
-                handle.cut_short = !handle.opener && !handle.broken;
+                // Said again, it changes nothing.
+                handle.cut_short |= !handle.opener && !handle.broken;
                 handle.broken = true;
                 handle.codes.push(ResetCode::Truncated);
                 mux.cut_short(handle.id, ResetCode::Truncated);

@@ -139,6 +139,8 @@ fn an_answer_that_is_cut_short_is_read_to_where_it_broke() {
         let mut data = Bytes::from(vec![7; 200_000]);
         let taken = pair.dialer.write(id, &mut data).unwrap();
         pair.dialer.cut_short(id, code);
+        // Whoever says it last of the layers above has not heard that it was said.
+        pair.dialer.cut_short(id, code);
         pair.dialer.release_send(id);
         pair.dialer.release_recv(id);
         pair.settle();
