@@ -156,7 +156,12 @@ pub(crate) fn all(path: &Path, keep: u32) -> io::Result<(AllFiles, Option<Head>)
         // First the note: what is written meanwhile is behind it.
         let noted = noted(path)?;
         let files = open_all(path, keep)?;
-        if files.last().is_some_and(|(last, _)| last == path) && files.iter().all(is_in_place) {
+        let is_all = |files: &AllFiles| {
+            // A name that was free when its turn came may have been given since.
+            let there = names(path, keep).filter(|name| name.exists()).count();
+            files.len() == there && files.iter().all(is_in_place)
+        };
+        if files.last().is_some_and(|(last, _)| last == path) && is_all(&files) {
             return Ok((files, noted));
         }
         sleep(PAUSE);
@@ -169,16 +174,20 @@ pub(crate) fn all(path: &Path, keep: u32) -> io::Result<(AllFiles, Option<Head>)
 }
 
 fn open_all(path: &Path, keep: u32) -> io::Result<AllFiles> {
-    let numbered = (1..=keep)
-        .rev()
-        .map(|number| beside(path, &number.to_string()));
     let mut files = Vec::new();
-    for file in numbered.chain([path.to_owned()]) {
+    for file in names(path, keep) {
         if let Some(open) = found(File::open(&file))? {
             files.push((file, open));
         }
     }
     Ok(files)
+}
+
+/// Names that files of a log may have, oldest first.
+fn names(path: &Path, keep: u32) -> impl Iterator<Item = PathBuf> {
+    let numbered = (1..=keep).rev();
+    let numbered = numbered.map(|number| beside(path, &number.to_string()));
+    numbered.chain([path.to_owned()])
 }
 
 /// Whether a file is still the one that its name leads to.
