@@ -18,6 +18,9 @@ pub const ENDPOINT: &str = "vcenter";
 pub const TENANT: &str = "acme";
 /// Another tenant, whose callers must not reach it.
 pub const OTHER_TENANT: &str = "globex";
+
+/// A tenant that does not exist.
+pub const NO_TENANT: &str = "initech";
 /// The caller of the tenant.
 pub const CALLER: &str = "director-7";
 /// The caller of the other tenant.
@@ -70,6 +73,7 @@ impl Setup {
             DOMAIN,
             &host(TENANT),
             &host(OTHER_TENANT),
+            &host(NO_TENANT),
             "127.0.0.1",
             "::1",
         ];

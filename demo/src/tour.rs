@@ -11,7 +11,7 @@ use crate::failure::{Doing, Failure, Result};
 use crate::files;
 use crate::screen::{Screen, Tone};
 use crate::sddc::{IMAGE_SIZE, PASSWORD, SESSION_HEADER, USER};
-use crate::setup::{CALLER, OTHER_CALLER, OTHER_TENANT, Setup, TENANT};
+use crate::setup::{CALLER, NO_TENANT, OTHER_CALLER, Setup, TENANT};
 use crate::web::{Answer, Web};
 
 /// The header that carries a caller's credential for the relay; `Authorization` is the API's.
@@ -208,7 +208,7 @@ impl<'a> Tour<'a> {
                 layer: "relay",
             },
         );
-        let url = self.setup.url(OTHER_TENANT, INVENTORY);
+        let url = self.setup.url(NO_TENANT, INVENTORY);
         let none = self
             .web
             .send(self.authorized(OTHER_CALLER, Method::GET, &url).await?)

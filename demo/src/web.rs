@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::certs;
 use crate::failure::{Doing, Failure, Result};
 use crate::issuer;
-use crate::setup::{OTHER_TENANT, Setup, TENANT};
+use crate::setup::{NO_TENANT, OTHER_TENANT, Setup, TENANT};
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Web {
     /// A client that finds the relay's names on loopback, whatever DNS says.
     pub fn new(setup: &Setup) -> Result<Self> {
         let mut hosts = Vec::new();
-        for tenant in [TENANT, OTHER_TENANT] {
+        for tenant in [TENANT, OTHER_TENANT, NO_TENANT] {
             let url = url::Url::parse(&setup.url(tenant, "/")).doing(|| "cannot form a URL")?;
             hosts.push(url.host_str().unwrap_or_default().to_owned());
         }
