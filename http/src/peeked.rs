@@ -35,18 +35,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Peeked<IO> {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Some(first) = self.first.filter(|_| out.remaining() > 0) else {
-            return Pin::new(&mut self.io).poll_read(cx, out);
-        };
-        self.first = None;
-        out.put_slice(&[first]);
-        if out.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        // What came with it. That nothing did, or the end, or an error, shows the next time.
-        match Pin::new(&mut self.io).poll_read(cx, out) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        match self.first.filter(|_| out.remaining() > 0) {
+            Some(first) => {
+                self.first = None;
+                out.put_slice(&[first]);
+                Poll::Ready(Ok(()))
+            }
+            None => Pin::new(&mut self.io).poll_read(cx, out),
         }
     }
 }

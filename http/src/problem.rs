@@ -168,6 +168,11 @@ impl Problem {
         };
         let mut response = Response::new(());
         *response.status_mut() = self.status();
+        if self.proxy
+            && let Ok(reason) = ReasonPhrase::try_from(self.reason(call))
+        {
+            response.extensions_mut().insert(reason);
+        }
         let headers = response.headers_mut();
         headers.reserve(8);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -192,12 +197,6 @@ impl Problem {
             if self.basic {
                 headers.append(&field, HeaderValue::from_static("Basic realm=\"culvert\""));
             }
-        }
-        if self.proxy
-            && let Ok(reason) = ReasonPhrase::try_from(self.reason(call))
-        {
-            response.extensions_mut().insert(reason);
-            return (response, body.into());
         }
         if *method == Method::HEAD {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -211,8 +211,7 @@ impl Core {
                 Event::Writable(id) => self.on_stream(id, |waiting| waiting.writer.take()),
                 Event::Stopped(id, code) => self.on_stopped(id, StreamError::Stopped(code)),
                 Event::Reset(id, code) => {
-                    self.on_stopped(id, StreamError::Reset(code));
-                    self.on_stream(id, |waiting| waiting.reader.take());
+                    self.on_reset(id, code);
                 }
                 Event::Control(control) => self.on_control(SessionEvent::Control(control)),
                 Event::Draining { code, retry_after } => {
@@ -237,6 +236,12 @@ impl Core {
             self.wakes.extend(waiting.writer.take());
             self.wakes.extend(waiting.stop.take());
         }
+    }
+
+    /// A stream was aborted, here or there.
+    fn on_reset(&mut self, id: StreamId, code: ResetCode) {
+        self.on_stopped(id, StreamError::Reset(code));
+        self.on_stream(id, |waiting| waiting.reader.take());
     }
 
     fn on_control(&mut self, event: SessionEvent) {
@@ -335,15 +340,13 @@ impl Core {
     /// Aborts a stream in both directions and tells its other half.
     pub(crate) fn reset(&mut self, id: StreamId, code: ResetCode) {
         self.mux.reset(id, code);
-        self.on_stopped(id, StreamError::Reset(code));
-        self.on_stream(id, |waiting| waiting.reader.take());
+        self.on_reset(id, code);
     }
 
     /// The same, behind what was written.
     pub(crate) fn cut_short(&mut self, id: StreamId, code: ResetCode) {
         self.mux.cut_short(id, code);
-        self.on_stopped(id, StreamError::Reset(code));
-        self.on_stream(id, |waiting| waiting.reader.take());
+        self.on_reset(id, code);
     }
 
     pub(crate) fn wait_readable(&mut self, id: StreamId, cx: &Context<'_>) {

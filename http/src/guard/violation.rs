@@ -5,7 +5,7 @@ use culvert_proto::limits::MAX_METHOD;
 use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
 use crate::long_heads::LONG;
 
-/// What is wrong with a request. `Display` is the `detail` of the caller's answer.
+/// What is wrong with a request. `Display` is the `detail` of the caller's 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[expect(missing_docs, reason = "each says in its own words what it is")]
 pub enum Violation {

@@ -92,6 +92,8 @@ impl Body for AnswerBody {
                     // hyper throws away what it has yet to write when a body fails, and writes when
                     // there is nothing to take.
                     *source = Source::Broken(error);
+                    // It has the last piece, and a call that is withdrawn meanwhile ends at once.
+                    record.progress.handed.store(true, Ordering::Relaxed);
                     if *http1 {
                         record.traffic().await_flush(cx);
                     } else {
@@ -102,8 +104,9 @@ impl Body for AnswerBody {
                 next => next,
             },
             Source::Broken(error) => {
-                if *http1 {
-                    ready!(record.traffic().poll_flushed(cx));
+                if *http1 && record.traffic().poll_flushed(cx).is_pending() {
+                    record.progress.handed.store(true, Ordering::Relaxed);
+                    return Poll::Pending;
                 }
                 Some(Err(error.clone()))
             }

@@ -1,7 +1,10 @@
 //! What an operator revokes ends, whatever the call is doing, and does not begin again.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use culvert_http::Alpn;
+use culvert_proto::code::ResetCode;
 use culvert_proto::head::BodyLength;
 use culvert_proto::names::EndpointName;
 use culvert_session::StreamError;
@@ -203,17 +206,37 @@ async fn a_caller_that_takes_nothing_does_not_keep_a_revoked_call() {
             while stream.send.write_bytes(piece.clone()).await.is_ok() {}
         };
         // Until everything on the way is full.
-        assert!(
-            timeout(std::time::Duration::from_secs(5), flood)
-                .await
-                .is_err()
-        );
+        assert!(timeout(Duration::from_secs(5), flood).await.is_err());
         let start = tokio::time::Instant::now();
         revoke(&rig, acme());
         timeout(SOON, stream.recv_ended()).await.unwrap();
         assert!(start.elapsed().as_secs() < 2, "{alpn:?}");
         answered.abort();
     }
+}
+
+/// What came before a break is written to its caller first, for as long as that is slow.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_broke_off_behind_a_caller_that_takes_nothing_does_not_outlive_its_revocation()
+ {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let mut caller = rig.connect_through(Alpn::Http1, 16 * 1024);
+    let request = Rig::get("/api", &rig.bearer());
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    let head = response(200, &[], BodyLength::Unknown);
+    stream.send.send_head(&head).await.unwrap();
+    // More than the caller's connection holds, and less than hyper does.
+    let piece = Bytes::from(vec![b'x'; 40 * 1024]);
+    stream.send.write_bytes(piece).await.unwrap();
+    stream.send.cut_short(ResetCode::Truncated);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.tenants.in_progress(), 1, "it waits for its caller");
+    assert_eq!(revoke(&rig, acme()).1, 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(rig.tenants.in_progress(), 0);
+    drop(caller);
 }
 
 #[tokio::test]
