@@ -57,6 +57,8 @@ pub(super) struct Late {
     before_ping: u64,
     /// The same for streams that we reset since.
     since_ping: u64,
+    /// Number of that ping, until it is answered.
+    ping: Option<u64>,
     /// WINDOW, STOP, RESET and FINISH frames that may still come.
     idle: u64,
 }
@@ -71,6 +73,7 @@ impl Late {
         Self {
             before_ping: 0,
             since_ping: 0,
+            ping: None,
             idle: Self::SLACK,
         }
     }
@@ -90,14 +93,19 @@ impl Late {
         self.since_ping = self.since_ping.saturating_add(credit.into());
     }
 
-    pub(super) fn on_ping_sent(&mut self) {
-        self.before_ping = self
-            .before_ping
-            .saturating_add(std::mem::take(&mut self.since_ping));
+    /// A ping was sent, after all RESETs.
+    pub(super) fn on_ping_sent(&mut self, number: u64) {
+        if self.ping.is_none() {
+            self.ping = Some(number);
+            self.before_ping = std::mem::take(&mut self.since_ping);
+        }
     }
 
-    pub(super) fn on_pong(&mut self) {
-        self.before_ping = 0;
+    pub(super) fn on_pong(&mut self, number: u64) {
+        if self.ping == Some(number) {
+            self.ping = None;
+            self.before_ping = 0;
+        }
     }
 
     /// Whether so many bytes may come late.
@@ -152,14 +160,19 @@ mod tests {
     fn late_bytes_are_allowed_until_the_answer_to_a_later_ping() {
         let mut late = Late::new();
         late.on_forgotten(100);
-        late.on_ping_sent();
+        late.on_ping_sent(1);
         late.on_forgotten(50);
+        late.on_ping_sent(2);
         assert!(late.spend_bytes(120));
-        late.on_pong();
+        late.on_pong(1);
         assert!(
             late.spend_bytes(30),
             "of the stream that was reset after the ping"
         );
         assert!(!late.spend_bytes(1));
+
+        late.on_forgotten(10);
+        late.on_pong(2);
+        assert!(late.spend_bytes(10), "no ping was sent since");
     }
 }

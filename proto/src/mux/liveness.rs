@@ -1,5 +1,6 @@
 //! Liveness: pings on a schedule, the round trip they measure, and when a silent peer is dead.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::limits::Limits;
@@ -7,6 +8,11 @@ use crate::mux::error::{Flood, Violation};
 
 /// PINGs of the peer whose answers may wait.
 const MAX_PONGS: usize = 4;
+
+/// Our PINGs whose answers are under way. More than one, since what queues in front of them may take
+/// longer than we wait for a sign of life: each is one that reaches the peer in time. Fewer than
+/// a peer bears with that reads them all at once.
+const MAX_FLYING: usize = MAX_PONGS - 1;
 
 /// Knows when the peer was heard, when to ask again, and how long an answer takes.
 #[derive(Debug)]
@@ -20,9 +26,8 @@ pub(super) struct Liveness {
     due: bool,
     /// Number of the last ping.
     number: u64,
-    /// When the ping that waits for its answer was sent. One at a time: numbers stay few, and
-    /// an answer can be told from one that nobody asked for.
-    flying: Option<Instant>,
+    /// When those before it were sent that wait for their answers, which come in this order.
+    flying: VecDeque<Instant>,
     smoothed: Option<Duration>,
     least: Option<Duration>,
     pongs: [u64; MAX_PONGS],
@@ -38,7 +43,7 @@ impl Liveness {
             next: now,
             due: false,
             number: 0,
-            flying: None,
+            flying: VecDeque::new(),
             smoothed: None,
             least: None,
             pongs: [0; MAX_PONGS],
@@ -63,11 +68,9 @@ impl Liveness {
     }
 
     pub(super) fn on_pong(&mut self, number: u64, now: Instant) -> Result<(), Violation> {
-        let sent = match self.flying {
-            Some(sent) if number == self.number => sent,
-            _ => return Err(Violation::Pong),
-        };
-        self.flying = None;
+        let expected = self.number - self.flying.len() as u64 + 1;
+        let sent = self.flying.pop_front().filter(|_| number == expected);
+        let sent = sent.ok_or(Violation::Pong)?;
         let sample = now.saturating_duration_since(sent);
         // RFC 6298, 2.3: an eighth of the newest.
         self.smoothed = Some(self.smoothed.map_or(sample, |old| (old * 7 + sample) / 8));
@@ -81,7 +84,7 @@ impl Liveness {
             return true;
         }
         if now >= self.next {
-            self.due = self.flying.is_none();
+            self.due = self.flying.len() < MAX_FLYING;
             self.next = now + self.interval;
         }
         false
@@ -93,7 +96,7 @@ impl Liveness {
             return None;
         }
         self.number += 1;
-        self.flying = Some(now);
+        self.flying.push_back(now);
         Some(self.number)
     }
 

@@ -77,8 +77,9 @@ impl Mux {
                 Ok(self.liveness.on_ping(number(kind, &frame.payload)?)?)
             }
             Kind::Pong => {
-                self.liveness.on_pong(number(kind, &frame.payload)?, now)?;
-                self.streams.late.on_pong();
+                let number = number(kind, &frame.payload)?;
+                self.liveness.on_pong(number, now)?;
+                self.streams.late.on_pong(number);
                 Ok(())
             }
             Kind::Goaway => self.on_goaway(frame, now),

@@ -127,7 +127,7 @@ impl Mux {
         if let Some(number) = self.liveness.take_ping(now) {
             put_frame(batch, Kind::Ping, 0, 0, &number.to_be_bytes());
             if all {
-                self.streams.late.on_ping_sent();
+                self.streams.late.on_ping_sent(number);
             }
         }
     }

@@ -15,6 +15,8 @@ pub(in crate::mux) struct Line {
     bytes: usize,
     /// While so many bytes are on it, it takes no more: the sender's socket is full.
     pub(in crate::mux) capacity: usize,
+    /// How much longer messages take on it than on the other.
+    pub(in crate::mux) queue: Duration,
     /// It takes nothing for now.
     pub(in crate::mux) stuck: bool,
     /// Whatever is put on it is lost, and nobody is told.
@@ -27,6 +29,7 @@ impl Line {
             messages: VecDeque::new(),
             bytes: 0,
             capacity: usize::MAX,
+            queue: Duration::ZERO,
             stuck: false,
             cut: false,
         }
@@ -153,7 +156,7 @@ impl Pair {
             let mut batch = BytesMut::new();
             if mux.poll_transmit(&mut batch, self.now) {
                 assert!(told, "the driver would sleep and not send this");
-                line.put(due, batch.freeze());
+                line.put(due + line.queue, batch.freeze());
                 sent = true;
             }
         }

@@ -13,7 +13,7 @@ use super::step::{HeadKind, Setup, Step};
 use super::{answer, call_of, config};
 use crate::code::{ErrorCode, GoawayCode, ResetCode};
 use crate::control::Control;
-use crate::growth::GrowthBudget;
+use crate::growth::{GrowthBudget, TenantBudgets};
 use crate::head::{BodyLength, Head, Refusal, ResponseHead};
 use crate::mux::budget::Budget;
 use crate::mux::{ControlError, Flood, Mux, OpenError, SessionError, Side, StreamError};
@@ -63,9 +63,11 @@ impl World {
             limits.growth = budget.clone();
             limits.waiting = waiting.clone();
             if setup.tenants > 1 {
-                let all = waiting.by_tenant();
-                let room = setup.tenants > 2;
-                limits.waiting_of = Some(if room { all.leaving_room() } else { all });
+                let (all, room) = (waiting.clone(), setup.tenants > 2);
+                limits.waiting_of = Some(TenantBudgets::new(move |tenant| {
+                    let part = all.of_tenant(tenant.as_str());
+                    if room { part.leaving_room() } else { part }
+                }));
             }
             limits.max_window = setup.max_window;
             limits.backlog = setup.backlog;

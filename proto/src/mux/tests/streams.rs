@@ -352,6 +352,22 @@ fn pings_keep_an_idle_session_alive_for_hours() {
     assert!(!pair.dialer.is_closed() && !pair.acceptor.is_closed());
 }
 
+/// Of bytes that nobody answers there may be more on a line than it takes in the time in which a peer is
+/// given up; the other side hears of them all the while, and has nothing to say.
+#[test]
+fn a_long_queue_in_one_direction_is_no_dead_peer() {
+    let mut pair = Pair::new(NONE);
+    let second = Duration::from_secs(1);
+    for seconds in 0..300 {
+        // It takes in twice what it takes away, until it is full.
+        pair.line(Side::Acceptor).queue = second * seconds.min(40) / 2;
+        pair.advance(second);
+    }
+    assert!(!pair.dialer.is_closed() && !pair.acceptor.is_closed());
+    let rtt = [pair.dialer.rtt(), pair.acceptor.rtt()];
+    assert!(rtt.iter().all(|rtt| *rtt > Some(19 * second)), "{rtt:?}");
+}
+
 #[test]
 fn a_silent_peer_is_known_to_be_dead_within_fifteen_seconds_and_every_stream_knows() {
     let now = start();
@@ -425,23 +441,36 @@ fn a_writer_that_waits_is_told_that_the_session_is_over() {
 }
 
 #[test]
-fn a_ping_waits_for_the_answer_to_the_one_before() {
+fn few_pings_wait_for_their_answers() {
     let now = start();
     let mut mux = Mux::new(config(Side::Dialer), now);
     let greeting = transmit(&mut Mux::new(config(Side::Acceptor), now), now);
     mux.handle_message(greeting, now).unwrap();
     assert_eq!(frames(&transmit(&mut mux, now)), [Kind::Hello, Kind::Ping]);
     let mut later = now;
-    for _ in 0..2 {
-        later += Duration::from_secs(5);
+    let mut sent = |mux: &mut Mux| {
+        later += Duration::from_secs(4);
+        // Something else of the peer: it lives.
+        let mut ping = BytesMut::new();
+        put_frame(&mut ping, Kind::Ping, 0, 0, &9u64.to_be_bytes());
+        mux.handle_message(ping.freeze(), later).unwrap();
+        later += Duration::from_secs(1);
         mux.handle_timeout(later).unwrap();
-        assert!(transmit(&mut mux, later).is_empty());
-    }
-    let mut pong = BytesMut::new();
-    put_frame(&mut pong, Kind::Pong, 0, 0, &1u64.to_be_bytes());
-    mux.handle_message(pong.freeze(), later).unwrap();
-    assert_eq!(mux.rtt(), Some(Duration::from_secs(10)));
-    later += Duration::from_secs(5);
-    mux.handle_timeout(later).unwrap();
-    assert_eq!(frames(&transmit(&mut mux, later)), [Kind::Ping]);
+        let sent = frames(&transmit(mux, later));
+        (sent.contains(&Kind::Ping), later)
+    };
+    let answer = |mux: &mut Mux, number: u64, later| {
+        let mut pong = BytesMut::new();
+        put_frame(&mut pong, Kind::Pong, 0, 0, &number.to_be_bytes());
+        mux.handle_message(pong.freeze(), later)
+    };
+    assert!(sent(&mut mux).0 && sent(&mut mux).0);
+    let (ping, later) = sent(&mut mux);
+    assert!(!ping, "three wait for their answers");
+    answer(&mut mux, 1, later).unwrap();
+    assert_eq!(mux.rtt(), Some(Duration::from_secs(15)));
+    let (ping, later) = sent(&mut mux);
+    assert!(ping);
+    let early = answer(&mut mux, 3, later);
+    assert!(early.is_err(), "the second one is still to be answered");
 }
