@@ -25,10 +25,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::long_heads::{LONG, LongHeads};
+use crate::long_heads::{self, LONG, LongHeads};
 use crate::pace::{Deadline, Pace};
 use crate::stash;
 use crate::traffic::Traffic;
@@ -228,7 +227,7 @@ pub(crate) struct FrameGuard<IO> {
     block: Option<usize>,
     long_heads: LongHeads,
     /// The place of a block that is long and not whole.
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<long_heads::Place>,
     /// Bytes of bodies that the peer has sent since its last turn.
     data: u64,
     /// So many bytes of [`HEARD`] were given.
@@ -406,8 +405,11 @@ impl<IO> FrameGuard<IO> {
         if held > MAX_BLOCK {
             return Err(Flood);
         }
-        if held > LONG && self.room.is_none() && self.traffic.is_stranger() {
-            self.room = Some(self.long_heads.take().ok_or(Flood)?);
+        if held > LONG
+            && self.room.is_none()
+            && let Some(source) = self.traffic.stranger()
+        {
+            self.room = Some(self.long_heads.take(source).ok_or(Flood)?);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::headers;
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::request::size;
+use crate::source::Source;
 
 /// Most bytes of heads that wait for an answer, all calls of an HTTP/2 connection together.
 const MAX_HEADS: usize = 512 * 1024;
@@ -35,6 +36,7 @@ pub struct Traffic {
     taking_no_more: AtomicBool,
     /// Nobody knows yet who calls.
     stranger: AtomicBool,
+    source: Option<Source>,
     /// Whoever reads no further for a stranger.
     holding_back: AtomicWaker,
     /// Whoever waits for the end of a call.
@@ -80,9 +82,10 @@ enum Interim {
 impl Traffic {
     /// Of a connection of which nobody knows yet who calls: little is read from it until somebody is
     /// [trusted](Self::trust).
-    pub fn of_stranger() -> Self {
+    pub fn of_stranger(source: Source) -> Self {
         Self {
             stranger: AtomicBool::new(true),
+            source: Some(source),
             ..Self::default()
         }
     }
@@ -96,6 +99,11 @@ impl Traffic {
     /// Whether nobody knows yet who calls.
     pub(crate) fn is_stranger(&self) -> bool {
         self.stranger.load(Ordering::Acquire)
+    }
+
+    /// Where a stranger comes from.
+    pub(crate) fn stranger(&self) -> Option<Source> {
+        self.source.filter(|_| self.is_stranger())
     }
 
     /// Whether nobody knows yet who calls; wakes the task when that changes.

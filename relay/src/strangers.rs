@@ -3,8 +3,7 @@
 //!
 //! What is kept is of a fixed size, whoever comes: a table of numbers, in which a source has its
 //! place by a hash that nobody outside can foresee. Two sources that meet in one place share it:
-//! neither can push the other out, and thousands of sources take no more memory than one. A source
-//! is an IPv4 address, or the first 64 bits of an IPv6 address, which is what one customer has.
+//! neither can push the other out, and thousands of sources take no more memory than one.
 //!
 //! Only credentials that were *wrong* are charged to a source. One whose account is empty is not
 //! asked to stop calling: on connections that have proved who they are, and with tokens that were
@@ -23,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use culvert_config::relay::RelayLimits;
-use culvert_http::{Problem, Rate};
+use culvert_http::{Problem, Rate, Source};
 use culvert_proto::code::ErrorCode;
 use tokio::time::{Instant, sleep};
 
@@ -253,12 +252,7 @@ impl Strangers {
     }
 
     fn place(&self, from: IpAddr) -> usize {
-        let source = match from.to_canonical() {
-            IpAddr::V4(v4) => u64::from(u32::from(v4)),
-            // No IPv4 address: those have nothing in the upper half.
-            IpAddr::V6(v6) => (u128::from(v6) >> 64) as u64 | 1 << 63,
-        };
-        self.hash.hash_one(source) as usize % PLACES
+        self.hash.hash_one(Source::from(from)) as usize % PLACES
     }
 
     fn complain(&self, from: IpAddr) {

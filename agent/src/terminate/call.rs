@@ -166,7 +166,7 @@ impl Inside {
     /// Says what can be said against a request before it is a call.
     fn check(&self, request: &Request<Incoming>) -> Result<Checked, Problem> {
         if let Some(violation) = self.traffic.refused() {
-            return Err(Problem::bad_request(violation.to_string()));
+            return Err(violation.into());
         }
         let authority = check(request)?;
         let name = ConnectName::parse(&authority)

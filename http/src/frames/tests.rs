@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::long_heads::AT_ONCE;
+use crate::source::Source;
 
 const PACE: Pace = Pace {
     head: Duration::from_secs(10),
@@ -111,7 +112,7 @@ async fn it_is_said_in_the_callers_place_that_it_has_heard_of_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_strangers_requests_wait_for_the_answers_to_the_ones_before() {
     let (mut caller, server) = tokio::io::duplex(1 << 20);
-    let traffic = Arc::new(Traffic::of_stranger());
+    let traffic = Arc::new(Traffic::of_stranger(Source::of_test(1)));
     let mut guard = FrameGuard::new(server, traffic.clone(), PACE, LongHeads::default());
     let request = frame(HEADERS, END_HEADERS | END_STREAM, b"x");
     let two = usize::from(HEADS_PER_TURN) * request.len();
@@ -138,7 +139,7 @@ async fn a_strangers_requests_wait_for_the_answers_to_the_ones_before() {
 #[tokio::test(start_paused = true)]
 async fn a_stranger_has_two_requests_in_flight_also_while_h2_hands_them_over() {
     let (mut caller, server) = tokio::io::duplex(1 << 20);
-    let traffic = Arc::new(Traffic::of_stranger());
+    let traffic = Arc::new(Traffic::of_stranger(Source::of_test(1)));
     let mut guard = FrameGuard::new(server, traffic.clone(), PACE, LongHeads::default());
     let request = frame(HEADERS, END_HEADERS | END_STREAM, b"x");
     caller.write_all(&opening()).await.unwrap();
@@ -300,7 +301,7 @@ async fn what_is_begun_and_not_ended_runs_into_a_timer() {
 #[tokio::test(start_paused = true)]
 async fn of_a_strangers_body_little_is_read_until_it_is_trusted() {
     let (mut caller, server) = tokio::io::duplex(1 << 20);
-    let traffic = Arc::new(Traffic::of_stranger());
+    let traffic = Arc::new(Traffic::of_stranger(Source::of_test(1)));
     let mut guard = FrameGuard::new(server, traffic.clone(), PACE, LongHeads::default());
     let body = [frame(DATA, 0, &[7; 8000]), frame(DATA, 0, &[8; 8000])].concat();
     let body = body.repeat(20);
@@ -352,23 +353,24 @@ async fn few_strangers_hold_long_blocks_at_once() {
     let places = LongHeads::default();
     let more = frame(CONTINUATION, 0, &[0x93; 16_000]);
     let block = [opening(), frame(HEADERS, 0, b""), more.repeat(3)].concat();
-    let stranger = async || {
+    let stranger = async |source| {
         let (mut caller, server) = tokio::io::duplex(1 << 20);
-        let traffic = Arc::new(Traffic::of_stranger());
+        let traffic = Arc::new(Traffic::of_stranger(Source::of_test(source)));
         let mut guard = FrameGuard::new(server, traffic, PACE, places.clone());
         caller.write_all(&block).await.unwrap();
         let outcome = read(&mut guard).await;
         (caller, guard, outcome.is_ok())
     };
     let mut held = Vec::new();
-    for _ in 0..AT_ONCE {
-        held.push(stranger().await);
+    for _ in 0..AT_ONCE / 2 {
+        held.push(stranger(1).await);
     }
     assert!(held.iter().all(|(_, _, well)| *well));
-    assert!(!stranger().await.2);
+    assert!(!stranger(1).await.2);
+    assert!(stranger(2).await.2, "from elsewhere");
     let (mut caller, mut guard, _) = held.remove(0);
     let end = frame(CONTINUATION, END_HEADERS, b"x");
     caller.write_all(&end).await.unwrap();
     read(&mut guard).await.unwrap();
-    assert!(stranger().await.2, "one that is whole needs no place");
+    assert!(stranger(1).await.2, "one that is whole needs no place");
 }

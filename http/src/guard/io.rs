@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::body::BodyScan;
 use super::head::{HeadScan, MAX_HEAD, Scanned};
 use super::{MASKED_EXPECT, Violation};
-use crate::long_heads::{LONG, LongHeads};
+use crate::long_heads::{LONG, LongHeads, Place};
 use crate::pace::{Deadline, Pace};
 use crate::stash;
 use crate::traffic::Traffic;
@@ -45,7 +44,7 @@ pub(crate) struct Guard<IO> {
     linger: Option<(Deadline, usize)>,
     long_heads: LongHeads,
     /// The place of a head that is long and not whole.
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Place>,
     /// Interim answers of which the caller has not taken all.
     interim: Bytes,
 }
@@ -133,9 +132,11 @@ impl<IO> Guard<IO> {
 
     /// A head that grows and is not whole needs room.
     fn take_room(&mut self) {
-        let needs_room = self.stash.len() > LONG && self.room.is_none();
-        if needs_room && self.traffic.is_stranger() {
-            self.room = self.long_heads.take();
+        if self.stash.len() <= LONG || self.room.is_some() {
+            return;
+        }
+        if let Some(source) = self.traffic.stranger() {
+            self.room = self.long_heads.take(source);
             if self.room.is_none() {
                 self.on_violation(Violation::NoRoomForHead);
             }

@@ -1,11 +1,13 @@
 //! The ways in which a request is refused before anything looks at its meaning.
 
+use culvert_proto::code::ErrorCode;
 use culvert_proto::limits::MAX_METHOD;
 
 use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
 use crate::long_heads::LONG;
+use crate::problem::Problem;
 
-/// What is wrong with a request. `Display` is the `detail` of the caller's 400.
+/// What is wrong with a request. `Display` is the `detail` of the caller's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[expect(missing_docs, reason = "each says in its own words what it is")]
 pub enum Violation {
@@ -81,4 +83,15 @@ pub enum Violation {
     ChunkEnd,
     #[error("the trailers are malformed or too long")]
     Trailers,
+}
+
+impl From<Violation> for Problem {
+    fn from(violation: Violation) -> Self {
+        let code = match violation {
+            // Nothing is wrong with it.
+            Violation::NoRoomForHead => ErrorCode::Overloaded,
+            _ => ErrorCode::BadRequest,
+        };
+        Self::new(code, violation.to_string())
+    }
 }

@@ -119,7 +119,7 @@ impl Edge {
         async move {
             if let Some(violation) = connection.traffic.refused() {
                 record.method = None;
-                return Err(Problem::bad_request(violation.to_string()));
+                return Err(violation.into());
             }
             if is_connect(&request) {
                 // In a box, as all that is rare here: every call has room for it otherwise.
@@ -236,7 +236,7 @@ impl Edge {
             let forwarded = forward(finder, &head, &mut upload, interim, leave, open).await;
             drop(room);
             let forwarded = forwarded.map_err(|problem| match connection.traffic.refused() {
-                Some(violation) => Problem::bad_request(violation.to_string()),
+                Some(violation) => violation.into(),
                 None => problem,
             })?;
 

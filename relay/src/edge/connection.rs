@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use culvert_http::{Breaker, HeadRoom, Problem, Traffic};
+use culvert_http::{Breaker, HeadRoom, Problem, Source, Traffic};
 use http::HeaderMap;
 
 use super::authenticate::LastToken;
@@ -51,7 +51,7 @@ impl Connection {
             peer,
             breaker: transport.breaker(),
             standing: transport.standing(),
-            traffic: Arc::new(Traffic::of_stranger()),
+            traffic: Arc::new(Traffic::of_stranger(Source::from(peer.address.ip()))),
             certificate: ShownCertificate::of(transport.client_certificates()),
             last_token: LastToken::default(),
             answered: AtomicUsize::new(0),

@@ -10,6 +10,8 @@ use super::{PACE, pass, with};
 use crate::guard::Violation;
 use crate::guard::io::{Guard, REFUSED_REQUEST};
 use crate::long_heads::{AT_ONCE, LONG, LongHeads};
+use crate::problem::Problem;
+use crate::source::Source;
 use crate::traffic::Traffic;
 
 #[tokio::test(start_paused = true)]
@@ -139,11 +141,11 @@ async fn each_phase_of_silence_has_its_end() {
 async fn few_strangers_hold_long_heads_at_once() {
     let places = LongHeads::default();
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}", "b".repeat(LONG));
-    let stranger = async |stranger: bool| {
+    let stranger = async |source: Option<u8>| {
         let (mut caller, server) = tokio::io::duplex(1 << 20);
-        let traffic = Arc::new(match stranger {
-            true => Traffic::of_stranger(),
-            false => Traffic::default(),
+        let traffic = Arc::new(match source {
+            Some(source) => Traffic::of_stranger(Source::of_test(source)),
+            None => Traffic::default(),
         });
         let mut guard = Guard::new(server, traffic.clone(), PACE, places.clone());
         caller.write_all(long.as_bytes()).await.unwrap();
@@ -154,19 +156,21 @@ async fn few_strangers_hold_long_heads_at_once() {
         (caller, guard, traffic.refused())
     };
     let mut held = Vec::new();
-    for _ in 0..AT_ONCE {
-        held.push(stranger(true).await);
+    for _ in 0..AT_ONCE / 2 {
+        held.push(stranger(Some(1)).await);
     }
     assert!(held.iter().all(|(_, _, refused)| refused.is_none()));
-    let refused = stranger(true).await.2;
+    let refused = stranger(Some(1)).await.2;
     assert_eq!(refused, Some(Violation::NoRoomForHead));
-    assert_eq!(stranger(false).await.2, None, "whoever is known may");
+    assert_eq!(Problem::from(Violation::NoRoomForHead).status(), 503);
+    assert_eq!(stranger(Some(2)).await.2, None, "from elsewhere");
+    assert_eq!(stranger(None).await.2, None, "whoever is known may");
     let (mut caller, mut guard, _) = held.remove(0);
     caller.write_all(b"\r\n\r\n").await.unwrap();
     let mut buffer = vec![0; 100_000];
     assert_eq!(guard.read(&mut buffer).await.unwrap(), long.len() + 4);
     assert_eq!(
-        stranger(true).await.2,
+        stranger(Some(1)).await.2,
         None,
         "one that is whole needs no place"
     );
