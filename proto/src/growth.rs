@@ -53,12 +53,6 @@ impl TenantBudgets {
     pub fn of(&self, tenant: &TenantName) -> GrowthBudget {
         (self.0)(tenant)
     }
-
-    /// The same, where each tenant [leaves room](GrowthBudget::leaving_room).
-    pub fn leaving_room(&self) -> Self {
-        let whole = self.clone();
-        Self::new(move |tenant| whole.of(tenant).leaving_room())
-    }
 }
 
 impl fmt::Debug for TenantBudgets {

@@ -76,8 +76,7 @@ impl Introduction {
             limits: Limits {
                 max_opened: MAX_STREAMS,
                 growth: self.growth.of_tenant(ACCOUNT),
-                // What a tenant's callers leave unread here cannot be taken back.
-                waiting_of: Some(self.waiting.leaving_room()),
+                waiting_of: Some(self.waiting.clone()),
                 ..Limits::default()
             },
         }

@@ -231,11 +231,12 @@ impl Tenants {
         Exceeded { what, retry_after }
     }
 
-    /// The part of each tenant in the memory for what waits, and the most that it may hold of it.
+    /// The part of each tenant in the memory for what waits, and the most that it may hold of it. What its
+    /// callers leave unread cannot be taken back: so it leaves room for who comes.
     pub(crate) fn budgets(self: &Arc<Self>, all: GrowthBudget) -> TenantBudgets {
         let tenants = self.clone();
         TenantBudgets::new(move |tenant| {
-            let part = all.of_tenant(tenant.as_str());
+            let part = all.of_tenant(tenant.as_str()).leaving_room();
             match tenants.quota(tenant).max_buffer {
                 None => part,
                 Some(most) => part.at_most(most.0),

@@ -105,8 +105,7 @@ caller = ["caller-globex"]
     let nginx = Nginx::start();
     std::fs::write(nginx.files().join("large"), vec![b'x'; LENGTH]).unwrap();
     // Windows stay small: one stream alone is not to be too much.
-    let limits = "\n[limits]\nwaiting_buffer = \"4 MiB\"\ntenant_max_buffer = \"2 MiB\"\n\
-                  receive_buffer = \"64 KiB\"\n";
+    let limits = "\n[limits]\nwaiting_buffer = \"4 MiB\"\nreceive_buffer = \"64 KiB\"\n";
     let options = Stack::options()
         .endpoint("vcenter", &nginx.url())
         .policy(&format!("{POLICY}{GLOBEX}"))
