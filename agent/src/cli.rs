@@ -199,8 +199,9 @@ fn diagnose(app: App) -> ExitCode {
         .diagnosis()
         .and_then(|diagnosis| on_runtime(diagnosis.run(&mut std::io::stdout())));
     match tried {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(FAILED),
+        Ok(Ok(true)) => ExitCode::SUCCESS,
+        Ok(Ok(false)) => ExitCode::from(FAILED),
+        Ok(Err(error)) => unwritten(&error),
         Err(error) => fail(FAILED, error),
     }
 }
@@ -216,14 +217,17 @@ fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, app::RunError> {
     Ok(done)
 }
 
-/// Prints what was asked for. A reader that has gone away has read enough.
+/// Prints what was asked for.
 fn print(text: impl Display) -> ExitCode {
     match writeln!(std::io::stdout(), "{}", text.to_string().trim_end()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            fail(FAILED, format!("the output cannot be written: {error}"))
-        }
+        // A reader that has gone away has read enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => unwritten(&error),
         _ => ExitCode::SUCCESS,
     }
+}
+
+fn unwritten(error: &std::io::Error) -> ExitCode {
+    fail(FAILED, format!("the output cannot be written: {error}"))
 }
 
 fn fail(code: u8, error: impl Display) -> ExitCode {

@@ -1,6 +1,7 @@
 //! `culvert-agent diagnose`: the way to the relay and to each upstream, step by step, by the very
 //! code that `run` uses.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +39,15 @@ pub(crate) struct Diagnosis {
 
 impl Diagnosis {
     /// Tries everything, tells each step to `out`, and whether all went well.
-    pub(crate) async fn run(self, out: &mut impl Write) -> bool {
-        let mut report = Report { out, failures: 0 };
+    ///
+    /// # Errors
+    /// Not all of it could be told.
+    pub(crate) async fn run(self, out: &mut impl Write) -> io::Result<bool> {
+        let mut report = Report {
+            out,
+            failures: 0,
+            unwritten: None,
+        };
         let reaches = self.connection(&mut report).await;
         let token = self.token(&mut report).await;
         match (reaches, token) {
@@ -317,13 +325,21 @@ fn version_word(version: Option<ProtocolVersion>) -> &'static str {
 struct Report<'o, W> {
     out: &'o mut W,
     failures: usize,
+    /// Why it cannot be told.
+    unwritten: Option<io::Error>,
 }
 
 impl<W: Write> Report<'_, W> {
-    // A reader that has gone away has read enough.
+    fn say(&mut self, line: impl Display) {
+        let written = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
+        // A reader that has gone away has read enough.
+        if let Some(error) = written.err().filter(|e| e.kind() != io::ErrorKind::BrokenPipe) {
+            self.unwritten.get_or_insert(error);
+        }
+    }
+
     fn line(&mut self, outcome: &str, step: &str, text: &str) {
-        let _ = writeln!(self.out, "{outcome:<5} {step:<14} {text}");
-        let _ = self.out.flush();
+        self.say(format_args!("{outcome:<5} {step:<14} {text}"));
     }
 
     fn passed(&mut self, step: &str, text: &str) {
@@ -338,29 +354,29 @@ impl<W: Write> Report<'_, W> {
         self.failures += 1;
         self.line("FAIL", step, text);
         if !advice.is_empty() {
-            let _ = writeln!(self.out, "      what to do: {advice}");
+            self.say(format_args!("      what to do: {advice}"));
         }
     }
 
     fn certificates(&mut self, chain: &[rustls_pki_types::CertificateDer<'_>]) {
         for (number, certificate) in chain.iter().enumerate() {
             let facts = Facts::of(certificate).to_string();
-            let _ = writeln!(self.out, "      certificate {}", number + 1);
+            self.say(format_args!("      certificate {}", number + 1));
             for line in facts.lines() {
-                let _ = writeln!(self.out, "      {line}");
+                self.say(format_args!("      {line}"));
             }
         }
         if let Some(first) = chain.first() {
-            let _ = writeln!(self.out, "      pin_sha256 = [\"{}\"]", pin_hex(first));
+            self.say(format_args!("      pin_sha256 = [\"{}\"]", pin_hex(first)));
         }
     }
 
-    fn end(self) -> bool {
-        let _ = match self.failures {
-            0 => writeln!(self.out, "everything works"),
-            1 => writeln!(self.out, "1 step failed"),
-            many => writeln!(self.out, "{many} steps failed"),
-        };
-        self.failures == 0
+    fn end(mut self) -> io::Result<bool> {
+        match self.failures {
+            0 => self.say("everything works"),
+            1 => self.say("1 step failed"),
+            many => self.say(format_args!("{many} steps failed")),
+        }
+        self.unwritten.map_or(Ok(self.failures == 0), Err)
     }
 }
