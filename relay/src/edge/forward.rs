@@ -339,7 +339,8 @@ pub(super) fn lost(error: StreamError) -> Problem {
         }
         StreamError::Reset(ResetCode::Withdrawn) => Problem::of_agent(
             ErrorCode::PolicyDenied,
-            "the permission was withdrawn while the call was in flight",
+            "the permission was withdrawn while the call was in flight; whether the local API has seen \
+             it is not known",
         ),
         StreamError::Reset(ResetCode::Overloaded) => Problem::new(
             ErrorCode::Overloaded,

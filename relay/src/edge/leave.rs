@@ -90,10 +90,16 @@ impl From<Withdrawn> for Problem {
     fn from(withdrawn: Withdrawn) -> Self {
         match withdrawn {
             Withdrawn::Expired => Self::unauthenticated(
-                "the token expired while the call was in flight",
+                "the token expired while the call was in flight; whether the local API has seen it is \
+                 not known",
                 Some("invalid_token"),
             ),
-            Withdrawn::Revoked => revoked().with_log(withdrawn.to_string()),
+            Withdrawn::Revoked => Self::new(
+                ErrorCode::Forbidden,
+                "the relay's operator revoked the access while the call was in flight; whether the local \
+                 API has seen it is not known",
+            )
+            .with_log(withdrawn.to_string()),
             Withdrawn::GivenUp => Self::new(
                 ErrorCode::SessionLost,
                 "this relay node stopped before the answer; whether the local API has seen the call is \
@@ -141,13 +147,10 @@ impl Edge {
     pub(super) fn refuse_revoked(&self, revocation: &Revocation) -> Problem {
         self.metrics.revocations.refused_calls.inc();
         let reason = revocation.reason.as_deref().unwrap_or("no reason given");
-        revoked().with_log(format!("revocation {}: {reason}", revocation.id))
+        Problem::new(
+            ErrorCode::Forbidden,
+            "the relay's operator has revoked the access of this credential, or to this endpoint",
+        )
+        .with_log(format!("revocation {}: {reason}", revocation.id))
     }
-}
-
-fn revoked() -> Problem {
-    Problem::new(
-        ErrorCode::Forbidden,
-        "the relay's operator has revoked the access of this credential, or to this endpoint",
-    )
 }
