@@ -15,6 +15,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 /// The id of the call, on every answer.
 pub const CULVERT_CALL: HeaderName = HeaderName::from_static("culvert-call");
@@ -43,6 +44,8 @@ pub struct Problem {
     pub rule: Option<String>,
     /// Answer as a SOAP fault.
     pub soap: bool,
+    /// The caller speaks gRPC over HTTP/2: the answer is trailers alone, which is what its clients show.
+    pub grpc: bool,
     /// The address takes WebSocket handshakes only: 426 (RFC 9110, 15.5.22).
     pub upgrade: bool,
     /// The answer to a CONNECT: it is the proxy that asks for a credential (RFC 9110, 15.5.8).
@@ -69,6 +72,7 @@ impl Problem {
             challenge: None,
             rule: None,
             soap: false,
+            grpc: false,
             upgrade: false,
             proxy: false,
             basic: false,
@@ -146,6 +150,10 @@ impl Problem {
 
     /// What the status of the answer will be.
     pub fn status(&self) -> StatusCode {
+        if self.grpc {
+            // The status of gRPC's stands in a field, and counts with no other status of HTTP.
+            return StatusCode::OK;
+        }
         if self.soap {
             return StatusCode::INTERNAL_SERVER_ERROR;
         }
@@ -161,7 +169,9 @@ impl Problem {
     /// The answer of a relay of this domain, and its body. The answer to HEAD says how long the
     /// body would be and has none.
     pub fn answer(&self, domain: &str, call: CallId, method: &Method) -> (Response<()>, Bytes) {
-        let (kind, body) = if self.soap {
+        let (kind, body) = if self.grpc {
+            ("application/grpc", String::new())
+        } else if self.soap {
             ("text/xml; charset=utf-8", self.soap_fault(call))
         } else {
             ("application/problem+json", self.json(domain, call))
@@ -174,13 +184,20 @@ impl Problem {
             response.extensions_mut().insert(reason);
         }
         let headers = response.headers_mut();
-        headers.reserve(8);
+        headers.reserve(10);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if self.status() == StatusCode::NOT_FOUND {
             // The only one that caches may keep unasked (RFC 9110, 15.1).
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         insert_call(headers, call);
+        if self.grpc {
+            headers.insert(GRPC_STATUS, HeaderValue::from(self.grpc_status()));
+            let message = utf8_percent_encode(&self.text(call), NOT_IN_GRPC).to_string();
+            if let Ok(message) = HeaderValue::try_from(message) {
+                headers.insert(GRPC_MESSAGE, message);
+            }
+        }
         headers.insert(PROXY_STATUS, self.proxy_status());
         if let Some(after) = self.retry_after {
             // Who comes a little early comes in vain.
@@ -245,14 +262,32 @@ impl Problem {
         )
     }
 
-    /// What vSphere's clients show to their users: they hide the text of a plain 403.
-    fn soap_fault(&self, call: CallId) -> String {
+    /// All of it in one line, for those that show no more.
+    fn text(&self, call: CallId) -> String {
         let mut text = String::with_capacity(128);
         let _ = write!(text, "{}: {}", self.code.title(), self.detail);
         if let Some(rule) = &self.rule {
             let _ = write!(text, " (rule {rule})");
         }
         let _ = write!(text, " [{}, call {call}]", self.code);
+        text
+    }
+
+    /// What gRPC's clients take the status of HTTP for, where there is no other (gRPC's
+    /// `doc/http-grpc-status-mapping.md`): so they retry what they would without us.
+    fn grpc_status(&self) -> u16 {
+        match self.code.status() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502..=504 => 14,
+            _ => 2,
+        }
+    }
+
+    /// What vSphere's clients show to their users: they hide the text of a plain 403.
+    fn soap_fault(&self, call: CallId) -> String {
         format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
@@ -261,7 +296,7 @@ impl Problem {
              <NoPermissionFault xmlns=\"urn:vim25\" xsi:type=\"NoPermission\"><privilegeId>culvert.{}\
              </privilegeId></NoPermissionFault></detail></soapenv:Fault></soapenv:Body>\
              </soapenv:Envelope>\n",
-            escape_xml(&text),
+            escape_xml(&self.text(call)),
             self.code,
         )
     }
@@ -301,6 +336,11 @@ impl From<Refusal> for Problem {
         }
     }
 }
+
+/// The fields of an answer of gRPC, and what is escaped in a message (gRPC's `doc/PROTOCOL-HTTP2.md`).
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const NOT_IN_GRPC: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Longest detail in a status line, in bytes.
 const MAX_REASON: usize = 200;

@@ -1,9 +1,10 @@
 // gRPC peers (npm `@grpc/grpc-js`).
 //
 // `serve CERT KEY`: prints its port, then a line per event of `Wait`: `waiting`, `cancelled`.
-// `call HOST:PORT NAME CA TOKEN [pause]`: makes a call of every kind to the relay at HOST:PORT, whose
+// `call HOST:PORT NAME CA TOKEN [pause|refused]`: makes a call of every kind to the relay at HOST:PORT, whose
 //   certificate and authority are NAME, and prints as JSON what came of them. `pause`: only a
-//   conversation in which the caller is silent for three seconds before each further message.
+//   conversation in which the caller is silent for three seconds before each further message;
+//   `refused`: only what becomes of a call, of either kind.
 
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -52,7 +53,7 @@ function serve(cert, key) {
   process.stdin.on('end', () => process.exit()).resume();
 }
 
-async function call(address, name, ca, token, pause) {
+async function call(address, name, ca, token, only) {
   const client = new Echo(address, grpc.credentials.createSsl(readFileSync(ca)), {
     'grpc.ssl_target_name_override': name,
     'grpc.default_authority': name,
@@ -89,8 +90,10 @@ async function call(address, name, ca, token, pause) {
       stream.on('end', () => done(all));
       stream.write({ text: 'a' });
     });
-  if (pause) {
-    console.log(JSON.stringify({ pause: await chat(3000) }));
+  if (only) {
+    const refused = async () => [await single('Unary', { text: 'hello' }), await chat(0)];
+    const result = only === 'pause' ? await chat(3000) : await refused();
+    console.log(JSON.stringify({ [only]: result }));
     client.close();
     return;
   }

@@ -88,6 +88,8 @@ impl Inside {
         let in_flight = InFlight(self.traffic.clone());
         let id = CallId(fastrand::u128(..).to_ne_bytes());
         let (version, method) = (request.version(), request.method().clone());
+        let grpc = headers::is_grpc(request.headers());
+        progress.unhurried.store(grpc, Ordering::Relaxed);
         let answered = match self.begin(id, request, &progress) {
             Ok(underway) => {
                 self.finish(version, underway, progress.clone(), in_flight)
@@ -100,7 +102,8 @@ impl Inside {
                 insert_call(response.headers_mut(), id);
                 response
             }
-            Err((problem, in_flight)) => {
+            Err((mut problem, in_flight)) => {
+                problem.grpc = grpc && version == Version::HTTP_2;
                 let domain = &self.serving.front().domain;
                 let (response, body) = problem.answer(domain, id, &method);
                 response.map(|()| AnswerBody::text(body, progress, in_flight))

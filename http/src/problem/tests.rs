@@ -92,6 +92,26 @@ fn a_missing_and_a_bad_credential_are_challenged() {
     assert!(challenge.ends_with("error=\"insufficient_scope\""));
 }
 
+/// Clients of gRPC show the message of trailers, and of anything else only the status of HTTP.
+#[test]
+fn a_refused_grpc_call_gets_trailers_with_the_same_text() {
+    let problem = Problem {
+        grpc: true,
+        rule: Some("no-100%".into()),
+        ..Problem::of_agent(ErrorCode::PolicyDenied, "ask Jörg")
+    };
+    let (response, body) = problem.answer("d", CALL, &Method::POST);
+    assert_eq!((response.status(), &*body), (StatusCode::OK, &b""[..]));
+    let field = |name| header(&response, name);
+    assert_eq!(field("content-type"), Some("application/grpc"));
+    assert_eq!(field("grpc-status"), Some("7"));
+    let message = field("grpc-message").unwrap();
+    let text = "The policy of the data centre denied the call: ask J%C3%B6rg (rule no-100%25) \
+                [policy-denied, call ab";
+    assert!(message.starts_with(text), "{message}");
+    assert!(field("culvert-call").is_some() && field("proxy-status").is_some());
+}
+
 #[test]
 fn a_refused_soap_call_gets_a_fault_with_the_same_text() {
     let refusal = Refusal {

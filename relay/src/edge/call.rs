@@ -65,6 +65,9 @@ impl Edge {
         async move {
             let version = request.version();
             let proxy = is_connect(&request);
+            let grpc = headers::is_grpc(request.headers());
+            // A server of gRPC may say nothing at all before it has something to say.
+            record.progress.unhurried.store(grpc, Ordering::Relaxed);
             match self.call(&connection, request, &mut record).await {
                 Ok(answer) => {
                     let last = match &answer {
@@ -80,6 +83,7 @@ impl Edge {
                 Err(mut problem) => {
                     problem.proxy = proxy;
                     problem.basic |= proxy;
+                    problem.grpc = grpc && version == Version::HTTP_2;
                     let method = record.method.as_ref().unwrap_or(&Method::GET);
                     let (response, body) =
                         problem.answer(self.routes.domain(), record.call, method);
@@ -193,9 +197,6 @@ impl Edge {
             let to_head = parts.method == Method::HEAD;
             let waits = headers::waits(&parts.headers);
             record.progress.waits.store(waits, Ordering::Relaxed);
-            // A server of gRPC may say nothing at all before it has something to say.
-            let talks = headers::is_grpc(&parts.headers);
-            record.progress.unhurried.store(talks, Ordering::Relaxed);
             let (mut upload, length) = {
                 let upload = Upload::new(body, self.limits.stall.0, record.progress.clone())
                     .throttled(record.throttle());
