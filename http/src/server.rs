@@ -36,9 +36,10 @@ use crate::traffic::Traffic;
 /// What hyper may buffer of one HTTP/1 connection, in either direction.
 const HTTP1_BUFFER: usize = 2 * MAX_HEAD;
 
-/// Windows of HTTP/2: what a caller may have in flight towards us.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Windows of HTTP/2: what a caller may have in flight towards us. The connection's has room for
+/// those of many streams, or an upload that nobody takes would hold up all others.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// What h2 may buffer of one answer.
 const SEND_BUFFER: usize = 128 * 1024;
 /// h2 answers longer header lists by itself with a bare 431. The service refuses from 64 KiB on,

@@ -265,3 +265,28 @@ async fn trailers_pass_both_ways_and_only_those_that_may() {
     let (reply, ()) = tokio::join!(rig.exchange(request), agent_side);
     assert_eq!(show(&reply.body), "2\r\ncd\r\n0\r\nx-status: ok\r\n\r\n");
 }
+
+/// What nobody takes fills its stream's window, and leaves the connection's to the others.
+#[tokio::test]
+async fn a_stuck_upload_holds_up_no_other_upload_of_its_connection() {
+    let body: &str = "x".repeat(2 << 20).leak();
+    let rig = Rig::new();
+    let (mut stuck, other) = (rig.agent("stuck").await, rig.agent("vc").await);
+    other.echo();
+    let mut caller = rig.http2().await;
+    let mut requests = Vec::new();
+    for _ in 0..4 {
+        let mut request = rig.request("POST", "/", body);
+        *request.uri_mut() = format!("https://{}/", HOST.replacen("vc", "stuck", 1))
+            .parse()
+            .unwrap();
+        requests.push(tokio::spawn(caller.send_request(request)));
+    }
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(stuck.accept().await);
+    }
+    let small = caller.send_request(rig.request("POST", "/", &body[..20_000]));
+    let answer = tokio::time::timeout(SOON, small).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+}
