@@ -121,6 +121,9 @@ impl PublicTls {
 
 type Stamp = (SystemTime, u64, u64);
 
+/// What callers may speak within TLS, in order of preference.
+const CALLERS_ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
+
 impl Loaded {
     fn read(files: &RelayTls) -> Result<Self, TlsConfigError> {
         let identities = Arc::new(Identities::read(files)?);
@@ -128,7 +131,7 @@ impl Loaded {
         let clients = clients.transpose()?;
         // Each version of the files has tickets of its own: a certificate of an authority that is
         // trusted no more resumes nothing.
-        let server = acceptor_tls(identities.clone(), clients.clone(), &[b"h2", b"http/1.1"])?;
+        let server = acceptor_tls(identities.clone(), clients.clone(), &CALLERS_ALPN)?;
         let admin = acceptor_tls(identities.clone(), None, &[b"http/1.1"])?;
         Ok(Self {
             server,

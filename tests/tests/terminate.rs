@@ -163,6 +163,18 @@ fn each_call_inside_is_decided_on_and_recorded_and_the_relay_sees_none_of_it() {
     assert!(!log.contains("everything-inside"), "{log}");
 }
 
+/// curl names no other version then, where TLS asks for one.
+#[test]
+fn callers_that_speak_http_1_0_alone_may_say_so() {
+    let nginx = Nginx::start();
+    let it = Terminating::start(&nginx.url());
+    let inside = it.call("/api/vm").arg("--http1.0").ok();
+    assert_eq!(inside.status, 200, "{inside}");
+    // What comes through the relay's own TLS is not what the policy allows.
+    let outside = it.stack.call("/api/vm").arg("--http1.0").ok();
+    outside.assert_refused(403, "policy-denied", "agent");
+}
+
 #[test]
 fn a_denied_soap_call_shows_a_fault_to_its_client() {
     let upstream = Upstream::plain();

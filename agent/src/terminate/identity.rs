@@ -17,7 +17,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use super::issuer::{BadIssuer, Issuer};
 
 /// What callers may speak within TLS, in order of preference.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
 /// The certificates of an endpoint.
 #[derive(Debug)]
