@@ -293,15 +293,23 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     };
     background.spawn(listener.run(ending.clone(), home, serve));
 
-    tokio::select! {
-        () = signals.end() => {}
-        () = ending.drain.cancelled() => {}
-    }
+    let signalled = tokio::select! {
+        () = signals.end() => true,
+        () = ending.drain.cancelled() => false,
+    };
     notify(&[NotifyState::Stopping]);
     let mut draining = pin!(drain::drain(&ending, &agents, &metrics, limits.drain.0));
+    let again = async {
+        if !signalled {
+            // What told us to drain may well be followed by a signal to stop: that asks for no more.
+            signals.end().await;
+            tracing::info!("asked to stop: the node drains already");
+        }
+        signals.end().await;
+    };
     tokio::select! {
         () = &mut draining => {}
-        () = signals.end() => {
+        () = again => {
             tracing::warn!("asked again: what is left is given up");
             ending.hurry.cancel();
             draining.await;

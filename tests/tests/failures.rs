@@ -473,6 +473,21 @@ fn a_terminated_relay_finishes_the_calls_in_flight_and_exits_with_0() {
     }
 }
 
+/// As `systemctl stop` after `culvert-relay drain`, or a container's stop after its hook.
+#[test]
+fn a_relay_that_drains_already_is_in_no_hurry_when_it_is_terminated() {
+    let (mut stack, call, go) = call_in_flight(Http::One);
+    let admin = format!("http://127.0.0.1:{}", stack.admin);
+    let output = culvert_tests::stack::run("culvert-relay", &["drain", "--admin", &admin]);
+    assert_eq!(output.status.code(), Some(0));
+    stack.relay.terminate();
+    until("the relay has heard the signal", || {
+        stack.relay.log().contains("the node drains already")
+    });
+    assert_finishes(call, &go);
+    assert_eq!(stack.relay.wait().code(), Some(0));
+}
+
 #[test]
 fn a_terminated_agent_finishes_the_calls_in_flight_and_exits_with_0() {
     for http in Http::BOTH {
