@@ -333,7 +333,10 @@ impl<W: Write> Report<'_, W> {
     fn say(&mut self, line: impl Display) {
         let written = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
         // A reader that has gone away has read enough.
-        if let Some(error) = written.err().filter(|e| e.kind() != io::ErrorKind::BrokenPipe) {
+        if let Some(error) = written
+            .err()
+            .filter(|e| e.kind() != io::ErrorKind::BrokenPipe)
+        {
             self.unwritten.get_or_insert(error);
         }
     }

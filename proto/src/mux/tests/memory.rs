@@ -265,8 +265,7 @@ fn uploads_that_nobody_reads_use_up_the_part_of_their_tenant_alone() {
 fn who_comes_when_a_tenant_alone_has_all_that_it_can_finds_room() {
     let (budget, plenty) = (GrowthBudget::new(1 << 20), GrowthBudget::new(1 << 40));
     let all = budget.clone();
-    let budgets =
-        TenantBudgets::new(move |tenant| all.of_tenant(tenant.as_str()).leaving_room());
+    let budgets = TenantBudgets::new(move |tenant| all.of_tenant(tenant.as_str()).leaving_room());
     let mut pair = link(budgets, plenty.by_tenant());
     let greedy = [(); 30].map(|()| pair.open_call(&call_of("greedy")));
     for id in &greedy {
