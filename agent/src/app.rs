@@ -141,7 +141,8 @@ impl App {
         let audit = &self.serving.accounts().audit;
         audit.start().map_err(RunError::Audit)?;
         let proxying = proxying(self.config.relay.proxy.clone());
-        let tokens = TokenSource::start(tokens::grant(&self.config.oauth, proxying)?).await;
+        let grant = tokens::grant(&self.config.oauth, proxying)?;
+        let tokens = TokenSource::start(grant.clone()).await;
         let live = Arc::new(LiveSessions::default());
         let desk = Desk {
             started: Instant::now(),
@@ -221,6 +222,8 @@ impl App {
         )
         .await;
         audit.close().await;
+        // A refresh token that the disk has not taken yet is tried once more.
+        drop(grant);
         Ok(())
     }
 }

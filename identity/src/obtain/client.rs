@@ -4,15 +4,17 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use oauth2::basic::{BasicClient, BasicErrorResponse, BasicErrorResponseType, BasicTokenResponse};
 use oauth2::{
     AsyncHttpClient, AuthType, ClientId, ClientSecret, RefreshToken, RequestTokenError, Scope,
     TokenResponse, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
 
@@ -87,10 +89,12 @@ pub struct OAuthClient {
     pub proxying: Proxying,
 }
 
-/// What a refresh gave: a token, and the refresh token to use from now on, if that changed.
+/// What an issuer answered to a refresh token. It may replace that even where the rest of its answer
+/// is of no use: the one that was sent is void then.
 #[derive(Debug)]
 pub(super) struct Refreshed {
-    pub(super) token: AccessToken,
+    pub(super) token: Result<AccessToken, ObtainError>,
+    /// The refresh token to use from now on, if that changed.
     pub(super) next: Option<SecretString>,
 }
 
@@ -112,30 +116,33 @@ impl OAuthClient {
         }
     }
 
-    /// Asks for a token with a refresh token, once. Ends within half a minute.
+    /// Asks for a token with a refresh token, once. Ends within half a minute; fails where the issuer
+    /// was not asked.
     pub(super) async fn refresh(&self, token: &SecretString) -> Result<Refreshed, ObtainError> {
         let (fetcher, client) = self.prepare().await?;
-        let token = RefreshToken::new(token.expose_secret().to_owned());
-        let mut request = client.exchange_refresh_token(&token);
+        let sent = RefreshToken::new(token.expose_secret().to_owned());
+        let mut request = client.exchange_refresh_token(&sent);
         for scope in self.scopes() {
             request = request.add_scope(scope);
         }
         for (name, value) in self.parameters(client.token_uri().url())? {
             request = request.add_extra_param(name, value);
         }
-        let asked_at = Instant::now();
-        let answer = match request.request_async(&fetcher).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.explain(error)),
+        let watching = Watching {
+            fetcher,
+            given: Mutex::default(),
         };
-        let next = answer
-            .refresh_token()
-            .map(|next| next.secret().as_str())
-            .filter(|next| !next.is_empty() && *next != token.secret().as_str())
-            .map(SecretString::from);
+        let asked_at = Instant::now();
+        let token = match request.request_async(&watching).await {
+            Ok(answer) => accept(&answer, asked_at, &self.scope),
+            Err(error) => Err(self.explain(error)),
+        };
+        let given = watching.given.into_inner();
+        let next = given.unwrap_or_else(PoisonError::into_inner);
+        let next = next.filter(|next| next != sent.secret());
         Ok(Refreshed {
-            token: accept(&answer, asked_at, &self.scope)?,
-            next,
+            token,
+            next: next.map(SecretString::from),
         })
     }
 
@@ -270,6 +277,40 @@ impl<'c> AsyncHttpClient<'c> for Fetcher {
             }
         })
     }
+}
+
+/// The same, with a look at the answer before anybody judges it.
+struct Watching {
+    fetcher: Fetcher,
+    /// The refresh token in it.
+    given: Mutex<Option<String>>,
+}
+
+impl<'c> AsyncHttpClient<'c> for Watching {
+    type Error = FetchError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Vec<u8>>, FetchError>> + Send + 'c>>;
+
+    fn call(&'c self, request: Request<Vec<u8>>) -> Self::Future {
+        Box::pin(async move {
+            let answer = self.fetcher.call(request).await?;
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            *given = refresh_token_in(&answer);
+            Ok(answer)
+        })
+    }
+}
+
+/// The refresh token in an answer that grants something, whatever else it holds or lacks.
+fn refresh_token_in(answer: &Response<Vec<u8>>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Given {
+        refresh_token: String,
+    }
+    if answer.status() != StatusCode::OK {
+        return None;
+    }
+    let given: Given = serde_json::from_slice(answer.body()).ok()?;
+    Some(given.refresh_token).filter(|token| !token.is_empty())
 }
 
 fn accept(

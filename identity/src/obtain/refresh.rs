@@ -10,7 +10,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 
@@ -18,6 +20,10 @@ use super::client::Refreshed;
 use super::{AccessToken, OAuthClient, ObtainError};
 use crate::fetch::read_bounded;
 use crate::verify::MAX_TOKEN;
+
+/// How long after a failure a token that the disk did not take is tried again: a disk that was full
+/// has room again at a moment that nobody tells us of, and a program that ends before has lost it.
+pub(super) const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// The file of a refresh token. One program at a time has it: two would void each other's.
 #[derive(Debug, Clone)]
@@ -30,6 +36,8 @@ struct Locked {
     path: PathBuf,
     /// What the issuer gave and the disk did not take.
     unsaved: Mutex<Option<SecretString>>,
+    /// Whether that is tried again every [`SAVE_AGAIN`].
+    saves_again: AtomicBool,
     /// Held while this exists.
     _lock: File,
 }
@@ -55,13 +63,15 @@ impl RefreshTokenFile {
         let file = Arc::new(Locked {
             path,
             unsaved: Mutex::default(),
+            saves_again: AtomicBool::new(false),
             _lock: lock,
         });
         file.current()?;
         Ok(Self { file })
     }
 
-    /// Obtains a token, and stores the refresh token that comes with it before anything else.
+    /// Obtains a token, and stores the refresh token that comes with it before anything else, whatever
+    /// the access token beside it is worth.
     /// Once begun it goes on to its end, even if the future is dropped.
     pub(super) async fn obtain(&self, client: &OAuthClient) -> Result<AccessToken, ObtainError> {
         let (file, client) = (self.file.clone(), client.clone());
@@ -75,11 +85,21 @@ impl RefreshTokenFile {
                 // The access token is good all the same: what was not stored is tried again.
                 if let Err(error) = file.clone().blocking(Locked::save).await {
                     tracing::error!(%error, "the new refresh token could not be stored");
+                    file.save_again();
                 }
             }
-            Ok(token)
+            token
         });
         exchange.await.unwrap_or(Err(ObtainError::Stopped))
+    }
+}
+
+/// Whoever lets go of the file tries once more: at the end of a program nothing else does.
+impl Drop for RefreshTokenFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.file.save() {
+            tracing::error!(%error, "the new refresh token is not stored");
+        }
     }
 }
 
@@ -107,14 +127,33 @@ impl Locked {
         }
     }
 
-    /// Stores what is not stored yet: all of it or nothing, and for good.
-    fn save(&self) -> io::Result<()> {
+    /// Stores what is not stored yet: all of it or nothing, and for good. Whether there was anything.
+    fn save(&self) -> io::Result<bool> {
         let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = &*unsaved {
-            replace(&self.path, token)?;
-            *unsaved = None;
+        let Some(token) = &*unsaved else {
+            return Ok(false);
+        };
+        replace(&self.path, token)?;
+        *unsaved = None;
+        Ok(true)
+    }
+
+    /// From now on stores what is not stored yet every [`SAVE_AGAIN`], while anybody has the file.
+    fn save_again(self: &Arc<Self>) {
+        if self.saves_again.swap(true, Ordering::Relaxed) {
+            return;
         }
-        Ok(())
+        let file = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SAVE_AGAIN).await;
+                let Some(file) = file.upgrade() else { return };
+                // That it failed was said, and is again when the token is used.
+                if let Ok(true) = file.blocking(Self::save).await {
+                    tracing::info!("the new refresh token is stored now");
+                }
+            }
+        });
     }
 }
 

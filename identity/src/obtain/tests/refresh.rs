@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::*;
 use crate::fetch::Proxying;
-use crate::testing::server::{Answer, Server, json_answer};
+use crate::obtain::refresh::SAVE_AGAIN;
+use crate::testing::server::{Answer, Server, json_answer, text_answer};
 
 fn client(server: &Server) -> OAuthClient {
     OAuthClient {
@@ -109,17 +110,93 @@ async fn an_exchange_that_nobody_waits_for_any_more_still_stores_what_it_got() {
 #[tokio::test]
 async fn what_the_disk_does_not_take_is_kept_and_stored_later() {
     let server = rotating().await;
-    let (folder, path) = with_token("refresh-1");
+    let (_folder, path) = with_token("refresh-1");
     let grant = grant_of(&server, &path);
-    // Where the next version is to be written stands a folder.
-    let obstacle = folder.path().join("refresh.new");
-    std::fs::create_dir(&obstacle).unwrap();
+    let obstacle = obstruct(&path);
     assert_eq!(grant.obtain().await.unwrap().expose(), "access-1");
     assert_eq!(stored(&path), "refresh-1");
     assert_eq!(grant.obtain().await.unwrap().expose(), "access-2");
     std::fs::remove_dir(&obstacle).unwrap();
     assert_eq!(grant.obtain().await.unwrap().expose(), "access-3");
     assert_eq!(stored(&path), "refresh-4\n");
+}
+
+/// Where the next version of the token at `path` is to be written stands a folder: the disk takes
+/// nothing, until it is removed.
+fn obstruct(path: &Path) -> PathBuf {
+    let obstacle = path.with_extension("new");
+    std::fs::create_dir(&obstacle).unwrap();
+    obstacle
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_stored_soon_after_it_could_not_be() {
+    let server = rotating().await;
+    let (_folder, path) = with_token("refresh-1");
+    let grant = grant_of(&server, &path);
+    let obstacle = obstruct(&path);
+    assert_eq!(grant.obtain().await.unwrap().expose(), "access-1");
+    tokio::time::pause();
+    tokio::time::sleep(3 * SAVE_AGAIN).await;
+    assert_eq!(stored(&path), "refresh-1");
+    std::fs::remove_dir(&obstacle).unwrap();
+    tokio::time::sleep(2 * SAVE_AGAIN).await;
+    assert_eq!(stored(&path), "refresh-2\n");
+}
+
+#[tokio::test]
+async fn what_the_disk_did_not_take_is_tried_once_more_at_the_end() {
+    let server = rotating().await;
+    let (_folder, path) = with_token("refresh-1");
+    let grant = grant_of(&server, &path);
+    let obstacle = obstruct(&path);
+    assert_eq!(grant.obtain().await.unwrap().expose(), "access-1");
+    std::fs::remove_dir(&obstacle).unwrap();
+    drop(grant);
+    assert_eq!(stored(&path), "refresh-2\n");
+}
+
+#[tokio::test]
+async fn a_new_refresh_token_is_stored_whatever_else_is_wrong_with_the_answer() {
+    for first in [
+        json_answer(
+            200,
+            &json!({
+                "access_token": "access-1", "token_type": "Bearer", "expires_in": 0,
+                "refresh_token": "refresh-2",
+            }),
+        ),
+        json_answer(
+            200,
+            &json!({"access_token": "a", "token_type": "DPoP", "refresh_token": "refresh-2"}),
+        ),
+        json_answer(
+            200,
+            &json!({"access_token": "a", "refresh_token": "refresh-2"}),
+        ),
+        json_answer(200, &json!({"refresh_token": "refresh-2"})),
+        text_answer(200, "text/plain", r#"{"refresh_token": "refresh-2"}"#),
+    ] {
+        let shown = format!("{first:?}");
+        let server = Server::start(move |seen| match seen.field("refresh_token").as_deref() {
+            Some("refresh-1") => first.clone(),
+            Some("refresh-2") => json_answer(
+                200,
+                &json!({"access_token": "access-2", "token_type": "Bearer"}),
+            ),
+            _ => refusal(),
+        })
+        .await;
+        let (_folder, path) = with_token("refresh-1");
+        let grant = grant_of(&server, &path);
+        let error = grant.obtain().await.unwrap_err();
+        assert!(
+            matches!(error, ObtainError::BadAnswer(_)),
+            "{shown}: {error}"
+        );
+        assert_eq!(stored(&path), "refresh-2\n", "{shown}");
+        assert_eq!(grant.obtain().await.unwrap().expose(), "access-2");
+    }
 }
 
 #[tokio::test]
