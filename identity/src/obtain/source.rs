@@ -163,7 +163,8 @@ impl fmt::Debug for TokenSource {
 pub(super) enum Pace {
     /// At two thirds of the life of the one before.
     Renew,
-    /// Every [`MIN_RENEWAL`]: to look costs nothing, and only another token is news.
+    /// Every [`MIN_RENEWAL`]: to look costs nothing, and only another token is news. The same one is
+    /// good for as long as the last look says.
     Look,
 }
 
@@ -194,7 +195,8 @@ impl Renewing {
                         let new = current
                             .as_ref()
                             .is_none_or(|current| current.expose() != token.expose());
-                        if new {
+                        // A file in which a token still stands says that it is still good.
+                        if new || matches!(self.pace, Pace::Look) {
                             *current = Some(token);
                         }
                         new

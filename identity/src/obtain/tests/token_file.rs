@@ -42,6 +42,27 @@ async fn a_file_that_changes_is_read_again_and_the_same_token_is_no_news() {
     assert!(source.status().error.is_some());
 }
 
+/// Nobody knows how long such a token lives: as long as it stands there, it counts.
+#[tokio::test(start_paused = true)]
+async fn an_opaque_token_that_stays_in_its_file_neither_expires_nor_is_news() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "an-opaque-token").unwrap();
+    let source = TokenSource::start(Grant::TokenFile(path.clone())).await;
+    let mut tokens = source.watch();
+    tokens.wait_for(Option::is_some).await.unwrap();
+
+    tokio::time::sleep(Duration::from_secs(20 * 60)).await;
+    assert!(!tokens.has_changed().unwrap());
+    let left = source.status().expires_in.unwrap();
+    assert!(left > ASSUMED_LIFE - 2 * MIN_RENEWAL, "{left:?}");
+
+    // Nobody says any more that it is good.
+    std::fs::remove_file(&path).unwrap();
+    tokio::time::sleep(ASSUMED_LIFE + MIN_RENEWAL).await;
+    assert!(tokens.borrow_and_update().is_none());
+}
+
 #[tokio::test]
 async fn a_token_lives_as_long_as_it_says() {
     let folder = tempfile::tempdir().unwrap();
