@@ -1,10 +1,12 @@
 //! Dialling a relay: DNS, TCP, a corporate proxy where there is one, TLS, WebSocket, each with its
 //! own limit and its own error.
 
+mod avoided;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -13,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use self::avoided::Avoided;
 use crate::proxy::{HttpProxy, ProxyError};
 use crate::race;
 use crate::socket::{self, ReadAhead};
@@ -40,8 +43,8 @@ pub struct DialTarget {
     server_name: ServerName<'static>,
     tls: Arc<ClientConfig>,
     proxy: Option<HttpProxy>,
-    /// The address at which the last dial came to nothing behind TCP. Clones share it.
-    avoided: Arc<Mutex<Option<SocketAddr>>>,
+    /// The addresses at which dials came to nothing behind TCP. Clones share it.
+    avoided: Avoided,
 }
 
 impl fmt::Debug for DialTarget {
@@ -98,7 +101,7 @@ impl DialTarget {
             server_name,
             tls,
             proxy: None,
-            avoided: Arc::default(),
+            avoided: Avoided::default(),
         })
     }
 
@@ -126,18 +129,6 @@ impl DialTarget {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Puts the address that is avoided behind all others. Who takes connections and says nothing wins
-    /// every race: resolvers give addresses in the same order each time.
-    fn sort(&self, addresses: &mut [SocketAddr]) {
-        if let Some(avoided) = *self.avoided() {
-            addresses.sort_by_key(|address| *address == avoided);
-        }
-    }
-
-    fn avoided(&self) -> MutexGuard<'_, Option<SocketAddr>> {
-        self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -362,7 +353,11 @@ pub async fn dial(
         Ok(_) => true,
         Err(error) => error.refusal().is_some(),
     };
-    *target.avoided() = address.filter(|_| !is_relay);
+    match address {
+        Some(address) if is_relay => target.avoided.answered(address),
+        Some(address) => target.avoided.failed(address),
+        None => {}
+    }
     dialled
 }
 
@@ -406,7 +401,7 @@ pub async fn secure(target: &DialTarget, tcp: TcpStream) -> Result<DialIo, DialE
 /// The first steps of a dial: a byte stream to the target, through its proxy where it has one.
 pub async fn connect(target: &DialTarget, user_agent: &str) -> Result<TcpStream, DialError> {
     let Some(proxy) = &target.proxy else {
-        let order = |addresses: &mut [SocketAddr]| target.sort(addresses);
+        let order = |addresses: &mut [SocketAddr]| target.avoided.sort(addresses);
         return reach_host(&target.host, target.port, order).await;
     };
     let reached = reach_host(proxy.host(), proxy.port(), |_| ()).await;
@@ -433,15 +428,15 @@ async fn reach_host(
 ) -> Result<TcpStream, DialError> {
     let host = || name.to_owned();
     let lookup = tokio::net::lookup_host((name, port));
-    let mut addresses: Vec<_> = within(name, DialPhase::Dns, lookup)
+    let found = within(name, DialPhase::Dns, lookup)
         .await?
         .map_err(|source| DialError::Dns {
             host: host(),
             source,
-        })?
-        .collect();
+        })?;
+    let mut addresses = race::alternate(found.collect());
     order(&mut addresses);
-    let tcp = within(name, DialPhase::Tcp, race::connect(addresses))
+    let tcp = within(name, DialPhase::Tcp, race::connect_in_order(addresses))
         .await?
         .map_err(|source| DialError::Tcp {
             host: host(),
@@ -505,22 +500,32 @@ mod tests {
         }
     }
 
-    /// A node whose process hangs, or a way that large packets do not get through.
+    /// Nodes whose processes hang, or a way that large packets do not get through.
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_takes_connections_and_says_nothing_is_tried_last_the_next_time() {
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = silent.local_addr().unwrap();
-        let other: SocketAddr = "127.0.0.2:443".parse().unwrap();
-        let target = DialTarget::new(&format!("wss://{address}"), tls()).unwrap();
+    async fn addresses_that_take_connections_and_say_nothing_are_tried_last_the_next_time() {
+        let silent = || tokio::net::TcpListener::bind("127.0.0.1:0");
+        let silent = [silent().await.unwrap(), silent().await.unwrap()];
+        let [one, other] = silent.each_ref().map(|node| node.local_addr().unwrap());
+        let good: SocketAddr = "127.0.0.2:443".parse().unwrap();
+        // One name with three addresses, as far as what is remembered of it goes.
+        let avoided = Avoided::default();
+        let target = |address| {
+            let mut target = DialTarget::new(&format!("wss://{address}"), tls()).unwrap();
+            target.avoided = avoided.clone();
+            target
+        };
         let sorted = || {
-            let mut addresses = [address, other];
-            target.sort(&mut addresses);
+            let mut addresses = [one, other, good];
+            avoided.sort(&mut addresses);
             addresses
         };
-        assert_eq!(sorted(), [address, other]);
-        let error = dial(&target, "token", "agent/0").await.unwrap_err();
+        assert_eq!(sorted(), [one, other, good]);
+        let error = dial(&target(one), "token", "agent/0").await.unwrap_err();
         assert_eq!(error.phase(), DialPhase::Tls);
-        assert_eq!(sorted(), [other, address]);
+        assert_eq!(sorted(), [other, good, one]);
+        let error = dial(&target(other), "token", "agent/0").await.unwrap_err();
+        assert_eq!(error.phase(), DialPhase::Tls);
+        assert_eq!(sorted(), [good, one, other]);
     }
 
     #[tokio::test]

@@ -21,6 +21,11 @@ const MAX_ADDRESSES: usize = 8;
 /// Fails as the last attempt to fail did. Sets no limit of its own: a dead host takes as long as
 /// the kernel tries. Cancel safe: dropping the future ends every attempt.
 pub async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    connect_in_order(alternate(addresses)).await
+}
+
+/// The same in the order of `addresses`, whatever their families.
+pub(crate) async fn connect_in_order(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     race(addresses, TcpStream::connect).await
 }
 
@@ -29,7 +34,7 @@ where
     T: Send + 'static,
     A: Future<Output = io::Result<T>> + Send + 'static,
 {
-    let mut waiting = alternate(addresses).into_iter().take(MAX_ADDRESSES);
+    let mut waiting = addresses.into_iter().take(MAX_ADDRESSES);
     let mut attempts = JoinSet::new();
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     loop {
@@ -49,7 +54,7 @@ where
 }
 
 /// IPv6 and IPv4 in turns, beginning with the family that the resolver put first.
-fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+pub(crate) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut one, mut other): (Vec<_>, Vec<_>) = addresses
         .into_iter()
