@@ -8,6 +8,7 @@ use culvert_config::proxy::Proxies;
 use culvert_config::{AgentConfig, ConfigError};
 use culvert_identity::obtain::BadSigningKey;
 use culvert_identity::{Proxying, TokenSource, VerifierError};
+use culvert_process::descriptors::{self, Room};
 use culvert_process::workers::{Workers, processors};
 use culvert_proto::control::Hello;
 use culvert_proto::growth::GrowthBudget;
@@ -138,6 +139,7 @@ impl App {
     /// Runs until a signal asks for the end, then drains.
     pub(crate) async fn run(self) -> Result<(), RunError> {
         let mut signals = Signals::listen().map_err(RunError::Signals)?;
+        make_room_for_calls(&self.config);
         let audit = &self.serving.accounts().audit;
         audit.start().map_err(RunError::Audit)?;
         let proxying = proxying(self.config.relay.proxy.clone());
@@ -226,6 +228,33 @@ impl App {
         drop(grant);
         Ok(())
     }
+}
+
+/// Makes room for the connections to upstreams of as many calls as there may be at once, and says so
+/// where there is less. How many that is, upstreams decide too: HTTP/2 carries many on one.
+fn make_room_for_calls(config: &AgentConfig) {
+    let wanted = most_calls(config);
+    let Room { files, connections } = descriptors::make_room_for(wanted, 1);
+    if connections < wanted {
+        tracing::warn!(
+            files,
+            calls = connections,
+            wanted,
+            "the system's limit of open files allows fewer calls at once than max_streams of the \
+             endpoints and limits.streams_per_session do"
+        );
+    }
+}
+
+/// The most calls at once: as many as the sessions carry, and the endpoints take.
+fn most_calls(config: &AgentConfig) -> usize {
+    let carried = usize::from(config.relay.sessions)
+        .saturating_mul(config.limits.streams_per_session as usize);
+    let endpoints = config.endpoints.iter();
+    let taken = endpoints.fold(0_usize, |taken, endpoint| {
+        taken.saturating_add(endpoint.max_streams as usize)
+    });
+    carried.min(taken)
 }
 
 /// Reads certificates again, where that is due: file systems may take their time.

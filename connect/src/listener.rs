@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_process::descriptors::{self, Room};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -35,11 +36,26 @@ pub(crate) enum RunError {
     Signals(io::Error),
 }
 
+/// How many connections there may be at once: each takes a descriptor to the tool and one to the relay.
+fn make_room() -> usize {
+    let Room { files, connections } = descriptors::make_room_for(MAX_CONNECTIONS, 2);
+    if connections < MAX_CONNECTIONS {
+        tracing::warn!(
+            files,
+            connections,
+            "the system's limit of open files allows fewer connections than the usual \
+             {MAX_CONNECTIONS}: further ones wait"
+        );
+    }
+    connections
+}
+
 /// Serves tools until SIGTERM or SIGINT; then lets those that are connected go on for a while.
 pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunError> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|error| RunError::Listen { address, error })?;
     let address = listener.local_addr().unwrap_or(address);
+    let connections = make_room();
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     tracing::info!(
@@ -52,7 +68,7 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
         tracing::warn!(%address, "whoever reaches this port from other machines calls with the token");
     }
     let relay = Arc::new(relay);
-    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let seats = Arc::new(Semaphore::new(connections));
     let tools = TaskTracker::new();
     loop {
         let accepted = tokio::select! {

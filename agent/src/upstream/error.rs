@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use culvert_proto::code::ErrorCode;
 use culvert_session::StreamError;
+use rustix::io::Errno;
 use rustls::{AlertDescription, CertificateError};
 
 use super::address::Forbidden;
@@ -20,7 +21,7 @@ use super::transport::Seen;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
     /// The name does not resolve.
-    #[error("cannot resolve {name}: {source}")]
+    #[error("cannot resolve {name}: {}", with_cure(.source))]
     Resolve { name: String, source: io::Error },
     /// The name resolves, but only to addresses that a name may not lead to.
     #[error(
@@ -33,7 +34,7 @@ pub(crate) enum UpstreamError {
         kind: Forbidden,
     },
     /// No address takes connections.
-    #[error("cannot connect to {host} port {port}: {source}")]
+    #[error("cannot connect to {host} port {port}: {}", with_cure(.source))]
     Connect {
         host: String,
         port: u16,
@@ -145,6 +146,7 @@ impl UpstreamError {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Shared(error) => error.code(),
+            _ if self.is_own_shortage() => ErrorCode::Overloaded,
             Self::Resolve { .. } | Self::Forbidden { .. } | Self::Connect { .. } => {
                 ErrorCode::UpstreamUnreachable
             }
@@ -163,6 +165,16 @@ impl UpstreamError {
                 | RequestBodyError::Stalled
                 | RequestBodyError::Broken(_),
             ) => ErrorCode::BadRequest,
+        }
+    }
+
+    /// Whether it is the agent that has no file descriptor for a connection: says nothing about the
+    /// upstream.
+    pub(crate) fn is_own_shortage(&self) -> bool {
+        match self {
+            Self::Shared(error) => error.is_own_shortage(),
+            Self::Resolve { source, .. } | Self::Connect { source, .. } => is_out_of_files(source),
+            _ => false,
         }
     }
 
@@ -207,6 +219,11 @@ impl UpstreamError {
     pub(crate) fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::Shared(error) => error.detail(),
+            _ if self.is_own_shortage() => {
+                "The agent has no file descriptors left for a connection to the local API; try \
+                 again later, and tell its operator."
+                    .into()
+            }
             Self::Resolve { .. } => {
                 "The local API's name does not resolve at the agent; its operator should check \
                  the endpoint's upstream and the resolver."
@@ -327,6 +344,25 @@ fn chain(error: &dyn StdError) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Whether the process, or the whole system, has no file descriptor left.
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
+}
+
+/// What the system said; where the agent is short of files, that and what to do.
+fn with_cure(error: &io::Error) -> String {
+    match is_out_of_files(error) {
+        true => format!(
+            "the agent has no file descriptors left ({error}): raise its limit of open files, or \
+             lower max_streams of its endpoints"
+        ),
+        false => error.to_string(),
+    }
 }
 
 fn with_pin(source: &io::Error, pin: &Option<String>) -> String {

@@ -78,8 +78,11 @@ impl Health {
         state.status.failures = 0;
     }
 
-    /// Takes note of a failure that is the upstream's.
+    /// Takes note of a failure, if it is the upstream's.
     pub(crate) fn failed(&self, error: &UpstreamError) {
+        if error.is_own_shortage() {
+            return;
+        }
         let status = &mut self.lock().status;
         status.last_failure = Some((Instant::now(), error.to_string()));
         status.failures = status.failures.saturating_add(1);
@@ -107,8 +110,10 @@ impl Health {
                 }
                 Turn::Dial(_probe) => {
                     let dialled = dial().await;
-                    // Who turns a protocol down is there: it says nothing to calls in another.
+                    // Who turns a protocol down is there: it says nothing to calls in another. Who
+                    // could not even try has found nothing out.
                     return match dialled {
+                        Err(error) if error.is_own_shortage() => Err(error),
                         Err(error) if !error.is_about_protocol() => Err(self.is_down(way, error)),
                         dialled => {
                             self.is_up(way);
@@ -285,6 +290,32 @@ mod tests {
         assert!(!waiting.is_finished());
         prober.abort();
         assert!(waiting.await.unwrap().is_ok());
+    }
+
+    fn out_of_files() -> UpstreamError {
+        UpstreamError::Connect {
+            host: "vc.example".into(),
+            port: 443,
+            source: rustix::io::Errno::MFILE.into(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_the_agent_has_no_descriptors_left_is_not_held_against_the_upstream() {
+        let health = Arc::new(Health::default());
+        health.failed(&out_of_files());
+        let status = health.status();
+        assert_eq!((status.failures, status.last_failure.is_some()), (0, false));
+        // Each call tries by itself, and is told what came of that.
+        assert_eq!(fifty(&health, || Err(out_of_files())).await, (50, 0));
+        assert_eq!(fifty(&health, || Ok(())).await, (50, 50));
+        // What was known of it stays known.
+        let refuse = || async { Err::<(), _>(refused()) };
+        health.dial(Way::Http, refuse).await.unwrap_err();
+        let short = || async { Err::<(), _>(out_of_files()) };
+        let error = health.dial(Way::Http, short).await.unwrap_err();
+        assert_eq!(error.code().as_str(), "overloaded");
+        assert_eq!(fifty(&health, || Err(refused())).await, (1, 0));
     }
 
     #[test]

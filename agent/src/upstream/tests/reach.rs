@@ -212,6 +212,28 @@ async fn a_resolved_name_that_leads_home_is_not_dialled() {
     );
 }
 
+#[test]
+fn an_agent_without_file_descriptors_says_that_it_is_the_one_and_what_to_do() {
+    for source in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE] {
+        let error = UpstreamError::Connect {
+            host: "vc.sddc.local".into(),
+            port: 443,
+            source: source.into(),
+        };
+        for error in [
+            UpstreamError::Resolve {
+                name: "vc.sddc.local".into(),
+                source: source.into(),
+            },
+            UpstreamError::Shared(Arc::new(error)),
+        ] {
+            assert_eq!(error.code(), ErrorCode::Overloaded);
+            assert!(error.detail().contains("agent has no file descriptors"));
+            assert!(error.to_string().contains("raise its limit"), "{error}");
+        }
+    }
+}
+
 /// An error as the agent's own code makes it, for what is hard to bring about.
 #[test]
 fn words_for_the_caller_name_no_inner_host() {
