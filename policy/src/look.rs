@@ -23,7 +23,7 @@ pub enum Look {
     Json,
 }
 
-/// Paths beside `/sdk` whose calls are SOAP, because a rule with `soap_op` names them.
+/// Paths beside `/sdk` whose calls are SOAP, because an enforced rule with `soap_op` names them.
 #[derive(Debug, Default)]
 pub(crate) struct SoapPaths {
     paths: Vec<(Box<[Glob]>, PathPattern)>,
@@ -32,7 +32,9 @@ pub(crate) struct SoapPaths {
 impl SoapPaths {
     pub(crate) fn of(rules: &[Rule]) -> Self {
         let mut paths: Vec<(Box<[Glob]>, PathPattern)> = Vec::new();
-        for rule in rules.iter().filter(|rule| rule.soap.is_some()) {
+        // A shadow rule decides nothing, and what is SOAP decides a lot.
+        let named = |rule: &&Rule| rule.soap.is_some() && rule.spec.enforce;
+        for rule in rules.iter().filter(named) {
             for text in &rule.spec.path {
                 // Whatever the rule does: a call that an upstream may take for SOAP is looked
                 // into in every spelling, as a deny rule sees it.

@@ -262,7 +262,8 @@ impl WrittenTest {
         }
         if let Some(operation) = &written.soap_op {
             if call.look(policy) == Look::No {
-                let message = "the call is not SOAP; expected method = \"POST\", path = \"/sdk\"";
+                let message = "the call is not SOAP; expected method = \"POST\", path = \"/sdk\", or \
+                               a path that a rule with soap_op names and that is enforced";
                 return Err(document.error(operation.span(), message));
             }
             call.soap_op = Some(operation.get_ref().clone());

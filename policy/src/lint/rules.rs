@@ -95,6 +95,7 @@ pub(super) fn check(rule: &Rule, endpoints: &[LintEndpoint], findings: &mut Vec<
         }
     }
     if spec.soap_op.is_some()
+        && spec.enforce
         && let Some(pattern) = spec.path.iter().find(|path| is_everywhere(path))
     {
         let message = format!(

@@ -74,6 +74,21 @@ fn a_path_that_a_rule_with_operations_names_is_soap_too() {
 }
 
 #[test]
+fn a_rule_that_is_not_enforced_makes_no_path_soap() {
+    let rule = |enforce| RuleSpec {
+        path: vec!["/pbm/sdk".to_owned()],
+        soap_op: Some(SoapOps::All),
+        enforce,
+        ..RuleSpec::new("a", Action::Allow)
+    };
+    for (enforce, expected) in [(true, Look::Soap), (false, Look::No)] {
+        let policy = Policy::compile(vec![rule(enforce)]).unwrap();
+        let looked = policy.look("vcenter", "POST", &target("/pbm/sdk"));
+        assert_eq!(looked, expected, "enforce = {enforce}");
+    }
+}
+
+#[test]
 fn the_twin_names_its_operation_in_its_path() {
     for (path, expected) in [
         (

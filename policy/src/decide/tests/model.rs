@@ -132,4 +132,31 @@ proptest! {
             }
         }
     }
+
+    /// Neither what is decided, nor what is looked into before.
+    #[test]
+    fn rules_that_are_not_enforced_change_nothing(
+        rules in proptest::collection::vec((rule(), any::<bool>()), 0..8),
+        path in path(),
+        endpoint in select(["x", "y", "z"].as_slice()),
+        method in select(["GET", "PUT"].as_slice()),
+    ) {
+        let rules = rules.into_iter().enumerate().map(|(index, (rule, soap))| RuleSpec {
+            id: format!("rule {index}"),
+            soap_op: soap.then_some(SoapOps::All),
+            ..rule
+        });
+        let rules: Vec<_> = rules.collect();
+        let enforced: Vec<_> = rules.iter().filter(|rule| rule.enforce).cloned().collect();
+        let (all, enforced) = (policy(rules), policy(enforced));
+        let path = target(&path);
+        let call = CallFacts { endpoint, method, caller: "c", ..get(&path) };
+        prop_assert_eq!(
+            all.look(endpoint, method, &path),
+            enforced.look(endpoint, method, &path)
+        );
+        let (found, expected) = (all.decide(&call), enforced.decide(&call));
+        prop_assert_eq!(found.is_allow(), expected.is_allow());
+        prop_assert_eq!(found.rule(), expected.rule());
+    }
 }
