@@ -166,6 +166,11 @@ fn found(key: Key, call: &CallFacts<'_>) -> String {
             Soap::No => "no SOAP".to_owned(),
             Soap::Json => "a call of SOAP's JSON twin".to_owned(),
             Soap::Undetermined => "SOAP whose operation is not known".to_owned(),
+            Soap::Operation { name, .. } if call.method != "POST" => format!(
+                "{} by {} (SOAP is called by POST)",
+                quoted(name),
+                call.method
+            ),
             Soap::Operation { name, .. } => quoted(name),
         },
         Key::SoapNs => match call.soap {

@@ -56,7 +56,8 @@ pub enum Soap<'a> {
     Json,
     /// The call is SOAP or its twin, but what it calls could not be read. Never allowed.
     Undetermined,
-    /// The call is SOAP and calls this operation.
+    /// The call is SOAP and calls this operation. Allowed for a `POST` only, which is how SOAP is
+    /// called.
     Operation {
         /// The namespace of the operation's element, empty without one.
         ns: &'a str,

@@ -243,6 +243,8 @@ impl Rule {
             (None, _) => self.denies(),
             (Some(_), Soap::No) => false,
             (Some(_), Soap::Undetermined) => self.denies(),
+            // What a server makes of an envelope that a GET or PUT brings, nobody knows.
+            (Some(_), Soap::Operation { .. }) if !self.denies() && call.method != "POST" => false,
             (Some(SoapMatcher::All), Soap::Operation { .. }) => true,
             (Some(SoapMatcher::Names(names)), Soap::Operation { name, .. }) => {
                 names.iter().any(|glob| glob.matches(name, self.case()))

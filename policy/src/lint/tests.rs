@@ -70,13 +70,18 @@ fn a_sound_policy_has_no_findings() {
 #[test]
 fn a_rule_that_no_call_can_match_is_found() {
     type Change = fn(&mut RuleSpec);
-    let table: [(&str, Change); 7] = [
+    let table: [(&str, Change); 8] = [
         ("show no request", |rule| {
             rule.mode = vec![Mode::Tcp, Mode::Connect]
         }),
         ("called in a mode", |rule| rule.mode = vec![Mode::Terminate]),
         ("SOAP calls are POSTs", |rule| {
             rule.soap_op = Some(SoapOps::Names(strings(&["Login"])))
+        }),
+        ("SOAP calls are POSTs", |rule| {
+            rule.method = strings(&["PUT", "PATCH"]);
+            rule.soap_op = Some(SoapOps::All);
+            rule.enforce = false;
         }),
         ("at once", |rule| {
             rule.method = strings(&["POST"]);

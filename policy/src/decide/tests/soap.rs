@@ -58,6 +58,34 @@ fn soap_is_allowed_only_by_a_rule_that_says_so() {
     assert!(hits(&deny("any"), &login));
 }
 
+/// What `policy lint` and `policy explain` say of such rules and calls is so.
+#[test]
+fn soap_is_allowed_by_post_alone_and_denied_by_any_method() {
+    let path = target("/sdk");
+    let all = RuleSpec {
+        soap_op: Some(SoapOps::All),
+        ..allow("all")
+    };
+    let no = RuleSpec {
+        soap_op: Some(SoapOps::Names(strings(&["Login"]))),
+        ..deny("no")
+    };
+    for method in ["POST", "GET", "HEAD", "OPTIONS", "PUT", "PATCH", "post"] {
+        let (ns, name) = ("urn:vim25", "Login");
+        let call = CallFacts {
+            method,
+            soap: Soap::Operation { ns, name },
+            ..get(&path)
+        };
+        assert_eq!(hits(&all, &call), method == "POST", "{method}");
+        let policy = policy([all.clone(), no.clone()]);
+        assert_eq!(policy.decide(&call).rule(), Some("no"), "{method}");
+        let explained = policy.explain(&call).to_string();
+        let told = explained.contains("SOAP is called by POST");
+        assert_eq!(told, method != "POST", "{explained}");
+    }
+}
+
 #[test]
 fn soap_that_could_not_be_read_is_never_allowed() {
     let path = target("/sdk");
