@@ -421,6 +421,17 @@ fn presets_are_shown_and_named_by_explain() {
         "QueryPerf",
     ];
     assert_eq!(explain(&files, &elsewhere).status.code(), Some(2));
+    // As the agent, which takes no envelope there, whatever it calls.
+    let twin = [
+        "--endpoint",
+        "vcenter",
+        "--path",
+        "/sdk/vim25/8.0.2.0/VirtualMachine/vm-42/PowerOffVM_Task",
+        "--soap-op",
+        "QueryPerf",
+    ];
+    let denied = stdout(&explain(&files, &twin));
+    assert!(denied.starts_with("deny: under /sdk/vim25/"), "{denied}");
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl Policy {
     }
 
     /// How a call must be looked into before it is decided on: what goes to `/sdk`, or to a path
-    /// that a rule with `soap_op` names, by any method that brings a body. A call that has a body
+    /// that an enforced rule with `soap_op` names, by any method that brings a body. A call that has a body
     /// although its method is known for having none is to be asked about as a `POST`.
     pub fn look(&self, endpoint: &str, method: &str, target: &CanonicalTarget) -> Look {
         self.soap_paths.look(endpoint, method, target)
@@ -195,7 +195,8 @@ impl Policy {
     /// Decides on a call. Does not allocate, unless a shadow rule matches.
     ///
     /// A call that [`look`](Self::look) would look into, and that nobody did look into, is
-    /// undetermined, never "no SOAP": so a policy that came after the look is safe too.
+    /// undetermined, never "no SOAP": so a policy that came after the look is safe too. So is an
+    /// operation on a path of the JSON twin, which names one itself.
     pub fn decide<'p>(&'p self, call: &CallFacts<'_>) -> Decision<'p> {
         let call = &self.looked_into(call);
         let index = &self.index;
@@ -265,12 +266,14 @@ impl Policy {
     }
 
     fn looked_into<'c>(&self, call: &CallFacts<'c>) -> CallFacts<'c> {
-        let missed = call.soap == Soap::No
-            && call
-                .target
-                .is_some_and(|target| self.look(call.endpoint, call.method, target) != Look::No);
+        let uncertain = call.target.is_some_and(|target| match call.soap {
+            Soap::No => self.look(call.endpoint, call.method, target) != Look::No,
+            // The path names an operation already, and nobody knows which one a server would take.
+            Soap::Operation { .. } => target.twin_operation().is_some(),
+            Soap::Json | Soap::Undetermined => false,
+        });
         CallFacts {
-            soap: if missed {
+            soap: if uncertain {
                 Soap::Undetermined
             } else {
                 call.soap

@@ -19,7 +19,7 @@ pub enum Look {
     /// As a SOAP envelope ([`crate::soap::operation`]).
     Soap,
     /// As a call of the JSON twin, which is empty or begins with `{`
-    /// ([`crate::soap::is_json`]); as a SOAP envelope where it is something else.
+    /// ([`crate::soap::is_json`]); what is something else is undetermined.
     Json,
 }
 

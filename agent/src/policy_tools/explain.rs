@@ -111,10 +111,17 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
     call.port = args.port;
     if args.soap_op.is_some() && call.look(&policy.policy) == Look::No {
         return Err(ToolError::Usage(
-            "a call with a SOAP operation is a POST to /sdk, or to a path that a rule with soap_op \
-             names"
+            "a call with a SOAP operation is a POST to /sdk, or to a path that an enforced rule with \
+             soap_op names"
                 .to_owned(),
         ));
+    }
+    if args.soap_op.is_some() && call.look(&policy.policy) == Look::Json {
+        return Ok(
+            "deny: under /sdk/vim25/ the path names the operation, and no SOAP is taken; leave \
+             --soap-op out\n  (no rule is asked)\n"
+                .to_owned(),
+        );
     }
     Ok(policy
         .policy

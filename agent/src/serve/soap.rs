@@ -40,6 +40,9 @@ pub(crate) enum NoOperation {
     /// The body is declared to be something else: somebody else might read other words.
     #[error(transparent)]
     ContentType(#[from] ContentTypeError),
+    /// The path is one of the JSON twin and names an operation; the body might name another.
+    #[error("under /sdk/vim25/ a body is JSON, and begins with '{{'")]
+    NotJson,
     /// The body is declared to be compressed: what was read is not what the upstream reads.
     #[error("the Content-Encoding says that the body is compressed")]
     Compressed,
@@ -113,12 +116,10 @@ impl Inspection {
 /// What the beginning of a body calls; `None` where more of it is needed to tell.
 fn find(look: Look, bytes: &[u8], complete: bool) -> Option<Result<Found, NoOperation>> {
     if look == Look::Json {
-        match is_json(bytes, complete) {
-            None => return None,
-            Some(true) => return Some(Ok(Found::Json)),
-            // Whoever answers there may know SOAP too.
-            Some(false) => {}
-        }
+        // Whoever answers there may know SOAP too, and whether it goes by path or by body then
+        // nobody knows.
+        let is_json = is_json(bytes, complete)?;
+        return Some(is_json.then_some(Found::Json).ok_or(NoOperation::NotJson));
     }
     match operation(bytes, complete) {
         Ok(SoapOutcome::NeedMore) => None,

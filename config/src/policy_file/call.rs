@@ -155,9 +155,10 @@ impl TestCall {
     pub fn facts(&self, policy: &Policy) -> CallFacts<'_> {
         let soap = match (self.look(policy), &self.soap_op) {
             (Look::No, _) => Soap::No,
-            (Look::Soap, None) => Soap::Undetermined,
             (Look::Json, None) => Soap::Json,
-            (Look::Soap | Look::Json, Some(name)) => Soap::Operation {
+            // A call of the JSON twin brings no envelope: the agent refuses one.
+            (Look::Soap, None) | (Look::Json, Some(_)) => Soap::Undetermined,
+            (Look::Soap, Some(name)) => Soap::Operation {
                 ns: &self.soap_ns,
                 name,
             },

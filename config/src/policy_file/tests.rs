@@ -214,3 +214,30 @@ fn the_fact_that_no_operation_is_given_is_part_of_a_soap_call() {
                 call = { endpoint = \"e\", method = \"POST\", path = \"/sdk\", soap_op = \"X\" }\n";
     parsed(text).unwrap();
 }
+
+/// As the agent decides: the path of SOAP's JSON twin names the operation, and no envelope does.
+#[test]
+fn an_operation_in_the_body_of_a_call_of_the_twin_is_denied() {
+    let text = r#"
+version = 1
+[[rule]]
+id = "reads"
+action = "allow"
+path = ["/sdk/**"]
+soap_op = ["RetrieveServiceContent"]
+[[rule]]
+id = "twin"
+action = "allow"
+path = ["/sdk/vim25/**"]
+[[test]]
+name = "by its body"
+call = { endpoint = "e", method = "POST", path = "/sdk/vim25/8.0/X/y/Z", soap_op = "RetrieveServiceContent" }
+expect = "deny"
+[[test]]
+name = "by its path"
+call = { endpoint = "e", method = "POST", path = "/sdk/vim25/8.0/X/y/Z" }
+expect = "allow"
+rule = "twin"
+"#;
+    parsed(text).unwrap();
+}

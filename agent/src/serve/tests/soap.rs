@@ -23,6 +23,11 @@ action = "allow"
 path = ["/pbm/sdk"]
 soap_op = ["PbmQueryProfile"]
 [[rule]]
+id = "reads under sdk"
+action = "allow"
+path = ["/sdk/**"]
+soap_op = ["Retrieve*"]
+[[rule]]
 id = "twin"
 action = "allow"
 path = ["/sdk/vim25/*/VirtualMachine/*/PowerOnVM_Task"]
@@ -191,6 +196,9 @@ async fn the_json_twin_is_reached_by_a_rule_that_names_it_and_never_with_an_enve
         ("PowerOffVM_Task", "{}".to_owned(), false),
         ("PowerOffVM_Task", String::new(), false),
         ("PowerOnVM_Task", envelope("PowerOnVM_Task"), true),
+        // What a rule allows as SOAP does not carry what the path calls.
+        ("PowerOnVM_Task", envelope("RetrieveServiceContent"), true),
+        ("Destroy_Task", envelope("RetrieveServiceContent"), true),
         ("PowerOnVM_Task", "x".to_owned(), true),
     ] {
         let refusal = refusal(&mut tunnel.call(&twin(operation, &body), body.clone())).await;
@@ -211,15 +219,24 @@ async fn the_json_twin_is_reached_by_a_rule_that_names_it_and_never_with_an_enve
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_envelope_that_a_get_brings_is_looked_into() {
+async fn an_envelope_that_a_get_or_put_brings_is_looked_into_and_refused() {
     let mut tunnel = Tunnel::new(RULES).await;
-    let body = envelope("Destroy_Task");
-    let head = CallHead {
-        body: BodyLength::Exact(body.len() as u64),
-        ..get("/sdk")
-    };
-    let refusal = refusal(&mut tunnel.call(&head, body)).await;
-    assert_eq!(refusal.code, ErrorCode::PolicyDenied);
+    // What POST may call too: SOAP is called by nothing else.
+    for operation in ["Destroy_Task", "RetrieveServiceContent"] {
+        for method in [Method::GET, Method::PUT] {
+            let body = envelope(operation);
+            let head = CallHead {
+                body: BodyLength::Exact(body.len() as u64),
+                ..head(method.clone(), "/sdk")
+            };
+            let refusal = refusal(&mut tunnel.call(&head, body)).await;
+            assert_eq!(
+                refusal.code,
+                ErrorCode::PolicyDenied,
+                "{method} {operation}"
+            );
+        }
+    }
     tunnel.assert_untouched();
 }
 

@@ -72,6 +72,42 @@ fn a_rule_with_operations_is_about_the_twin_too() {
     }
 }
 
+/// Or else an envelope that calls something harmless would carry what the path calls.
+#[test]
+fn an_envelope_on_a_path_of_the_twin_is_denied_whatever_it_calls() {
+    let names = |rule, ops: &[&str]| RuleSpec {
+        soap_op: Some(SoapOps::Names(strings(ops))),
+        ..rule
+    };
+    let (reads, all) = (
+        names(paths(allow("reads"), "/sdk/**"), &["Retrieve*"]),
+        RuleSpec {
+            soap_op: Some(SoapOps::All),
+            ..paths(allow("all"), "/sdk/vim25/**")
+        },
+    );
+    for path in [POWER_OFF, "/SDK/vim25;x=1/8.0/VirtualMachine/vm-1/y"] {
+        let path = target(path);
+        let call = CallFacts {
+            soap: Soap::Operation {
+                ns: "urn:vim25",
+                name: "RetrieveServiceContent",
+            },
+            ..twin(&path)
+        };
+        let allowing = policy([reads.clone(), all.clone()]);
+        let Decision::Deny(denial) = allowing.decide(&call) else {
+            panic!("allowed on {path}")
+        };
+        assert_eq!(denial.reason(), DenyReason::SoapUndetermined, "{path}");
+        // By what the path calls, and by what the body does.
+        for operation in ["PowerOffVM_Task", "RetrieveServiceContent"] {
+            let policy = policy([all.clone(), names(deny("no"), &[operation])]);
+            assert_eq!(policy.decide(&call).rule(), Some("no"), "{operation}");
+        }
+    }
+}
+
 /// A reload brings a policy that wants to see what nobody looked at.
 #[test]
 fn a_call_that_was_not_looked_into_is_denied_where_it_should_have_been() {
