@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_config::ConfigError;
-use culvert_policy::{self as rules, Permit, Policy};
+use culvert_policy::{self as rules, Permit, Policy, Rate};
 use culvert_proto::head::Mode;
 use tokio::time::Instant;
 
@@ -29,8 +29,9 @@ pub(crate) struct ActivePolicy {
 }
 
 /// What is left of a rule's rate: `tokens` calls at `since`, growing with time.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Bucket {
+    rate: Rate,
     tokens: f64,
     since: Instant,
 }
@@ -44,6 +45,17 @@ impl ActivePolicy {
         }
     }
 
+    /// Goes on counting where the policy before it stopped, for each rule that has kept id and rate:
+    /// a reload is no fresh allowance.
+    pub(crate) fn take_counts_of(&self, before: &Self) {
+        let counted = before.buckets();
+        let kept = self.policy.rules().filter_map(|rule| {
+            let (id, bucket) = counted.get_key_value(&*rule.id)?;
+            (rule.rate == Some(bucket.rate)).then(|| (id.clone(), *bucket))
+        });
+        self.buckets().extend(kept);
+    }
+
     /// Counts a call against the rate of the rule that allowed it. False: the rate is used up.
     ///
     /// A rule may be used at its rate, with bursts of up to what the rate gives in its unit of
@@ -54,13 +66,15 @@ impl ActivePolicy {
         };
         let burst = f64::from(rate.count.get());
         let now = Instant::now();
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = self.buckets();
         let bucket = buckets.entry(permit.rule().clone()).or_insert(Bucket {
+            rate,
             tokens: burst,
             since: now,
         });
         let grown = (now - bucket.since).as_secs_f64() / rate.per.as_secs_f64() * burst;
         *bucket = Bucket {
+            rate,
             tokens: (bucket.tokens + grown).min(burst),
             since: now,
         };
@@ -69,6 +83,10 @@ impl ActivePolicy {
             bucket.tokens -= 1.0;
         }
         allowed
+    }
+
+    fn buckets(&self) -> MutexGuard<'_, HashMap<Arc<str>, Bucket>> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

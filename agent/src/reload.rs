@@ -157,6 +157,7 @@ impl PolicySource {
 
     fn enforce(&self, policy: ActivePolicy) {
         let rules = policy.policy.rules().len();
+        policy.take_counts_of(&self.active.borrow());
         self.active.send_replace(Arc::new(policy));
         let mut state = self.lock();
         state.status.loaded = SystemTime::now();
@@ -185,7 +186,7 @@ impl PolicySource {
 
 #[cfg(test)]
 mod tests {
-    use culvert_policy::{CallFacts, CanonicalTarget, Mode, PathOptions, Soap};
+    use culvert_policy::{CallFacts, CanonicalTarget, Decision, Mode, PathOptions, Soap};
 
     use super::*;
 
@@ -212,6 +213,7 @@ mod tests {
             std::fs::rename(new, self.source.file()).unwrap();
         }
 
+        /// Whether a call is allowed, and counted within the rate.
         fn allows(&self) -> bool {
             let target = CanonicalTarget::parse("/x", PathOptions::default()).unwrap();
             let facts = CallFacts {
@@ -227,12 +229,11 @@ mod tests {
                 host: None,
                 port: None,
             };
-            self.source
-                .watch()
-                .borrow()
-                .policy
-                .decide(&facts)
-                .is_allow()
+            let policy = self.source.watch().borrow().clone();
+            match policy.policy.decide(&facts) {
+                Decision::Allow(permit) => policy.count(&permit),
+                Decision::Deny(_) => false,
+            }
         }
     }
 
@@ -306,6 +307,28 @@ mod tests {
         let watched = Watched::new();
         watched.write(&policy("deny"));
         watched.source.look(true);
+        assert!(!watched.allows());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_is_no_fresh_allowance_to_a_rule_that_stays() {
+        let watched = Watched::new();
+        let with = |id: &str, rate: &str| {
+            let text = policy("allow").replace("\"all\"", &format!("\"{id}\""));
+            watched.write(&format!("{text}rate = \"{rate}\"\n"));
+            watched.source.look(true);
+        };
+        with("a", "2/h");
+        assert!(watched.allows(), "the first of two");
+        with("a", "2/h");
+        assert!(watched.allows(), "the second");
+        assert!(!watched.allows());
+        with("a", "2/h");
+        assert!(!watched.allows(), "nothing has changed");
+        with("a", "3/h");
+        assert!(watched.allows(), "another rate");
+        with("b", "3/h");
+        (0..3).for_each(|_| assert!(watched.allows(), "another rule"));
         assert!(!watched.allows());
     }
 }
