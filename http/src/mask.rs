@@ -12,7 +12,7 @@ const MASK: &str = "***";
 /// Path segments behind which a ticket follows (`/ticket/T`, `/nfc/T/disk-0.vmdk`).
 const TICKETS: [&str; 2] = ["ticket", "nfc"];
 
-/// A query parameter whose name has one of these in it holds a secret.
+/// A parameter of a query or a path whose name has one of these in it holds a secret.
 const SECRET_WORDS: [&str; 15] = [
     "token",
     "ticket",
@@ -31,7 +31,7 @@ const SECRET_WORDS: [&str; 15] = [
     "cookie",
 ];
 
-/// A query parameter with one of these names holds a secret.
+/// A parameter of a query or a path with one of these names holds a secret.
 const SECRET_NAMES: [&str; 9] = [
     "code",
     "key",
@@ -68,8 +68,16 @@ fn mask_path(path: &str) -> Cow<'_, str> {
             masked.push_str(&path[kept..at]);
             masked.push_str(MASK);
             kept = at + segment.len();
+        } else if let Some((name, parameters)) = segment.split_once(';')
+            && let Cow::Owned(parameters) = mask_query(parameters)
+        {
+            // `;jsessionid=S`: where cookies are off, Java servers have the session there.
+            masked.push_str(&path[kept..=at + name.len()]);
+            masked.push_str(&parameters);
+            kept = at + segment.len();
         }
         let name = decoded_as_is(segment);
+        let name = name.split(';').next().unwrap_or_default();
         let is_ticket = TICKETS
             .iter()
             .any(|ticket| name.eq_ignore_ascii_case(ticket));
@@ -187,6 +195,16 @@ mod tests {
             ("/%2574icket/x", "/%2574icket/***"),
             ("/nfc/52aa-9f/disk-0.vmdk", "/nfc/***/disk-0.vmdk"),
             ("/nfc/52aa-9f/disk-0.vmdk?x=1", "/nfc/***/disk-0.vmdk?x=1"),
+            ("/a;jsessionid=X/b", "/a;jsessionid=***/b"),
+            (
+                "/a;x=1;JSESSIONID=X?token=Y",
+                "/a;x=1;JSESSIONID=***?token=***",
+            ),
+            ("/a;%6Asessionid=X;y=2/b", "/a;%6Asessionid=***;y=2/b"),
+            ("/a;v=1;w/b;x=2", "/a;v=1;w/b;x=2"),
+            ("/a;jsessionid=/b", "/a;jsessionid=/b"),
+            ("/;sid=1;token=X", "/;sid=1;token=***"),
+            ("/ticket;v=1/52d1a7c0;x=2/y", "/ticket;v=1/***/y"),
             ("/guestFile?id=12&token=52aa", "/guestFile?id=12&token=***"),
             ("/x?access_token=a&b=c", "/x?access_token=***&b=c"),
             ("/x?%74oken=a", "/x?%74oken=***"),
@@ -233,6 +251,16 @@ mod tests {
             name in "(token|ticket|password|%74oken|sessionId)", secret in "[A-Z0-9]{8,20}",
         ) {
             let target = format!("/a?{before}&{name}={secret}&{after}");
+            prop_assert!(!mask_target(&target).contains(&secret));
+        }
+
+        /// As in a query, so in the parameters of a segment.
+        #[test]
+        fn a_session_never_stays_in_a_path(
+            before in "[a-z=;/]{0,20}", after in "[;/?][a-z=;/]{0,20}|",
+            name in "(jsessionid|%4aSESSIONID|token)", secret in "[A-Z0-9]{8,20}",
+        ) {
+            let target = format!("/{before}a;{name}={secret}{after}");
             prop_assert!(!mask_target(&target).contains(&secret));
         }
 
