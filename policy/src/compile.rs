@@ -16,7 +16,7 @@ const MAX_ID: usize = 128;
 /// Most rules of a policy.
 const MAX_RULES: usize = 10_000;
 /// Most items of one list of a rule.
-const MAX_ITEMS: usize = 1024;
+pub const MAX_ITEMS: usize = 1024;
 /// Longest pattern, in bytes.
 const MAX_PATTERN: usize = 1024;
 /// Most `*` of a pattern: what matching one costs is bounded by it.

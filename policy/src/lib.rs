@@ -42,7 +42,7 @@ mod rule;
 pub mod soap;
 
 pub use canonical::{CanonicalTarget, PathOptions, TargetError};
-pub use compile::RuleError;
+pub use compile::{MAX_ITEMS, RuleError};
 pub use decide::{Decision, Denial, DenyReason, Permit, Policy, ShadowHit};
 pub use explain::{Explanation, Mismatch, Outcome, RuleExplanation};
 pub use facts::{CallFacts, Mode, Soap};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use culvert_config::policy_file;
+use culvert_proto::code::ErrorCode;
 use serde::Deserialize;
 
 use self::suggest::Suggestions;
@@ -45,6 +46,13 @@ struct Line {
     reason: Option<String>,
     #[serde(default)]
     shadow: Vec<String>,
+    code: Option<String>,
+    /// Refused calls without a line, of an event `denied`.
+    #[serde(default)]
+    suppressed: u64,
+    /// Lines that could not be written, of an event `gap`.
+    #[serde(default)]
+    lost: u64,
     #[serde(flatten)]
     call: Seen,
 }
@@ -83,8 +91,16 @@ pub(crate) fn record(args: &RecordArgs) -> Result<String, ToolError> {
                 return;
             };
             let endpoint = args.endpoint.as_deref();
-            if wanted(&line, &args.rule) && endpoint.is_none_or(|e| e == line.call.endpoint) {
+            let here = endpoint.is_none_or(|e| e == line.call.endpoint);
+            if here && wanted(&line, &args.rule) {
                 suggestions.add(&line.call);
+            }
+            // Those that the log could not tell apart have the endpoint `*`.
+            if (here || line.call.endpoint == "*") && counts_denied(&line) {
+                suggestions.only_counted += line.suppressed;
+            }
+            if line.event == "gap" {
+                suggestions.lost += line.lost;
             }
         })
         .map_err(read)?;
@@ -108,6 +124,14 @@ fn wanted(line: &Line, rules: &[String]) -> bool {
         decided || line.shadow.contains(id)
     });
     line.event == "call" && (denied || named)
+}
+
+/// Calls that the log only counted, and that a rule could have allowed.
+fn counts_denied(line: &Line) -> bool {
+    let denied = ErrorCode::PolicyDenied.as_str();
+    line.event == "denied"
+        && line.rule.is_none()
+        && line.code.as_deref().is_none_or(|code| code == denied)
 }
 
 /// Calls `see` with each line; longer ones than any audit log has are passed over.

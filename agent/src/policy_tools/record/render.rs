@@ -20,6 +20,21 @@ pub(super) fn policy(suggestions: &Suggestions) -> String {
     for (why, calls) in &suggestions.left_out {
         let _ = writeln!(text, "# No rule for {calls} of them: {why}.");
     }
+    if suggestions.only_counted > 0 {
+        let _ = writeln!(
+            text,
+            "# Refused calls that have no line of their own in this log: {}. To see them, raise\n\
+             # denied_per_minute in [audit] of agent.toml, and let the callers try again.",
+            suggestions.only_counted
+        );
+    }
+    if suggestions.lost > 0 {
+        let _ = writeln!(
+            text,
+            "# Lines that this log lacks because they could not be written: {}.",
+            suggestions.lost
+        );
+    }
     text.push_str("version = 1\n");
     for rule in &rules {
         text.push_str(&rule_text(rule));

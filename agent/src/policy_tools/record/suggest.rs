@@ -6,12 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use culvert_policy::{Action, Mode, RuleSpec, SoapOps};
+use culvert_policy::{Action, MAX_ITEMS, Mode, Policy, RuleSpec, SoapOps};
 
 use super::Seen;
+use crate::audit::mask_target;
 
 /// Most different things that are told apart; a log with more is looked at in parts.
 const MAX_SEEN: usize = 10_000;
+
+/// Why a path becomes no pattern.
+const STAR: &str = "their path has a '*', which a rule cannot mean literally, or is masked";
 
 /// Who calls what.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +56,10 @@ pub(super) struct Suggestions {
     pub(super) left_out: BTreeMap<&'static str, u64>,
     /// Calls in all.
     pub(super) calls: u64,
+    /// Refused calls beside them, that the log has no line of.
+    pub(super) only_counted: u64,
+    /// Lines that the log lacks.
+    pub(super) lost: u64,
 }
 
 impl Suggestions {
@@ -64,57 +72,79 @@ impl Suggestions {
 
     fn try_add(&mut self, call: &Seen) -> Result<(), &'static str> {
         let mode = Mode::from_word(&call.mode).ok_or("their mode is not known")?;
-        if call.caller.contains('*') {
+        let caller = unescaped(&call.caller).ok_or("the caller's subject is no text")?;
+        if caller.contains('*') {
             return Err("the caller's subject has a '*', which a rule cannot mean literally");
         }
         let (what, name) = what(mode, call)?;
         let place = Place {
             endpoint: call.endpoint.clone(),
             mode: mode.as_str(),
-            caller: call.caller.clone(),
+            caller,
         };
-        let names = self.seen.entry(place).or_default().entry(what).or_default();
-        if !names.contains(&name) {
-            if self.different >= MAX_SEEN {
-                return Err("too many different calls; read the log in parts");
-            }
-            self.different += 1;
-            names.insert(name);
+        let known = self.seen.get(&place).and_then(|calls| calls.get(&what));
+        if known.is_some_and(|names| names.contains(&name)) {
+            return Ok(());
         }
+        if self.different >= MAX_SEEN {
+            return Err("too many different calls; read the log in parts");
+        }
+        // Callers write what they like, and one of them must not spoil the rules for all others.
+        let mut alone = place.rule("recorded", &[&place.caller]);
+        what.narrow(&mut alone, std::slice::from_ref(&name));
+        if Policy::compile(vec![alone]).is_err() {
+            return Err("what they call, or who calls, is more than a rule can say");
+        }
+        self.different += 1;
+        let calls = self.seen.entry(place).or_default();
+        calls.entry(what).or_default().insert(name);
         Ok(())
     }
 
     /// The rules: callers who do the same share them.
     pub(super) fn rules(&self) -> Vec<RuleSpec> {
-        let mut callers: BTreeMap<(&str, &str, &Calls), Vec<&str>> = BTreeMap::new();
+        let mut alike: BTreeMap<(&str, &str, &Calls), Vec<&Place>> = BTreeMap::new();
         for (place, calls) in &self.seen {
             let same = (&*place.endpoint, place.mode, calls);
-            callers.entry(same).or_default().push(&place.caller);
+            alike.entry(same).or_default().push(place);
         }
         let mut rules = Vec::new();
-        for ((endpoint, mode, calls), callers) in callers {
+        for ((_, _, calls), places) in alike {
+            let callers: Vec<&str> = places.iter().map(|place| &*place.caller).collect();
             for (what, names) in calls {
-                let mut rule =
-                    RuleSpec::new(format!("recorded-{}", rules.len() + 1), Action::Allow);
-                rule.endpoint = vec![endpoint.to_owned()];
-                rule.mode = Mode::from_word(mode).into_iter().collect();
-                // An empty subject is no pattern; tokens have none of that kind.
-                rule.caller = callers
-                    .iter()
-                    .filter(|c| !c.is_empty())
-                    .map(|c| (*c).to_owned())
-                    .collect();
-                what.narrow(&mut rule, names);
-                rules.push(rule);
+                let names: Vec<String> = names.iter().cloned().collect();
+                // A list has an end; behind it, the next rule begins.
+                for callers in callers.chunks(MAX_ITEMS) {
+                    for names in names.chunks(MAX_ITEMS) {
+                        let id = format!("recorded-{}", rules.len() + 1);
+                        let mut rule = places[0].rule(&id, callers);
+                        what.narrow(&mut rule, names);
+                        rules.push(rule);
+                    }
+                }
             }
         }
         rules
     }
 }
 
+impl Place {
+    /// A rule for these callers there, to be narrowed.
+    fn rule(&self, id: &str, callers: &[&str]) -> RuleSpec {
+        // An empty subject is no pattern; tokens have none of that kind.
+        let callers = callers.iter().filter(|caller| !caller.is_empty());
+        RuleSpec {
+            endpoint: vec![self.endpoint.clone()],
+            mode: Mode::from_word(self.mode).into_iter().collect(),
+            caller: callers.map(|caller| (*caller).to_owned()).collect(),
+            ..RuleSpec::new(id, Action::Allow)
+        }
+    }
+}
+
 impl What {
-    fn narrow(&self, rule: &mut RuleSpec, names: &Names) {
-        let names: Vec<String> = names.iter().cloned().collect();
+    fn narrow(&self, rule: &mut RuleSpec, names: &[String]) {
+        let names = names.to_vec();
         match self {
             Self::Soap { path, ns } => {
                 rule.method = vec!["POST".to_owned()];
@@ -148,6 +178,9 @@ fn what(mode: Mode, call: &Seen) -> Result<(What, String), &'static str> {
         let target = call.target.rsplit_once(':');
         let (host, port) = target.ok_or("their target is no NAME:PORT")?;
         let port = port.parse().map_err(|_| "their target is no NAME:PORT")?;
+        if host.contains('*') {
+            return Err("their target is no NAME:PORT");
+        }
         return Ok((What::Connect { port }, host.to_ascii_lowercase()));
     }
     let (path, query) = match call.target.split_once('?') {
@@ -155,8 +188,14 @@ fn what(mode: Mode, call: &Seen) -> Result<(What, String), &'static str> {
         None => (&*call.target, ""),
     };
     if let Some(operation) = &call.soap_op {
+        if call.method != "POST" {
+            return Err("they are SOAP by another method than POST, which no rule allows");
+        }
+        if operation.contains('*') {
+            return Err("their operation has a '*', which a rule cannot mean literally");
+        }
         let ns = call.soap_ns.clone().unwrap_or_default();
-        let path = path.to_owned();
+        let path = pattern(path)?;
         return Ok((What::Soap { path, ns }, operation.clone()));
     }
     let what = What::Request {
@@ -187,6 +226,10 @@ fn operation_parameter(query: &str) -> Result<Option<(String, String)>, &'static
 
 /// The path with `*` for what names a single object, or is masked in the log.
 fn pattern(path: &str) -> Result<String, &'static str> {
+    // The log masks in its own places; elsewhere a caller wrote `***`, who makes no wildcards.
+    if mask_target(&path.replace("***", "x")) != path {
+        return Err(STAR);
+    }
     let segments: Result<Vec<String>, _> = path.split('/').map(segment).collect();
     segments.map(|segments| segments.join("/"))
 }
@@ -196,7 +239,7 @@ fn segment(text: &str) -> Result<String, &'static str> {
         return Ok("*".to_owned());
     }
     if text.contains('*') {
-        return Err("their path has a '*', which a rule cannot mean literally");
+        return Err(STAR);
     }
     let hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
@@ -212,4 +255,28 @@ fn segment(text: &str) -> Result<String, &'static str> {
         return Ok(format!("{kind}*"));
     }
     Ok(text.to_owned())
+}
+
+/// A subject as it is: the log has all but printable ASCII as escapes ([`u8::escape_ascii`]).
+/// `None`: no text.
+fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'\\' => match rest.next()? {
+                b't' => b'\t',
+                b'r' => b'\r',
+                b'n' => b'\n',
+                b'x' => {
+                    let hex = [rest.next()?, rest.next()?];
+                    u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?
+                }
+                // A quote, or the backslash itself.
+                plain => plain,
+            },
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
 }

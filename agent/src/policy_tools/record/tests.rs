@@ -186,3 +186,131 @@ fn connections_are_named_by_host_and_port() {
     assert!(rules(&text).contains("mode = [\"connect\"]"), "{text}");
     assert!(rules(&text).contains("caller = [\"a\\\"b\"]"), "{text}");
 }
+
+/// Callers write paths too, and a rule is not theirs to widen.
+#[test]
+fn no_caller_makes_a_wildcard() {
+    let call = |target: &str, more: &str| {
+        denied(&format!(
+            "\"method\":\"POST\",\"target\":\"{target}\",\"caller\":\"a\"{more}"
+        ))
+    };
+    let soap = ",\"soap_op\":\"Login\",\"soap_ns\":\"urn:vim25\"";
+    for target in [
+        "/sdk/**",
+        "/sdk/*",
+        "/sdk/***",
+        "/api/***/x",
+        "/api/a;token=***",
+    ] {
+        for more in ["", soap] {
+            let text = suggested(&[call(target, more)], &[]);
+            assert_eq!(rules(&text), "", "{target}");
+            assert!(
+                text.contains("# No rule for 1 of them: their path"),
+                "{text}"
+            );
+        }
+    }
+    let text = suggested(
+        &[call("/sdk/ticket/***", soap), call("/nfc/***/x", "")],
+        &[],
+    );
+    for path in ["\"/sdk/ticket/*\"", "\"/nfc/*/x\""] {
+        assert!(rules(&text).contains(path), "what the log masks: {text}");
+    }
+}
+
+#[test]
+fn an_odd_call_spoils_the_rules_of_no_other() {
+    let call = |method: &str, target: &str, more: &str| {
+        denied(&format!(
+            "\"method\":\"{method}\",\"target\":\"{target}\",\"caller\":\"a\"{more}"
+        ))
+    };
+    let soap = |name: &str| format!(",\"soap_op\":\"{name}\",\"soap_ns\":\"urn:x\"");
+    let long = format!("/{}", "x".repeat(1100));
+    for odd in [
+        call("POST", "/x?action=start;b=c", ""),
+        call("POST", "/a**b", &soap("Login")),
+        call("POST", "/sdk", &soap("all")),
+        call("GET", "/sdk", &soap("Login")),
+        call("GET", "/x/***", ""),
+        call("GET", &long, ""),
+        call("GET", "/ws", ",\"upgrade\":\"a b\""),
+        call("get", "/x", ""),
+    ] {
+        let text = suggested(&[call("GET", "/good", ""), odd.clone()], &[]);
+        assert!(rules(&text).contains("path = [\"/good\"]"), "{odd}: {text}");
+        assert_eq!(text.matches("[[rule]]").count(), 1, "{odd}: {text}");
+        assert!(text.contains("# No rule for 1 of them: "), "{odd}: {text}");
+    }
+}
+
+#[test]
+fn what_is_more_than_a_list_holds_becomes_several_rules() {
+    let get = |path: usize, caller: usize| {
+        denied(&format!(
+            "\"method\":\"GET\",\"target\":\"/p{path}x\",\"caller\":\"c{caller}\""
+        ))
+    };
+    let paths: Vec<_> = (0..2500).map(|path| get(path, 0)).collect();
+    let callers: Vec<_> = (0..1500).map(|caller| get(0, caller)).collect();
+    for (lines, expected) in [(paths, 3), (callers, 2)] {
+        let text = suggested(&lines, &[]);
+        assert_eq!(text.matches("[[rule]]").count(), expected);
+        assert!(!text.contains("# No rule"), "nothing is left out");
+    }
+}
+
+/// The log has them escaped (docs/audit.md), and JSON escapes them once more.
+#[test]
+fn callers_beyond_ascii_are_named_as_they_are() {
+    for subject in [
+        "DOMAIN\\admin",
+        "J\u{fc}rgen",
+        "a\t\"b\" 'c'",
+        "\u{6f22}\\x41",
+    ] {
+        let escaped = subject.as_bytes().escape_ascii().to_string();
+        let logged = serde_json::to_string(&escaped).unwrap();
+        let line = denied(&format!(
+            "\"method\":\"GET\",\"target\":\"/x\",\"caller\":{logged}"
+        ));
+        let policy = policy_file::parse(&suggested(&[line], &[]), Path::new("suggested")).unwrap();
+        let rule = policy.policy.rules().next().unwrap();
+        assert_eq!(rule.caller, [subject]);
+    }
+    let broken = denied(r#""method":"GET","target":"/x","caller":"a\\xZ0""#);
+    assert!(suggested(&[broken], &[]).contains("the caller's subject is no text"));
+}
+
+#[test]
+fn calls_that_the_log_has_only_counted_are_told_of() {
+    let counted = |fields: &str, suppressed: u32| {
+        format!("{{\"event\":\"denied\",\"tenant\":\"t\",{fields},\"suppressed\":{suppressed}}}\n")
+    };
+    let lines = [
+        counted(
+            "\"caller\":\"a\",\"endpoint\":\"vcenter\",\"code\":\"policy-denied\"",
+            100,
+        ),
+        counted("\"caller\":\"*\",\"endpoint\":\"*\"", 20),
+        // Neither of these is for a new rule to allow.
+        counted(
+            "\"caller\":\"a\",\"endpoint\":\"vcenter\",\"rule\":\"no\",\"code\":\"policy-denied\"",
+            3,
+        ),
+        counted(
+            "\"caller\":\"a\",\"endpoint\":\"vcenter\",\"code\":\"overloaded\"",
+            4,
+        ),
+        "{\"event\":\"gap\",\"lost\":7}\n".to_owned(),
+    ];
+    let text = suggested(&lines, &[]);
+    assert!(text.contains("own in this log: 120. To see"), "{text}");
+    assert!(text.contains("denied_per_minute"), "{text}");
+    assert!(text.contains("could not be written: 7."), "{text}");
+    let text = suggested(&[], &[]);
+    assert!(!text.contains("in this log"), "{text}");
+}
