@@ -46,6 +46,8 @@ pub(crate) struct CallLine<'c> {
     pub(crate) source: Option<IpAddr>,
     pub(crate) endpoint: &'c str,
     pub(crate) mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<&'c str>,
     pub(crate) method: &'c str,
     pub(crate) target: &'c str,
     #[serde(skip_serializing_if = "Option::is_none")]

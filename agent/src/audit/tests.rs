@@ -261,6 +261,7 @@ fn a_call(call: &str) -> CallLine<'_> {
         source: None,
         endpoint: "vcenter",
         mode: "http",
+        name: None,
         method: "GET",
         target: "/",
         upgrade: None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use culvert_policy::{ShadowHit, Soap};
 use culvert_proto::code::ErrorCode;
+use culvert_proto::connect_name::ConnectName;
 use http::HeaderMap;
 use tokio::time::Instant;
 
@@ -226,6 +227,7 @@ impl Drop for Record<'_> {
             source: call.source,
             endpoint: call.endpoint.as_str(),
             mode: call.mode.as_str(),
+            name: call.name.as_ref().map(ConnectName::as_str),
             method: &method,
             target: &target,
             upgrade: upgrade.as_deref(),
