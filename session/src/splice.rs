@@ -30,6 +30,13 @@ const TOGETHER: usize = 4;
 /// Silence after a [cut](Cut::Ends): who is gone altogether should not keep the other side for long.
 const AFTER_CUT: Duration = Duration::from_secs(10);
 
+/// How long a connection that has all of the stream may go on sending what nobody wants. Closed while it
+/// sends, it would be reset, and could lose what it has not read yet.
+const HEAR_OUT: Duration = Duration::from_secs(2);
+
+/// What a peer says that has ended its own direction in good order, and reads no further: it is not gone.
+const NOT_NEEDED: StreamError = StreamError::Stopped(ResetCode::NotNeeded);
+
 /// What it means if the connection ends without TLS's close_notify (RFC 8446, 6.1). Programs that exit
 /// end so, and anybody on the way can make it look so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +97,10 @@ pub enum Moved {
 /// either side breaks, or when nothing has moved for `idle`. `cut` says what the end of a TLS
 /// connection without goodbye is. `moved` is told of every piece.
 ///
+/// A peer that stops the stream is gone, unless it says [`ResetCode::NotNeeded`]: then all that it sends
+/// is still passed on, and what the connection sends is read and thrown away, until it ends or for 2 s
+/// more than the peer's direction takes.
+///
 /// Holds at most 64 KiB of the connection's, and of the stream's 64 KiB and one piece, and reads no
 /// further than they are taken; next to nothing while the connection is idle.
 /// Cancel safe as far as the halves of the stream are dropped too, which cancels the call.
@@ -107,6 +118,7 @@ where
     let mut io = pin!(io);
     let (mut inward, mut outward) = (Inward::new(cut), Outward::default());
     let mut last_move = Instant::now();
+    let mut over_at = None;
     let mut timer = pin!(sleep_until(last_move + idle));
     let spliced = poll_fn(|cx| {
         let mut any = false;
@@ -114,12 +126,20 @@ where
             any = true;
             moved(piece);
         };
+        let stopped = match inward.ended {
+            true => Poll::Pending,
+            false => send.poll_stopped(cx),
+        };
+        inward.unwanted |= stopped == Poll::Ready(NOT_NEEDED);
         let came = inward.poll(cx, io.as_mut(), send, &mut note);
         let went = outward.poll(cx, io.as_mut(), recv, &mut note);
+        // The connection has all, and nobody wants what it still sends.
+        let is_over = went.is_ready() && inward.unwanted;
         // What the peer sent before it broke off is on its way out, and the same error comes behind it.
         let comes_again = |why: &StreamError| went.is_pending() && is_behind_data(why);
         let ended = match came {
             Poll::Ready(Err(SpliceError::Stream(why))) if comes_again(&why) => false,
+            Poll::Ready(Err(SpliceError::Io(_))) if is_over => true,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             came => came.is_ready(),
         };
@@ -130,7 +150,8 @@ where
         }
         // A peer that wants no more of what the connection sends is gone.
         if !ended
-            && let Poll::Ready(why) = send.poll_stopped(cx)
+            && let Poll::Ready(why) = stopped
+            && why != NOT_NEEDED
             && !comes_again(&why)
         {
             return Poll::Ready(Err(why.into()));
@@ -139,6 +160,7 @@ where
             last_move = Instant::now();
         }
         let due = match inward.cut_at {
+            _ if is_over => *over_at.get_or_insert_with(Instant::now) + HEAR_OUT,
             Some(at) => at.max(last_move) + idle.min(AFTER_CUT),
             None => last_move + idle,
         };
@@ -148,7 +170,10 @@ where
         loop {
             ready!(timer.as_mut().poll(cx));
             if timer.deadline() >= due {
-                return Poll::Ready(Err(inward.silence(idle)));
+                return Poll::Ready(match is_over {
+                    true => Ok(()),
+                    false => Err(inward.silence(idle)),
+                });
             }
             timer.as_mut().reset(due);
         }
@@ -181,6 +206,8 @@ struct Inward {
     filled: bool,
     /// What the tunnel has not taken yet.
     piece: Bytes,
+    /// Nobody takes it any more: what comes is thrown away.
+    unwanted: bool,
     ended: bool,
 }
 
@@ -192,6 +219,7 @@ impl Inward {
             buffer: BytesMut::new(),
             filled: false,
             piece: Bytes::new(),
+            unwanted: false,
             ended: false,
         }
     }
@@ -212,9 +240,12 @@ impl Inward {
         moved: &mut impl FnMut(Moved),
     ) -> Poll<Result<(), SpliceError>> {
         while !self.ended {
-            while !self.piece.is_empty() {
-                let taken = ready!(send.poll_write_bytes(cx, &mut self.piece))?;
-                moved(Moved::In(taken));
+            while !self.piece.is_empty() && !self.unwanted {
+                match ready!(send.poll_write_bytes(cx, &mut self.piece)) {
+                    Ok(taken) => moved(Moved::In(taken)),
+                    Err(NOT_NEEDED) => self.unwanted = true,
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
             }
             let wanted = if self.filled { LARGE_PIECE } else { PIECE };
             self.buffer.reserve(wanted);
@@ -224,8 +255,10 @@ impl Inward {
                 return Poll::Pending;
             };
             let read = match read {
+                // Of what nobody wants, no more may have come.
                 Err(error)
-                    if error.kind() == io::ErrorKind::UnexpectedEof && self.cut == Cut::Ends =>
+                    if error.kind() == io::ErrorKind::UnexpectedEof
+                        && (self.cut == Cut::Ends || self.unwanted) =>
                 {
                     self.cut_at = Some(Instant::now());
                     0
@@ -234,7 +267,11 @@ impl Inward {
             };
             if read == 0 {
                 self.ended = true;
-                send.finish()?;
+                match send.finish() {
+                    Ok(()) => {}
+                    Err(NOT_NEEDED) => self.unwanted = true,
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
             }
             self.filled = read >= wanted;
             self.piece = self.buffer.split().freeze();

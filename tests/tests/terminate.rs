@@ -175,6 +175,34 @@ fn callers_that_speak_http_1_0_alone_may_say_so() {
     outside.assert_refused(403, "policy-denied", "agent");
 }
 
+/// The agent has said all then long before the caller has it.
+#[test]
+fn an_answer_that_ends_its_connection_is_whole_for_a_caller_that_takes_it_late() {
+    const LENGTH: usize = 8 * 1024 * 1024;
+    /// What the tunnel and the sockets on the way hold.
+    const LATE: usize = 384 * 1024;
+    let large: Vec<u8> = (0..LENGTH).map(|at| (at ^ (at >> 8)) as u8).collect();
+    let sent = large.clone();
+    let upstream = Upstream::start(move |_, connection| connection.answer("200 OK", &sent));
+    let it = Terminating::start(&upstream.url());
+    let caller = it.call("/api/large").http(Http::One);
+    let mut caller = caller.header("Connection: close").start();
+    let head = caller.head();
+    assert_eq!(head.status, 200, "{head}");
+    let mut taken = caller.body(LENGTH - LATE);
+    let line = line_of(&it.stack, &head.call());
+    line_of(&it.stack, line["within"].as_str().unwrap());
+    let end = caller.finish();
+    assert_eq!(end.exit, Some(0), "{end}");
+    taken.extend_from_slice(&end.body);
+    assert!(taken == large, "{} of {LENGTH} bytes", taken.len());
+    until("the relay says that it ended well", || {
+        let log = it.stack.relay.log();
+        let mut lines = log.lines().filter(|line| line.contains(NAME));
+        lines.any(|line| line.contains("outcome=\"answered\""))
+    });
+}
+
 #[test]
 fn a_denied_soap_call_shows_a_fault_to_its_client() {
     let upstream = Upstream::plain();

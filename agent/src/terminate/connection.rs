@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use culvert_http::{Alpn, Traffic};
+use culvert_proto::code::ResetCode;
 use culvert_proto::connect_name::ConnectName;
 use culvert_session::{Stream, StreamError};
 use rustls::server::Acceptor;
@@ -157,6 +158,8 @@ pub(crate) struct Metered {
     stream: Stream,
     received: Arc<Progress>,
     sent: Arc<AtomicU64>,
+    /// Our direction has ended in good order.
+    finished: bool,
 }
 
 impl Metered {
@@ -165,6 +168,7 @@ impl Metered {
             stream,
             received,
             sent,
+            finished: false,
         }
     }
 
@@ -220,6 +224,18 @@ impl AsyncWrite for Metered {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.finished |= matches!(shut, Poll::Ready(Ok(())));
+        shut
+    }
+}
+
+impl Drop for Metered {
+    /// hyper lets go of a connection as soon as it has said all. The relay is still passing that on then,
+    /// and would cut the caller if the stream were just dropped.
+    fn drop(&mut self) {
+        if self.finished {
+            self.stream.recv.stop(ResetCode::NotNeeded);
+        }
     }
 }

@@ -150,6 +150,60 @@ async fn a_stream_that_is_broken_off_takes_the_connection_with_it() {
     assert_eq!(connection.read(&mut [0]).await.unwrap(), 0);
 }
 
+/// Who has said all may read no further: it is heard to its end nevertheless, however late.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_needs_no_more_is_heard_to_its_end() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied().await;
+    near.recv.stop(ResetCode::NotNeeded);
+    let said = vec![7; 3 * WINDOW];
+    let saying = async {
+        near.write_all(&said).await.unwrap();
+        near.shutdown().await.unwrap();
+        drop(near);
+    };
+    let hearing = async {
+        settle().await;
+        // What nobody needs is taken all the same.
+        connection.write_all(&vec![1; 4 * WINDOW]).await.unwrap();
+        let mut heard = Vec::new();
+        connection.read_to_end(&mut heard).await.unwrap();
+        connection.shutdown().await.unwrap();
+        heard
+    };
+    let (heard, ()) = soon(async { tokio::join!(hearing, saying) }).await;
+    assert!(heard == said, "{} of {} bytes", heard.len(), said.len());
+    let (ended, moved) = soon(splice).await.unwrap();
+    ended.unwrap();
+    assert_eq!(moved, [said.len(), 0]);
+}
+
+/// A connection that has heard all and ends nothing is not kept for what it might say.
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_words_nobody_needs_is_let_go_soon_after_it_has_all() {
+    let Tied {
+        mut near,
+        mut connection,
+        splice,
+        ends: _ends,
+    } = tied().await;
+    near.recv.stop(ResetCode::NotNeeded);
+    tokio::time::sleep(IDLE / 2).await;
+    assert!(!splice.is_finished(), "the answer may take its time");
+    near.write_all(b"that was all").await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    connection.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"that was all");
+    let began = tokio::time::Instant::now();
+    soon(splice).await.unwrap().0.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 2);
+}
+
 /// A caller that goes drops both halves, in any order.
 #[tokio::test(start_paused = true)]
 async fn a_stream_whose_handles_are_dropped_takes_the_connection_with_it() {

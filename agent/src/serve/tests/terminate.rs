@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use culvert_config::endpoint::Trust;
+use culvert_config::endpoint::{Timeouts, Trust};
 use culvert_config::terminate::Terminate;
+use culvert_config::units::Span;
 use culvert_proto::code::ErrorCode;
 use culvert_session::tls::{ServerTrust, TlsMin, client_tls};
 use serde_json::Value;
@@ -243,6 +244,21 @@ async fn calls_inside_are_decided_on_forwarded_and_recorded_one_by_one() {
     assert!(lines[2]["bytes_out"].as_u64() > Some(500), "{}", lines[2]);
 }
 
+/// The relay is still passing the answer on then, and takes any other word for a break.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_ends_its_connection_is_no_break() {
+    let mut agent = Terminating::new(RULES).await;
+    let (mut caller, mut upstream) = agent
+        .under_way("GET /api/vms", "Connection: close\r\n")
+        .await;
+    upstream.send(HELLO).await;
+    let (_, body) = read_answer(&mut caller).await;
+    assert_eq!(body, "hello");
+    assert_eq!(caller.read(&mut [0]).await.unwrap(), 0);
+    let why = caller.get_mut().0.send.stopped().await;
+    assert_eq!(why, StreamError::Stopped(ResetCode::NotNeeded));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_calls_of_an_http2_connection_go_beside_each_other() {
     let mut agent = Terminating::new(RULES).await;
@@ -280,6 +296,35 @@ async fn the_calls_of_an_http2_connection_go_beside_each_other() {
         let mut body = answer.into_body();
         assert_eq!(body.data().await.unwrap().unwrap(), "hello");
     }
+}
+
+/// Over HTTP/2 a body without a length ends with its last piece, and nobody asks for its end.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_ends_with_its_last_piece_is_not_waited_for() {
+    let patience = |endpoint: &mut Endpoint| {
+        endpoint.timeouts = Timeouts {
+            head: Span::secs(1800),
+            idle: Span::secs(5),
+            ..Timeouts::default()
+        };
+    };
+    let mut agent = Terminating::with(RULES, patience).await;
+    let tls = agent.tls(HOST, "h2").await.unwrap();
+    let (client, connection) = h2::client::handshake(tls).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = http::Request::post(format!("https://{HOST}/api/poll"));
+    let (answer, mut body) = client
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
+    let mut upstream = agent.tunnel.connection().await;
+    upstream.request().await.unwrap();
+    body.send_data("hello".into(), true).unwrap();
+    let sent = upstream.body(15).await.unwrap();
+    assert_eq!(sent, b"5\r\nhello\r\n0\r\n\r\n");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    upstream.send(HELLO).await;
+    assert_eq!(answer.await.unwrap().status(), 200);
 }
 
 /// The agent's own configuration says how a name is carried, whatever the relay calls it, and no
@@ -400,7 +445,7 @@ async fn what_a_request_could_be_smuggled_in_is_refused_and_the_upstream_hears_n
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_closes_the_upstream_and_one_that_waits_is_not_slow() {
     let mut agent = Terminating::with(RULES, |endpoint| {
-        endpoint.timeouts.head = culvert_config::units::Span::secs(7200);
+        endpoint.timeouts.head = Span::secs(7200);
     })
     .await;
     let (caller, mut upstream) = agent.under_way("GET /api/wait", "").await;
