@@ -146,7 +146,9 @@ impl RequestBody {
             if progress.bytes() + data.len() as u64 > self.limit {
                 return self.fail(RequestBodyError::TooLong { limit: self.limit });
             }
-            progress.note(data.len(), self.size_hint().exact() == Some(0));
+            // Behind its last piece nobody asks for the end that is known.
+            let ended = self.is_end_stream() || self.size_hint().exact() == Some(0);
+            progress.note(data.len(), ended);
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
@@ -189,6 +191,10 @@ impl Body for RequestBody {
                     Err(frame) => {
                         if let Ok(mut trailers) = frame.into_trailers() {
                             strip_trailers(&mut trailers);
+                            // Nothing comes behind them, and nobody asks.
+                            if let Some(progress) = &this.progress {
+                                progress.note(0, true);
+                            }
                             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                         }
                     }

@@ -157,6 +157,30 @@ async fn the_wait_for_the_head_begins_when_the_request_is_out() {
     assert_eq!(started.elapsed().as_secs(), 160);
 }
 
+/// Behind trailers nothing comes, and nobody asks for the end.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_ends_with_trailers_is_out() {
+    let mut tunnel = Tunnel::with(POLICY, &patient(secs(1800, 5))).await;
+    let mut head = post("/api/long-poll", BodyLength::Unknown);
+    for (name, value) in [("te", "trailers"), ("trailer", "x-sum")] {
+        head.headers.insert(name, value.parse().unwrap());
+    }
+    let mut call = tunnel.upload(&head);
+    call.send.write_bytes("hello".into()).await.unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", "1".parse().unwrap());
+    let trailers = Head::Trailers(trailers);
+    call.send.send_head(&trailers).await.unwrap();
+    call.send.finish().unwrap();
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    const SENT: &[u8] = b"5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n";
+    assert_eq!(upstream.body(SENT.len()).await.unwrap(), SENT);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    upstream.send(HELLO).await;
+    assert_eq!(body_of(&mut call).await, b"hello");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_falls_silent_is_broken_off() {
     let mut tunnel = Tunnel::with(POLICY, &patient(secs(5, 60))).await;
@@ -267,6 +291,25 @@ async fn draining() -> (
     });
     tokio::time::sleep(Duration::from_secs(10)).await;
     (tunnel, call, upstream, drain)
+}
+
+/// What follows its head may have been read from the caller already: it can go nowhere else.
+#[tokio::test]
+async fn a_call_that_is_on_its_way_when_the_agent_begins_to_drain_is_served() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    tunnel.agent.drain(Duration::ZERO);
+    // Neither side has heard of the other's yet.
+    let mut call = tunnel.call(&get("/api/vms"), "");
+    let (agent, serving) = (tunnel.agent.clone(), tunnel.serving.clone());
+    let drain = tokio::spawn(async move {
+        crate::drain::drain(&[agent], serving.calls(), Duration::from_secs(30)).await;
+    });
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    upstream.send(HELLO).await;
+    assert_eq!(body_of(&mut call).await, b"hello");
+    tunnel.relay.close(GoawayCode::Drain, "all done");
+    drain.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

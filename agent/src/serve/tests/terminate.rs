@@ -237,6 +237,9 @@ async fn calls_inside_are_decided_on_forwarded_and_recorded_one_by_one() {
         ]
     );
     assert_eq!(lines[0]["within"], connect.as_str());
+    assert_eq!(lines[0]["name"], NAME);
+    assert_eq!(lines[1]["name"], NAME);
+    assert!(lines[2].get("name").is_none(), "its target says it");
     assert_eq!(lines[0]["rule"], "read");
     assert_eq!(lines[1]["rule"], "secrets");
     assert_eq!(lines[2]["rule"], "read");
