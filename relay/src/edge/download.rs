@@ -7,6 +7,7 @@ use bytes::Bytes;
 use culvert_http::{Throttle, headers};
 use culvert_session::body::{RecvBody, RecvBodyError};
 use http_body::{Body, Frame, SizeHint};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::forward::Uploading;
 use super::leave::{Leave, Withdrawn};
@@ -14,8 +15,9 @@ use super::leave::{Leave, Withdrawn};
 /// An upstream's body on its way to the caller.
 pub(crate) struct Download {
     body: RecvBody,
-    /// The rest of the request's body, which an upstream may take while it answers.
-    uploading: Option<Uploading>,
+    /// The rest of the request's body, which an upstream may take while it answers. It ends with the
+    /// answer.
+    _uploading: Option<AbortOnDropHandle<()>>,
     leave: Leave,
     throttle: Throttle,
 }
@@ -32,15 +34,22 @@ pub(crate) enum DownloadError {
 }
 
 impl Download {
+    /// `uploading` goes on by itself: nobody asks for more of an answer while the caller has no room for
+    /// it, and a caller may take it only once all of its request is sent.
     pub(crate) fn new(
         body: RecvBody,
         uploading: Option<Uploading>,
         leave: Leave,
         throttle: Throttle,
     ) -> Self {
+        // How it ends does not matter any more: if it broke off, so does the answer.
+        let uploading = uploading.map(|uploading| {
+            let uploading = tokio::spawn(async { drop(uploading.await) });
+            AbortOnDropHandle::new(uploading)
+        });
         Self {
             body,
-            uploading,
+            _uploading: uploading,
             leave,
             throttle,
         }
@@ -61,12 +70,6 @@ impl Body for Download {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         let this = self.get_mut();
-        // How the upload ends does not matter any more: if it broke off, so does the answer.
-        if let Some(uploading) = &mut this.uploading
-            && uploading.as_mut().poll(cx).is_ready()
-        {
-            this.uploading = None;
-        }
         if let Err(withdrawn) = this.leave.watch(cx) {
             return Poll::Ready(Some(Err(withdrawn.into())));
         }

@@ -1,12 +1,20 @@
 //! Bodies, both ways: whole, empty, large, cut short.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use bytes::Bytes;
 use culvert_http::Alpn;
 use culvert_proto::code::ResetCode;
 use culvert_proto::head::{BodyLength, Head};
 use culvert_proto::mux::Item;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::rig::*;
 
@@ -209,6 +217,75 @@ async fn large_bodies_pass_both_ways_at_once_unchanged() {
         assert_eq!(response.status(), 200);
         let back = response.into_body().collect().await.unwrap().to_bytes();
         assert!(back == body, "{alpn:?}: {} bytes", back.len());
+    }
+}
+
+/// What a caller sends piece by piece.
+struct Pieces(UnboundedReceiver<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.0.poll_recv(cx);
+        piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+/// A call whose body the test sends, by a caller that never takes the answer's.
+async fn upload(rig: &Rig, alpn: Alpn) -> UnboundedSender<Bytes> {
+    let (pieces, body) = unbounded_channel();
+    let mut request = rig.request("POST", "/", "").map(|_| Pieces(body));
+    let io = hyper_util::rt::TokioIo::new(rig.connect(alpn));
+    if alpn == Alpn::H2 {
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let client = hyper::client::conn::http2::handshake(executor, io).await;
+        let (mut sender, connection) = client.unwrap();
+        tokio::spawn(connection);
+        tokio::spawn(async move {
+            let _answer = sender.send_request(request).await;
+            pending::<()>().await;
+        });
+    } else {
+        *request.uri_mut() = "/".parse().unwrap();
+        request.headers_mut().insert("host", HOST.parse().unwrap());
+        let client = hyper::client::conn::http1::handshake(io).await;
+        let (mut sender, connection) = client.unwrap();
+        tokio::spawn(connection);
+        tokio::spawn(async move {
+            let _answer = sender.send_request(request).await;
+            pending::<()>().await;
+        });
+    }
+    pieces
+}
+
+/// A caller that takes the answer only when all of its request is sent would wait for ever otherwise.
+#[tokio::test(start_paused = true)]
+async fn an_upload_goes_on_while_nobody_has_room_for_the_answer() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    for alpn in [Alpn::Http1, Alpn::H2] {
+        let caller = upload(&rig, alpn).await;
+        let (_, mut stream) = agent.accept().await;
+        let head = response(200, &[], BodyLength::Unknown);
+        stream.send.send_head(&head).await.unwrap();
+        let (piece, full) = (Bytes::from(vec![7; 16 * 1024]), Duration::from_secs(1));
+        while tokio::time::timeout(full, stream.send.write_bytes(piece.clone()))
+            .await
+            .is_ok_and(|written| written.is_ok())
+        {}
+        caller.send("hello".into()).unwrap();
+        let came = tokio::time::timeout(full, stream.recv.item()).await;
+        let came = came.expect("the upload has stopped").unwrap();
+        assert!(
+            matches!(&came, Item::Data(data) if data == "hello"),
+            "{alpn:?}: {came:?}"
+        );
     }
 }
 
