@@ -3,11 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::traffic::Traffic;
 
 /// Bytes that a caller must move within each span of patience while it is waited for. Less is
 /// trickling: at the default of 30 s that is 34 bytes a second.
@@ -58,6 +61,18 @@ impl Deadline {
             sleep.as_mut().reset(at);
         }
         Poll::Pending
+    }
+}
+
+/// Why a caller was cut off that did not take what it was sent, or next to nothing of it, for so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the caller took nothing for {} s", .0.as_secs_f64())]
+pub struct Untaken(pub Duration);
+
+impl Untaken {
+    /// What a [`PacedIo`] broke for, if it is that.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
     }
 }
 
@@ -112,6 +127,11 @@ impl Patience {
         }
         self.deadline.poll(cx)
     }
+
+    /// The same of a caller that is to take something.
+    pub(crate) fn poll_untaken(&mut self, cx: &mut Context<'_>) -> Poll<Untaken> {
+        self.poll_exhausted(cx).map(|()| Untaken(self.span))
+    }
 }
 
 /// How long the phases of a connection may take.
@@ -125,11 +145,13 @@ pub struct Pace {
     pub stall: Duration,
 }
 
-/// A connection that breaks when its peer does not take what is written.
+/// A connection that breaks when its peer does not take what is written. The error is [`Untaken`].
 #[derive(Debug)]
 pub struct PacedIo<IO> {
     io: IO,
     patience: Patience,
+    /// Where it is noted, too: calls of HTTP/2 do not see the error.
+    traffic: Option<Arc<Traffic>>,
 }
 
 impl<IO> PacedIo<IO> {
@@ -138,7 +160,14 @@ impl<IO> PacedIo<IO> {
         Self {
             io,
             patience: Patience::new(stall),
+            traffic: None,
         }
+    }
+
+    /// The same for a connection with this traffic, which learns why it broke.
+    pub(crate) fn of_traffic(mut self, traffic: &Arc<Traffic>) -> Self {
+        self.traffic = Some(traffic.clone());
+        self
     }
 
     fn on_write<T>(
@@ -151,8 +180,11 @@ impl<IO> PacedIo<IO> {
             Poll::Ready(Ok(done)) => self.patience.on_progress(bytes(done)),
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
-                ready!(self.patience.poll_exhausted(cx));
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                let untaken = ready!(self.patience.poll_untaken(cx));
+                if let Some(traffic) = &self.traffic {
+                    traffic.on_untaken(untaken);
+                }
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, untaken)));
             }
         }
         written
@@ -252,6 +284,8 @@ mod tests {
         let start = Instant::now();
         let error = io.write_all(&[0; 4096]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(Untaken::of(&error), Some(Untaken(SPAN)));
+        assert_eq!(error.to_string(), "the caller took nothing for 30 s");
         assert_eq!(start.elapsed(), SPAN);
     }
 

@@ -1,6 +1,9 @@
 //! How far a call has come on its caller's side.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::pace::Untaken;
 
 /// How far the bodies of a call have come. Shared by whoever moves them.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ pub struct Progress {
     pub handed: AtomicBool,
     /// The call is to end now, and its answer's body says so when it is asked for more.
     pub cut: AtomicBool,
+    /// The call was ended because its caller did not take the answer, on a connection that goes on.
+    pub untaken: OnceLock<Untaken>,
 }
 
 impl Progress {

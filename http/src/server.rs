@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -143,7 +143,7 @@ impl Server {
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
     {
-        let io = PacedIo::new(io, self.pace.stall);
+        let io = PacedIo::new(io, self.pace.stall).of_traffic(traffic);
         match alpn {
             Alpn::Http1 => Either::Left(self.serve_http1(io, traffic, drain, answer)),
             Alpn::H2 => Either::Right(self.serve_either(io, traffic, drain, answer)),
@@ -402,6 +402,8 @@ impl<F: Future<Output = ()>> Future for TakenCall<F> {
         if fresh > 0 {
             this.patience.on_progress(fresh);
         }
-        this.patience.poll_exhausted(cx)
+        let untaken = ready!(this.patience.poll_untaken(cx));
+        let _ = this.progress.untaken.set(untaken);
+        Poll::Ready(())
     }
 }

@@ -15,6 +15,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::guard::Violation;
 use crate::headers;
+use crate::pace::Untaken;
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::request::size;
@@ -31,6 +32,7 @@ pub struct Traffic {
     calls: AtomicUsize,
     begun: AtomicUsize,
     refused: OnceLock<Violation>,
+    untaken: OnceLock<Untaken>,
     switched: AtomicBool,
     winding_up: AtomicBool,
     taking_no_more: AtomicBool,
@@ -180,6 +182,16 @@ impl Traffic {
     /// What the guard refused. Nothing follows on this connection.
     pub fn refused(&self) -> Option<Violation> {
         self.refused.get().copied()
+    }
+
+    /// The connection breaks, for its caller did not take what it was sent.
+    pub(crate) fn on_untaken(&self, untaken: Untaken) {
+        let _ = self.untaken.set(untaken);
+    }
+
+    /// Whether the connection broke for that.
+    pub fn untaken(&self) -> Option<Untaken> {
+        self.untaken.get().copied()
     }
 
     /// The connection is to end after the calls in flight.

@@ -4,7 +4,7 @@ use std::future::{pending, poll_fn};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use culvert_http::pace::PacedIo;
+use culvert_http::pace::{PacedIo, Untaken};
 use culvert_http::{Grip, ThrottledIo};
 use culvert_session::Stream;
 use culvert_session::splice::{Cut, Moved, SpliceError, splice};
@@ -64,7 +64,12 @@ impl Passage {
         };
         match ended {
             Ok(()) => return record.on_end(),
-            Err(End::CallerGone | End::Splice(SpliceError::Io(_))) => {}
+            Err(End::CallerGone) => {}
+            Err(End::Splice(SpliceError::Io(error))) => {
+                if let Some(untaken) = Untaken::of(&error) {
+                    record.on_cut_short(untaken.to_string());
+                }
+            }
             Err(End::Splice(error)) => {
                 record.on_cut_short(error.to_string());
                 if error.is_behind_data() {

@@ -176,6 +176,11 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
+        // Such a caller is still there: it was this relay that ended the call.
+        let untaken = self.progress.untaken.get().copied();
+        if let Some(untaken) = untaken.or_else(|| self.traffic().untaken()) {
+            self.on_cut_short(untaken.to_string());
+        }
         let duration = self.started.elapsed();
         let received = self.progress.received.load(Ordering::Relaxed);
         let sent = self.progress.sent.load(Ordering::Relaxed);

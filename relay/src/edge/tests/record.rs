@@ -1,11 +1,19 @@
 //! What a call leaves in the log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use culvert_config::relay::RelayLimits;
 use culvert_http::Alpn;
-use serde_json::json;
+use culvert_proto::head::BodyLength;
+use culvert_session::Stream;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tracing::Dispatch;
+use tracing::subscriber::DefaultGuard;
 
+use super::connect::{NAME, way};
 use super::rig::*;
 
 /// Collects log lines.
@@ -23,21 +31,42 @@ impl std::io::Write for Lines {
     }
 }
 
+impl Lines {
+    /// Collects what is logged on this thread, while the guards are there.
+    fn listen() -> (Self, (DefaultGuard, Dispatch)) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        // Tests on other threads meet the line too, and nobody listens there. With a single dispatcher
+        // in the process, tracing would take their word for everybody's.
+        let other = Dispatch::new(tracing_subscriber::registry());
+        tracing::callsite::rebuild_interest_cache();
+        (lines, (guard, other))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The access lines.
+    fn access(&self) -> Vec<Value> {
+        self.text()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|line: &Value| line["target"] == "culvert::access")
+            .collect()
+    }
+}
+
 #[tokio::test]
 async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    // Tests on other threads meet the line too, and nobody listens there. With a single dispatcher
-    // in the process, tracing would take their word for everybody's.
-    let _other = tracing::Dispatch::new(tracing_subscriber::registry());
-    tracing::callsite::rebuild_interest_cache();
+    let (lines, _guards) = Lines::listen();
     let rig = Rig::new();
     let token = rig.token(json!({}));
     let mut agent = rig.agent("vc").await;
@@ -62,17 +91,13 @@ async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
     drop(gone);
     stream.send.stopped().await;
 
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = lines.text();
     let parts: Vec<_> = token.split('.').collect();
     assert!(
         !text.contains(parts[1]) && !text.contains(parts[2]),
         "a token in the log"
     );
-    let access: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .filter(|line: &serde_json::Value| line["target"] == "culvert::access")
-        .collect();
+    let access = lines.access();
     let of = |call: &str| -> Vec<_> { access.iter().filter(|line| line["call"] == call).collect() };
     let expected = [
         (
@@ -127,4 +152,47 @@ async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
     assert_eq!(line["sent"], 2);
     let line = of(ticket.header("culvert-call"))[0];
     assert_eq!(line["path"], "/ticket/***");
+}
+
+/// Sends an answer without end, until nobody wants more of it.
+async fn flood(mut stream: Stream) {
+    let piece = Bytes::from_static(&[0; 4096]);
+    while stream.send.write_bytes(piece.clone()).await.is_ok() {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_cut_off_for_taking_nothing_is_not_said_to_have_gone() {
+    let (lines, _guards) = Lines::listen();
+    let mut limits = RelayLimits::default();
+    limits.stall.0 = Duration::from_secs(1);
+    let rig = Rig::with_limits(limits);
+    let mut agent = rig.agent_with_names("vc", &[NAME]).await;
+    let opened = response(200, &[], BodyLength::Unknown);
+
+    let mut http1 = rig.connect(Alpn::Http1);
+    let request = Rig::get("/", &rig.bearer());
+    http1.write_all(request.as_bytes()).await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    stream.send.send_head(&opened).await.unwrap();
+    flood(stream).await;
+
+    let mut http2 = rig.http2().await;
+    let answer = http2.send_request(rig.request("GET", "/", ""));
+    let serving = async {
+        let (_, mut stream) = agent.accept().await;
+        stream.send.send_head(&opened).await.unwrap();
+        stream
+    };
+    let (_answer, stream) = tokio::join!(answer, serving);
+    flood(stream).await;
+
+    let (_way, stream) = way(&rig, &mut agent).await;
+    flood(stream).await;
+
+    let access = lines.access();
+    assert_eq!(access.len(), 3, "{}", lines.text());
+    for line in access {
+        assert_eq!(line["outcome"], "cut-short", "{line}");
+        assert_eq!(line["why"], "the caller took nothing for 1 s", "{line}");
+    }
 }
