@@ -4,6 +4,7 @@ mod accounts;
 mod backlog;
 mod budget;
 mod commands;
+mod drain;
 mod error;
 mod event;
 mod liveness;
@@ -34,6 +35,7 @@ pub use crate::limits::Limits;
 use self::accounts::Accounts;
 use self::backlog::Backlog;
 use self::budget::Budget;
+use self::drain::Drain;
 use self::liveness::Liveness;
 use self::schedule::Schedule;
 use self::streams::Streams;
@@ -125,9 +127,8 @@ pub struct Mux {
     refused: VecDeque<Refused>,
     /// Encoded control messages that wait to be sent.
     controls: VecDeque<(Kind, Bytes)>,
-    /// A drain of ours to be announced.
-    drain_due: Option<Goaway>,
-    draining: bool,
+    /// How far a drain of ours is.
+    drain: Drain,
     /// The last stream of the peer's that our GOAWAY accepts. A later one may not accept more.
     accepted_last: Option<u32>,
     /// The last stream that the peer's GOAWAY accepts.
@@ -215,8 +216,7 @@ impl Mux {
             backlog: Backlog::default(),
             refused: VecDeque::new(),
             controls: VecDeque::new(),
-            drain_due: None,
-            draining: false,
+            drain: Drain::None,
             accepted_last: None,
             peer_goaway: None,
             postponed: false,
@@ -365,7 +365,12 @@ impl Mux {
 
     /// Whether either side has asked to open no more streams.
     pub fn is_draining(&self) -> bool {
-        self.draining || self.peer_goaway.is_some()
+        self.drain.is_begun() || self.peer_goaway.is_some()
+    }
+
+    /// Whether a drain of ours is known to the peer, and no stream of its comes any more.
+    pub fn is_drained(&self) -> bool {
+        matches!(self.drain, Drain::Done) || self.ended.is_some()
     }
 
     /// Whether the session is over and its GOAWAY was sent.
@@ -401,7 +406,6 @@ impl Mux {
     fn end(&mut self, error: SessionError) {
         self.ended = Some(error);
         self.news.closed = true;
-        self.drain_due = None;
         self.controls = VecDeque::new();
         self.refused = VecDeque::new();
         self.backlog = Backlog::default();

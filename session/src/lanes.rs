@@ -120,6 +120,13 @@ impl Lanes {
         }
     }
 
+    /// Whether the peer has heard of a drain on every lane.
+    pub(crate) fn is_drained(&self, first: &Handle) -> bool {
+        let joined = self.lock();
+        let mut joined = joined.iter();
+        first.lock().mux.is_drained() && joined.all(|lane| lane.lock().mux.is_drained())
+    }
+
     /// Ends every lane now.
     pub(crate) fn close(&self, first: &Handle, code: GoawayCode, reason: &str) {
         let joined = self.lock();

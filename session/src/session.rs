@@ -162,8 +162,9 @@ impl Session {
         self.handle.with(|core| core.mux.send_control(control))
     }
 
-    /// Begins a graceful end: the peer opens no more streams here, those that exist go on.
-    /// `retry_after` is the time after which the peer may come back.
+    /// Begins a graceful end: once the peer has heard so, it opens no more streams here
+    /// ([`is_drained`](Self::is_drained)); those that exist go on. `retry_after` is the time after
+    /// which the peer may come back.
     pub fn drain(&self, retry_after: Duration) {
         self.lanes
             .drain(&self.handle, GoawayCode::Drain, retry_after);
@@ -198,6 +199,12 @@ impl Session {
     /// Whether either side has asked to open no more streams.
     pub fn is_draining(&self) -> bool {
         self.handle.lock().mux.is_draining()
+    }
+
+    /// Whether the peer has heard of a drain of this side, so that no stream of its comes any more; or
+    /// the session is over.
+    pub fn is_drained(&self) -> bool {
+        self.lanes.is_drained(&self.handle)
     }
 
     /// The round trip time to the peer on the first connection, once measured.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use super::drain::Drain;
 use super::error::{ControlError, OpenError, SessionError, StreamError};
 use super::event::Item;
 use super::stream::{Chunk, Received, RecvState, SendState, Stream};
@@ -367,17 +368,16 @@ impl Mux {
         Ok(())
     }
 
-    /// Begins a graceful end: the peer is asked to open no more streams here, and those that it
-    /// opens nevertheless are refused, which is safe to retry elsewhere. This side opens none
-    /// either. Streams that exist go on.
+    /// Begins a graceful end: the peer is asked to open no more streams here. What it opens before it
+    /// has heard so is taken ([`is_drained`](Self::is_drained)), and later streams are refused. This
+    /// side opens none either. Streams that exist go on.
     pub fn drain(&mut self, retry_after: Duration) {
         self.drain_as(GoawayCode::Drain, retry_after);
     }
 
     /// Like [`drain`](Self::drain), for another reason.
     pub fn drain_as(&mut self, code: GoawayCode, retry_after: Duration) {
-        if !self.draining && self.ended.is_none() {
-            self.draining = true;
+        if !self.drain.is_begun() && self.ended.is_none() {
             self.announce(code, retry_after);
         }
     }
@@ -393,7 +393,7 @@ impl Mux {
 
     fn announce(&mut self, code: GoawayCode, retry_after: Duration) {
         let retry_after = retry_after.as_millis().try_into().unwrap_or(u32::MAX);
-        self.drain_due = Some(Goaway {
+        self.drain = Drain::Due(Goaway {
             code,
             last: 0,
             retry_after,
@@ -403,8 +403,7 @@ impl Mux {
 
     /// Ids are used up: both sides need a new session.
     fn exhausted(&mut self) {
-        if !self.draining {
-            self.draining = true;
+        if !self.drain.is_begun() {
             self.announce(GoawayCode::Exhausted, Duration::ZERO);
             self.news.draining = Some((GoawayCode::Exhausted, Duration::ZERO));
         }

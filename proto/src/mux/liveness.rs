@@ -24,6 +24,8 @@ pub(super) struct Liveness {
     next: Instant,
     /// A ping is to be sent.
     due: bool,
+    /// One is to be sent as soon as there may be one more.
+    asked: bool,
     /// Number of the last ping.
     number: u64,
     /// When those before it were sent that wait for their answers, which come in this order.
@@ -42,6 +44,7 @@ impl Liveness {
             heard: now,
             next: now,
             due: false,
+            asked: false,
             number: 0,
             flying: VecDeque::new(),
             smoothed: None,
@@ -90,11 +93,22 @@ impl Liveness {
         false
     }
 
+    /// Asks for a ping that is sent after everything before it; gives its number.
+    pub(super) fn ask(&mut self) -> u64 {
+        self.asked = true;
+        self.number + 1
+    }
+
+    fn is_ping_due(&self) -> bool {
+        self.due || self.asked && self.flying.len() < MAX_FLYING
+    }
+
     /// The ping to send now.
     pub(super) fn take_ping(&mut self, now: Instant) -> Option<u64> {
-        if !std::mem::take(&mut self.due) {
+        if !self.is_ping_due() {
             return None;
         }
+        (self.due, self.asked) = (false, false);
         self.number += 1;
         self.flying.push_back(now);
         Some(self.number)
@@ -108,7 +122,7 @@ impl Liveness {
     }
 
     pub(super) fn has_transmit(&self) -> bool {
-        self.due || self.pong_count > 0
+        self.is_ping_due() || self.pong_count > 0
     }
 
     pub(super) fn timeout(&self) -> Instant {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::accounts::AccountId;
 use super::budget::Budget;
+use super::drain::Drain;
 use super::error::{Flood, SessionError, Violation};
 use super::stream::{Received, SendState, Stream};
 use super::transmit::Refused;
@@ -80,6 +81,7 @@ impl Mux {
                 let number = number(kind, &frame.payload)?;
                 self.liveness.on_pong(number, now)?;
                 self.streams.late.on_pong(number);
+                self.drain.on_pong(number);
                 Ok(())
             }
             Kind::Goaway => self.on_goaway(frame, now),
@@ -442,7 +444,7 @@ impl Mux {
         let full = self.streams.theirs_open >= self.hello.max_streams
             || self.backlog.len() >= self.limits.backlog
             || self.backlog.bytes() + head.len() > self.limits.backlog_bytes;
-        if full || self.draining {
+        if full || matches!(self.drain, Drain::Done) {
             return Err(ResetCode::Refused);
         }
         let call = decode_call(head).or(Err(ResetCode::Protocol))?;

@@ -1,5 +1,6 @@
 //! Tests of the core: two ends on a virtual clock, and single ends fed by hand.
 
+mod drains;
 mod floods;
 mod growth;
 mod hostile;

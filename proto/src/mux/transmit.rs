@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BufMut, BytesMut};
 
+use super::drain::{Drain, EVERY};
 use super::stream::{Chunk, SendState, Sending};
 use super::{Mux, StreamId};
 use crate::code::ResetCode;
@@ -104,7 +105,7 @@ impl Mux {
                 || !self.refused.is_empty()
                 || !self.streams.due.is_empty()
                 || !self.controls.is_empty()
-                || self.drain_due.is_some()
+                || self.drain.has_transmit()
                 || !self.schedule.is_empty())
     }
 
@@ -159,13 +160,28 @@ impl Mux {
             };
             put_frame(batch, kind, 0, 0, &payload);
         }
-        if let Some(mut goaway) = self.drain_due.take() {
-            // Known only now: what was accepted until this frame.
-            goaway.last = self.streams.highest;
+        self.put_goaway(batch);
+    }
+
+    /// What a drain of ours has to say now.
+    fn put_goaway(&mut self, batch: &mut BytesMut) {
+        let (mut goaway, first) = match std::mem::replace(&mut self.drain, Drain::Done) {
+            Drain::Due(goaway) => (goaway, true),
+            Drain::Heard(goaway) => (goaway, false),
+            other => {
+                self.drain = other;
+                return;
+            }
+        };
+        // Known only now: what was accepted until this frame.
+        goaway.last = if first { EVERY } else { self.streams.highest };
+        let mut payload = BytesMut::new();
+        encode_goaway(&goaway, &mut payload);
+        put_frame(batch, Kind::Goaway, 0, 0, &payload);
+        if first {
+            self.drain = Drain::Announced(goaway, self.liveness.ask());
+        } else {
             self.accepted_last = Some(goaway.last);
-            let mut payload = BytesMut::new();
-            encode_goaway(&goaway, &mut payload);
-            put_frame(batch, Kind::Goaway, 0, 0, &payload);
         }
     }
 

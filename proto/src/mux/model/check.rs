@@ -10,6 +10,7 @@ use crate::code::ResetCode;
 use crate::frame::{self, Kind};
 use crate::limits::{FLOOR, KEPT_BACK};
 use crate::mux::accounts::{AccountId, FREE};
+use crate::mux::drain::Drain;
 use crate::mux::stream::{Chunk, RecvState, Sending, Stream};
 use crate::mux::{Side, StreamId};
 
@@ -99,7 +100,9 @@ impl World {
                     "whoever waits learns at once that the session is over: {handle:?}"
                 );
             }
-        } else if self.setup.backlog >= self.setup.streams as usize && !mux.draining {
+        } else if self.setup.backlog >= self.setup.streams as usize
+            && !matches!(mux.drain, Drain::Done)
+        {
             // Both sides count alike: no call comes that the limit of streams does not allow.
             assert_eq!(stats.refused, 0, "a call was refused for no reason");
         }

@@ -219,29 +219,6 @@ fn the_end_of_a_session_forgets_what_only_waited_for_the_peer() {
 }
 
 #[test]
-fn a_farewell_behind_a_drain_accepts_no_more_than_the_drain_did() {
-    let mut pair = Pair::new(Duration::from_millis(10));
-    // On its way when the other side drains: refused, though its id has been seen.
-    let late = pair
-        .acceptor
-        .open(&call_head(), Bytes::new(), true)
-        .unwrap();
-    pair.dialer.drain(Duration::ZERO);
-    pair.settle();
-    assert!(matches!(
-        pair.acceptor.read(late, pair.now),
-        Err(StreamError::Reset(ResetCode::Refused))
-    ));
-    pair.dialer
-        .close(GoawayCode::Replaced, "another one is there");
-    // Panics if the peer takes it for a broken rule.
-    pair.settle();
-    let events = events(&mut pair.acceptor);
-    let replaced = |event: &Event| matches!(event, Event::Closed(error) if error.code() == GoawayCode::Replaced);
-    assert!(events.iter().any(replaced), "{events:?}");
-}
-
-#[test]
 fn a_stream_that_both_sides_end_at_once_makes_room_for_the_next() {
     let mut small = config(Side::Dialer);
     small.hello.max_streams = 1;

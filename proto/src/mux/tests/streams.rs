@@ -279,33 +279,6 @@ fn the_peers_stream_limit_is_kept_and_freed_again() {
     assert_eq!(pair.dialer.accept().unwrap().0, next);
 }
 
-#[test]
-fn a_drain_refuses_new_streams_finishes_old_ones_and_says_when_to_come_back() {
-    let mut pair = Pair::new(Duration::from_millis(10));
-    let old = pair.open();
-    pair.dialer.drain(Duration::from_secs(3));
-    // On its way before the GOAWAY arrives: refused, so that it can go elsewhere.
-    let crossing = pair
-        .acceptor
-        .open(&call_head(), Bytes::new(), true)
-        .unwrap();
-    pair.settle();
-    assert!(events(&mut pair.acceptor).iter().any(|event| matches!(
-        event,
-        Event::Draining { code: GoawayCode::Drain, retry_after } if retry_after.as_secs() == 3
-    )));
-    assert_eq!(
-        drain(&mut pair.acceptor, crossing, pair.now).1,
-        Some(StreamError::Reset(ResetCode::Refused))
-    );
-    let late = pair.acceptor.open(&call_head(), Bytes::new(), true);
-    assert_eq!(late, Err(OpenError::Draining));
-    pair.dialer.send_head(old, &answer()).unwrap();
-    pair.dialer.finish(old).unwrap();
-    pair.settle();
-    assert_eq!(drain(&mut pair.acceptor, old, pair.now).0.len(), 2);
-}
-
 const QUEUE: usize = 16;
 
 #[test]
