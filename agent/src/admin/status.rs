@@ -16,6 +16,9 @@ use crate::reload::PolicySource;
 use crate::serve::{RefusedCall, Serving};
 use crate::upstream::Upstream;
 
+/// The state of a session that gets no new calls.
+const DRAINING: &str = "draining";
+
 /// Everybody who knows something that operators ask for.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -70,7 +73,7 @@ pub(crate) struct SessionStatus {
     pub(crate) node: String,
     /// Seconds since it began.
     pub(crate) age_s: u64,
-    /// `open`, or `draining`: the relay takes no new calls for it.
+    /// `open`, or `draining`: it gets no new calls.
     pub(crate) state: String,
     /// Round trip time, once measured.
     pub(crate) rtt_ms: Option<f64>,
@@ -101,7 +104,7 @@ pub(crate) struct EndpointStatus {
     pub(crate) endpoint: String,
     /// The local API.
     pub(crate) upstream: String,
-    /// Sessions on which it is registered.
+    /// Sessions on which calls can come to it: it is registered, and they do not drain.
     pub(crate) sessions: usize,
     /// Seconds since the upstream answered last; none if it has not yet.
     pub(crate) answered_s: Option<u64>,
@@ -222,8 +225,12 @@ impl Desk {
 
     fn waiting_for(&self, sessions: &[SessionStatus], audit: &AuditReport) -> Vec<String> {
         let mut waiting = Vec::new();
+        if self.serving.front().draining.is_cancelled() {
+            waiting.push("the end of the calls in flight: the agent stops".to_owned());
+            return waiting;
+        }
         let registered = |endpoint: &Endpoint| count(sessions, endpoint.name.as_str()) > 0;
-        if sessions.is_empty() {
+        if !sessions.iter().any(SessionStatus::is_open) {
             waiting.push("a session with the relay".to_owned());
         } else if !self.endpoints.iter().any(registered) {
             waiting.push("the registration of an endpoint".to_owned());
@@ -276,7 +283,7 @@ impl Desk {
 fn session(live: &LiveSession) -> SessionStatus {
     let session = &live.session;
     let state = if session.is_draining() {
-        "draining"
+        DRAINING
     } else {
         "open"
     };
@@ -292,13 +299,20 @@ fn session(live: &LiveSession) -> SessionStatus {
     }
 }
 
-/// Sessions on which an endpoint is registered.
+/// Sessions on which calls can come to an endpoint.
 fn count(sessions: &[SessionStatus], endpoint: &str) -> usize {
     let registered = |session: &&SessionStatus| {
         let mut results = session.registrations.iter();
         results.any(|result| result.endpoint == endpoint && result.refused.is_none())
     };
-    sessions.iter().filter(registered).count()
+    let open = sessions.iter().filter(|session| session.is_open());
+    open.filter(registered).count()
+}
+
+impl SessionStatus {
+    fn is_open(&self) -> bool {
+        self.state != DRAINING
+    }
 }
 
 /// For a terminal. What peers say of themselves was escaped before.
@@ -434,5 +448,40 @@ impl fmt::Display for Status {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::tests::desk;
+
+    /// With the endpoint of the desk registered.
+    fn session(state: &str) -> SessionStatus {
+        SessionStatus {
+            node: "relay-1".to_owned(),
+            age_s: 1,
+            state: state.to_owned(),
+            rtt_ms: None,
+            calls: 1,
+            lanes: 1,
+            notice: None,
+            registrations: vec![Registered {
+                endpoint: "api".to_owned(),
+                refused: None,
+            }],
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_that_drain_are_none_that_calls_come_on() {
+        let (_folder, desk) = desk().await;
+        let audit = desk.audit();
+        let (drains, open) = (session("draining"), session("open"));
+        let waiting = desk.waiting_for(std::slice::from_ref(&drains), &audit);
+        assert_eq!(waiting, ["a session with the relay"]);
+        let sessions = [drains, open];
+        assert_eq!(count(&sessions, "api"), 1);
+        assert_eq!(desk.waiting_for(&sessions, &audit), [""; 0]);
     }
 }

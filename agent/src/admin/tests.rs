@@ -23,7 +23,7 @@ use crate::serve::{Accounts, Serving};
 use crate::testing::endpoint;
 
 /// Of an agent that has no session.
-async fn desk() -> (tempfile::TempDir, Desk) {
+pub(super) async fn desk() -> (tempfile::TempDir, Desk) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("policy.toml");
     std::fs::write(&file, "version = 1\n").unwrap();
@@ -66,6 +66,16 @@ async fn an_agent_without_a_session_works_and_is_not_ready() {
     assert_eq!(get(&desk, "/nothing").await.0, 404);
     let (_, page) = get(&desk, "/").await;
     assert!(page.contains("not ready"), "{page}");
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_is_not_ready() {
+    let (_folder, desk) = desk().await;
+    desk.serving.front().draining.cancel();
+    assert_eq!(get(&desk, "/healthz").await.0, 200);
+    let (status, why) = get(&desk, "/readyz").await;
+    assert_eq!(status, 503);
+    assert_eq!(why, "the end of the calls in flight: the agent stops\n");
 }
 
 #[tokio::test]
