@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use culvert_identity::VerifiedToken;
 use culvert_proto::code::{ErrorCode, GoawayCode};
-use culvert_proto::control::{Control, Offer};
+use culvert_proto::control::{Control, Offer, Registration};
 use culvert_proto::limits::MAX_REASON;
 use culvert_session::{Controls, Session, SessionError, SessionEvent};
 use culvert_trust::LEEWAY;
@@ -51,6 +51,8 @@ pub(crate) struct Keeper {
     /// When the token expires, skew included.
     expiry: Instant,
     registrations: Registrations,
+    /// What the agent was told of its last offers.
+    results: Vec<Registration>,
     allowance: Allowance,
     /// Under which further connections may join the session.
     key: Option<Key>,
@@ -79,6 +81,7 @@ impl Keeper {
             token,
             expiry,
             registrations,
+            results: Vec::new(),
             allowance,
             key: None,
             place: None,
@@ -213,25 +216,30 @@ impl Keeper {
 
     fn on_register(&mut self, request: u32, offers: &[Offer]) {
         let results = self.registrations.offer(offers, &self.token);
-        for result in &results {
+        let before = std::mem::replace(&mut self.results, results.clone());
+        let mut registered = Vec::new();
+        // An agent of whose endpoints one is refused offers all of them again every minute.
+        for result in results.iter().filter(|result| !before.contains(result)) {
             let (session, tenant, endpoint) =
                 (self.record.id, &self.record.tenant, &result.endpoint);
             match &result.refused {
-                None => tracing::info!(%session, %tenant, %endpoint, "registered"),
+                None => {
+                    tracing::info!(%session, %tenant, %endpoint, "registered");
+                    registered.push(endpoint.clone());
+                }
                 Some(reason) => {
                     tracing::info!(%session, %tenant, %endpoint, "registration refused: {reason}");
                 }
             }
         }
         self.send(&Control::Registered { request, results });
-        let bound = self.registrations.bound();
-        if bound.is_empty() {
+        if self.registrations.bound().is_empty() {
             return;
         }
         if let Some(place) = &self.place {
             self.agents.take_place(place, &self.record);
         }
-        self.agents.tell_of_sharing(&self.record, bound);
+        self.agents.tell_of_sharing(&self.record, &registered);
     }
 
     /// A renewed token: of the same agent, or the session is over.

@@ -70,6 +70,24 @@ async fn a_registration_replaces_the_one_before() {
     assert_eq!(rig.node.directory.served_here(), 0);
 }
 
+/// An agent of whose endpoints one is refused offers all of them again every minute.
+#[tokio::test(start_paused = true)]
+async fn who_offers_the_same_again_is_not_told_again_that_it_shares_the_calls() {
+    let rig = Rig::new();
+    let mut mine = rig.agent(good(), &["vcenter"]).await;
+    let mut theirs = rig.agent(json!({"sub": "sddc-2"}), &["vcenter"]).await;
+    for agent in [&mut mine, &mut theirs] {
+        assert!(agent.notice().await.contains("they share the calls"));
+    }
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let results = theirs.register(&["vcenter", "nsx"]).await;
+    assert!(results[0].refused.is_none() && results[1].refused.is_some());
+    for agent in [&mut mine, &mut theirs] {
+        let told = tokio::time::timeout(Duration::from_secs(1), agent.controls.recv()).await;
+        assert!(told.is_err(), "{told:?}");
+    }
+}
+
 #[tokio::test]
 async fn calls_are_as_urgent_as_the_agent_offered_last() {
     let rig = Rig::new();
