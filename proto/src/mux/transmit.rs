@@ -250,6 +250,8 @@ impl Mux {
         };
         let room = stream.send.queued <= self.limits.send_queue / 2;
         let stop_due = stream.stop_due.is_some();
+        // Rare, and to look for it costs what finding the stream does.
+        let cut_short = matches!(stream.send.state, SendState::CutShort(_));
         if !std::mem::replace(&mut stream.send.on_wire, true) {
             stream.opened = Some(self.now);
             self.streams.sent = id.0;
@@ -260,7 +262,9 @@ impl Mux {
         if room {
             self.streams.wake_writer(id);
         }
-        self.end_cut_short(id);
+        if cut_short {
+            self.end_cut_short(id);
+        }
         self.streams.settle(id);
     }
 }
