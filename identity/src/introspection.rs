@@ -105,7 +105,13 @@ impl Introspector {
             unavailable()
         })?;
         let judged = judge_introspected(&answer, rules, SystemTime::now());
-        self.remember(key, &judged);
+        match &judged {
+            Err(error) if error.is_unavailable() => tracing::warn!(
+                issuer = rules.issuer,
+                "introspection failed: the answer is no JSON object that says whether the token is active"
+            ),
+            judged => self.remember(key, judged),
+        }
         judged
     }
 

@@ -163,7 +163,8 @@ impl Verifier {
     /// asked about where an issuer can be asked.
     pub async fn verify_refreshing(&self, token: &str) -> Result<VerifiedToken, TokenError> {
         let parsed = Token::parse(token);
-        if matches!(parsed, Err(TokenError::NotCompact)) && !token.contains('.') {
+        // A JWT has three parts. Some opaque tokens have two, and an encrypted one has five.
+        if matches!(parsed, Err(TokenError::NotCompact)) && token.matches('.').count() != 2 {
             return self.introspect(token).await;
         }
         let token = parsed?;
@@ -197,7 +198,8 @@ impl Verifier {
         Err(refusal)
     }
 
-    /// Whether tokens can be judged: each issuer has been tried, and at least one has keys. So
+    /// Whether tokens can be judged: each issuer has been tried, and at least one has keys or can be
+    /// asked about tokens, which an issuer without keys may want for all of them. So
     /// a node waits for its issuers at start, but one dead issuer among several does not take
     /// the node away from the tenants of the others.
     pub fn is_ready(&self) -> bool {
@@ -206,10 +208,9 @@ impl Verifier {
         };
         self.issuers.is_empty()
             || (self.issuers.iter().all(tried)
-                && self
-                    .issuers
-                    .iter()
-                    .any(|issuer| issuer.keys.with(|_| ()).is_some()))
+                && self.issuers.iter().any(|issuer| {
+                    issuer.introspector.is_some() || issuer.keys.with(|_| ()).is_some()
+                }))
     }
 
     /// How each issuer is doing.

@@ -214,24 +214,54 @@ impl<'a> Token<'a> {
 }
 
 /// Judges what an issuer says of an opaque token (RFC 7662, 2.2) like the claims of any other.
-/// `iss` may be absent, since it is the issuer that was asked; `aud` may not.
+/// `iss` may be absent, since it is the issuer that was asked; `aud` may not. What does not say whether
+/// the token is active is no answer: that is the endpoint's fault, a gateway's page for example.
 pub(crate) fn judge_introspected(
     answer: &[u8],
     rules: &IssuerRules,
     now: SystemTime,
 ) -> Result<VerifiedToken, TokenError> {
-    let members = Members::parse(answer).ok_or(TokenError::Claims)?;
-    let wrong = |name: &str| TokenError::WrongType(name.into());
-    match members.flag("active").map_err(|_| wrong("active"))? {
-        Some(true) => {}
-        Some(false) => return Err(TokenError::Inactive),
-        None => return Err(TokenError::Missing("active".into())),
+    let no_answer = || TokenError::NoIntrospection {
+        issuer: rules.issuer.clone(),
+    };
+    let members = Members::parse(answer).ok_or_else(no_answer)?;
+    match members.flag("active") {
+        Ok(Some(true)) => {}
+        Ok(Some(false)) => return Err(TokenError::Inactive),
+        Ok(None) | Err(_) => return Err(no_answer()),
     }
-    let issuer = members.text("iss").map_err(|_| wrong("iss"))?;
+    if is_other_token(&members)? {
+        return Err(TokenError::NotAccessToken);
+    }
+    let issuer = text(&members, "iss")?;
     if issuer.is_some_and(|issuer| issuer != rules.issuer) {
         return Err(TokenError::Issuer);
     }
     claims::judge(&members, true, rules, now, Proof::Introspection)
+}
+
+/// Whether an issuer says of a token that it is one for another use. It knows its refresh and ID tokens,
+/// too, and calls them active.
+fn is_other_token(members: &Members<'_>) -> Result<bool, TokenError> {
+    let is = |kind: Option<String>, kinds: &[&str]| {
+        kind.map(|kind| kinds.contains(&kind.to_ascii_lowercase().as_str()))
+    };
+    let others = [
+        "refresh",
+        "refresh_token",
+        "offline",
+        "id",
+        "id_token",
+        "logout",
+    ];
+    let access = ["access", "access_token"];
+    Ok(is(text(members, "typ")?, &others) == Some(true)
+        || is(text(members, "token_use")?, &access) == Some(false))
+}
+
+fn text(members: &Members<'_>, name: &str) -> Result<Option<String>, TokenError> {
+    let text = members.text(name);
+    text.map_err(|_| TokenError::WrongType(name.into()))
 }
 
 impl fmt::Debug for Token<'_> {

@@ -192,6 +192,25 @@ async fn the_keys_of_one_issuer_are_worth_nothing_at_another() {
     );
 }
 
+/// Its metadata need not name any (RFC 8414, 2).
+#[tokio::test]
+async fn an_issuer_that_can_be_asked_needs_no_keys_to_be_ready() {
+    let server = Server::start(|_| json_answer(200, &json!({}))).await;
+    let mut issuer = trusted(&server.base(), KeySource::Discovery { ca: None });
+    issuer.introspection = Some(Introspection {
+        url: server.url("/introspect"),
+        client_id: "relay".into(),
+        client_secret: "secret".into(),
+        ca: None,
+    });
+    let verifier = Verifier::new(vec![issuer]).unwrap();
+    assert!(!verifier.is_ready(), "it has not been tried");
+    let task = started(&verifier).await;
+    assert!(verifier.is_ready());
+    assert_eq!(verifier.status()[0].keys, 0);
+    task.abort();
+}
+
 #[tokio::test]
 async fn one_dead_issuer_among_two_does_not_make_the_verifier_unready() {
     let signer = Signer::new("k1", Algorithm::ES256);
