@@ -283,7 +283,7 @@ impl Agents {
     /// What a token says, if there is not too much wrong where it comes from to look at it.
     async fn verify(&self, bearer: &str, peer: Peer) -> Result<VerifiedToken, Problem> {
         let from = peer.address.ip();
-        self.strangers.may_try(from, bearer)?;
+        let _trying = self.strangers.try_one(from, bearer).await?;
         let verified = self
             .handshakes
             .take(self.verifier.verify_refreshing(bearer))
