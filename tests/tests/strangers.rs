@@ -17,8 +17,8 @@ const CONNECTIONS: usize = 300;
 const MOST: u64 = 64 * 1024;
 const MOST_OF_FEW: u64 = 128 * 1024;
 
-/// How many may hold a head of more than 16 KiB at once.
-const FEW: usize = 128;
+/// How many of one source may hold a head of more than 16 KiB at once.
+const FEW: usize = 64;
 
 const HOST: &str = "vcenter--acme.localhost";
 
