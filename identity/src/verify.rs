@@ -1,5 +1,5 @@
 //! Judging an access token: token, rules, keys and the time in; a principal or the failed check
-//! out. Pure: no network, no clock, no task.
+//! out. Pure: no network, no clock (but that [`Proofs`] forgets by one that nobody sets), no task.
 //!
 //! The order is by what may be believed. [`Token::parse`] looks at nothing but the shape, the
 //! header members that steer the search for a key (`alg`, `kid`, `typ`, `crit`) and `iss`;

@@ -20,7 +20,7 @@ use super::VerifiedToken;
 use super::algorithm::Algorithm;
 use super::key_set::Key;
 use super::members::Members;
-use super::replay::Replays;
+use super::replay::{Moment, Replays};
 
 /// How far the time of a proof may be from now: it is made for one request, a moment before.
 pub const PROOF_WINDOW: Duration = Duration::from_secs(60);
@@ -117,6 +117,8 @@ pub struct Proofs(Mutex<Replays>);
 impl Proofs {
     /// Whether a caller may use its verified `token` for this request: one that is bound to a key
     /// needs a proof for it that was not used before, one that is not bound must come without.
+    /// `now` is what the clock says, which may be set meanwhile: that forgets no proof that was used
+    /// less than two minutes ago.
     pub fn check(
         &self,
         verified: &VerifiedToken,
@@ -132,7 +134,7 @@ impl Proofs {
             (Some(key), Some(proof)) => {
                 let id = check(proof, token, key, request, now)?;
                 let mut replays = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                replays.use_up(&verified.principal.tenant, id, now)
+                replays.use_up(&verified.principal.tenant, id, Moment::now(now))
             }
         }
     }

@@ -4,12 +4,17 @@
 //! it is remembered for that long and forgotten before twice that: two generations, of which the
 //! older one is dropped whole. What is remembered is bounded, in all and for each tenant; when
 //! the room is used up further proofs are refused, never old ones forgotten early.
+//!
+//! A clock can be set, and a proof's own time is by the clock. So a generation is as old as a clock
+//! says that nobody sets: were it by the other one alone, a moment in the future would fill the room
+//! until that future has come, and a jump ahead would forget what is still good.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::time::{Duration, SystemTime};
 
 use culvert_proto::names::TenantName;
+use tokio::time::Instant;
 
 use super::dpop::{PROOF_WINDOW, ProofError, ProofId};
 
@@ -28,7 +33,34 @@ pub(super) struct Replays {
     previous: HashMap<TenantName, HashSet<ProofId>>,
     /// Proofs in the current generation.
     count: usize,
-    since: Option<SystemTime>,
+    since: Option<Moment>,
+}
+
+/// A time by both clocks.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    /// By the one that can be set.
+    wall: SystemTime,
+    /// By the one that only goes on.
+    steady: Instant,
+}
+
+impl Moment {
+    /// Now, when the clock that can be set says `wall`.
+    pub(super) fn now(wall: SystemTime) -> Self {
+        Self {
+            wall,
+            steady: Instant::now(),
+        }
+    }
+
+    /// How old a generation is that began then. A clock that was set back a little makes its proofs good
+    /// for longer by so much, and one that was set back by more makes them no good.
+    fn age(self, since: Self) -> Duration {
+        let steady = self.steady.duration_since(since.steady);
+        let wall = self.wall.duration_since(since.wall);
+        wall.map_or(steady, |wall| wall.min(steady))
+    }
 }
 
 impl Replays {
@@ -37,7 +69,7 @@ impl Replays {
         &mut self,
         tenant: &TenantName,
         proof: ProofId,
-        now: SystemTime,
+        now: Moment,
     ) -> Result<(), ProofError> {
         self.advance(now);
         let knows = |proofs: &HashMap<TenantName, HashSet<ProofId>>| {
@@ -60,12 +92,10 @@ impl Replays {
         Ok(())
     }
 
-    /// Begins a new generation when it is time. A clock that was set back changes nothing.
-    fn advance(&mut self, now: SystemTime) {
+    /// Begins a new generation when it is time.
+    fn advance(&mut self, now: Moment) {
         let since = *self.since.get_or_insert(now);
-        let Ok(age) = now.duration_since(since) else {
-            return;
-        };
+        let age = now.age(since);
         if age < GENERATION {
             return;
         }
@@ -80,12 +110,23 @@ impl Replays {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
     use std::time::UNIX_EPOCH;
 
     use super::*;
 
-    fn at(second: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(1_790_000_000 + second)
+    /// So many seconds after the beginning, by both clocks.
+    fn at(second: u64) -> Moment {
+        set(second, second)
+    }
+
+    /// Seconds after the beginning by each of the clocks.
+    fn set(wall: u64, steady: u64) -> Moment {
+        static BEGINNING: OnceLock<Instant> = OnceLock::new();
+        Moment {
+            wall: UNIX_EPOCH + Duration::from_secs(1_790_000_000 + wall),
+            steady: *BEGINNING.get_or_init(Instant::now) + Duration::from_secs(steady),
+        }
     }
 
     fn proof(number: u32) -> ProofId {
@@ -115,8 +156,40 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_forgets_nothing() {
         let (mut replays, acme) = (Replays::default(), tenant("acme"));
-        replays.use_up(&acme, proof(1), at(1000)).unwrap();
-        let again = replays.use_up(&acme, proof(1), at(0));
+        replays.use_up(&acme, proof(0), set(100, 0)).unwrap();
+        replays.use_up(&acme, proof(1), set(219, 119)).unwrap();
+        // It says so again, and the proof is good for longer.
+        for (wall, steady) in [(0, 119), (120, 120), (219, 219), (339, 339)] {
+            let again = replays.use_up(&acme, proof(1), set(wall, steady));
+            assert_eq!(again, Err(ProofError::Replayed), "{wall}, {steady}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_ahead_forgets_nothing() {
+        let (mut replays, acme) = (Replays::default(), tenant("acme"));
+        replays.use_up(&acme, proof(1), at(0)).unwrap();
+        replays.use_up(&acme, proof(2), set(86_400, 1)).unwrap();
+        for second in [1, 60, 120] {
+            let again = replays.use_up(&acme, proof(1), at(second));
+            assert_eq!(again, Err(ProofError::Replayed), "{second}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_for_a_moment_leaves_room_again_two_minutes_later() {
+        let (mut replays, acme) = (Replays::default(), tenant("acme"));
+        replays.use_up(&acme, proof(0), set(86_400, 0)).unwrap();
+        for number in 1..MOST_OF_TENANT as u32 {
+            replays.use_up(&acme, proof(number), at(1)).unwrap();
+        }
+        let one_more = proof(u32::MAX);
+        for (second, expected) in [(119, Err(ProofError::Crowded)), (120, Ok(()))] {
+            let used = replays.use_up(&acme, one_more, at(second));
+            assert_eq!(used, expected, "{second}");
+        }
+        // What was used a moment ago is known all the same.
+        let again = replays.use_up(&acme, proof(1), at(121));
         assert_eq!(again, Err(ProofError::Replayed));
     }
 
