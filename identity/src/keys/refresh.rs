@@ -55,6 +55,16 @@ pub(crate) struct Progress {
     pub(crate) ended: u64,
     /// Why the last one failed, if it did.
     pub(crate) error: Option<KeysError>,
+    /// Whether there were keys nevertheless.
+    usable: bool,
+}
+
+impl Progress {
+    /// Whether the log has not said this of the refresh before. An issuer that is only asked about
+    /// tokens may have no keys for ever.
+    pub(super) fn is_news(&self, error: &KeysError, usable: bool) -> bool {
+        self.error.as_ref() != Some(error) || self.usable != usable
+    }
 }
 
 impl Keys {
@@ -172,17 +182,17 @@ impl Keys {
     }
 
     /// Takes the outcome of a refresh, and says in the log what changed.
-    fn settle(
+    pub(super) fn settle(
         &self,
         issuer: &str,
         lasting: bool,
         fetched: Result<KeySet, KeysError>,
         quiet_until: Instant,
     ) {
-        let failed_before = self.progress.borrow().error.is_some();
-        let error = match fetched {
+        let before = self.progress();
+        let (error, usable) = match fetched {
             Ok(keys) => {
-                if failed_before || self.snapshot.load().is_none() {
+                if before.error.is_some() || self.snapshot.load().is_none() {
                     tracing::info!(issuer, keys = keys.len(), "the issuer's keys are known");
                 }
                 let fetched_at = Instant::now();
@@ -192,11 +202,11 @@ impl Keys {
                     void_at,
                     fetched_at,
                 })));
-                None
+                (None, true)
             }
             Err(error) => {
                 let usable = self.with(|_| ()).is_some();
-                if !failed_before || !usable {
+                if before.is_news(&error, usable) {
                     tracing::warn!(
                         issuer,
                         %error,
@@ -205,7 +215,7 @@ impl Keys {
                         "the issuer's keys cannot be refreshed"
                     );
                 }
-                Some(error)
+                (Some(error), usable)
             }
         };
         self.progress.send_modify(|progress| {
@@ -213,6 +223,7 @@ impl Keys {
             progress.quiet_until = Some(quiet_until);
             progress.ended += 1;
             progress.error = error;
+            progress.usable = usable;
         });
     }
 }

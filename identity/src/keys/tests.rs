@@ -247,3 +247,30 @@ async fn a_key_that_the_issuer_drops_is_gone_with_the_next_refresh() {
     })
     .await;
 }
+
+/// What an issuer without keys, which is only asked about tokens, would say four times a minute.
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_goes_on_is_said_once() {
+    let keys = Keys::new(None);
+    let unreachable = |url: &str| KeysError::Fetch(FetchError::TimedOut { url: url.into() });
+    let is_news = |fetched: Result<KeySet, KeysError>| {
+        let usable = known(&keys);
+        let before = keys.progress();
+        let error = fetched.as_ref().err();
+        let news = error.is_some_and(|error| before.is_news(error, usable));
+        keys.settle("issuer", false, fetched, Instant::now());
+        news
+    };
+    let (one, other) = (unreachable("https://one"), unreachable("https://other"));
+    assert!(is_news(Err(one.clone())));
+    assert!(!is_news(Err(one.clone())));
+    assert!(is_news(Err(other.clone())));
+    assert!(is_news(Err(one.clone())));
+    // Keys that work on, and then are too old.
+    is_news(Ok(key_set([&Signer::new("k1", Algorithm::EdDSA)])));
+    assert!(is_news(Err(one.clone())));
+    assert!(!is_news(Err(one.clone())));
+    advance(KEEP_KEYS).await;
+    assert!(is_news(Err(one.clone())));
+    assert!(!is_news(Err(one)));
+}
