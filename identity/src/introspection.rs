@@ -78,14 +78,18 @@ impl Introspector {
         })
     }
 
+    /// What is remembered of a token that the issuer calls good: without a question.
+    pub(crate) fn known(&self, token: &str) -> Option<VerifiedToken> {
+        self.recall(&key(token))?.ok()
+    }
+
     /// Judges a token by what the issuer says of it and by the issuer's rules.
     pub(crate) async fn judge(
         &self,
         token: &str,
         rules: &IssuerRules,
     ) -> Result<VerifiedToken, TokenError> {
-        let hash = digest(&SHA256, token.as_bytes());
-        let key: [u8; 32] = hash.as_ref().try_into().unwrap_or_default();
+        let key = key(token);
         if let Some(judged) = self.recall(&key) {
             return judged;
         }
@@ -192,6 +196,12 @@ impl Introspector {
             answers.insert(key, answer);
         }
     }
+}
+
+/// What an answer is remembered by.
+fn key(token: &str) -> [u8; 32] {
+    let hash = digest(&SHA256, token.as_bytes());
+    hash.as_ref().try_into().unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

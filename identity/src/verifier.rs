@@ -181,18 +181,29 @@ impl Verifier {
         }
     }
 
-    /// Asks the issuers that can be asked, one after the other, whose the token is.
+    /// Asks the issuers that can be asked whose the token is, unless one has said so lately: all at once,
+    /// so that one that does not answer keeps nobody waiting whose token is another's.
     async fn introspect(&self, token: &str) -> Result<VerifiedToken, TokenError> {
+        let introspectors = || {
+            let issuers = self.issuers.iter();
+            issuers.filter_map(|issuer| issuer.introspector.as_ref())
+        };
+        if let Some(verified) = introspectors().find_map(|asked| asked.known(token)) {
+            return Ok(verified);
+        }
+        // Whoever goes away, or has an answer, takes the other questions along.
+        let mut questions = JoinSet::new();
+        let asked = |index: &usize| self.issuers[*index].introspector.is_some();
+        for index in (0..self.issuers.len()).filter(asked) {
+            let (issuers, token) = (self.issuers.clone(), token.to_owned());
+            questions.spawn(async move { issuers[index].introspect(&token).await });
+        }
         let mut refusal = TokenError::NotCompact;
-        for issuer in self.issuers.iter() {
-            let Some(introspector) = &issuer.introspector else {
-                continue;
-            };
-            match introspector.judge(token, &issuer.rules).await {
-                Ok(verified) => return Ok(verified),
-                // Another issuer's word that it does not know the token says less.
-                Err(TokenError::Inactive) if refusal != TokenError::NotCompact => {}
-                Err(error) => refusal = error,
+        while let Some(answer) = questions.join_next().await {
+            match answer {
+                Ok(Ok(verified)) => return Ok(verified),
+                Ok(Err(error)) if weight(&error) > weight(&refusal) => refusal = error,
+                Ok(Err(_)) | Err(_) => {}
             }
         }
         Err(refusal)
@@ -256,12 +267,31 @@ impl Issuer {
         })
     }
 
+    /// What the issuer says of a token that is no JWT, if it can be asked.
+    async fn introspect(&self, token: &str) -> Result<VerifiedToken, TokenError> {
+        match &self.introspector {
+            Some(introspector) => introspector.judge(token, &self.rules).await,
+            None => Err(TokenError::NotCompact),
+        }
+    }
+
     async fn keep_fresh(&self, proxying: &Proxying) {
         let lasting = matches!(self.source, KeySource::File(_));
         let issuer = &self.rules.issuer;
         self.keys
             .keep_fresh(issuer, lasting, || self.source.fetch(issuer, proxying))
             .await;
+    }
+}
+
+/// How much an issuer's refusal says, where several were asked. One that does not know the token says
+/// least; where one that may know it does not answer, the token may be good.
+fn weight(refusal: &TokenError) -> u8 {
+    match refusal {
+        TokenError::NotCompact => 0,
+        TokenError::Inactive | TokenError::Issuer => 1,
+        error if error.is_unavailable() => 2,
+        _ => 3,
     }
 }
 

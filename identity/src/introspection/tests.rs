@@ -1,6 +1,7 @@
 //! Opaque tokens: asked about, judged like any other, remembered briefly, refused in doubt.
 
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::testing::rules;
@@ -25,19 +26,26 @@ fn active() -> Value {
     })
 }
 
-fn verifier(url: Url) -> Verifier {
+/// An issuer that is asked there.
+fn trusted(issuer: &str, url: Url) -> TrustedIssuer {
     let introspection = Introspection {
         url,
         client_id: "relay".into(),
         client_secret: SECRET.into(),
         ca: None,
     };
-    Verifier::new(vec![TrustedIssuer {
-        rules: rules(),
+    TrustedIssuer {
+        rules: IssuerRules {
+            issuer: issuer.into(),
+            ..rules()
+        },
         keys: KeySource::Discovery { ca: None },
         introspection: Some(introspection),
-    }])
-    .unwrap()
+    }
+}
+
+fn verifier(url: Url) -> Verifier {
+    Verifier::new(vec![trusted(&rules().issuer, url)]).unwrap()
 }
 
 async fn judged(answer: Value) -> Result<VerifiedToken, TokenError> {
@@ -192,6 +200,42 @@ async fn a_withdrawn_token_is_refused_when_the_memory_of_it_ends() {
     tokio::time::advance(MEMORY).await;
     let refused = verifier.verify_refreshing("token").await.unwrap_err();
     assert_eq!(refused, TokenError::Inactive);
+}
+
+/// Two issuers: one that takes questions and never answers, and this one after it.
+async fn after_a_silent_one(server: &Server) -> (TcpListener, Verifier) {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/introspect", silent.local_addr().unwrap());
+    let issuers = vec![
+        trusted("https://silent.example.com", url.parse().unwrap()),
+        trusted(&rules().issuer, server.url("/introspect")),
+    ];
+    (silent, Verifier::new(issuers).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_does_not_answer_holds_up_no_token_of_another() {
+    let server = Server::start(|_| json_answer(200, &active())).await;
+    let (silent, verifier) = after_a_silent_one(&server).await;
+    let before = Instant::now();
+    verifier.verify_refreshing("an-opaque-token").await.unwrap();
+    assert!(before.elapsed() < Duration::from_secs(1));
+    silent.accept().await.unwrap();
+
+    // Now it is known whose the token is, and nobody is asked.
+    verifier.verify_refreshing("an-opaque-token").await.unwrap();
+    assert_eq!(server.seen().len(), 1);
+    let asked = timeout(Duration::from_secs(1), silent.accept()).await;
+    assert!(asked.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_may_be_a_silent_issuers_is_not_called_wrong() {
+    let server = Server::start(|_| json_answer(200, &json!({"active": false}))).await;
+    let (_silent, verifier) = after_a_silent_one(&server).await;
+    let refused = verifier.verify_refreshing("an-opaque-token").await;
+    let error = refused.unwrap_err();
+    assert!(error.is_unavailable(), "{error}");
 }
 
 #[tokio::test]
