@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
-use culvert_config::issuer::{Algorithm, Issuer, Jwks};
+use culvert_config::issuer::{Algorithm, Introspection, Issuer, Jwks};
 use culvert_config::relay::RelayLimits;
 use culvert_identity::Verifier;
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
@@ -30,6 +30,8 @@ const URL: &str = "https://issuer.test";
 pub(crate) struct TestIssuer {
     key: KeyPair,
     folder: TempDir,
+    /// Where it is asked about opaque tokens.
+    pub(crate) introspection: Option<Introspection>,
 }
 
 impl TestIssuer {
@@ -40,7 +42,11 @@ impl TestIssuer {
         let folder = tempfile::tempdir().unwrap();
         let keys = json!({ "keys": [jwk] }).to_string();
         std::fs::write(folder.path().join("keys.json"), keys).unwrap();
-        Self { key, folder }
+        Self {
+            key,
+            folder,
+            introspection: None,
+        }
     }
 
     /// The issuer as a configuration has it.
@@ -51,7 +57,7 @@ impl TestIssuer {
             audience: "culvert".into(),
             algorithms: vec![Algorithm::EdDSA],
             jwks: Jwks::File(self.folder.path().join("keys.json")),
-            introspection: None,
+            introspection: self.introspection.clone(),
             ca: None,
             tenant_claim: "tenant".into(),
             endpoints_claim: "culvert_endpoints".into(),

@@ -43,7 +43,10 @@ impl Rig {
     }
 
     pub(crate) fn with_limits(limits: RelayLimits) -> Self {
-        let issuer = TestIssuer::new();
+        Self::of(TestIssuer::new(), limits)
+    }
+
+    pub(crate) fn of(issuer: TestIssuer, limits: RelayLimits) -> Self {
         let node = node(&issuer, &limits);
         Self { issuer, node }
     }

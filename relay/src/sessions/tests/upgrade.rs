@@ -1,12 +1,18 @@
 //! Who gets a session, and what the others are told.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use culvert_config::issuer::Introspection;
 use culvert_config::relay::RelayLimits;
 use culvert_config::units::Span;
+use futures_util::future::join_all;
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use super::rig::{HANDSHAKE, Rig, good, soon};
+use crate::testing::TestIssuer;
 
 #[tokio::test]
 async fn who_has_no_good_token_gets_no_session() {
@@ -164,4 +170,38 @@ async fn a_token_that_nobody_has_verified_holds_no_place() {
     // And who finds none free is told so before anything is verified.
     let late = rig.ask("a.b.c").await.0;
     assert!(late.starts_with("HTTP/1.1 503 "), "{late}");
+}
+
+/// As many as for a source of callers: questions are few, and for all sources.
+#[tokio::test(start_paused = true)]
+async fn one_source_of_agents_has_sixteen_tokens_asked_about_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/introspect", listener.local_addr().unwrap());
+    let mut issuer = TestIssuer::new();
+    issuer.introspection = Some(Introspection {
+        url: url.parse().unwrap(),
+        client_id: "relay".into(),
+        client_secret: "secret".into(),
+    });
+    let rig = Rig::of(issuer, RelayLimits::default());
+    // Takes every question and answers none.
+    let most = Arc::new(AtomicUsize::new(0));
+    let asked = most.clone();
+    let silent = tokio::spawn(async move {
+        let mut questions = Vec::new();
+        while let Ok((question, _)) = listener.accept().await {
+            questions.push(question);
+            asked.store(questions.len(), Ordering::Relaxed);
+        }
+    });
+    let tokens: Vec<String> = (0..40).map(|number| format!("opaque-{number}")).collect();
+    let heads = join_all(tokens.iter().map(|token| rig.ask(token))).await;
+    let of = |status: &str| {
+        let heads = heads.iter().map(|(head, _)| &head[9..12]);
+        heads.filter(|found| *found == status).count()
+    };
+    // Those that were asked about are nobody's fault; the others are told before the first of these ends.
+    assert_eq!((of("503"), of("429")), (16, 24));
+    assert_eq!(most.load(Ordering::Relaxed), 16);
+    silent.abort();
 }
