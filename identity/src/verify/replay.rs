@@ -11,10 +11,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use culvert_proto::names::TenantName;
-use tokio::time::Instant;
 
 use super::dpop::{PROOF_WINDOW, ProofError, ProofId};
 
