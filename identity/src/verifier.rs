@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::fetch::{FetchError, Proxying};
@@ -184,26 +186,22 @@ impl Verifier {
     /// Asks the issuers that can be asked whose the token is, unless one has said so lately: all at once,
     /// so that one that does not answer keeps nobody waiting whose token is another's.
     async fn introspect(&self, token: &str) -> Result<VerifiedToken, TokenError> {
-        let introspectors = || {
-            let issuers = self.issuers.iter();
-            issuers.filter_map(|issuer| issuer.introspector.as_ref())
-        };
-        if let Some(verified) = introspectors().find_map(|asked| asked.known(token)) {
+        let mut issuers = self.issuers.iter();
+        let known = issuers.find_map(|issuer| issuer.introspector.as_ref()?.known(token));
+        if let Some(verified) = known {
             return Ok(verified);
         }
         // Whoever goes away, or has an answer, takes the other questions along.
-        let mut questions = JoinSet::new();
-        let asked = |index: &usize| self.issuers[*index].introspector.is_some();
-        for index in (0..self.issuers.len()).filter(asked) {
-            let (issuers, token) = (self.issuers.clone(), token.to_owned());
-            questions.spawn(async move { issuers[index].introspect(&token).await });
-        }
+        let issuers = self.issuers.iter();
+        let mut answers: FuturesUnordered<_> = issuers
+            .filter_map(|issuer| Some(issuer.introspector.as_ref()?.judge(token, &issuer.rules)))
+            .collect();
         let mut refusal = TokenError::NotCompact;
-        while let Some(answer) = questions.join_next().await {
+        while let Some(answer) = answers.next().await {
             match answer {
-                Ok(Ok(verified)) => return Ok(verified),
-                Ok(Err(error)) if weight(&error) > weight(&refusal) => refusal = error,
-                Ok(Err(_)) | Err(_) => {}
+                Ok(verified) => return Ok(verified),
+                Err(error) if weight(&error) > weight(&refusal) => refusal = error,
+                Err(_) => {}
             }
         }
         Err(refusal)
@@ -265,14 +263,6 @@ impl Issuer {
                 issuer: self.rules.issuer.clone(),
             })
         })
-    }
-
-    /// What the issuer says of a token that is no JWT, if it can be asked.
-    async fn introspect(&self, token: &str) -> Result<VerifiedToken, TokenError> {
-        match &self.introspector {
-            Some(introspector) => introspector.judge(token, &self.rules).await,
-            None => Err(TokenError::NotCompact),
-        }
     }
 
     async fn keep_fresh(&self, proxying: &Proxying) {
