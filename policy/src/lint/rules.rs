@@ -190,7 +190,7 @@ fn never(spec: &RuleSpec, rule: &Rule, endpoints: &[LintEndpoint]) -> Option<Str
     let reads = |method: &String| matches!(&**method, "GET" | "HEAD" | "OPTIONS");
     let posts = spec.method.is_empty() || spec.method.iter().any(|method| method == "POST");
     // Its JSON twin is called by other methods too.
-    let twin = spec.path.iter().any(|path| path.starts_with("/sdk/vim25/"));
+    let twin = spec.path.iter().any(|path| names_twin(path));
     if spec.soap_op.is_some() && !posts && !twin {
         return Some("SOAP calls are POSTs, and its methods are others".to_owned());
     }
@@ -228,8 +228,7 @@ fn never(spec: &RuleSpec, rule: &Rule, endpoints: &[LintEndpoint]) -> Option<Str
     if spec.action == Action::Allow {
         let under_sdk = |path: &String| {
             let below = path.strip_prefix("/sdk");
-            below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                && !path.starts_with("/sdk/vim25/")
+            below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && !names_twin(path)
         };
         let soap_only = !spec.path.is_empty() && spec.path.iter().all(under_sdk);
         let writes = !spec.method.is_empty() && !spec.method.iter().any(reads);
@@ -271,10 +270,15 @@ fn allows_everything(spec: &RuleSpec) -> bool {
         && spec.upgrade.is_empty()
 }
 
+/// Whether a pattern is about SOAP's JSON twin: an allow rule reaches it by no other.
+fn names_twin(path: &str) -> bool {
+    path.starts_with("/sdk/vim25/")
+}
+
 /// `/sdk/vim25/...` that ends in a pattern.
 fn opens_twin(path: &str) -> bool {
     let mut segments = path.trim_end_matches('/').rsplit('/');
-    path.starts_with("/sdk/vim25/") && segments.next().is_some_and(|last| last.contains('*'))
+    names_twin(path) && segments.next().is_some_and(|last| last.contains('*'))
 }
 
 /// Whether the pattern names no path of its own: it begins with a wildcard.
