@@ -37,8 +37,8 @@ const REMEMBERED: usize = 1 << 14;
 /// So many seconds' worth of wrong credentials are taken at once.
 const BURST: u64 = 10;
 
-/// Tokens of callers that are verified at once for one source. An issuer may have to be asked about each,
-/// and has so many places for the questions of all.
+/// Tokens of callers and agents that are verified at once for one source. An issuer may have to be asked
+/// about each, and has so many places for the questions of all.
 const AT_ONCE: u32 = 16;
 
 /// How long a further one waits, and how often it looks.
