@@ -16,9 +16,18 @@ const MAX_FLOOR: Duration = Duration::from_secs(300);
 ///
 /// Attempt *n* waits a random time between nothing and `100 ms * 2^n`, at most 15 s, so that
 /// agents that lost the same relay come back spread out instead of in waves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Backoff {
     attempts: u32,
+    /// Upper bounds of the first wait, and of any.
+    base: Duration,
+    cap: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::within(BASE, CAP)
+    }
 }
 
 impl Backoff {
@@ -27,11 +36,24 @@ impl Backoff {
         Self::default()
     }
 
+    /// The same where the first wait is at most `base`, and none is longer than `cap`.
+    pub fn within(base: Duration, cap: Duration) -> Self {
+        Self {
+            attempts: 0,
+            base,
+            cap,
+        }
+    }
+
     /// The wait before the next attempt; counts it as failed until [`reset`](Self::reset).
     pub fn next_delay(&mut self) -> Duration {
-        let bound = self.bound();
-        self.attempts = self.attempts.saturating_add(1);
-        bound.mul_f64(fastrand::f64())
+        self.next_bound().mul_f64(fastrand::f64())
+    }
+
+    /// Like [`next_delay`](Self::next_delay), but at least half of what it may be: for what must not be
+    /// asked for often.
+    pub fn next_long_delay(&mut self) -> Duration {
+        self.next_bound().mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
     /// Like [`next_delay`](Self::next_delay), but at least `floor`, the peer's Retry-After
@@ -52,15 +74,29 @@ impl Backoff {
         self.attempts
     }
 
+    fn next_bound(&mut self) -> Duration {
+        let bound = self.bound();
+        self.attempts = self.attempts.saturating_add(1);
+        bound
+    }
+
     fn bound(&self) -> Duration {
-        BASE.saturating_mul(1u32.checked_shl(self.attempts).unwrap_or(u32::MAX))
-            .min(CAP)
+        let growth = 1u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
+        self.base.saturating_mul(growth).min(self.cap)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// After so many failed attempts.
+    fn after(attempts: u32) -> Backoff {
+        Backoff {
+            attempts,
+            ..Backoff::new()
+        }
+    }
 
     #[test]
     fn bounds_double_up_to_the_cap_and_never_overflow() {
@@ -86,7 +122,7 @@ mod tests {
     fn waits_are_spread_over_the_whole_range() {
         let mut buckets = [0u32; 10];
         for _ in 0..10_000 {
-            let mut backoff = Backoff { attempts: 20 };
+            let mut backoff = after(20);
             let wait = backoff.next_delay();
             assert!(wait <= CAP);
             buckets[((wait.as_secs_f64() / CAP.as_secs_f64() * 10.0) as usize).min(9)] += 1;
@@ -102,7 +138,7 @@ mod tests {
     fn retry_after_is_a_floor_with_jitter_on_top_and_is_believed_up_to_a_limit() {
         let floor = Duration::from_secs(30);
         let waits: Vec<Duration> = (0..100)
-            .map(|_| Backoff { attempts: 8 }.next_delay_after(Some(floor)))
+            .map(|_| after(8).next_delay_after(Some(floor)))
             .collect();
         assert!(waits.iter().all(|wait| (floor..=2 * floor).contains(wait)));
         assert!(waits.iter().any(|wait| *wait != waits[0]));

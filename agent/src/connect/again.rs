@@ -2,26 +2,21 @@
 
 use std::time::Duration;
 
+use culvert_session::backoff::Backoff;
 use tokio::time::{Instant, sleep_until};
 
 /// The next try of one thing: after a wait that doubles with each that fails.
 #[derive(Debug)]
 pub(super) struct Again {
-    /// Longest first wait, and longest of all. Each is cut by up to a half at random, so that agents
-    /// that were refused together do not come back together.
-    first: Duration,
-    most: Duration,
-    failed: u32,
+    backoff: Backoff,
     due: Option<Instant>,
 }
 
 impl Again {
-    /// Nothing has failed yet.
-    pub(super) fn new(first: Duration, most: Duration) -> Self {
+    /// Nothing has failed yet. The longest first wait, and the longest of all.
+    pub(super) fn new((first, most): (Duration, Duration)) -> Self {
         Self {
-            first,
-            most,
-            failed: 0,
+            backoff: Backoff::within(first, most),
             due: None,
         }
     }
@@ -29,10 +24,7 @@ impl Again {
     /// It failed: there will be another try, unless one is to come already.
     pub(super) fn later(&mut self) {
         if self.due.is_none() {
-            let growth = 1u32.checked_shl(self.failed).unwrap_or(u32::MAX);
-            let wait = self.first.saturating_mul(growth).min(self.most);
-            self.due = Some(Instant::now() + wait.mul_f64(0.5 + fastrand::f64() / 2.0));
-            self.failed = self.failed.saturating_add(1);
+            self.due = Some(Instant::now() + self.backoff.next_long_delay());
         }
     }
 
@@ -43,12 +35,13 @@ impl Again {
 
     /// It went well, or is wanted no more.
     pub(super) fn on_done(&mut self) {
-        (self.failed, self.due) = (0, None);
+        self.backoff.reset();
+        self.due = None;
     }
 
     /// Whether it has failed and did not go well since.
     pub(super) fn has_failed(&self) -> bool {
-        self.failed > 0
+        self.backoff.attempts() > 0
     }
 
     /// Whether a try is to come.
@@ -72,7 +65,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waits_grow_up_to_a_bound_and_begin_anew_once_it_went_well() {
         let (first, most) = (Duration::from_secs(2), Duration::from_secs(20));
-        let mut again = Again::new(first, most);
+        let mut again = Again::new((first, most));
         for _ in 0..2 {
             for bound in [2, 4, 8, 16, 20, 20] {
                 let since = Instant::now();
@@ -90,7 +83,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_fails_often_at_once_waits_once() {
-        let mut again = Again::new(Duration::from_secs(2), Duration::from_secs(20));
+        let mut again = Again::new((Duration::from_secs(2), Duration::from_secs(20)));
         let since = Instant::now();
         (0..10).for_each(|_| again.later());
         again.due().await;
