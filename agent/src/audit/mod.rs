@@ -111,7 +111,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Whether a call may begin: false while the log cannot be written and must be.
+    /// Whether a call may begin: false while the log must be written and cannot, or takes too long.
     pub(crate) fn admits(&self) -> bool {
         self.queue.admits()
     }
@@ -159,7 +159,12 @@ impl Audit {
         let Some(writer) = writer else { return };
         let joined = tokio::task::spawn_blocking(move || writer.join());
         if tokio::time::timeout(FAREWELL, joined).await.is_err() {
-            tracing::error!(target: "culvert::audit", "the last audit lines could not be written");
+            let lines = self.queue.status().waiting;
+            tracing::error!(
+                target: "culvert::audit",
+                lines,
+                "the last audit lines cannot be written in time: they are lost"
+            );
         }
     }
 

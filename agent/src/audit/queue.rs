@@ -20,11 +20,19 @@ const PACE: Duration = Duration::from_millis(10);
 /// Bytes that are written at once, about.
 const BATCH: usize = 64 * 1024;
 
+/// How long a batch may take to be written. A busy disk takes a second or two; a reader of standard
+/// output that is stuck, or a file server that is gone, gives no error and takes for ever.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is wrong where it takes longer.
+const STUCK: &str = "a write does not return: whoever takes the lines is stuck";
+
 /// What calls and the writing thread share.
 #[derive(Debug)]
 pub(crate) struct Queue {
     /// `on_full = "stop"`: no call without a line.
     strict: bool,
+    patience: Duration,
     /// No call may begin.
     refusing: AtomicBool,
     state: Mutex<State>,
@@ -45,11 +53,34 @@ struct State {
     reopen: bool,
     /// When lines were taken last.
     taken: Option<Instant>,
+    /// What the writing thread is at, until it comes back.
+    writing: Option<Writing>,
+    /// It does not come back, and that was said.
+    stuck: bool,
+}
+
+#[derive(Debug)]
+struct Writing {
+    since: Instant,
+    lines: usize,
 }
 
 impl State {
     fn is_full(&self) -> bool {
         self.lines.len() >= MAX_LINES || self.bytes >= MAX_BYTES
+    }
+
+    fn begin(&mut self, lines: usize) {
+        let since = Instant::now();
+        self.writing = Some(Writing { since, lines });
+    }
+
+    /// The writing thread is back.
+    fn on_back(&mut self) {
+        self.writing = None;
+        if std::mem::take(&mut self.stuck) {
+            tracing::info!(target: "culvert::audit", "the write of the audit log has returned");
+        }
     }
 }
 
@@ -60,7 +91,7 @@ pub(crate) struct QueueStatus {
     pub(crate) alarm: Option<String>,
     /// Lines that were lost since the start.
     pub(crate) lost: u64,
-    /// Lines that wait to be written.
+    /// Lines that wait to be written, and those that are being written.
     pub(crate) waiting: usize,
     /// Lines that were written since the start.
     pub(crate) written: u64,
@@ -84,6 +115,7 @@ impl Queue {
     pub(crate) fn new(strict: bool) -> Self {
         Self {
             strict,
+            patience: PATIENCE,
             refusing: AtomicBool::new(false),
             state: Mutex::new(State {
                 lines: VecDeque::new(),
@@ -96,20 +128,59 @@ impl Queue {
                 closing: false,
                 reopen: false,
                 taken: None,
+                writing: None,
+                stuck: false,
             }),
             wake: Condvar::new(),
         }
     }
 
+    /// One for which every write takes too long.
+    #[cfg(test)]
+    pub(crate) fn impatient(strict: bool) -> Self {
+        Self {
+            patience: Duration::ZERO,
+            ..Self::new(strict)
+        }
+    }
+
     /// Whether a call may begin.
     pub(crate) fn admits(&self) -> bool {
-        !self.refusing.load(Ordering::Relaxed)
+        if self.refusing.load(Ordering::Relaxed) {
+            return false;
+        }
+        // A write that does not return sets nothing: only the clock tells.
+        !self.strict || !self.is_stuck(&mut self.lock())
+    }
+
+    /// Whether the writing thread is at the same batch for too long; says so once.
+    fn is_stuck(&self, state: &mut State) -> bool {
+        let writing = state.writing.as_ref();
+        let stuck = writing.is_some_and(|writing| writing.since.elapsed() >= self.patience);
+        if stuck && !std::mem::replace(&mut state.stuck, true) {
+            tracing::error!(
+                target: "culvert::audit",
+                "the audit log cannot be written ({STUCK}); {}",
+                self.consequence()
+            );
+        }
+        stuck
+    }
+
+    /// What becomes of calls while the log cannot be written.
+    fn consequence(&self) -> &'static str {
+        if self.strict {
+            "calls are refused until it can"
+        } else {
+            "calls go on, lines wait in memory as long as there is room"
+        }
     }
 
     /// Appends a line. One that finds no room is counted; the line of a call that was `admitted`
     /// by a strict log always has room: how many there can be is limited with the calls.
     pub(crate) fn push(&self, line: String, admitted: bool) {
         let mut state = self.lock();
+        self.is_stuck(&mut state);
         if state.is_full() && !(self.strict && admitted) {
             state.unreported += 1;
             state.lost += 1;
@@ -140,9 +211,11 @@ impl Queue {
         let idle = |state: &mut State| {
             !state.closing && (resting || (state.lines.is_empty() && !state.reopen))
         };
+        let mut state = self.lock();
+        state.on_back();
         let (state, _) = self
             .wake
-            .wait_timeout_while(self.lock(), limit, idle)
+            .wait_timeout_while(state, limit, idle)
             .unwrap_or_else(PoisonError::into_inner);
         let early = state
             .taken
@@ -162,6 +235,7 @@ impl Queue {
             lines.push(line);
         }
         state.bytes -= bytes;
+        state.begin(lines.len());
         let empty = state.lines.is_empty();
         Work {
             lines,
@@ -176,9 +250,15 @@ impl Queue {
         }
     }
 
+    /// So many lines of the writing thread's own are about to be written.
+    pub(crate) fn on_begun(&self, lines: usize) {
+        self.lock().begin(lines);
+    }
+
     /// Everything was written; `head` is the chain's end.
     pub(crate) fn on_written(&self, lines: usize, head: Head) {
         let mut state = self.lock();
+        state.on_back();
         state.written += lines as u64;
         state.head = head;
         if state.unreported > 0 || state.is_full() {
@@ -200,6 +280,7 @@ impl Queue {
         why: String,
     ) {
         let mut state = self.lock();
+        state.on_back();
         state.written += written as u64;
         state.head = head;
         for line in unwritten.rev() {
@@ -209,14 +290,10 @@ impl Queue {
         state.unreported += lost;
         self.refusing.store(self.strict, Ordering::Relaxed);
         if state.alarm.as_ref() != Some(&why) {
-            let consequence = if self.strict {
-                "calls are refused until it can"
-            } else {
-                "calls go on, lines wait in memory as long as there is room"
-            };
             tracing::error!(
                 target: "culvert::audit",
-                "the audit log cannot be written ({why}); {consequence}"
+                "the audit log cannot be written ({why}); {}",
+                self.consequence()
             );
             state.alarm = Some(why);
         }
@@ -238,11 +315,13 @@ impl Queue {
     }
 
     pub(crate) fn status(&self) -> QueueStatus {
-        let state = self.lock();
+        let mut state = self.lock();
+        let stuck = self.is_stuck(&mut state);
+        let being_written = state.writing.as_ref().map_or(0, |writing| writing.lines);
         QueueStatus {
-            alarm: state.alarm.clone(),
+            alarm: stuck.then(|| STUCK.to_owned()).or(state.alarm.clone()),
             lost: state.lost,
-            waiting: state.lines.len(),
+            waiting: state.lines.len() + being_written,
             written: state.written,
             head: state.head,
         }
@@ -306,6 +385,7 @@ mod tests {
                 queue.push(line.into(), true);
             }
             let work = queue.take(Duration::ZERO, false);
+            assert!(queue.admits() && queue.status().alarm.is_none());
             queue.push("d".into(), true);
             let rest = work.lines.into_iter().skip(1);
             queue.on_failed(1, Head::NONE, rest, 0, "no space".into());
@@ -316,6 +396,36 @@ mod tests {
             queue.on_written(3, Head::NONE);
             assert!(queue.admits() && queue.status().alarm.is_none());
             assert_eq!(queue.status().written, 4);
+        }
+    }
+
+    #[test]
+    fn a_write_that_takes_too_long_is_an_alarm_until_it_returns() {
+        for strict in [false, true] {
+            let queue = Queue::impatient(strict);
+            queue.push("a".into(), true);
+            assert!(queue.admits() && queue.status().alarm.is_none());
+            let work = queue.take(Duration::ZERO, false);
+            queue.push("b".into(), true);
+            assert_eq!(queue.admits(), !strict);
+            let status = queue.status();
+            assert_eq!((status.alarm.as_deref(), status.waiting), (Some(STUCK), 2));
+            queue.on_written(work.lines.len(), Head::NONE);
+            assert!(queue.admits());
+            let status = queue.status();
+            assert_eq!((status.alarm, status.waiting), (None, 1));
+            // The disk may also be stuck when there is nothing to write.
+            queue.on_begun(0);
+            assert_eq!(queue.admits(), !strict);
+            queue.take(Duration::ZERO, false);
+            queue.on_failed(
+                0,
+                Head::NONE,
+                ["b".to_owned()].into_iter(),
+                0,
+                "no space".into(),
+            );
+            assert_eq!(queue.status().alarm.as_deref(), Some("no space"));
         }
     }
 }

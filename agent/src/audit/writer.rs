@@ -20,6 +20,12 @@ pub(crate) enum Sink {
     Files(LogFiles),
     Stdout,
     Syslog(Syslog),
+    /// Shows each batch, and takes it when the test says so or has gone.
+    #[cfg(test)]
+    Held {
+        shown: std::sync::mpsc::Sender<Vec<u8>>,
+        go_on: std::sync::mpsc::Receiver<()>,
+    },
 }
 
 /// Lines with their seals.
@@ -61,6 +67,12 @@ impl Sink {
                     sent.map_err(|error| Failed { written, error })?;
                     start = *end;
                 }
+                Ok(())
+            }
+            #[cfg(test)]
+            Self::Held { shown, go_on } => {
+                let _ = shown.send(batch.bytes.clone());
+                let _ = go_on.recv();
                 Ok(())
             }
         }
@@ -118,6 +130,7 @@ impl Writer {
 
     /// Writes until the queue is closed and empty.
     pub(crate) fn run(mut self) {
+        self.queue.on_begun(0);
         self.write(Vec::new(), 0);
         loop {
             let work = self.queue.take(TICK, self.failing);
@@ -253,6 +266,7 @@ impl Writer {
     }
 
     fn end(mut self) {
+        self.queue.on_begun(1);
         self.write(vec![line::stop()], 0);
         if let Err(error) = self.sync() {
             tracing::error!(target: "culvert::audit", %error, "the audit log may not be on the disk");
@@ -260,6 +274,50 @@ impl Writer {
         let left = self.queue.abandon();
         if left > 0 {
             tracing::error!(target: "culvert::audit", lines = left, "audit lines are lost");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+    use std::thread;
+
+    use super::*;
+    use crate::audit::suppress::Suppressor;
+
+    #[test]
+    fn a_sink_that_is_stuck_is_noticed_and_gets_every_line_when_it_goes_on() {
+        for strict in [false, true] {
+            let (shown, batches) = mpsc::channel();
+            let (go, go_on) = mpsc::channel();
+            let queue = Arc::new(Queue::impatient(strict));
+            let writer = Writer::new(
+                queue.clone(),
+                Suppressed(Arc::new(Mutex::new(Suppressor::new(10)))),
+                Sink::Held { shown, go_on },
+                Head::NONE,
+                (false, 0),
+            );
+            let thread = thread::spawn(move || writer.run());
+            let next = || String::from_utf8(batches.recv().unwrap()).unwrap();
+            assert!(next().contains("\"start\""));
+            assert_eq!(queue.admits(), !strict);
+            queue.push("\"event\":\"call\"".into(), true);
+            go.send(()).unwrap();
+            // The one that is in the sink's hands waits too: an end now would lose it.
+            assert!(next().contains("\"call\""));
+            let status = queue.status();
+            assert_eq!((status.waiting, status.written), (1, 1));
+            assert!(status.alarm.is_some());
+            assert_eq!(queue.admits(), !strict);
+            drop(go);
+            queue.close();
+            thread.join().unwrap();
+            assert!(next().contains("\"stop\""));
+            let status = queue.status();
+            assert_eq!((status.waiting, status.written), (0, 3));
+            assert!(queue.admits() && status.alarm.is_none());
         }
     }
 }
