@@ -301,7 +301,7 @@ impl<R: Registry> Cluster<R> {
     fn note<T>(&self, work: RegistryWork, outcome: &Result<T, RegistryError>) {
         let was_well = self.metrics.peers.on_registry(work, outcome.is_ok());
         self.neighbours
-            .note_trouble(outcome.as_ref().err().map(ToString::to_string));
+            .note_trouble(work, outcome.as_ref().err().map(ToString::to_string));
         match outcome {
             Err(error) if was_well => tracing::warn!(
                 "the registry cannot be reached: {error}; what is known goes on, what changes on \

@@ -76,7 +76,7 @@ pub(crate) struct ClusterStatus {
     pub(crate) load: Load,
     /// The other nodes, by name.
     pub(crate) nodes: Vec<NodeStatus>,
-    /// Why the registry could not be reached when it was last tried.
+    /// What could not be done with the registry when it was last tried, and why, joined by `; `.
     pub(crate) registry_error: Option<String>,
 }
 
@@ -421,7 +421,7 @@ impl fmt::Display for ClusterStatus {
             let error = error.escape_debug();
             writeln!(
                 f,
-                "  THE REGISTRY CANNOT BE REACHED, this may be old: {error}"
+                "  THE REGISTRY FAILS, this or what other nodes see may be old: {error}"
             )?;
         }
         Ok(())

@@ -25,6 +25,7 @@ struct Shared {
     words: Mutex<Words>,
     hints: Mutex<Vec<Arc<Notify>>>,
     down: AtomicBool,
+    read_only: AtomicBool,
     deaf: AtomicBool,
 }
 
@@ -63,6 +64,11 @@ impl MemoryRegistry {
         self.shared.down.store(down, Ordering::Relaxed);
     }
 
+    /// From now on it can be read and not written, or is as before.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        self.shared.read_only.store(read_only, Ordering::Relaxed);
+    }
+
     /// Forgets everything, as an engine that was started anew.
     pub(crate) fn forget(&self) {
         self.entries().clear();
@@ -95,6 +101,14 @@ impl MemoryRegistry {
         }
     }
 
+    fn write(&self) -> Result<(), RegistryError> {
+        self.reach()?;
+        match self.shared.read_only.load(Ordering::Relaxed) {
+            true => Err(RegistryError::Engine("read only".into())),
+            false => Ok(()),
+        }
+    }
+
     fn hint_all(&self) {
         if self.shared.deaf.load(Ordering::Relaxed) {
             return;
@@ -115,7 +129,7 @@ impl Registry for MemoryRegistry {
         load: Load,
         lease: Duration,
     ) -> Result<(), RegistryError> {
-        self.reach()?;
+        self.write()?;
         let until = Instant::now() + lease;
         self.entries()
             .insert(entry.instance.clone(), (entry.clone(), load, until));
@@ -129,7 +143,7 @@ impl Registry for MemoryRegistry {
         load: Load,
         lease: Duration,
     ) -> Result<bool, RegistryError> {
-        self.reach()?;
+        self.write()?;
         let now = Instant::now();
         Ok(match self.entries().get_mut(&entry.instance) {
             Some((_, last, until)) if *until > now => {
@@ -162,14 +176,14 @@ impl Registry for MemoryRegistry {
     }
 
     async fn withdraw(&self, instance: &Instance) -> Result<(), RegistryError> {
-        self.reach()?;
+        self.write()?;
         self.entries().remove(instance);
         self.hint_all();
         Ok(())
     }
 
     async fn say(&self, said: &[Word]) -> Result<(), RegistryError> {
-        self.reach()?;
+        self.write()?;
         let now = Instant::now();
         let mut words = self.words();
         for word in said {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::registry::Load;
+use crate::metrics::RegistryWork;
 use crate::peer::Link;
 
 /// The other nodes as this one knows them.
@@ -12,7 +13,8 @@ pub(crate) struct Neighbours(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     nodes: Vec<Neighbour>,
-    trouble: Option<String>,
+    /// What is wrong with each [`RegistryWork`]. An engine may let itself be read and not written.
+    troubles: [Option<String>; 3],
 }
 
 /// Another node. What it says of itself is as old as the last time that it renewed its entry.
@@ -36,17 +38,32 @@ impl Neighbours {
         nodes
     }
 
-    /// Why the registry could not be reached when it was last tried, so that all this may be old.
+    /// What could not be done with the registry when it was last tried, and why: what is known here,
+    /// or of this node elsewhere, may be old.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.lock().trouble.clone()
+        let known = self.lock();
+        let troubles: Vec<&str> = known
+            .troubles
+            .iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
     }
 
     pub(super) fn note(&self, nodes: Vec<Neighbour>) {
         self.lock().nodes = nodes;
     }
 
-    pub(super) fn note_trouble(&self, trouble: Option<String>) {
-        self.lock().trouble = trouble;
+    /// Notes what is wrong with one kind of work; says nothing about the others.
+    pub(super) fn note_trouble(&self, work: RegistryWork, trouble: Option<String>) {
+        let what = match work {
+            RegistryWork::Tell => "what this node serves cannot be said",
+            RegistryWork::Learn => "what others serve cannot be read",
+            RegistryWork::Revoke => "revocations cannot be shared",
+        };
+        let trouble = trouble.map(|why| format!("{what}: {why}"));
+        self.lock().troubles[work as usize] = trouble;
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

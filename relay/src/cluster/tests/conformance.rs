@@ -344,6 +344,30 @@ async fn an_entry_in_redis_ends_with_its_lease() {
     );
 }
 
+/// Without its replicas an engine takes no writes; what nodes ended without a word left there is not
+/// tidied then, and what is there is read all the same.
+#[tokio::test]
+async fn an_engine_that_takes_no_writes_is_read() {
+    let redis = redis();
+    let registry = registry(&redis, "still");
+    let mine = entry("a", 1, 1, vec![route("acme", "vcenter")]);
+    registry
+        .publish(&mine, Load::default(), LEASE)
+        .await
+        .unwrap();
+    let said = word(1, holds("ann"), Some(LEASE));
+    registry.say(std::slice::from_ref(&said)).await.unwrap();
+    let ended = format!("b.{}", "0".repeat(32));
+    write(&redis, &["SADD", "{still}:nodes", &ended]);
+    write(&redis, &["SADD", "{still}:revocations", "00000000000000a1"]);
+    write(&redis, &["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let refused = registry.renew(&mine, Load::default(), LEASE).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let seen = all(&registry).await;
+    assert_eq!((seen.len(), &seen[0].entry), (1, &mine));
+    assert_eq!(words(&registry).await, [(said.id, said.says, true)]);
+}
+
 /// What others left there does no harm: it is passed over.
 #[tokio::test]
 async fn what_is_no_entry_is_passed_over() {

@@ -242,6 +242,34 @@ async fn operators_see_the_load_of_other_nodes_and_that_the_registry_is_lost() {
     assert_eq!(node.neighbours.trouble(), None);
 }
 
+/// An engine without its replicas, or one that was a primary: what is read says nothing of what is written.
+#[tokio::test(start_paused = true)]
+async fn operators_see_that_a_node_cannot_write_to_a_registry_that_it_reads() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    pass(1).await;
+    registry.set_read_only(true);
+    // Longer than it takes to renew the entry; it is read, well, until the end.
+    pass(LEASE.as_secs()).await;
+    let said = "what this node serves cannot be said: ";
+    let trouble = node.neighbours.trouble().unwrap();
+    assert!(
+        trouble.starts_with(said) && trouble.ends_with("read only"),
+        "{trouble}"
+    );
+    assert!(!trouble.contains("; "), "{trouble}");
+    node.revoke("ann");
+    pass(2).await;
+    let trouble = node.neighbours.trouble().unwrap();
+    assert!(
+        trouble.contains("; revocations cannot be shared: "),
+        "{trouble}"
+    );
+    registry.set_read_only(false);
+    pass(LEASE.as_secs()).await;
+    assert_eq!(node.neighbours.trouble(), None);
+}
+
 /// Renewed, a lie in this node's name would never end.
 #[tokio::test(start_paused = true)]
 async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
