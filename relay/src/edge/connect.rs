@@ -135,6 +135,8 @@ impl Edge {
                 Err(Failure::Problem(problem)) => return Err(problem),
                 Err(Failure::Stream(error)) => error,
             };
+            // What ended the call may have ended its session in the same moment: a drain does.
+            leave.check()?;
             let untouched = matches!(
                 error,
                 StreamError::Reset(ResetCode::NotHere | ResetCode::Refused)

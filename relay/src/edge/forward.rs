@@ -118,6 +118,8 @@ pub(crate) async fn forward(
             Err(Failure::Problem(problem)) => return Err(problem),
             Err(Failure::Stream(error)) => error,
         };
+        // What ended the call may have ended its session in the same moment: a drain does.
+        leave.check()?;
         let is_here = first.end || switches || upload.is_some();
         if !is_here || !may_retry(error, retries.made(), head, &first) {
             return Err(lost(error));

@@ -8,6 +8,7 @@ use culvert_proto::mux::StreamError;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::connect::{NAME, bearer, connect};
 use super::rig::*;
 
 #[tokio::test]
@@ -82,20 +83,25 @@ async fn a_session_lost_before_the_answer_is_told_and_a_write_not_sent_twice() {
     assert!(other.is_untouched().await);
 }
 
-/// What a drain gives up: there is an answer, and no second try, which would be cut as well.
+/// What a drain gives up: there is an answer, which says whose doing it is though the session ends in
+/// the same moment; and no second try, which would be cut as well.
 #[tokio::test]
 async fn a_call_that_is_given_up_is_told_so_and_not_sent_twice() {
-    for method in ["GET", "POST"] {
+    for method in ["GET", "POST", "CONNECT"] {
         let rig = Rig::new();
-        let (mut first, mut second) = (rig.agent("vc").await, rig.agent("vc").await);
-        let request = format!(
-            "{method} / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{}Content-Length: 0\r\n\r\n",
-            rig.bearer()
-        );
+        let mut first = rig.agent_with_names("vc", &[NAME]).await;
+        let mut second = rig.agent_with_names("vc", &[NAME]).await;
+        let request = match method {
+            "CONNECT" => connect(NAME, &format!("{}Connection: close\r\n", bearer(&rig))),
+            method => format!(
+                "{method} / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{}Content-Length: 0\r\n\r\n",
+                rig.bearer()
+            ),
+        };
         let agent_side = async {
             let (hit, other) = tokio::select! {
-                call = first.calls.accept() => (call.map(|_| &first.session), &mut second),
-                call = second.calls.accept() => (call.map(|_| &second.session), &mut first),
+                call = first.calls.accept() => (call.map(|_| &first.relay), &mut second),
+                call = second.calls.accept() => (call.map(|_| &second.relay), &mut first),
             };
             rig.tenants.give_up();
             hit.unwrap().close(GoawayCode::Drain, "test");
@@ -103,6 +109,11 @@ async fn a_call_that_is_given_up_is_told_so_and_not_sent_twice() {
         };
         let (reply, other) = tokio::join!(rig.exchange(request), agent_side);
         assert_eq!((reply.status, &*reply.code()), (502, "session-lost"));
+        assert!(
+            reply.detail().starts_with("this relay node stopped"),
+            "{method}: {}",
+            reply.detail()
+        );
         assert!(other.is_untouched().await);
     }
 }
