@@ -194,7 +194,10 @@ async fn pass(
                 return Err(StreamError::Reset(ResetCode::Protocol));
             }
             Item::Head(head) => send.send_head(&head).await,
-            Item::Finished => return send.finish(),
+            Item::Finished => match send.finish() {
+                Ok(()) => return Ok(()),
+                Err(why) => Err(why),
+            },
         };
         if let Err(why) = sent {
             return stop(recv, why, answers);

@@ -148,3 +148,18 @@ async fn what_came_before_a_break_is_passed_on() {
         assert_eq!((heard, why), (400_000, Some(Err(StreamError::Reset(code)))));
     }
 }
+
+/// An answer may do without the rest of its request, which may end in the same moment.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_nobody_waits_for_is_no_harm_to_the_other_direction() {
+    let (edge, _node, mut calls) = pair().await;
+    let (session, _agent, mut taken) = pair().await;
+    let _call = edge.open(&call_head(), Bytes::new(), false).unwrap();
+    let (_, mut from) = timeout(SOON, calls.accept()).await.unwrap().unwrap();
+    let mut to = session.open(&call_head(), Bytes::new(), false).unwrap();
+    let (_, mut taken) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
+    taken.recv.stop(ResetCode::Cancelled);
+    timeout(SOON, to.send.stopped()).await.unwrap();
+    let ended = pass(&mut from.recv, &mut to.send, Some(Item::Finished), false).await;
+    assert_eq!(ended, Ok(()));
+}
