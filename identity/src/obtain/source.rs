@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,10 @@ use super::{AccessToken, Fault, Grant, ObtainError};
 
 /// Least time between a token and its renewal, however short it lives.
 pub const MIN_RENEWAL: Duration = Duration::from_secs(10);
+
+/// Longest wait for a renewal that is asked for: a relay that refuses every token cannot have the
+/// issuer asked for new ones all the time.
+const MAX_ASKED_WAIT: Duration = Duration::from_secs(300);
 
 /// Waits after failures: full jitter below this, doubled up to the cap.
 const RETRY_BASE: Duration = Duration::from_secs(1);
@@ -131,8 +136,9 @@ impl TokenSource {
         }
     }
 
-    /// Asks for another token soon: the relay refused the current one. At most one attempt per
-    /// [`MIN_RENEWAL`] comes of it.
+    /// Asks for another token soon: the relay refused the current one. A renewal comes of it no sooner
+    /// than [`MIN_RENEWAL`] after the token was obtained, twice that when the next one is refused too,
+    /// and so on up to five minutes; and none while the issuer is away, which is asked again anyway.
     pub fn renew(&self) {
         self.task.wanted.notify_one();
     }
@@ -181,9 +187,12 @@ impl Renewing {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<AccessToken, ObtainError>>,
     {
+        let mut asked_wait = MIN_RENEWAL;
         loop {
             let begun_at = Instant::now();
             let outcome = self.guard(obtain()).await;
+            // What was asked for before is about an earlier token.
+            pin!(wanted.notified()).enable();
             let next = match outcome {
                 Ok(token) => {
                     let next = begun_at
@@ -216,17 +225,24 @@ impl Renewing {
                     Instant::now() + wait
                 }
             };
+            let failed = self.progress.borrow().failures > 0;
             let early = async {
                 wanted.notified().await;
-                sleep_until(begun_at + MIN_RENEWAL).await;
-            };
-            self.guard(async {
-                tokio::select! {
-                    () = sleep_until(next) => {}
-                    () = early => {}
+                if begun_at.elapsed() >= MAX_ASKED_WAIT {
+                    asked_wait = MIN_RENEWAL;
                 }
-            })
-            .await;
+                sleep_until(begun_at + asked_wait).await;
+            };
+            let asked = self.guard(async {
+                tokio::select! {
+                    () = sleep_until(next) => false,
+                    () = early, if !failed => true,
+                }
+            });
+            // To look costs nothing.
+            if asked.await && matches!(self.pace, Pace::Renew) {
+                asked_wait = (asked_wait * 2).min(MAX_ASKED_WAIT);
+            }
         }
     }
 
@@ -239,7 +255,7 @@ impl Renewing {
 
     /// Awaits `work`; takes the current token back should it expire meanwhile.
     async fn guard<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
+        let mut work = pin!(work);
         let expires_at = self.tokens.borrow().as_ref().map(|token| token.expires_at);
         if let Some(expires_at) = expires_at {
             tokio::select! {

@@ -262,18 +262,48 @@ async fn whoever_has_no_token_waits_for_the_first_attempt() {
     ));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_refused_token_can_be_renewed_early_but_not_often() {
-    let issuer = FakeIssuer::new(Reply::Token(HOUR));
-    let source = issuer.start();
-    source.token().await.unwrap();
-    for _ in 0..300 {
+/// Has the relay refuse whatever token there is for so long.
+async fn refuse_for(source: &TokenSource, time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
         source.renew();
         sleep(Duration::from_millis(100)).await;
     }
-    assert!((3..=4).contains(&issuer.asked()), "{}", issuer.asked());
-    assert!(issuer.pauses().iter().all(|pause| *pause >= MIN_RENEWAL));
-    assert_ne!(current(&source).as_deref(), Some("token-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_renewed_early_and_less_often_the_longer_all_are_refused() {
+    let issuer = FakeIssuer::new(Reply::Token(10 * HOUR));
+    let source = issuer.start();
+    source.token().await.unwrap();
+    refuse_for(&source, HOUR).await;
+    let mut wait = MIN_RENEWAL;
+    for pause in issuer.pauses() {
+        let late = pause.checked_sub(wait).expect("no sooner");
+        assert!(late < Duration::from_millis(200), "{late:?}");
+        wait = (2 * wait).min(Duration::from_secs(300));
+    }
+    assert_eq!(issuer.asked(), 16);
+    // One that was good for a while is renewed at once.
+    sleep(Duration::from_secs(301)).await;
+    refuse_for(&source, Duration::from_secs(1)).await;
+    assert_eq!(issuer.asked(), 17);
+    refuse_for(&source, MIN_RENEWAL).await;
+    assert_eq!(issuer.asked(), 18);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_does_not_hurry_an_issuer_that_asked_for_time() {
+    let issuer = FakeIssuer::new(Reply::Token(HOUR));
+    let source = issuer.start();
+    source.token().await.unwrap();
+    issuer.reply(Reply::Fail(ObtainError::Exchange(FetchError::Status {
+        url: "https://issuer.example.com/token".into(),
+        status: 429,
+        retry_after: Some(120),
+    })));
+    refuse_for(&source, Duration::from_secs(130)).await;
+    assert_eq!(issuer.asked(), 2);
 }
 
 #[tokio::test(start_paused = true)]
