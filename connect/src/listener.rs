@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::passage;
@@ -20,6 +21,9 @@ const MAX_CONNECTIONS: usize = 4096;
 
 /// How long connections may go on after a signal.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long connections may take to be broken off after that.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How long it rests when the system has no file descriptor for another connection.
 const REST: Duration = Duration::from_millis(100);
@@ -50,7 +54,8 @@ fn make_room() -> usize {
     connections
 }
 
-/// Serves tools until SIGTERM or SIGINT; then lets those that are connected go on for a while.
+/// Serves tools until SIGTERM or SIGINT; then lets those that are connected go on for a while, and
+/// breaks off what is left.
 pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunError> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|error| RunError::Listen { address, error })?;
@@ -70,6 +75,7 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
     let relay = Arc::new(relay);
     let seats = Arc::new(Semaphore::new(connections));
     let tools = TaskTracker::new();
+    let end = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             _ = terminate.recv() => break,
@@ -81,9 +87,9 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
         };
         match accepted {
             (Ok((tool, peer)), seat) => {
-                let relay = relay.clone();
+                let (relay, end) = (relay.clone(), end.clone());
                 tools.spawn(async move {
-                    passage::serve(tool, peer, &relay).await;
+                    passage::serve(tool, peer, &relay, &end).await;
                     drop(seat);
                 });
             }
@@ -95,6 +101,10 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
     }
     drop(listener);
     tools.close();
-    let _ = timeout(DRAIN, tools.wait()).await;
+    if timeout(DRAIN, tools.wait()).await.is_err() {
+        tracing::warn!(connections = tools.len(), "connections are broken off");
+        end.cancel();
+        let _ = timeout(GOODBYE, tools.wait()).await;
+    }
     Ok(())
 }

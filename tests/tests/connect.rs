@@ -1,14 +1,14 @@
 //! `culvert-connect`: tools that know a plain HTTP proxy and no token.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use culvert_demo::files::write_private;
 use culvert_tests::issuer::{CALLER, OTHER_CALLER, world};
 use culvert_tests::process::{Process, program};
-use culvert_tests::wait::until;
+use culvert_tests::wait::{LONG, eventually, until};
 use culvert_tests::{Nginx, Stack, Upstream, port, stack};
 use tempfile::TempDir;
 
@@ -18,7 +18,7 @@ version = 1
 [[rule]]
 id = "connections"
 action = "allow"
-mode = ["connect"]
+mode = ["connect", "tcp"]
 host = ["vcenter.sddc.local"]
 caller = ["caller-acme"]
 
@@ -37,6 +37,29 @@ fn start(upstream: &str) -> Stack {
         ))
         .policy(POLICY)
         .start()
+}
+
+const CONNECT: &str = "CONNECT vcenter.sddc.local:443 HTTP/1.0\r\n\r\n";
+
+/// A stack that carries any bytes to an upstream that speaks no TLS.
+fn start_tcp() -> (Stack, TcpListener) {
+    let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = upstream.local_addr().unwrap().port();
+    let stack = Stack::options()
+        .endpoint("vcenter", &format!("https://127.0.0.1:{port}"))
+        .endpoint_settings("mode = [\"http\", \"tcp\"]\nconnect = [\"vcenter.sddc.local:443\"]")
+        .policy(POLICY)
+        .start();
+    upstream.set_nonblocking(true).unwrap();
+    (stack, upstream)
+}
+
+/// What the agent connects.
+fn accepted(upstream: &TcpListener) -> TcpStream {
+    let (connection, _) = eventually("the agent connects", || upstream.accept().ok());
+    connection.set_nonblocking(false).unwrap();
+    connection.set_read_timeout(Some(LONG)).unwrap();
+    connection
 }
 
 /// A running `culvert-connect`.
@@ -89,10 +112,17 @@ impl Connect {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// A tool's connection, on which it has sent this.
+    fn tool(&self, bytes: &str) -> TcpStream {
+        let mut tool = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        tool.set_read_timeout(Some(LONG)).unwrap();
+        tool.write_all(bytes.as_bytes()).unwrap();
+        tool
+    }
+
     /// Sends bytes as a tool would, and reads everything that comes back.
     fn say(&self, bytes: &str) -> String {
-        let mut tool = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
-        tool.write_all(bytes.as_bytes()).unwrap();
+        let mut tool = self.tool(bytes);
         let mut answer = String::new();
         tool.read_to_string(&mut answer).unwrap();
         answer
@@ -203,6 +233,49 @@ fn a_renewed_token_counts_at_once_and_an_open_file_is_refused() {
         answer.starts_with("HTTP/1.1 502 ") && answer.contains("chmod 600"),
         "{answer}"
     );
+}
+
+/// As `printf ... | nc` does.
+#[test]
+fn a_tool_that_says_all_at_once_and_ends_its_direction_gets_its_answer() {
+    let (stack, upstream) = start_tcp();
+    let connect = Connect::start(&stack);
+    let mut tool = connect.tool(&format!("{CONNECT}early"));
+    tool.shutdown(Shutdown::Write).unwrap();
+    let mut upstream = accepted(&upstream);
+    let mut heard = String::new();
+    upstream.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "early");
+    upstream.write_all(b"late").unwrap();
+    drop(upstream);
+    let mut answer = String::new();
+    tool.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("\r\n\r\nlate"),
+        "{answer}"
+    );
+}
+
+/// Neither side takes what SIGTERM cuts short for the end.
+#[test]
+fn a_connection_that_outlives_the_drain_ends_with_a_reset_on_both_sides() {
+    let (stack, upstream) = start_tcp();
+    let mut connect = Connect::start(&stack);
+    let mut tool = connect.tool(CONNECT);
+    let mut upstream = accepted(&upstream);
+    upstream.write_all(b"half of ").unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(b"half of ") {
+        let mut byte = [0];
+        tool.read_exact(&mut byte).unwrap();
+        got.extend(byte);
+    }
+    connect.process.terminate();
+    for end in [&mut tool, &mut upstream] {
+        let error = end.read(&mut [0]).expect_err("no clean end");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    assert!(connect.process.wait().success());
 }
 
 #[test]
