@@ -34,8 +34,10 @@ pub(crate) struct Health {
 /// What is dialled, each of which can be down by itself. There are as many as the endpoint has ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Way {
-    /// HTTP, with its TLS.
-    Http,
+    /// HTTP/1.1, with its TLS.
+    Http1,
+    /// HTTP/2, with its TLS and its own beginning.
+    Http2,
     /// A port, for calls that are bytes.
     Bytes(u16),
 }
@@ -211,7 +213,7 @@ mod tests {
                         tokio::time::sleep(Duration::from_secs(1)).await;
                         outcome()
                     };
-                    health.dial(Way::Http, dial).await.is_ok()
+                    health.dial(Way::Http1, dial).await.is_ok()
                 })
             })
             .collect();
@@ -231,7 +233,7 @@ mod tests {
             "nothing is known yet"
         );
         health
-            .dial(Way::Http, || async { Err::<(), _>(refused()) })
+            .dial(Way::Http1, || async { Err::<(), _>(refused()) })
             .await
             .unwrap_err();
         assert_eq!(fifty(&health, || Err(refused())).await, (1, 0));
@@ -250,7 +252,7 @@ mod tests {
         let dial = async |outcome: fn() -> Result<(), UpstreamError>| {
             let dial = || async move { outcome() };
             health
-                .dial(Way::Http, dial)
+                .dial(Way::Http1, dial)
                 .await
                 .map_err(|error| error.code().as_str())
         };
@@ -270,21 +272,21 @@ mod tests {
     async fn a_call_that_goes_leaves_its_turn_to_the_next() {
         let health = Arc::new(Health::default());
         health
-            .dial(Way::Http, || async { Err::<(), _>(refused()) })
+            .dial(Way::Http1, || async { Err::<(), _>(refused()) })
             .await
             .unwrap_err();
         let prober = tokio::spawn({
             let health = health.clone();
             async move {
                 health
-                    .dial(Way::Http, std::future::pending::<Result<(), _>>)
+                    .dial(Way::Http1, std::future::pending::<Result<(), _>>)
                     .await
             }
         });
         tokio::task::yield_now().await;
         let waiting = tokio::spawn({
             let health = health.clone();
-            async move { health.dial(Way::Http, || async { Ok(()) }).await }
+            async move { health.dial(Way::Http1, || async { Ok(()) }).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -311,9 +313,9 @@ mod tests {
         assert_eq!(fifty(&health, || Ok(())).await, (50, 50));
         // What was known of it stays known.
         let refuse = || async { Err::<(), _>(refused()) };
-        health.dial(Way::Http, refuse).await.unwrap_err();
+        health.dial(Way::Http1, refuse).await.unwrap_err();
         let short = || async { Err::<(), _>(out_of_files()) };
-        let error = health.dial(Way::Http, short).await.unwrap_err();
+        let error = health.dial(Way::Http1, short).await.unwrap_err();
         assert_eq!(error.code().as_str(), "overloaded");
         assert_eq!(fifty(&health, || Err(refused())).await, (1, 0));
     }

@@ -138,12 +138,17 @@ impl Upstream {
             // In a box, as all that is rare here: every call has room for it otherwise.
             Protocol::Http2 => Box::pin(self.send_http2(request, progress)).await,
         };
-        match &sent {
+        self.note(&sent);
+        sent
+    }
+
+    /// Takes note of what came of a call.
+    fn note<T>(&self, outcome: &Result<T, UpstreamError>) {
+        match outcome {
             Ok(_) => self.health.answered(),
             Err(UpstreamError::RequestBody(_) | UpstreamError::Authority) => {}
             Err(error) => self.health.failed(error),
         }
-        sent
     }
 
     /// HTTP/1.1 costs less per call, and breaks for one call at a time; HTTP/2 is for what needs
@@ -189,7 +194,7 @@ impl Upstream {
         let method = request.method().clone();
         let dialled = self
             .health
-            .dial(Way::Http, || self.dialer.dial(Protocol::Http1))
+            .dial(Way::Http1, || self.dialer.dial(Protocol::Http1))
             .await;
         let transport = match dialled {
             Ok(transport) => transport,
@@ -259,9 +264,11 @@ impl Upstream {
     }
 
     async fn open_http2(&self) -> Result<Arc<http2::Connection>, UpstreamError> {
-        let dial = || self.dialer.dial(Protocol::Http2);
-        let transport = self.health.dial(Way::Http, dial).await?;
-        http2::Connection::open(transport, self.timeouts.tls.0).await
+        let open = || async {
+            let transport = self.dialer.dial(Protocol::Http2).await?;
+            http2::Connection::open(transport, self.timeouts.tls.0).await
+        };
+        self.health.dial(Way::Http2, open).await
     }
 
     /// One attempt at a request, for as long as the endpoint has patience.
@@ -295,7 +302,9 @@ impl Upstream {
         port: u16,
     ) -> Result<tokio::net::TcpStream, UpstreamError> {
         let way = Way::Bytes(port);
-        self.health.dial(way, || self.dialer.tcp(port)).await
+        let dialled = self.health.dial(way, || self.dialer.tcp(port)).await;
+        self.note(&dialled);
+        dialled
     }
 
     /// Opens a connection as a call would, asks nothing on it, and says what is there.

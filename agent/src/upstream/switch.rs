@@ -54,6 +54,16 @@ impl Upstream {
     pub(crate) async fn switch(
         &self,
         _permit: Permit,
+        request: Request<RequestBody>,
+        protocol: &str,
+    ) -> Result<Switch, UpstreamError> {
+        let switched = self.ask_to_switch(request, protocol).await;
+        self.note(&switched);
+        switched
+    }
+
+    async fn ask_to_switch(
+        &self,
         mut request: Request<RequestBody>,
         protocol: &str,
     ) -> Result<Switch, UpstreamError> {
@@ -61,7 +71,7 @@ impl Upstream {
         let asked = Asked::write(protocol, request.headers_mut())?;
         // Over HTTP/1.1, whatever the endpoint prefers: it is the way that everybody has.
         let dial = || self.dialer.dial(Protocol::Http1);
-        let transport = self.health.dial(Way::Http, dial).await?;
+        let transport = self.health.dial(Way::Http1, dial).await?;
         let mut connection = Box::new(Connection::open(transport).await?);
         let sent = self.attempt(pin!(connection.send(request)), None).await;
         let answer = sent.map_err(|failure| failure.error)?;

@@ -410,6 +410,8 @@ async fn every_phase_has_its_limit_and_its_name() {
     );
     assert_eq!(start.elapsed(), Duration::from_secs(3));
     connections.recv().await.unwrap();
+    // That is believed for a moment.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     // Takes the call and says nothing.
     let mut server = Server::start(connections, 10);
     let start = Instant::now();
@@ -423,6 +425,23 @@ async fn every_phase_has_its_limit_and_its_name() {
     let mut arrived = server.next().await;
     let reset = poll_fn(|cx| arrived.respond.poll_reset(cx)).await.unwrap();
     assert_eq!(reset, Reason::CANCEL);
+}
+
+/// Calls wait for the one that opens a connection, and not for one another.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_does_not_begin_is_waited_for_once() {
+    let mut endpoint = endpoint_over(UpstreamProtocol::H2);
+    endpoint.timeouts.tls = Span::secs(3);
+    let (upstream, connections) = Upstream::in_memory(&endpoint);
+    let upstream = Arc::new(upstream);
+    let start = Instant::now();
+    let calls: Vec<_> = (0..50).map(|_| begin(&upstream, Method::GET)).collect();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.code(), ErrorCode::UpstreamTimeout);
+    }
+    assert_eq!(start.elapsed(), Duration::from_secs(3));
+    drop(connections);
 }
 
 #[tokio::test(start_paused = true)]

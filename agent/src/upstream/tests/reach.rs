@@ -72,6 +72,28 @@ async fn how_an_upstream_is_doing_is_known() {
     );
 }
 
+#[tokio::test]
+async fn how_an_upstream_is_doing_is_known_from_calls_that_leave_http_too() {
+    let server = Server::answering(None, HELLO).await;
+    let reached = upstream(&server);
+    reached.tcp(permit(), server.address.port()).await.unwrap();
+    assert!(reached.status().last_success.is_some());
+    let down = Upstream::new(&endpoint("http://name.invalid", Trust::SystemRoots)).unwrap();
+    down.tcp(permit(), 443).await.unwrap_err();
+    assert_eq!(down.status().failures, 1);
+    let request = down.request(parts(Method::GET), RequestBody::empty());
+    let request = request.unwrap();
+    down.switch(permit(), request, "websocket")
+        .await
+        .unwrap_err();
+    assert_eq!(down.status().failures, 2);
+    let request = reached.request(parts(Method::GET), RequestBody::empty());
+    let stays = reached
+        .switch(permit(), request.unwrap(), "websocket")
+        .await;
+    assert!(matches!(stays, Ok(Switch::Refused(_))));
+}
+
 /// A port at which nothing answers, not even with a refusal, for as long as this is kept.
 async fn silent() -> (u16, impl Sized) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
