@@ -1,6 +1,6 @@
 //! Which headers never cross the agent, in either direction.
 
-use culvert_http::headers::{begins, is_forwarding};
+use culvert_http::headers::{begins, is_forwarding, of_trailers};
 use culvert_proto::head::BodyLength;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
@@ -46,16 +46,10 @@ pub(crate) fn strip_answer(headers: &mut HeaderMap) {
     });
 }
 
-/// Removes from trailers what strips from heads, and framing on top.
+/// Removes from trailers what strips from heads, and what may stand in no trailers.
 pub(crate) fn strip_trailers(headers: &mut HeaderMap) {
-    strip(headers, |name| {
-        is_hop_by_hop(name)
-            || is_reserved(name.as_str())
-            || is_forwarding(name.as_str())
-            || is_ours(name)
-            || *name == TRAILER
-            || name == "set-cookie"
-    });
+    strip(headers, |name| is_reserved(name.as_str()));
+    *headers = of_trailers(std::mem::take(headers));
 }
 
 fn strip(headers: &mut HeaderMap, mut drops: impl FnMut(&HeaderName) -> bool) {
@@ -200,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_cannot_bring_framing_or_cookies() {
+    fn trailers_cannot_bring_what_is_about_the_whole_message() {
         let mut map = headers(&[
             ("x-checksum", "1"),
             ("content-length", "5"),
@@ -209,6 +203,10 @@ mod tests {
             ("host", "x"),
             ("x-forwarded-for", "1.2.3.4"),
             ("x-http-method-override", "DELETE"),
+            ("authorization", "Basic eA=="),
+            ("content-type", "text/html"),
+            ("location", "/elsewhere"),
+            ("proxy-status", "1"),
         ]);
         strip_trailers(&mut map);
         assert_eq!(left(&map), ["x-checksum"]);
