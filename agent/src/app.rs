@@ -20,8 +20,9 @@ use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminError, Desk};
@@ -193,6 +194,11 @@ impl App {
         );
         notify(&[NotifyState::Ready]);
 
+        let certificates = Arc::new(Notify::new());
+        let looking = tokio::spawn(keep_certificates(
+            self.serving.clone(),
+            certificates.clone(),
+        ));
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -202,12 +208,11 @@ impl App {
                     Asked::Reload => {
                         self.policy.reload();
                         audit.reopen();
-                        look_at_certificates(&self.serving, true);
+                        certificates.notify_one();
                     }
                 },
                 _ = sweep.tick() => {
                     self.serving.sweep();
-                    look_at_certificates(&self.serving, false);
                 }
             }
         }
@@ -223,6 +228,7 @@ impl App {
             self.config.limits.drain.0,
         )
         .await;
+        looking.abort();
         audit.close().await;
         // A refresh token that the disk has not taken yet is tried once more.
         drop(grant);
@@ -257,11 +263,17 @@ fn most_calls(config: &AgentConfig) -> usize {
     carried.min(taken)
 }
 
-/// Reads certificates again, where that is due: file systems may take their time.
-fn look_at_certificates(serving: &Arc<Serving>, asked: bool) {
-    if serving.shows_certificates() {
+/// Reads certificates for callers again when their files have changed, or when it is `asked` for. One look
+/// at a time: file systems may take their time, and a look takes a thread.
+async fn keep_certificates(serving: Arc<Serving>, asked: Arc<Notify>) {
+    if !serving.shows_certificates() {
+        return;
+    }
+    loop {
+        let asked = timeout(SWEEP, asked.notified()).await.is_ok();
         let serving = serving.clone();
-        tokio::task::spawn_blocking(move || serving.look_at_certificates(asked));
+        let look = tokio::task::spawn_blocking(move || serving.look_at_certificates(asked));
+        let _ = look.await;
     }
 }
 

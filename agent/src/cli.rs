@@ -40,7 +40,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the agent until SIGTERM or SIGINT; SIGHUP reloads the policy.
+    /// Runs the agent until SIGTERM or SIGINT; SIGHUP reads policy and certificates again and opens
+    /// the audit log anew.
     Run(ConfigArg),
     /// Validates configuration and policy, runs the policy's own tests, and prints what the
     /// agent would run with.
