@@ -14,7 +14,7 @@ use culvert_proto::control::{Control, Offer, Registration};
 use culvert_proto::limits::MAX_REASON;
 use culvert_session::{Controls, Session, SessionError, SessionEvent};
 use culvert_trust::LEEWAY;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::lanes::{self, Key, Place};
 use super::places;
@@ -155,10 +155,8 @@ impl Keeper {
     async fn listen(&mut self, controls: &mut Controls) {
         loop {
             tokio::select! {
-                event = controls.recv() => match event {
-                    Some(event) => self.on_event(event).await,
-                    None => return,
-                },
+                biased;
+                // First: whoever goes on talking does not put off what is due.
                 () = sleep_until(self.next_step()) => {
                     if self.registrations.is_suspended() {
                         let reason = "the token expired and was not renewed";
@@ -167,6 +165,10 @@ impl Keeper {
                     }
                     self.on_expiry();
                 }
+                event = controls.recv() => match event {
+                    Some(event) => self.on_event(event).await,
+                    None => return,
+                },
                 () = self.record.replaced.cancelled(), if !self.leaving => self.leaving = true,
                 () = every_call_done(&self.session), if self.leaving => {
                     // Only this side knows when the last answer was read to its end.
@@ -246,9 +248,17 @@ impl Keeper {
     async fn on_auth(&mut self, token: &str) {
         let metrics = self.agents.metrics.clone();
         let session = self.record.id;
-        let token = match self.agents.verifier.verify_refreshing(token).await {
-            Ok(token) => token,
-            Err(error) => {
+        let verifying = self.agents.verifier.verify_refreshing(token);
+        // An issuer that does not answer does not put off what is due because of the token before.
+        let verified = timeout_at(self.next_step(), verifying).await;
+        let token = match verified {
+            Err(_) => {
+                tracing::info!(%session, "the renewed token was not checked in time");
+                let reason = "the token could not be checked in time";
+                return self.refuse_renewal(&metrics, ErrorCode::Unauthenticated, reason);
+            }
+            Ok(Ok(token)) => token,
+            Ok(Err(error)) => {
                 tracing::info!(%session, "the renewed token is refused: {error}");
                 return self.refuse_renewal(
                     &metrics,

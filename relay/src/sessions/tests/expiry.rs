@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use culvert_config::issuer::Introspection;
+use culvert_config::relay::RelayLimits;
 use culvert_proto::code::GoawayCode;
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use super::rig::{Rig, good};
+use crate::testing::TestIssuer;
 use culvert_trust::LEEWAY;
 
 const LIFE: Duration = Duration::from_secs(300);
@@ -65,6 +69,33 @@ async fn a_renewal_that_comes_late_brings_the_endpoints_back() {
     assert_eq!(rig.lookup("acme", "esx-01"), "session");
     tokio::time::sleep(LIFE).await;
     assert!(agent.session.is_open());
+}
+
+/// An issuer that takes the question and does not answer puts nothing off.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_being_checked_does_not_prolong_the_old_token() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut issuer = TestIssuer::new();
+    issuer.introspection = Some(Introspection {
+        url: format!("http://{}/", silent.local_addr().unwrap())
+            .parse()
+            .unwrap(),
+        client_id: "relay".into(),
+        client_secret: "s3cret".to_owned().into(),
+    });
+    let rig = Rig::of(issuer, RelayLimits::default());
+    let mut agent = rig.open(&rig.issuer.token_for(LIFE)).await;
+    agent.register(&["vcenter"]).await;
+    tokio::time::sleep(LIFE + LEEWAY + 2 * SECOND).await;
+    for number in 0..16 {
+        agent.renew(format!("opaque-{number}"));
+    }
+    tokio::time::sleep(4 * SECOND).await;
+    assert_eq!(rig.lookup("acme", "vcenter"), "offline");
+    assert!(agent.notice().await.contains("in time"));
+    assert!(agent.session.is_open());
+    tokio::time::sleep(25 * SECOND).await;
+    assert!(!agent.session.is_open());
 }
 
 #[tokio::test(start_paused = true)]
