@@ -220,6 +220,12 @@ impl<R: Registry> Cluster<R> {
 
     /// Makes the directory say what the entries do. An entry without routes is as it was.
     fn apply(&self, known: &mut HashMap<Instance, Known>, entries: Vec<registry::Seen>) {
+        if entries.len() > MAX_NODES {
+            tracing::error!(
+                nodes = entries.len(),
+                "there are more than {MAX_NODES} nodes: calls reach no agents of the others"
+            );
+        }
         let mut listed = Vec::with_capacity(entries.len());
         for seen in entries.into_iter().take(MAX_NODES) {
             let entry = seen.entry;

@@ -303,7 +303,13 @@ impl Registry for RedisRegistry {
 
     async fn read(&self, known: &HashMap<Instance, u64>) -> Result<Vec<Seen>, RegistryError> {
         let (mut names,): (Vec<String>,) = self.run(pipe().smembers(self.nodes())).await?;
-        names.truncate(MAX_NAMES);
+        if names.len() > MAX_NAMES {
+            tracing::error!(
+                names = names.len(),
+                "there are more names of nodes in the registry than nodes look at: the rest is ignored"
+            );
+            names.truncate(MAX_NAMES);
+        }
         if names.is_empty() {
             return Ok(Vec::new());
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::registry::{Registry, RegistryError, Stamp};
-use super::{Cluster, within};
+use super::{Cluster, GATHER, within};
 use crate::metrics::RegistryWork;
 
 /// How often the stamp is looked at without a hint. What is revoked is to hold everywhere within two
@@ -37,6 +37,7 @@ impl<R: Registry> Cluster<R> {
             let outcome = self.exchange(&mut last).await;
             let is_well = outcome.is_ok();
             self.note(RegistryWork::Revoke, &outcome);
+            sleep(GATHER).await;
             tokio::select! {
                 () = sleep(LOOK_INTERVAL) => {}
                 () = self.hinted.notified() => {}

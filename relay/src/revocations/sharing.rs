@@ -174,9 +174,12 @@ impl Revocations {
                     if let Some(lifted) = list.remove(word.id) {
                         tracing::warn!(target: "culvert::security", id = %lifted.id, "a revocation was lifted on another node");
                     }
-                    if !list.shared.lifted.contains_key(&word.id) {
-                        list.shared
-                            .remember(word.id, word.left.unwrap_or(LIFTED_MEMORY));
+                    // Only for the case that it is lost there: not in the place of what is remembered.
+                    let shared = &mut list.shared;
+                    if shared.lifted.len() < MAX_REVOCATIONS
+                        && !shared.lifted.contains_key(&word.id)
+                    {
+                        shared.remember(word.id, word.left.unwrap_or(LIFTED_MEMORY));
                     }
                     told.insert(word.id);
                 }
