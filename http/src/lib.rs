@@ -53,7 +53,7 @@ pub use grip::{Breaker, Grip, StreamGrip};
 pub use guard::Violation;
 pub use problem::Problem;
 pub use progress::Progress;
-pub use server::{Alpn, LAST_CALL, Server};
+pub use server::{ALPN, Alpn, LAST_CALL, Server};
 pub use source::Source;
 pub use throttle::{Throttle, ThrottledIo};
 pub use traffic::{HeadRoom, Traffic};

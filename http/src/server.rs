@@ -66,6 +66,9 @@ const LAST_STREAMS: Duration = Duration::from_secs(1);
 /// How long an idle HTTP/2 connection that was told to go may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// What callers may speak within TLS, in order of preference.
+pub const ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
+
 /// What is spoken on a connection, chosen by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alpn {

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use culvert_config::relay::RelayTls;
+use culvert_http::ALPN;
 use culvert_session::tls::{TlsConfigError, acceptor_tls, client_certificates, pin_of};
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
@@ -26,6 +27,8 @@ pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// The TLS side of the public address: TLS 1.2 and 1.3, `h2` and `http/1.1`.
 pub(crate) struct PublicTls {
     files: RelayTls,
+    /// The files as they were before they were read for the first time.
+    first: Version,
     current: ArcSwap<Loaded>,
 }
 
@@ -42,6 +45,7 @@ impl PublicTls {
     pub(crate) fn load(files: &RelayTls) -> Result<Arc<Self>, TlsConfigError> {
         Ok(Arc::new(Self {
             files: files.clone(),
+            first: version(files),
             current: ArcSwap::from_pointee(Loaded::read(files)?),
         }))
     }
@@ -96,33 +100,31 @@ impl PublicTls {
         let digest = certificate.map(pin_of).unwrap_or_default();
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
-
-    /// What tells one version of the files from the next, also when a link now points elsewhere.
-    fn stamp(&self) -> Vec<Result<Stamp, io::ErrorKind>> {
-        let stamp = |path: &PathBuf| {
-            use std::os::unix::fs::MetadataExt;
-            let metadata = std::fs::metadata(path).map_err(|error| error.kind())?;
-            let modified = metadata.modified().map_err(|error| error.kind())?;
-            Ok((modified, metadata.len(), metadata.ino()))
-        };
-        let RelayTls {
-            certificate,
-            private_key,
-            client_ca,
-            sni,
-        } = &self.files;
-        let further = sni
-            .iter()
-            .flat_map(|further| [&further.certificate, &further.private_key]);
-        let files = [certificate, private_key].into_iter().chain(client_ca);
-        files.chain(further).map(stamp).collect()
-    }
 }
 
-type Stamp = (SystemTime, u64, u64);
+/// What tells one version of the files from the next.
+type Version = Vec<Result<(SystemTime, u64, u64), io::ErrorKind>>;
 
-/// What callers may speak within TLS, in order of preference.
-const CALLERS_ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
+/// The version of the files that is there now, also when a link now points elsewhere.
+fn version(files: &RelayTls) -> Version {
+    let version = |path: &PathBuf| {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path).map_err(|error| error.kind())?;
+        let modified = metadata.modified().map_err(|error| error.kind())?;
+        Ok((modified, metadata.len(), metadata.ino()))
+    };
+    let RelayTls {
+        certificate,
+        private_key,
+        client_ca,
+        sni,
+    } = files;
+    let further = sni
+        .iter()
+        .flat_map(|further| [&further.certificate, &further.private_key]);
+    let files = [certificate, private_key].into_iter().chain(client_ca);
+    files.chain(further).map(version).collect()
+}
 
 impl Loaded {
     fn read(files: &RelayTls) -> Result<Self, TlsConfigError> {
@@ -131,7 +133,7 @@ impl Loaded {
         let clients = clients.transpose()?;
         // Each version of the files has tickets of its own: a certificate of an authority that is
         // trusted no more resumes nothing.
-        let server = acceptor_tls(identities.clone(), clients.clone(), &CALLERS_ALPN)?;
+        let server = acceptor_tls(identities.clone(), clients.clone(), &ALPN)?;
         let admin = acceptor_tls(identities.clone(), None, &[b"http/1.1"])?;
         Ok(Self {
             server,
@@ -153,7 +155,7 @@ impl fmt::Debug for PublicTls {
 /// Reads the files again whenever they change, and whenever `asked` says so. Runs
 /// until it is dropped.
 pub(crate) async fn keep_fresh(tls: Arc<PublicTls>, mut asked: impl AsyncFnMut()) {
-    let mut stamp = tls.stamp();
+    let mut version_read = tls.first.clone();
     let mut ticks = tokio::time::interval(WATCH_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -161,11 +163,11 @@ pub(crate) async fn keep_fresh(tls: Arc<PublicTls>, mut asked: impl AsyncFnMut()
             () = asked() => true,
             _ = ticks.tick() => false,
         };
-        let found = tls.stamp();
-        if !by_hand && found == stamp {
+        let found = version(&tls.files);
+        if !by_hand && found == version_read {
             continue;
         }
-        stamp = found;
+        version_read = found;
         let path: PathBuf = tls.files.certificate.clone();
         let path = path.display();
         let reloading = tls.clone();
@@ -271,11 +273,14 @@ mod tests {
     async fn a_reload_is_made_when_the_files_change() {
         let (folder, certificate) = load();
         let old = shown(&certificate);
+        // Those of the start too, which takes its time until it gets here.
+        std::fs::remove_file(folder.path().join("relay.pem")).unwrap();
+        write(folder.path());
         tokio::spawn(keep_fresh(certificate.clone(), async || {
             std::future::pending().await
         }));
-        // The first look is at the files as they were.
-        tokio::task::yield_now().await;
+        changed(&certificate, &old).await;
+        let old = shown(&certificate);
         std::fs::remove_file(folder.path().join("relay.pem")).unwrap();
         write(folder.path());
         tokio::time::advance(WATCH_INTERVAL).await;

@@ -9,15 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use culvert_config::terminate::Terminate;
+use culvert_http::ALPN;
 use culvert_proto::connect_name::ConnectName;
 use culvert_session::tls::{TlsConfigError, acceptor_tls, server_identity};
 use rustls::ServerConfig;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::issuer::{BadIssuer, Issuer};
-
-/// What callers may speak within TLS, in order of preference.
-const ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
 /// The certificates of an endpoint.
 #[derive(Debug)]
