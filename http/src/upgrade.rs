@@ -15,6 +15,12 @@ use crate::problem::Problem;
 /// The one protocol that HTTP/2 callers may ask for: others have other meanings there.
 const WEBSOCKET: &str = "websocket";
 
+/// Whether a protocol, in lower case, is another HTTP or what is below one: nobody would look at what is
+/// said in it.
+pub fn is_http(protocol: &str) -> bool {
+    matches!(protocol, "h2c" | "h2" | "http" | "tls")
+}
+
 /// The protocol that a request asks for, in lower case. A request that cannot be carried out is
 /// refused, never sent on as if it had not asked.
 pub fn asked<B: Body>(request: &Request<B>) -> Result<Option<String>, Problem> {
@@ -35,7 +41,7 @@ pub fn asked<B: Body>(request: &Request<B>) -> Result<Option<String>, Problem> {
         return refuse("an Upgrade must name one protocol");
     };
     let protocol = protocol.to_ascii_lowercase();
-    if matches!(protocol.as_str(), "h2c" | "h2" | "http" | "tls") {
+    if is_http(&protocol) {
         return refuse("upgrades to another HTTP are not accepted");
     }
     let names_upgrade = headers

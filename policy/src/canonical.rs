@@ -173,11 +173,6 @@ impl CanonicalTarget {
         }
     }
 
-    /// Whether `target` is acceptable and already in canonical form.
-    pub fn is_canonical(target: &str, options: PathOptions) -> bool {
-        Self::parse_canonical(target, options).is_ok()
-    }
-
     /// Path and query: what is decided on, logged and forwarded.
     pub fn as_str(&self) -> &str {
         &self.text

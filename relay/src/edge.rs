@@ -62,8 +62,6 @@ use crate::sessions::Agents;
 use crate::strangers::Strangers;
 use crate::tenants::Tenants;
 
-/// Where agents open their sessions.
-pub const SESSION_PATH: &str = "/.culvert/v1/session";
 /// Where the `type` of every problem points to.
 pub const ERRORS_PATH: &str = "/.culvert/errors";
 

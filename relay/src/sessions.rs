@@ -1,6 +1,6 @@
 //! The agents: how one gets a session, and what becomes of it.
 //!
-//! 1. [`handshake`] judges the request on [`PATH`]: a WebSocket handshake of ours, over TLS 1.3.
+//! 1. [`handshake`] judges the request on [`SESSION_PATH`](culvert_session::dial::SESSION_PATH): a WebSocket handshake of ours, over TLS 1.3.
 //! 2. [`Agents::upgrade`] checks the token, finds room, and answers 101, or says why not.
 //! 3. [`keeper`] looks after the session until it ends: registration, renewal, expiry. A further
 //!    connection of a session that there is joins it instead ([`lanes`]); a session of an agent that
@@ -51,9 +51,6 @@ use crate::metrics::{Metrics, Refused};
 use crate::revocations::{Revocation, Revocations};
 use crate::strangers::Strangers;
 use crate::tenants::{SessionSeat, Tenants};
-
-/// Where agents open sessions, on the relay's own domain.
-pub const PATH: &str = "/.culvert/v1/session";
 
 /// What the relay calls itself towards agents.
 const SOFTWARE: &str = concat!("culvert-relay/", env!("CARGO_PKG_VERSION"));

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use culvert_config::endpoint::Endpoint;
 use culvert_config::policy_file::TestCall;
+use culvert_http::upgrade::is_http;
 use culvert_policy::{CanonicalTarget, Look, Mode, PathOptions};
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::heads::is_method;
 
 use super::{ToolError, load};
-use crate::serve::is_http;
 
 /// A call to be explained.
 #[derive(Debug, Args)]

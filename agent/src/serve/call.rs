@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use culvert_http::upgrade::is_http;
 use culvert_policy::{CallFacts, CanonicalTarget, Look, PathOptions, Policy, Soap};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
@@ -247,9 +248,4 @@ impl BadHead {
             soap: false,
         }
     }
-}
-
-/// Whether a protocol of an Upgrade is another HTTP, which nobody would look at.
-pub(crate) fn is_http(protocol: &str) -> bool {
-    matches!(protocol, "h2c" | "h2" | "http" | "tls")
 }

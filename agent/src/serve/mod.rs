@@ -51,7 +51,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::accounts::{Accounts, RefusedCall};
 pub(crate) use self::audit::Outcome;
-pub(crate) use self::call::{Call, Message, is_http};
+pub(crate) use self::call::{Call, Message};
 pub(crate) use self::caller::{FromCaller, ToCaller};
 pub(crate) use self::callers::CallerChecks;
 pub(crate) use self::exchange::{note_refused, run_inside};

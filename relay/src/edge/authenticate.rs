@@ -53,6 +53,16 @@ pub(crate) struct Caller {
     pub(crate) token: Option<CallerToken>,
 }
 
+/// Refuses a caller whose token is not for calls.
+pub(super) fn must_call(caller: &VerifiedToken) -> Result<(), Problem> {
+    match caller.may_call {
+        true => Ok(()),
+        false => Err(Problem::forbidden(
+            "the token lacks the scope that calling takes",
+        )),
+    }
+}
+
 /// The last good token of one connection.
 #[derive(Default)]
 pub(crate) struct LastToken(Mutex<Option<Known>>);

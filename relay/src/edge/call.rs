@@ -26,7 +26,7 @@ use tokio::time::timeout;
 
 use super::Edge;
 use super::answer::AnswerBody;
-use super::authenticate::Caller;
+use super::authenticate::{Caller, must_call};
 use super::connection::Connection;
 use super::download::Download;
 use super::find::Finder;
@@ -172,11 +172,7 @@ impl Edge {
                 }
             };
             record.caller = Some(caller.clone());
-            if !caller.may_call {
-                return Err(Problem::forbidden(
-                    "the token lacks the scope that calling takes",
-                ));
-            }
+            must_call(&caller)?;
             let Some(Endpoint { tenant, name }) = endpoint.clone() else {
                 return Err(unknown_endpoint());
             };

@@ -23,7 +23,7 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::Edge;
-use super::authenticate::Caller;
+use super::authenticate::{Caller, must_call};
 use super::call::Answer;
 use super::connection::Connection;
 use super::find::{Finder, too_early};
@@ -57,11 +57,7 @@ impl Edge {
             .authenticate(connection, request.headers(), &proved)
             .await?;
         record.caller = Some(caller.clone());
-        if !caller.may_call {
-            return Err(Problem::forbidden(
-                "the token lacks the scope that calling takes",
-            ));
-        }
+        must_call(&caller)?;
         let tenant = &caller.principal.tenant;
         let holder = self.directory.holder(tenant, &name);
         let endpoint = holder.as_ref().map(|(endpoint, _)| endpoint);

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use culvert_http::Problem;
 use culvert_identity::verify::{ProvedRequest, ProvedTarget};
+use culvert_session::dial::SESSION_PATH;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHORIZATION, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use super::authenticate::must_call;
 use super::call::Answer;
 use super::connection::Connection;
 use super::forward::unknown_endpoint;
 use super::record::CallRecord;
-use super::{ERRORS_PATH, Edge, SESSION_PATH, pac};
+use super::{ERRORS_PATH, Edge, pac};
 
 /// A browser asks for the script again after so many seconds, and not before.
 const PAC_CACHE: &str = "private, max-age=60";
@@ -103,11 +105,7 @@ impl Edge {
         })?;
         let caller = caller.verified;
         record.caller = Some(caller.clone());
-        if !caller.may_call {
-            return Err(Problem::forbidden(
-                "the token lacks the scope that calling takes",
-            ));
-        }
+        must_call(&caller)?;
         if let Some(revocation) = self.revocations.of_call(&caller.principal, None) {
             return Err(self.refuse_revoked(&revocation));
         }
