@@ -73,10 +73,10 @@ pub struct CallEnd {
     pub sent: u64,
 }
 
-/// What happened to a TCP connection on the public listener.
+/// What happened to a TCP connection of a caller or an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// TLS was established.
+    /// It may speak HTTP: where there is TLS, that was established.
     Established,
     /// Closed at once: the limit of connections is reached.
     Shed,
@@ -97,7 +97,7 @@ pub(crate) enum Arrival {
 pub(crate) enum Refused {
     /// Not a handshake of ours.
     Handshake,
-    /// No valid token, or not verified because too many wrong ones came from there.
+    /// No valid token, or not verified because of what else came from there.
     Unauthenticated,
     /// A token that may not register, or is revoked.
     Forbidden,
@@ -223,7 +223,7 @@ impl Connections {
         let open = Gauge::default();
         registry.register(
             "connections",
-            "Public connections, agents' included",
+            "Callers' and agents' connections, those to listen.proxy included",
             open.clone(),
         );
         let new = Self {
@@ -236,7 +236,11 @@ impl Connections {
             no_tls: counter("no-tls"),
             accept_error: counter("accept-error"),
         };
-        registry.register("arrivals", "Connections to the public listener", arrivals);
+        registry.register(
+            "arrivals",
+            "What became of callers' and agents' connections as they came",
+            arrivals,
+        );
         new
     }
 

@@ -73,8 +73,8 @@ fn advice(code: ErrorCode) -> &'static str {
         }
         ErrorCode::UpstreamTimeout => "The local API did not answer within the endpoint's limit.",
         ErrorCode::RateLimited => {
-            "Too many wrong credentials came from this address, perhaps from somebody else behind it. \
-             Connections and tokens that were good before go on; anything else waits for the time in \
+            "Too many wrong credentials came from this address, perhaps from somebody else behind it, or \
+             too many at once. Connections and tokens that were good before go on; anything else waits for the time in \
              Retry-After."
         }
         _ => "See the detail of the answer.",

@@ -24,7 +24,8 @@ struct QuotaLabel {
 pub(crate) struct StrangerCounts {
     /// Closed: no valid credential in time.
     pub(crate) overdue: Counter,
-    /// Credentials that were not verified: too many wrong ones came from there.
+    /// Credentials that were not verified: too many wrong ones came from there, or were being verified
+    /// for it.
     pub(crate) rate_limited: Counter,
 }
 
@@ -41,7 +42,8 @@ impl StrangerCounts {
         );
         registry.register(
             "rate_limited",
-            "Credentials that were not verified because too many wrong ones came from their source",
+            "Credentials that were not verified because too many wrong ones came from their source, or \
+             too many were being verified for it",
             new.rate_limited.clone(),
         );
         new

@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
 use rustls::{CipherSuite, SupportedCipherSuite};
 
-/// The only cryptography provider of the product. Passed explicitly, never the process default,
-/// which any dependency could set.
+/// The cryptography provider of all connections but those to issuers, which use aws-lc-rs as it is
+/// (`identity` knows no sessions). Passed explicitly, never the process default, which any dependency
+/// could set.
 ///
 /// It is aws-lc-rs. Where the processor encrypts two blocks by one instruction, the cipher suites
 /// with AES-GCM are ring's: aws-lc knows how to use such instructions for one block, and for four
