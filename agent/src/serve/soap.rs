@@ -131,7 +131,7 @@ fn find(look: Look, bytes: &[u8], complete: bool) -> Option<Result<Found, NoOper
 /// What a body calls, unless a header says something else about it: the upstream might believe
 /// the header.
 fn agreed(found: Found, headers: &HeaderMap) -> Result<Found, NoOperation> {
-    // A header that is no text agrees with nothing.
+    // A header that is no text agrees with nothing: this is no coding, no type and no action.
     let values = |name| {
         let values = headers.get_all(name).iter();
         values.map(|value: &HeaderValue| value.to_str().unwrap_or("\u{fffd}"))

@@ -6,6 +6,10 @@ use super::Operation;
 /// What is wrong with the Content-Type of a SOAP call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ContentTypeError {
+    /// Not plain ASCII, or a list: what is behind the odd byte or the comma, some servers see and
+    /// others do not.
+    #[error("the Content-Type is not one plain value")]
+    Unclear,
     /// Another charset than UTF-8, or several.
     #[error("the Content-Type names another charset than UTF-8")]
     Charset,
@@ -20,6 +24,9 @@ pub enum ContentTypeError {
 /// Whether a Content-Type leaves the body what [`super::operation`] took it for. The type itself
 /// does not count: an envelope is an envelope, whatever it is called.
 pub fn check_content_type(value: &str, operation: &Operation) -> Result<(), ContentTypeError> {
+    if !value.is_ascii() || value.contains(',') {
+        return Err(ContentTypeError::Unclear);
+    }
     let kind = value.trim_start().get(..10).unwrap_or_default();
     if kind.eq_ignore_ascii_case("multipart/") {
         return Err(ContentTypeError::Multipart);
@@ -39,10 +46,11 @@ pub fn check_content_type(value: &str, operation: &Operation) -> Result<(), Cont
 }
 
 /// Every parameter of this name, found wherever a `;` stands: rather one too many than one
-/// that only the upstream sees.
+/// that only the upstream sees. `name*` and `name*0` are spellings of it (RFC 2231, 3 and 4).
 fn parameters<'v>(value: &'v str, wanted: &'static str) -> impl Iterator<Item = &'v str> {
     value.split(';').skip(1).filter_map(move |parameter| {
         let (name, value) = parameter.split_once('=')?;
+        let name = name.split('*').next().unwrap_or_default();
         name.trim()
             .eq_ignore_ascii_case(wanted)
             .then(|| value.trim().trim_matches('"'))

@@ -313,6 +313,15 @@ fn a_content_type_may_call_the_body_anything_but_must_not_disagree() {
         ("text/xml; charset=utf-8; charset=utf-16", Err(Charset)),
         ("text/xml; x=\"; charset=utf-16\"", Err(Charset)),
         ("text/xml;charset=", Err(Charset)),
+        ("text/xml; charset*=us-ascii''utf-16", Err(Charset)),
+        ("text/xml; charset*0=utf-; charset*1=16", Err(Charset)),
+        ("text/xml; charset =utf-16", Err(Charset)),
+        (
+            "text/xml; action*=us-ascii''urn:vim25/Destroy_Task",
+            Err(Action),
+        ),
+        ("text/xml, multipart/related; boundary=x", Err(Unclear)),
+        ("text/xml; x=\u{fffd}", Err(Unclear)),
         (
             "multipart/related; type=\"text/xml\"; boundary=x",
             Err(Multipart),

@@ -116,17 +116,22 @@ async fn a_soap_call_whose_operation_is_not_certain_is_refused() {
 async fn headers_that_disagree_with_the_body_are_refused() {
     let mut tunnel = Tunnel::new(RULES).await;
     let body = envelope("RetrieveServiceContent");
+    let odd: &[u8] = b"multipart/related; boundary=b; x=\"\xe9\"";
     for (name, value, words) in [
-        ("soapaction", "urn:vim25/Destroy_Task", "SOAPAction"),
-        ("soapaction", "urn:other", "SOAPAction"),
-        ("content-type", "text/xml; charset=utf-16", "charset"),
-        ("content-type", "multipart/related; boundary=x", "parts"),
-        ("content-encoding", "gzip", "compressed"),
+        ("soapaction", &b"urn:vim25/Destroy_Task"[..], "SOAPAction"),
+        ("soapaction", b"urn:other", "SOAPAction"),
+        ("soapaction", b"\xe9", "SOAPAction"),
+        ("content-type", b"text/xml; charset=utf-16", "charset"),
+        ("content-type", b"multipart/related; boundary=x", "parts"),
+        ("content-type", odd, "plain"),
+        ("content-encoding", b"gzip", "compressed"),
+        ("content-encoding", b"identity\xe9", "compressed"),
     ] {
         let mut head = sdk(body.len());
-        head.headers.append(name, HeaderValue::from_static(value));
+        let value = HeaderValue::from_bytes(value).unwrap();
+        head.headers.append(name, value.clone());
         let refusal = refusal(&mut tunnel.call(&head, body.clone())).await;
-        assert_eq!(refusal.code, ErrorCode::PolicyDenied, "{value}");
+        assert_eq!(refusal.code, ErrorCode::PolicyDenied, "{value:?}");
         assert!(refusal.detail.contains(words), "{}", refusal.detail);
     }
     tunnel.assert_untouched();
