@@ -115,13 +115,14 @@ fn pieces(query: &str) -> impl Iterator<Item = Piece<'_>> {
 
 impl Piece<'_> {
     /// Whether some server takes this for the parameter `name`: escapes, double escapes, letter
-    /// case, leading blanks and array suffixes do not count.
+    /// case, blanks around it and array suffixes do not count, and a dot or a blank within counts as
+    /// the `_` that PHP makes of it.
     fn is_named(&self, name: &str) -> bool {
-        let found = lenient(self.name)
-            .skip_while(|byte| byte.is_ascii_whitespace())
-            .take_while(|byte| !matches!(byte, b'[' | 0))
-            .map(|byte| byte.to_ascii_lowercase());
-        found.eq(name.bytes().map(|byte| byte.to_ascii_lowercase()))
+        let found = lenient(self.name).take_while(|byte| !matches!(byte, b'[' | 0));
+        eq_but_blanks(found, name.bytes(), |byte| match byte {
+            b'.' | b' ' => b'_',
+            byte => byte.to_ascii_lowercase(),
+        })
     }
 
     /// Whether name and separators are spelled in the one way that everybody reads alike.
@@ -130,22 +131,37 @@ impl Piece<'_> {
     }
 }
 
-/// Whether a server may take `found` for `value`: decoded once or twice, letter case ignored.
+/// Whether a server may take `found` for `value`: decoded once or twice, letter case and blanks
+/// around it ignored.
 fn lenient_eq(found: &str, value: &str) -> bool {
-    let fold = |byte: u8| {
-        if byte == b'+' {
-            b' '
-        } else {
-            byte.to_ascii_lowercase()
-        }
-    };
-    let wanted = || decoding(value.bytes()).map(fold);
+    let blank = |byte: u8| if byte == b'+' { b' ' } else { byte };
+    let wanted = || decoding(value.bytes()).map(blank);
     let cut = |byte: &u8| *byte != 0;
-    decoding(found.bytes())
-        .take_while(cut)
-        .map(fold)
-        .eq(wanted())
-        || lenient(found).take_while(cut).map(fold).eq(wanted())
+    let lower = |byte: u8| byte.to_ascii_lowercase();
+    let once = decoding(found.bytes()).take_while(cut).map(blank);
+    let twice = lenient(found).take_while(cut).map(blank);
+    eq_but_blanks(once, wanted(), lower) || eq_but_blanks(twice, wanted(), lower)
+}
+
+/// Whether two texts are the same once `fold` has made one of its spellings, blanks at their
+/// beginnings and ends aside.
+fn eq_but_blanks(
+    found: impl Iterator<Item = u8>,
+    wanted: impl Iterator<Item = u8>,
+    fold: impl Fn(u8) -> u8,
+) -> bool {
+    let is_blank = |byte: &u8| byte.is_ascii_whitespace();
+    let mut found = found.skip_while(is_blank);
+    let mut wanted = wanted.skip_while(is_blank);
+    loop {
+        match (found.next(), wanted.next()) {
+            (Some(one), Some(other)) if fold(one) == fold(other) => {}
+            (None, None) => return true,
+            (Some(rest), None) => return is_blank(&rest) && found.all(|byte| is_blank(&byte)),
+            (None, Some(rest)) => return is_blank(&rest) && wanted.all(|byte| is_blank(&byte)),
+            (Some(_), Some(_)) => return false,
+        }
+    }
 }
 
 /// The bytes that a server sees that decodes twice.

@@ -105,6 +105,8 @@ fn a_target_with_two_readings_is_refused() {
         ("/a?b=c;_method=DELETE", MethodOverride),
         ("/a?%255fmethod", MethodOverride),
         ("/a?_method%5B%5D=PUT", MethodOverride),
+        ("/a?_method%20=PUT", MethodOverride),
+        ("/a?.method=PUT", MethodOverride),
         ("/a?X-HTTP-Method-Override=PUT", MethodOverride),
         ("/a?~method=post", MethodOverride),
     ] {

@@ -63,6 +63,10 @@ fn a_deny_rule_finds_a_parameter_under_every_reading() {
         "action=start&action=stop",
         "action=stop&action=start",
         "action%5B%5D=stop",
+        "action=stop%20",
+        "action=+stop",
+        "action=%2520stop%09",
+        "action%20=stop",
     ] {
         assert!(matcher.denies(query), "{query}");
     }
@@ -72,6 +76,7 @@ fn a_deny_rule_finds_a_parameter_under_every_reading() {
         "action=start",
         "action=stopper",
         "actions=stop",
+        "action=st+op",
         "x=action=stop",
     ] {
         assert!(!matcher.denies(query), "{query}");
