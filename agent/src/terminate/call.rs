@@ -78,6 +78,15 @@ struct Underway {
     room: HeadRoom,
 }
 
+/// The declared name that a Host, in lower case, is for. It is passed on, and an upstream may tell `vc.local.`
+/// and `vc.local:0443` from what the policy judged: no other spelling is taken.
+pub(super) fn declared<'n>(names: &'n [ConnectName], host: &str) -> Option<&'n ConnectName> {
+    names.iter().find(|name| {
+        let text = name.as_str();
+        host == text || text.strip_suffix(":443") == Some(host)
+    })
+}
+
 impl Inside {
     /// Answers a request, whatever it takes.
     pub(super) async fn answer(
@@ -171,10 +180,8 @@ impl Inside {
         if let Some(violation) = self.traffic.refused() {
             return Err(violation.into());
         }
-        let authority = check(request)?;
-        let name = ConnectName::parse(&authority)
-            .or_else(|_| ConnectName::parse(&format!("{authority}:443")));
-        let name = name.ok().filter(|name| self.names.contains(name));
+        let authority = check(request)?.to_ascii_lowercase();
+        let name = declared(&self.names, &authority).cloned();
         let name = name.ok_or_else(|| {
             Problem::bad_request("the Host is not a name that this endpoint declares")
         })?;

@@ -13,6 +13,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::call::declared;
 use super::issuer::{Issuer, NoLeaf};
 use super::*;
 
@@ -108,6 +109,30 @@ fn a_leaf_is_for_one_declared_name_short_lived_and_kept_until_it_is_half_used_up
     for stranger in ["nsx.sddc.local", "sddc.local", "", "*.sddc.local"] {
         let refused = issuer.config_for(stranger, now);
         assert!(matches!(refused, Err(NoLeaf::Name)), "{stranger}");
+    }
+}
+
+#[test]
+fn a_host_is_spelled_as_it_was_declared() {
+    let declared_names = names(&["vc.local:443", "vc.local:8443", "[fd00::1]:443"]);
+    let found = |host| declared(&declared_names, host).map(ConnectName::as_str);
+    for (host, name) in [
+        ("vc.local", "vc.local:443"),
+        ("vc.local:443", "vc.local:443"),
+        ("vc.local:8443", "vc.local:8443"),
+        ("[fd00::1]", "[fd00::1]:443"),
+    ] {
+        assert_eq!(found(host), Some(name));
+    }
+    for host in [
+        "vc.local.",
+        "vc.local.:443",
+        "vc.local:0443",
+        "vc.local:",
+        "vc",
+        "[fd00:0::1]",
+    ] {
+        assert_eq!(found(host), None, "{host}");
     }
 }
 
