@@ -78,7 +78,7 @@ const NOT_IN_TRAILERS: [&str; 20] = [
 ];
 
 /// Compares a field's name, which is lower case, with a pattern; `_` counts as `-`.
-fn is(name: &str, pattern: &str) -> bool {
+pub fn is(name: &str, pattern: &str) -> bool {
     name.len() == pattern.len() && begins(name, pattern)
 }
 
@@ -212,6 +212,7 @@ pub fn of_response(headers: HeaderMap, body: bool, host: Option<&str>) -> Header
     let mut headers = without(headers, |name| {
         is_one_of(name, &HOP_BY_HOP)
             || is_ours(name)
+            || begins(name, "proxy-")
             || name == "alt-svc"
             || (!body && name == TRAILER)
             || named.has(name)
@@ -371,6 +372,7 @@ mod tests {
             "Culvert-Call",
             "Alt-Svc",
             "Proxy-Authenticate",
+            "Proxy-Status",
             "Connection",
             "Upgrade",
         ] {

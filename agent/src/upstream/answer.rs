@@ -121,6 +121,10 @@ fn check_framing(status: StatusCode, headers: &HeaderMap) -> Result<(), BadAnswe
     {
         return Err(BadAnswer::DoublyFramed);
     }
+    // A list of lengths, which hyper takes where they are the same.
+    if length.is_some_and(|length| !length.as_bytes().iter().all(u8::is_ascii_digit)) {
+        return Err(BadAnswer::DoublyFramed);
+    }
     match coding {
         Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
             Err(BadAnswer::Coding)

@@ -1,11 +1,8 @@
 //! Which headers never cross the agent, in either direction.
 
-use culvert_http::headers::{begins, is_forwarding, of_trailers};
+use culvert_http::headers::{begins, is, is_forwarding, of_trailers};
 use culvert_proto::head::BodyLength;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 
 /// Removes from a request what belongs to one connection, what the agent sets itself, and what
 /// an upstream could take for the word of somebody it trusts. The relay does the same, by the same
@@ -68,16 +65,20 @@ fn strip(headers: &mut HeaderMap, mut drops: impl FnMut(&HeaderName) -> bool) {
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == CONNECTION
-        || *name == TRANSFER_ENCODING
-        || *name == TE
-        || *name == UPGRADE
-        || name == "keep-alive"
+    let names = [
+        "connection",
+        "transfer-encoding",
+        "te",
+        "upgrade",
+        "keep-alive",
+    ];
+    names.iter().any(|pattern| is(name.as_str(), pattern))
 }
 
 /// The agent sets these, or HTTP on the next leg does.
 fn is_ours(name: &HeaderName) -> bool {
-    *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT || name == "http2-settings"
+    let names = ["host", "content-length", "expect", "http2-settings"];
+    names.iter().any(|pattern| is(name.as_str(), pattern))
 }
 
 /// `Proxy-*` is between a client and its proxy, `Culvert-*` between caller and relay.
@@ -122,6 +123,10 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("upgrade", "h2c"),
             ("http2-settings", "x"),
+            ("transfer_encoding", "chunked"),
+            ("content_length", "9"),
+            ("http2_settings", "x"),
+            ("keep_alive", "x"),
             ("proxy-authorization", "Bearer x"),
             ("proxy-connection", "close"),
             ("culvert-authorization", "Bearer x"),
