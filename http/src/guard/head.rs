@@ -82,7 +82,9 @@ impl HeadScan {
                 .strip_suffix(b"\r")
                 .ok_or(Violation::BareLineFeed)?;
             if line.len() > 6 && line[..6].eq_ignore_ascii_case(b"expect") && line[6] == b':' {
-                self.expect = Some(self.line);
+                if self.expect.replace(self.line).is_some() {
+                    return Err(Violation::SeveralExpects);
+                }
             }
             (self.line, self.searched) = (end + 1, end + 1);
             if self.on_line(line)? {

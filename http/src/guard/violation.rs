@@ -69,6 +69,8 @@ pub enum Violation {
     SeveralContentLengths,
     #[error("the request has both Content-Length and Transfer-Encoding")]
     LengthAndCoding,
+    #[error("the request has more than one Expect")]
+    SeveralExpects,
     #[error("the request has more than one Transfer-Encoding")]
     SeveralCodings,
     #[error("the Transfer-Encoding must be exactly 'chunked'")]

@@ -55,6 +55,10 @@ fn a_malformed_head_is_refused_and_the_reason_named() {
             "Content-Length: 5\r\nContent-Length: 5\r\n",
             SeveralContentLengths,
         ),
+        (
+            "Expect: 100-continue\r\nexpect: 100-continue\r\n",
+            SeveralExpects,
+        ),
         ("Host: a\r\n", SeveralHosts),
         ("HOST: b\r\n", SeveralHosts),
         ("A: b\rC: d\r\n", BareCarriageReturn),
