@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use culvert_proto::mux::{self, Side};
 use culvert_session::websocket::MAX_MESSAGE;
 use culvert_session::{SessionError, WebSocketIo};
@@ -11,7 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::support::{End, config, connection, settle, soon};
+use crate::support::{End, call, config, connection, settle, soon};
 
 /// A session whose peer is a bare WebSocket.
 async fn bare() -> (End, WebSocketStream<DuplexStream>) {
@@ -293,15 +294,20 @@ async fn a_message_of_endless_fragments_is_no_sign_of_life() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_ends_closes_a_connection_that_is_stuck() {
-    let (end, mut io) = raw();
-    // Nobody reads: once the connection's 64 KiB are full, not even a GOAWAY gets out.
-    let mut hello = [0; 16];
-    io.read_exact(&mut hello).await.unwrap();
+    const ROOM: usize = 64 * 1024;
+    let (end, mut peer) = bare().await;
+    greet(&mut peer).await;
+    end.session.ready().await.unwrap();
+    let mut stream = end.session.open(&call(), Bytes::new(), false).unwrap();
+    // More than the connection holds, and nobody reads: not even a GOAWAY gets out.
+    let writing = stream.send.write_bytes(Bytes::from(vec![7; 2 * ROOM]));
+    assert_eq!(soon(writing).await, Ok(()));
+    settle().await;
     end.session
         .close(culvert_proto::code::GoawayCode::Revoked, "away with it");
     soon(end.session.closed()).await;
-    settle().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let mut rest = Vec::new();
-    soon(io.read_to_end(&mut rest)).await.unwrap();
+    let mut heard = Vec::new();
+    soon(peer.get_mut().read_to_end(&mut heard)).await.unwrap();
+    assert_eq!(heard.len(), ROOM, "what was underway, and the end");
 }
