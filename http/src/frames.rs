@@ -14,6 +14,7 @@
 //! - a connection that ends takes further calls until the caller says that it has heard of it. Where
 //!   that is waited for no longer, it is said in the caller's place ([`HEARD`]).
 
+mod budget;
 #[cfg(test)]
 mod tests;
 
@@ -21,12 +22,12 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use self::budget::{Budget, PER_SECOND, PER_SECOND_PROVEN, Written, price};
 use crate::long_heads::{self, LONG, LongHeads};
 use crate::pace::{Deadline, Pace};
 use crate::stash;
@@ -47,15 +48,6 @@ const MAX_BLOCK: usize = 128 * 1024;
 /// one of its calls is in flight. What belongs to a call that is over h2 throws away.
 const STRANGER_DATA: u64 = 8 * 1024;
 
-/// What the peer may spend at once.
-const BUDGET: u64 = 2000;
-/// What it gets back for each second, for each call that is over, and for how many bytes that it
-/// takes or sends as data. One that has shown who it is may do more: what it wastes is its tenant's, too.
-const PER_SECOND: u64 = 20;
-const PER_SECOND_PROVEN: u64 = 1000;
-const PER_CALL: u64 = 5;
-const BYTES_PER_TOKEN: u64 = 512;
-
 /// The kinds of frames that matter here (RFC 9113, 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -67,115 +59,12 @@ const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// Most pings that cost nothing because frames of answers were sent before them. gRPC's clients measure
-/// the line with a ping for each piece of an answer that they get while none is under way.
-const ANSWERED_PINGS: u32 = 100;
-
 /// The caller's word that it has heard that the connection ends: the acknowledged PING with what h2
 /// sends in its own. After that h2 names the last call that it takes and throws away what comes behind
 /// it, which the caller may send elsewhere. h2 alone would wait for it as long as the caller likes.
 const HEARD: [u8; 17] = [
     0, 0, 8, PING, ACK, 0, 0, 0, 0, 0x0B, 0x7B, 0xA2, 0xF0, 0x8B, 0x9B, 0xFE, 0x54,
 ];
-
-/// What a peer's frames cost. A full budget pays for 1000 pings or 330 calls that are reset; a
-/// call that is answered earns more than its frames cost.
-fn price(kind: u8, flags: u8, length: u32) -> u64 {
-    match kind {
-        DATA if length > 0 || flags & END_STREAM != 0 => 0,
-        SETTINGS if flags & ACK != 0 => 1,
-        RST_STREAM | SETTINGS => 10,
-        PING => 2,
-        _ => 1,
-    }
-}
-
-/// What a peer may make us do for nothing.
-#[derive(Debug)]
-struct Budget {
-    tokens: u64,
-    /// Bytes of work that are not yet worth a token.
-    bytes: u64,
-    /// Calls that were over when the budget was last filled, and when that was.
-    calls: usize,
-    filled: Instant,
-}
-
-impl Budget {
-    fn new(now: Instant) -> Self {
-        Self {
-            tokens: BUDGET,
-            bytes: 0,
-            calls: 0,
-            filled: now,
-        }
-    }
-
-    fn earn(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        self.tokens = BUDGET.min(self.tokens + self.bytes / BYTES_PER_TOKEN);
-        self.bytes %= BYTES_PER_TOKEN;
-    }
-
-    /// Whether the peer can pay. `ended` says how many calls of the connection are over.
-    fn spend(&mut self, price: u64, per_second: u64, ended: impl FnOnce() -> usize) -> bool {
-        if self.tokens < price {
-            let (now, ended) = (Instant::now(), ended());
-            let seconds = now.duration_since(self.filled).as_secs();
-            let calls = ended.wrapping_sub(self.calls) as u64;
-            self.filled += Duration::from_secs(seconds);
-            self.calls = ended;
-            let earned = seconds.saturating_mul(per_second) + calls.saturating_mul(PER_CALL);
-            self.tokens = BUDGET.min(self.tokens.saturating_add(earned));
-        }
-        match self.tokens.checked_sub(price) {
-            Some(left) => self.tokens = left,
-            None => return false,
-        }
-        true
-    }
-}
-
-/// What goes the other way, frame by frame.
-#[derive(Debug, Default)]
-struct Written {
-    header: [u8; FRAME_HEADER],
-    seen: usize,
-    /// Bytes of the frame's payload that are still to come.
-    left: usize,
-    /// Frames of answers since the peer's last pings.
-    answers: u32,
-}
-
-impl Written {
-    /// Takes note of bytes that were sent.
-    fn count(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let payload = self.left.min(bytes.len());
-            self.left -= payload;
-            bytes = &bytes[payload..];
-            let header = (FRAME_HEADER - self.seen).min(bytes.len());
-            self.header[self.seen..self.seen + header].copy_from_slice(&bytes[..header]);
-            self.seen += header;
-            bytes = &bytes[header..];
-            if self.seen == FRAME_HEADER {
-                let [high, mid, low, kind, ..] = self.header;
-                self.seen = 0;
-                self.left = u32::from_be_bytes([0, high, mid, low]) as usize;
-                if kind == DATA || kind == HEADERS {
-                    self.answers = ANSWERED_PINGS.min(self.answers + 1);
-                }
-            }
-        }
-    }
-
-    /// Whether a ping of the peer's may be because of an answer.
-    fn take_ping(&mut self) -> bool {
-        let may = self.answers > 0;
-        self.answers = self.answers.saturating_sub(1);
-        may
-    }
-}
 
 /// Where in the peer's frames the next byte lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! What is cut, and what is not.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
