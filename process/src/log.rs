@@ -6,6 +6,7 @@
 //! waits.
 
 mod format;
+mod out;
 mod writer;
 
 use std::env::VarError;
@@ -54,7 +55,7 @@ impl Log {
             Err(VarError::NotPresent) => (usual(), None),
             Err(error @ VarError::NotUnicode(_)) => (usual(), Some(error.to_string())),
         };
-        let lines = Lines::to(std::io::stderr());
+        let lines = Lines::to(std::io::stderr(), format);
         lines.clone().keep_flushing();
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)

@@ -21,6 +21,9 @@ use super::LogFormat;
 /// The field that holds an event's message.
 const MESSAGE: &str = "message";
 
+/// The target of what the log says of itself.
+const TARGET: &str = "culvert_process::log";
+
 /// Most bytes of room that a thread keeps for its next line.
 const MAX_KEPT: usize = 16 * 1024;
 
@@ -197,6 +200,23 @@ fn json(line: &mut String, event: &Event<'_>) -> fmt::Result {
     line.push_str(meta.target());
     line.push_str("\"}\n");
     Ok(())
+}
+
+/// The line that says that so many are missing. It is made where no event can be: whoever writes the
+/// log cannot wait for it.
+pub(super) fn lost(format: LogFormat, lost: u64) -> String {
+    let now = now();
+    let message = format!(
+        "{lost} lines were lost: the log could not be written, or not as fast as they came"
+    );
+    match format {
+        LogFormat::Text => format!("{now}  WARN {TARGET}: {message} lost={lost}\n"),
+        LogFormat::Json => {
+            format!(
+                r#"{{"timestamp":"{now}","level":"WARN","fields":{{"message":"{message}","lost":{lost}}},"target":"{TARGET}"}}"#
+            ) + "\n"
+        }
+    }
 }
 
 struct JsonFields<'l> {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::ACCESS;
+use super::out::Out;
+use super::{ACCESS, LogFormat};
 
 /// Least time between two writes of lines that may wait: one that comes after a pause is written at
 /// once.
@@ -36,7 +37,7 @@ struct Shared {
     /// All that waited is written.
     none: Condvar,
     /// Held from taking lines to having written them: what was said first is written first.
-    out: Mutex<Box<dyn Write + Send>>,
+    out: Mutex<Out>,
 }
 
 #[derive(Default)]
@@ -59,12 +60,12 @@ impl Waiting {
 }
 
 impl Lines {
-    pub(super) fn to(out: impl Write + Send + 'static) -> Self {
+    pub(super) fn to(out: impl Write + Send + 'static, format: LogFormat) -> Self {
         Self(Arc::new(Shared {
             waiting: Mutex::default(),
             some: Condvar::new(),
             none: Condvar::new(),
-            out: Mutex::new(Box::new(out)),
+            out: Mutex::new(Out::new(out, format)),
         }))
     }
 
@@ -125,15 +126,7 @@ impl Lines {
         waiting.urgent = false;
         waiting.writing = true;
         drop(waiting);
-        // Where nobody can read a log, nobody can be told.
-        let _ = out.write_all(&bytes);
-        if lost > 0 {
-            let _ = writeln!(
-                out,
-                "{lost} lines were lost: whoever reads the log does not keep up"
-            );
-        }
-        let _ = out.flush();
+        out.write(&bytes, lost);
         self.waiting().writing = false;
         self.0.none.notify_all();
     }
@@ -210,15 +203,15 @@ mod tests {
 
     /// Where a test's log goes.
     #[derive(Clone, Default)]
-    struct Out(Arc<Mutex<Vec<u8>>>);
+    struct Text(Arc<Mutex<Vec<u8>>>);
 
-    impl Out {
-        fn text(&self) -> String {
+    impl Text {
+        fn get(&self) -> String {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
     }
 
-    impl Write for Out {
+    impl Write for Text {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -231,42 +224,42 @@ mod tests {
 
     #[test]
     fn lines_that_may_wait_are_written_before_one_that_may_not() {
-        let out = Out::default();
-        let lines = Lines::to(out.clone());
+        let out = Text::default();
+        let lines = Lines::to(out.clone(), LogFormat::Text);
         lines.add(b"one\n", false);
         lines.add(b"two\n", false);
-        assert_eq!(out.text(), "");
+        assert_eq!(out.get(), "");
         lines.add(b"three\n", true);
-        assert_eq!(out.text(), "one\ntwo\nthree\n");
+        assert_eq!(out.get(), "one\ntwo\nthree\n");
     }
 
     #[test]
     fn lines_that_wait_are_written_without_being_asked() {
-        let out = Out::default();
-        let lines = Lines::to(out.clone());
+        let out = Text::default();
+        let lines = Lines::to(out.clone(), LogFormat::Text);
         lines.clone().keep_flushing();
         for (line, urgent) in [("one\n", false), ("two\n", false), ("three\n", true)] {
             lines.add(line.as_bytes(), urgent);
-            while !out.text().ends_with(line) {
+            while !out.get().ends_with(line) {
                 std::thread::yield_now();
             }
         }
         lines.add(b"four\n", false);
         lines.flush();
-        assert_eq!(out.text(), "one\ntwo\nthree\nfour\n");
+        assert_eq!(out.get(), "one\ntwo\nthree\nfour\n");
     }
 
     #[test]
     fn what_finds_no_room_is_counted_and_costs_no_memory() {
-        let out = Out::default();
-        let lines = Lines::to(out.clone());
+        let out = Text::default();
+        let lines = Lines::to(out.clone(), LogFormat::Text);
         let line = [b'x'; 1024];
         for _ in 0..MAX_WAITING / line.len() + 3 {
             lines.add(&line, false);
         }
         assert_eq!(lines.waiting().bytes.len(), MAX_WAITING);
         lines.flush();
-        assert!(out.text().contains("3 lines were lost"));
+        assert!(out.get().contains("3 lines were lost"));
     }
 
     /// A pipe that nobody reads takes nothing more, ever.
@@ -287,7 +280,7 @@ mod tests {
     fn nobody_waits_for_a_log_that_nobody_reads_and_calls_leave_room_for_other_lines() {
         let gate = Arc::new(Mutex::new(()));
         let held = gate.lock().unwrap();
-        let lines = Lines::to(Stuck(gate.clone()));
+        let lines = Lines::to(Stuck(gate.clone()), LogFormat::Text);
         lines.clone().keep_flushing();
         let line = [b'x'; 1024];
         lines.add(&line, true);
