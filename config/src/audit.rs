@@ -13,7 +13,7 @@ use crate::units::Size;
 const MIN_SIZE: u64 = 4 * 1024;
 
 /// Most older files that are kept.
-const MAX_KEEP: u32 = 100;
+pub const MAX_KEEP: u32 = 100;
 
 /// The audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

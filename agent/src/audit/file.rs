@@ -4,12 +4,14 @@
 //! hash of the last line that is safely on the disk, and is locked: two agents do not share a log.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
+
+use culvert_config::audit::MAX_KEEP;
 
 use super::chain::{Hash, Head, Sealed};
 
@@ -97,9 +99,13 @@ impl LogFiles {
         self.size >= self.max_size
     }
 
-    /// Whether the file is no longer the one at its path: another program has moved it.
+    /// Whether the file is no longer the one at its path, or has lost what stood in it: another program
+    /// has moved or emptied it.
     pub(crate) fn has_moved(&self) -> bool {
-        identity(&self.path).is_none_or(|identity| identity != self.identity)
+        let is_same = |found: Metadata| {
+            (found.dev(), found.ino()) == self.identity && found.len() >= self.size
+        };
+        !std::fs::metadata(&self.path).is_ok_and(is_same)
     }
 
     /// Moves the file to the first number, so that [`reopen`](Self::reopen) begins the next one. The
@@ -110,7 +116,13 @@ impl LogFiles {
         for number in (1..free.unwrap_or(self.keep)).rev() {
             rename(&self.numbered(number), &self.numbered(number + 1))?;
         }
-        rename(&self.path, &self.numbered(1))
+        rename(&self.path, &self.numbered(1))?;
+        // Where fewer are kept than before, the others would stay for ever, and be taken for the ones
+        // before if more are kept again. One that cannot be removed is tried again the next time.
+        for number in self.keep + 1..=MAX_KEEP {
+            let _ = std::fs::remove_file(self.numbered(number));
+        }
+        Ok(())
     }
 
     /// Opens the file at the path, whatever has become of the old one.

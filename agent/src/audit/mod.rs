@@ -133,7 +133,7 @@ impl Audit {
         self.queue.push(line::fields(call), !refused);
     }
 
-    /// Opens the file again: another program may have moved it.
+    /// Looks at once whether another program has moved the file, and begins a new one if so.
     pub(crate) fn reopen(&self) {
         self.queue.reopen();
     }

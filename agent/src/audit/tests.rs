@@ -393,6 +393,71 @@ async fn a_file_that_another_program_moved_is_followed_by_a_new_one() {
     assert_eq!(found(&logged.check()), []);
 }
 
+/// As every SIGHUP asks for, which mostly is about the policy.
+#[tokio::test]
+async fn a_file_that_nobody_moved_goes_on_whoever_asks_to_look() {
+    let logged = Logged::new(1 << 30, 3);
+    let audit = logged.start();
+    audit.write(&a_call("before"), false);
+    audit.reopen();
+    audit.write(&a_call("after"), false);
+    audit.close().await;
+    let events = logged.events(&logged.path());
+    let events: Vec<_> = events.iter().map(|line| &line["event"]).collect();
+    assert_eq!(events, ["start", "call", "call", "stop"]);
+    assert_eq!(found(&logged.check()), []);
+}
+
+/// As logrotate does with `copytruncate`, and a script that calls SIGHUP then.
+#[tokio::test]
+async fn a_file_that_was_emptied_is_begun_anew() {
+    let logged = Logged::new(1 << 30, 3);
+    let audit = logged.start();
+    audit.write(&a_call("before"), false);
+    while audit.status().written < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    std::fs::copy(logged.path(), file::beside(&logged.path(), "1")).unwrap();
+    std::fs::write(logged.path(), "").unwrap();
+    audit.reopen();
+    audit.write(&a_call("after"), false);
+    audit.close().await;
+    let events = logged.events(&logged.path());
+    let events: Vec<_> = events.iter().map(|line| &line["event"]).collect();
+    assert_eq!(events, ["open", "call", "stop"]);
+    assert_eq!(found(&logged.check()), []);
+}
+
+#[tokio::test]
+async fn where_fewer_files_are_kept_the_others_go_and_are_not_missed_when_more_are_kept_again() {
+    let mut logged = Logged::new(1000, 6);
+    let keep = |logged: &mut Logged, files| {
+        let AuditSink::File { keep, .. } = &mut logged.config.sink else {
+            panic!("it is a file")
+        };
+        *keep = files;
+    };
+    logged.run(60).await;
+    for _ in 0..12 {
+        logged.run(5).await;
+    }
+    assert_eq!(logged.files().0.len(), 7);
+    // What has another name is not the log's.
+    let foreign = file::beside(&logged.path(), "7.gz");
+    std::fs::write(&foreign, "").unwrap();
+    keep(&mut logged, 2);
+    for _ in 0..4 {
+        logged.run(5).await;
+    }
+    assert_eq!(logged.files().0.len(), 3);
+    assert!(foreign.exists());
+    keep(&mut logged, 6);
+    for _ in 0..4 {
+        logged.run(5).await;
+    }
+    assert_eq!(found(&logged.check()), []);
+}
+
 /// It is verified from cron, while calls go on: nothing is missing only because it was moved.
 #[tokio::test]
 async fn a_log_that_is_rotated_meanwhile_is_found_whole() {

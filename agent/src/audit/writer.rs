@@ -166,7 +166,7 @@ impl Writer {
             self.queue.push(line::denied(&summary), false);
         }
         if let Sink::Files(files) = &mut self.sink
-            && (work.reopen || files.has_moved())
+            && files.has_moved()
         {
             files.reopen()?;
             self.begin = Some(Begin::Open);
