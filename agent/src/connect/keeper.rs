@@ -95,8 +95,11 @@ impl Keeper {
                     // The same one may count for longer than when it came, if it stands in a file.
                     let same = link.tokens.borrow().clone().filter(|token| self.knows(token));
                     self.token = same.unwrap_or(self.token);
-                    // Its successor is sent as soon as there is one.
-                    if !self.token.is_expired() {
+                    // Its successor is sent as soon as there is one. Until then it is not taken, and may
+                    // still turn out to count for longer.
+                    if self.token.is_expired() {
+                        self.tries.auth.later();
+                    } else {
                         self.pass_token_on(&mut registrations);
                     }
                 }

@@ -123,6 +123,40 @@ async fn a_token_that_has_expired_is_not_sent_again() {
     assert!(matches!(relay.control().await, Control::Auth { .. }));
 }
 
+/// It stands in a file, whose date says that it counts for longer.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_had_expired_and_counts_again_is_sent_whatever_the_relay_said_meanwhile() {
+    let agent = Agent::in_memory();
+    let (begun, far) = agent.begin();
+    let mut relay = RelaySide::over(far).await;
+    relay.register(&["nsx"]).await;
+    let _running = begun.await.unwrap().unwrap();
+    let expired = AccessToken {
+        expires_at: Instant::now() + Duration::from_millis(500),
+        ..token("two")
+    };
+    agent.tokens.send_replace(Some(expired));
+    assert!(matches!(relay.control().await, Control::Auth { .. }));
+    relay.session.send_control(&not_checked()).unwrap();
+    relay.register(&["nsx"]).await;
+    // Answers to what is offered again say nothing of a token that was not sent.
+    for _ in 0..3 {
+        relay.register(&["nsx"]).await;
+    }
+    agent.tokens.send_replace(Some(token("two")));
+    loop {
+        let sent = timeout(LONG, relay.control()).await;
+        match sent.expect("the token is sent") {
+            Control::Auth { token } => {
+                assert_eq!(token, "two");
+                break;
+            }
+            Control::Register { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_refused_is_offered_again_until_it_is_registered() {
     let agent = Agent::in_memory();
