@@ -6,6 +6,7 @@ use std::sync::Arc;
 use culvert_config::audit::{AuditSink, OnFull};
 use culvert_config::endpoint::Endpoint;
 use culvert_identity::TokenSource;
+use culvert_proto::code::ErrorCode;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -441,10 +442,12 @@ impl fmt::Display for Status {
             if let Some(operation) = &refused.soap_op {
                 write!(f, " {operation}")?;
             }
+            // Of a call that failed behind the policy, the rule is the one that allowed it.
+            let is_denied = code == ErrorCode::PolicyDenied.as_str();
             match (&refused.rule, &refused.reason) {
-                (Some(rule), _) => writeln!(f, " (rule {rule})")?,
-                (None, Some(reason)) => writeln!(f, " ({reason})")?,
-                (None, None) => writeln!(f)?,
+                (Some(rule), _) if is_denied => writeln!(f, " (rule {rule})")?,
+                (_, Some(reason)) => writeln!(f, " ({reason})")?,
+                (_, None) => writeln!(f)?,
             }
         }
         Ok(())
@@ -483,5 +486,36 @@ mod tests {
         let sessions = [drains, open];
         assert_eq!(count(&sessions, "api"), 1);
         assert_eq!(desk.waiting_for(&sessions, &audit), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_failed_is_not_blamed_on_the_rule_that_allowed_it() {
+        let refused = |code: ErrorCode, rule: Option<&str>, reason: &str| RefusedCall {
+            time: "2026-11-28T12:00:00.000Z".to_owned(),
+            call: "ab12".to_owned(),
+            caller: "director-7".to_owned(),
+            endpoint: "api".to_owned(),
+            method: "GET".to_owned(),
+            target: "/".to_owned(),
+            soap_op: None,
+            code: code.as_str().to_owned(),
+            rule: rule.map(ToOwned::to_owned),
+            reason: Some(reason.to_owned()),
+        };
+        let (_folder, desk) = desk().await;
+        let mut status = desk.status();
+        status.refusals = vec![
+            refused(ErrorCode::PolicyDenied, Some("no-writes"), "rule"),
+            refused(ErrorCode::PolicyDenied, None, "no-rule"),
+            refused(ErrorCode::UpstreamTls, Some("reads"), "TLS failed"),
+        ];
+        let text = status.to_string();
+        for end in [
+            "policy-denied: director-7 GET api / (rule no-writes)\n",
+            "policy-denied: director-7 GET api / (no-rule)\n",
+            "upstream-tls: director-7 GET api / (TLS failed)\n",
+        ] {
+            assert!(text.contains(end), "no {end:?} in\n{text}");
+        }
     }
 }
