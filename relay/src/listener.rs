@@ -3,6 +3,7 @@
 //! What is too much is turned away before TLS, which is where the cost begins. Running out of
 //! file descriptors is waited out, never spun on.
 
+mod admitted;
 mod parting;
 mod proxy_header;
 #[cfg(test)]
@@ -10,9 +11,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use culvert_http::{Alpn, Breaker};
@@ -23,15 +22,15 @@ use rustls::ProtocolVersion;
 use rustls::server::Acceptor;
 use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+pub use self::admitted::Admitted;
+use self::admitted::{Arrived, Seat};
 use crate::drain::Ending;
 use crate::handshakes::{Handshakes, Late};
 use crate::metrics::{Arrival, Metrics};
@@ -375,13 +374,7 @@ impl Listener {
             return None;
         };
         socket::tune(&tcp);
-        self.metrics.connections.open.inc();
-        let metrics = self.metrics.clone();
-        let seat = Seat {
-            _permit: permit,
-            _open: ending.socket(),
-            metrics,
-        };
+        let seat = Seat::new(permit, ending.socket(), self.metrics.clone());
         let tcp = tcp.into_std().ok()?;
         Some(Arrived {
             tcp,
@@ -466,125 +459,4 @@ fn describe(connection: &Connection, address: SocketAddr) -> (Alpn, Peer) {
         door,
     };
     (alpn, peer)
-}
-
-/// A connection on its way to its worker.
-struct Arrived {
-    tcp: std::net::TcpStream,
-    standing: Standing,
-    seat: Seat,
-}
-
-impl Arrived {
-    /// Lets the worker that this is called on hear of what happens on the connection.
-    fn settle(self) -> Option<Admitted> {
-        let tcp = TcpStream::from_std(self.tcp);
-        let tcp = tcp.inspect_err(|error| tracing::warn!(%error, "a connection is lost"));
-        Some(Admitted {
-            tcp: tcp.ok()?,
-            breaker: Breaker::default(),
-            standing: self.standing,
-            _seat: self.seat,
-        })
-    }
-}
-
-/// A TCP connection with its seat among the connections of the node. The seat goes where the
-/// connection goes, so it also counts when the connection has become an agent's session.
-#[derive(Debug)]
-pub struct Admitted {
-    tcp: TcpStream,
-    breaker: Breaker,
-    standing: Standing,
-    _seat: Seat,
-}
-
-impl Admitted {
-    /// Reads what the balancer at `by` says about where the connection is from; `by` itself where it
-    /// speaks for itself, as in health checks.
-    async fn introduced(
-        &mut self,
-        by: SocketAddr,
-        strangers: &Arc<Strangers>,
-    ) -> io::Result<SocketAddr> {
-        let from = proxy_header::read(&mut self.tcp).await?.unwrap_or(by);
-        let standing = strangers.arrive(from.ip());
-        self.standing = standing.ok_or_else(|| {
-            io::Error::other(format!(
-                "too many unauthenticated connections from {}",
-                from.ip()
-            ))
-        })?;
-        Ok(from)
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        if !self.breaker.is_set() {
-            return;
-        }
-        let socket = SockRef::from(&self.tcp);
-        if self.breaker.is_behind()
-            && let Ok(runtime) = Handle::try_current()
-            && let Ok(again) = socket.try_clone()
-        {
-            runtime.spawn(parting::reset_behind(again));
-            return;
-        }
-        let _ = socket.set_linger(Some(Duration::ZERO));
-    }
-}
-
-#[derive(Debug)]
-struct Seat {
-    _permit: OwnedSemaphorePermit,
-    _open: TaskTrackerToken,
-    metrics: Arc<Metrics>,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.metrics.connections.open.dec();
-    }
-}
-
-impl AsyncRead for Admitted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, out)
-    }
-}
-
-impl AsyncWrite for Admitted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
 }

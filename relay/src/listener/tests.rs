@@ -60,7 +60,7 @@ impl Rig {
         };
         std::fs::write(&files.certificate, leaf.pem()).unwrap();
         std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
-        let tls = PublicTls::load(&files).unwrap();
+        let tls = PublicTls::load(&files, "relay.test", std::iter::empty()).unwrap();
         let (metrics, ending) = (Arc::new(Metrics::new()), Ending::default());
         let terms = Terms {
             workers: Arc::new(workers),
