@@ -336,9 +336,12 @@ pub(super) fn lost(error: StreamError) -> Problem {
             ErrorCode::UpstreamTimeout,
             "the local API did not answer in time",
         ),
-        StreamError::Reset(ResetCode::Truncated | ResetCode::Protocol) => {
-            broken("the local API's answer broke off")
-        }
+        StreamError::Reset(ResetCode::Truncated) => broken("the local API's answer broke off"),
+        // It was the agent, whatever the local API had to say.
+        StreamError::Reset(ResetCode::Protocol) => broken(
+            "the agent's answer breaks the session protocol; whether the local API has seen the call \
+             is not known",
+        ),
         StreamError::Reset(ResetCode::Withdrawn) => Problem::of_agent(
             ErrorCode::PolicyDenied,
             "the permission was withdrawn while the call was in flight; whether the local API has seen \
