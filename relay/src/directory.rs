@@ -35,6 +35,10 @@ pub const MAX_REMEMBERED_OF_TENANT: usize = 1024;
 /// Most endpoints of all tenants that are remembered while they have no session.
 pub const MAX_REMEMBERED: usize = 65_536;
 
+/// How long a name is kept for an endpoint that has no session, before it goes to another one that waits
+/// for it: its agent may just be coming back.
+const NAME_REST: Duration = Duration::from_secs(30);
+
 /// How long after the start of a node its agents may still be on their way.
 const SETTLING: Duration = Duration::from_secs(30);
 
@@ -117,9 +121,11 @@ pub struct Listed {
     pub tenant: TenantName,
     /// Its name.
     pub endpoint: EndpointName,
-    /// Sessions with this node that serve it.
+    /// Sessions with this node that take calls to it.
     pub sessions: usize,
-    /// Other nodes that have sessions; it is offline where there are neither.
+    /// Sessions with this node that are about to go, and take no further ones.
+    pub draining: usize,
+    /// Other nodes that have sessions; it is offline where none takes calls, here or there.
     pub elsewhere: usize,
     /// Calls in flight on those sessions, for all of their endpoints.
     pub calls: usize,
@@ -263,7 +269,8 @@ impl<S: Target> Directory<S> {
     }
 
     /// Binds an endpoint to a session, beside those that serve it already; or sets how it serves
-    /// the endpoint from now on. A name that belongs to another endpoint stays there.
+    /// the endpoint from now on. A name that belongs to another endpoint that is served stays there; this
+    /// one waits for it.
     pub(crate) fn register(
         &self,
         tenant: &TenantName,
@@ -330,22 +337,32 @@ impl<S: Target> Directory<S> {
             .send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Forgets what was remembered for long enough. To be called now and then.
+    /// Forgets what was remembered for long enough, and gives names that are free to who waits for them. To
+    /// be called now and then.
     pub(crate) fn forget_old(&self) {
         let mut guard = self.write();
         let tenants = &mut *guard;
         let now = Instant::now();
+        let mut handed_over = false;
         for tenant in tenants.by_name.values_mut() {
             tenants.remembered -= tenant.forget_until(now, self.memory);
+            handed_over |= tenant.hand_over(NAME_REST);
         }
         tenants
             .by_name
             .retain(|_, tenant| !tenant.endpoints.is_empty());
+        drop(guard);
+        if handed_over {
+            self.changed();
+        }
     }
 
-    /// Endpoints that have a session with this node.
+    /// Endpoints for which a session with this node takes calls. Looks at each: for whoever asks now and
+    /// then.
     pub fn served_here(&self) -> usize {
-        self.read().here
+        let tenants = self.read();
+        let endpoints = tenants.by_name.values().flat_map(|t| t.endpoints.values());
+        endpoints.filter(|found| found.open_here() > 0).count()
     }
 
     /// The endpoints of a tenant that have a session.
@@ -402,7 +419,8 @@ impl<S: Target> Directory<S> {
                 list.push(Listed {
                     tenant,
                     endpoint,
-                    sessions: found.here,
+                    sessions: found.open_here(),
+                    draining: found.here - found.open_here(),
                     elsewhere: found.sessions.len() - found.here,
                     calls,
                 });

@@ -76,6 +76,9 @@ impl Node {
     pub(crate) fn render_metrics(&self) -> Result<String, std::fmt::Error> {
         self.count_revocations();
         self.metrics.issuers.note(&self.verifier.status());
+        // Counted now: sessions drain without a word to the directory.
+        let served = i64::try_from(self.directory.served_here()).unwrap_or(i64::MAX);
+        self.metrics.sessions.endpoints.set(served);
         self.metrics.render()
     }
 

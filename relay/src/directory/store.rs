@@ -1,7 +1,7 @@
 //! What the directory stores: endpoints by tenant and name, with their sessions, and for a while those
 //! that have none any more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use culvert_proto::connect_name::ConnectName;
@@ -9,7 +9,7 @@ use culvert_proto::head::Mode;
 use culvert_proto::names::{EndpointName, TenantName};
 use tokio::time::Instant;
 
-use super::{MAX_REMEMBERED, MAX_REMEMBERED_OF_TENANT, RouteHere, Service, SessionId};
+use super::{MAX_REMEMBERED, MAX_REMEMBERED_OF_TENANT, RouteHere, Service, SessionId, Target};
 
 pub(super) struct Tenants<S> {
     pub(super) by_name: HashMap<TenantName, Tenant<S>>,
@@ -37,8 +37,10 @@ pub(super) struct Endpoint<S> {
     pub(super) here: usize,
     /// When the last session went, if there is none.
     pub(super) since: Instant,
-    /// What its sessions declare, or the last one did.
+    /// What its sessions declare, or the last one did, but for what is another's.
     pub(super) names: Vec<ConnectName>,
+    /// What its sessions declare that is another's.
+    pub(super) waits_for: HashSet<ConnectName>,
     /// How calls to those names are carried, as was said last.
     pub(super) tunnel: Option<Mode>,
 }
@@ -53,9 +55,12 @@ pub(super) struct Served<S> {
 impl<S> Endpoint<S> {
     pub(super) fn route(&self, tenant: &TenantName, endpoint: &EndpointName) -> RouteHere {
         let here = &self.sessions[..self.here];
+        // Not those that are another's here: elsewhere it may be heard of first.
         let mut names: Vec<_> = here
             .iter()
-            .flat_map(|served| served.service.names.to_vec())
+            .flat_map(|served| &*served.service.names)
+            .filter(|name| !self.waits_for.contains(*name))
+            .cloned()
             .collect();
         names.sort_unstable();
         names.dedup();
@@ -74,8 +79,17 @@ impl<S> Endpoint<S> {
             here: 0,
             since: Instant::now(),
             names: Vec::new(),
+            waits_for: HashSet::new(),
             tunnel: None,
         }
+    }
+}
+
+impl<S: Target> Endpoint<S> {
+    /// Sessions of this node that take calls.
+    pub(super) fn open_here(&self) -> usize {
+        let here = self.sessions[..self.here].iter();
+        here.filter(|served| !served.session.is_closing()).count()
     }
 }
 
@@ -121,6 +135,7 @@ impl<S> Tenants<S> {
         }
         let now = Instant::now();
         entry.since = now;
+        entry.waits_for.clear();
         self.served -= 1;
         self.remembered += 1;
         tenant.gone.push_back((now, endpoint.clone()));
@@ -152,6 +167,7 @@ impl<S> Tenant<S> {
             return;
         };
         let mut names: Vec<ConnectName> = Vec::new();
+        let mut waits_for = HashSet::new();
         let declared = entry
             .sessions
             .iter()
@@ -160,7 +176,9 @@ impl<S> Tenant<S> {
             // Who is only remembered, perhaps this one under its old name, has no need of it.
             let held = self.names.get(name);
             let held = held.filter(|holder| *holder != endpoint && self.is_served(holder));
-            if held.is_none() && !names.contains(name) {
+            if held.is_some() {
+                waits_for.insert(name.clone());
+            } else if !names.contains(name) {
                 names.push(name.clone());
             }
         }
@@ -170,12 +188,32 @@ impl<S> Tenant<S> {
         let Some(entry) = self.endpoints.get_mut(endpoint) else {
             return;
         };
+        entry.waits_for = waits_for;
         let before = std::mem::replace(&mut entry.names, names.clone());
         let lost: Vec<_> = before
             .into_iter()
             .filter(|name| !names.contains(name))
             .collect();
         self.unname(endpoint, &lost);
+    }
+
+    /// Gives names that nobody has needed for `rest` to endpoints that wait for them; says whether there
+    /// were any.
+    pub(super) fn hand_over(&mut self, rest: Duration) -> bool {
+        let is_free = |name: &ConnectName| {
+            let holder = self.names.get(name);
+            let holder = holder.and_then(|holder| self.endpoints.get(holder));
+            holder.is_none_or(|it| it.sessions.is_empty() && it.since.elapsed() >= rest)
+        };
+        let waiting = self.endpoints.iter();
+        let waiting = waiting.filter(|(_, entry)| entry.waits_for.iter().any(is_free));
+        let mut waiting: Vec<_> = waiting.map(|(endpoint, _)| endpoint.clone()).collect();
+        // Where several wait, each node gives it to the same one.
+        waiting.sort_unstable();
+        for endpoint in &waiting {
+            self.name_anew(endpoint);
+        }
+        !waiting.is_empty()
     }
 
     /// Whether the endpoint has a session.

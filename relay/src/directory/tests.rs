@@ -364,7 +364,10 @@ fn calls_stay_here_while_they_can_and_calls_of_other_nodes_always() {
     assert!(is(directory.find("acme", "vcenter"), &there));
     assert!(matches!(lookup_here(), Lookup::Moving));
     let listed = &directory.list()[0];
-    assert_eq!((listed.sessions, listed.elsewhere), (2, 1));
+    assert_eq!(
+        (listed.sessions, listed.draining, listed.elsewhere),
+        (0, 2, 1)
+    );
 
     directory.remove("acme", "vcenter", 1);
     assert!(
@@ -391,6 +394,7 @@ fn an_endpoint_is_listed_with_its_sessions_and_calls() {
         tenant: tenant("acme"),
         endpoint: endpoint(endpoint_name),
         sessions,
+        draining: 0,
         elsewhere: 0,
         calls,
     };
@@ -399,6 +403,23 @@ fn an_endpoint_is_listed_with_its_sessions_and_calls() {
         [listed("nsx", 0, 0), listed("vcenter", 2, 5)]
     );
     assert_eq!(directory.served_here(), 1);
+}
+
+#[test]
+fn an_endpoint_whose_sessions_here_all_drain_is_not_counted_as_served() {
+    let directory = Directory::new(MEMORY);
+    let (leaving, staying) = (Fake::default(), Fake::default());
+    directory.add("acme", "vcenter", 1, &leaving);
+    directory.add("acme", "vcenter", 2, &staying);
+    let counts = || {
+        let listed = &directory.list()[0];
+        (listed.sessions, listed.draining, directory.served_here())
+    };
+    assert_eq!(counts(), (2, 0, 1));
+    leaving.close();
+    assert_eq!(counts(), (1, 1, 1));
+    staying.close();
+    assert_eq!(counts(), (0, 2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -468,6 +489,49 @@ fn a_name_whose_endpoint_is_gone_goes_to_the_next_that_declares_it() {
     directory.remove("acme", "b", 2);
     assert_eq!(directory.held("acme", two).as_deref(), Some("c"));
     assert_eq!(directory.held("acme", one).as_deref(), Some("b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_free_again_goes_to_an_endpoint_that_waits_for_it_unless_its_own_comes_back()
+{
+    let directory = Directory::new(MEMORY);
+    let fake = Fake::default();
+    let (contested, own) = ("vc.sddc.local:443", "printer.sddc.local:443");
+    let held = || directory.held("acme", contested);
+    directory.add_named("acme", "printer", 1, &fake, &[contested]);
+    directory.add_named("acme", "vcenter", 2, &fake, &[contested]);
+    let announced = || {
+        let routes = directory.routes_here();
+        let names = routes.iter().map(|route| route.names.len());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(announced(), [1, 0], "other nodes hear of one");
+
+    directory.remove("acme", "printer", 1);
+    directory.forget_old();
+    directory.add_named("acme", "printer", 3, &fake, &[contested]);
+    tokio::time::advance(NAME_REST).await;
+    directory.forget_old();
+    assert_eq!(held().as_deref(), Some("printer"), "it came back at once");
+
+    // It goes.
+    directory.remove("acme", "printer", 3);
+    tokio::time::advance(NAME_REST).await;
+    let mut changes = directory.changes();
+    changes.mark_unchanged();
+    directory.forget_old();
+    assert_eq!(held().as_deref(), Some("vcenter"));
+    assert!(changes.has_changed().unwrap(), "other nodes are to hear");
+    directory.add_named("acme", "printer", 4, &fake, &[contested, own]);
+    assert_eq!(held().as_deref(), Some("vcenter"));
+    assert_eq!(directory.held("acme", own).as_deref(), Some("printer"));
+
+    // It declares the name no more.
+    directory.add_named("acme", "vcenter", 2, &fake, &[]);
+    directory.forget_old();
+    assert_eq!(held().as_deref(), Some("printer"));
+    assert_eq!(announced(), [2, 0]);
+    directory.assert_counts();
 }
 
 #[test]

@@ -217,7 +217,11 @@ impl Keeper {
     }
 
     fn on_register(&mut self, request: u32, offers: &[Offer]) {
+        let contested = self.registrations.contested().to_vec();
         let results = self.registrations.offer(offers, &self.token);
+        if contested != self.registrations.contested() {
+            self.tell_of_contested();
+        }
         let before = std::mem::replace(&mut self.results, results.clone());
         let mut registered = Vec::new();
         // An agent of whose endpoints one is refused offers all of them again every minute.
@@ -242,6 +246,28 @@ impl Keeper {
             self.agents.take_place(place, &self.record);
         }
         self.agents.tell_of_sharing(&self.record, &registered);
+    }
+
+    /// Tells the agent, before its answer, and whoever reads the log which of its names are others'. It
+    /// may be a mistake in a configuration, or an agent that is after another's callers.
+    fn tell_of_contested(&self) {
+        let contested = self.registrations.contested();
+        if contested.is_empty() {
+            let text = "every endpoint that is registered has all its names to connect to";
+            return self.record.inform(text.to_owned());
+        }
+        let mut names = contested.join(", ");
+        names.truncate(names.floor_char_boundary(MAX_REASON));
+        tracing::warn!(
+            target: "culvert::security",
+            session = %self.record.id,
+            tenant = %self.record.tenant,
+            subject = %self.record.subject.escape_debug(),
+            names,
+            "an agent declares names to connect to that are other endpoints'; they stay there"
+        );
+        let text = "calls to these names go to other endpoints until they are free";
+        self.notify(ErrorCode::Forbidden, format!("{text}: {names}"));
     }
 
     /// A renewed token: of the same agent, or the session is over.

@@ -30,6 +30,8 @@ pub(crate) struct Registrations {
     wanted: Vec<Wanted>,
     /// What the directory has.
     bound: Vec<EndpointName>,
+    /// Names of the last offers that are other endpoints', in words.
+    contested: Vec<String>,
     suspended: bool,
 }
 
@@ -41,6 +43,7 @@ impl Registrations {
             account,
             wanted: Vec::new(),
             bound: Vec::new(),
+            contested: Vec::new(),
             suspended: false,
         }
     }
@@ -51,6 +54,7 @@ impl Registrations {
         let mut named = HashSet::new();
         let mut results = Vec::with_capacity(offers.len());
         self.wanted.clear();
+        self.contested.clear();
         for offer in offers {
             let endpoint = &offer.endpoint;
             let refused = if !seen.insert(endpoint) {
@@ -90,30 +94,55 @@ impl Registrations {
 
     /// How an offer is to be served, with the names that callers may CONNECT to; `named` has those
     /// of the offers before it.
-    fn service(&self, offer: &Offer, named: &mut HashSet<ConnectName>) -> Result<Service, String> {
+    ///
+    /// A name that another endpoint has costs that name and no more: any agent of the tenant may declare
+    /// any name, and none is to take another's endpoint out of service by it. The directory gives it to
+    /// this endpoint once it is free.
+    fn service(
+        &mut self,
+        offer: &Offer,
+        named: &mut HashSet<ConnectName>,
+    ) -> Result<Service, String> {
         let tunnel = [Mode::Terminate, Mode::Connect, Mode::Tcp];
         let tunnel = tunnel.into_iter().find(|mode| offer.modes.contains(mode));
         let mut names = Vec::with_capacity(offer.connect.len());
+        let mut contested = Vec::new();
         for text in &offer.connect {
             let name = ConnectName::parse(text).map_err(|error| {
                 format!("{} is no name to connect to: {error}", text.escape_debug())
             })?;
-            let holder = self.agents.directory.server(&self.record.tenant, &name);
-            match holder {
-                Some(holder) if holder != offer.endpoint => {
-                    return Err(format!("{name} belongs to the endpoint {holder} already"));
-                }
-                _ if !named.insert(name.clone()) => {
-                    return Err(format!("{name} is declared twice"));
-                }
-                _ => names.push(name),
+            if !named.insert(name.clone()) {
+                return Err(format!("{name} is declared twice"));
             }
+            let holder = self.agents.directory.server(&self.record.tenant, &name);
+            if let Some(holder) = holder.filter(|holder| *holder != offer.endpoint) {
+                contested.push((name.clone(), holder));
+            }
+            names.push(name);
         }
+        // Without its names nothing of it could be called.
+        let is_nothing_else = !offer.modes.contains(&Mode::Http);
+        if let Some((name, holder)) = contested.first()
+            && is_nothing_else
+            && contested.len() == names.len()
+        {
+            return Err(format!("{name} belongs to the endpoint {holder} already"));
+        }
+        let endpoint = &offer.endpoint;
+        let words = contested
+            .iter()
+            .map(|(name, holder)| format!("{name} of {endpoint} (belongs to {holder})"));
+        self.contested.extend(words);
         Ok(Service {
             priority: offer.priority,
             names: names.into(),
             tunnel,
         })
+    }
+
+    /// Names that the agent declared last and other endpoints have, in words.
+    pub(crate) fn contested(&self) -> &[String] {
+        &self.contested
     }
 
     /// The session has a new token: gives up what it does not cover, takes back what waited for
@@ -187,8 +216,6 @@ impl Registrations {
             self.bound = wanted.map(|(endpoint, _)| endpoint.clone()).collect();
         }
         self.record.state().endpoints.clone_from(&self.bound);
-        let served = i64::try_from(directory.served_here()).unwrap_or(i64::MAX);
-        self.agents.metrics.sessions.endpoints.set(served);
         left_out
     }
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_proto::code::GoawayCode;
-use culvert_proto::control::Control;
+use culvert_proto::connect_name::ConnectName;
+use culvert_proto::control::{Control, Offer, Registration};
+use culvert_proto::head::Mode;
 use culvert_proto::mux::Item;
 use culvert_proto::priority::Priority;
 use culvert_session::Session;
@@ -12,7 +14,7 @@ use serde_json::json;
 
 use crate::directory::Lookup;
 
-use super::rig::{Rig, call, good, soon};
+use super::rig::{Agent, Rig, call, good, soon};
 
 #[tokio::test]
 async fn endpoints_are_registered_within_the_tokens_patterns_and_refused_one_by_one() {
@@ -86,6 +88,64 @@ async fn who_offers_the_same_again_is_not_told_again_that_it_shares_the_calls() 
         let told = tokio::time::timeout(Duration::from_secs(1), agent.controls.recv()).await;
         assert!(told.is_err(), "{told:?}");
     }
+}
+
+/// An offer of an endpoint with these modes and one name to connect to.
+fn named(endpoint: &str, modes: &[Mode], name: &str) -> Offer {
+    Offer {
+        endpoint: endpoint.parse().unwrap(),
+        modes: modes.to_vec(),
+        connect: vec![name.to_owned()],
+        priority: None,
+    }
+}
+
+/// The relay's answer to a registration, without further words.
+async fn answer(agent: &mut Agent) -> Vec<Registration> {
+    match agent.control().await {
+        Control::Registered { results, .. } => results,
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_another_endpoint_has_costs_that_name_and_not_the_endpoint() {
+    const NAME: &str = "vc.local:443";
+    let rig = Rig::new();
+    let mut rogue = rig.open(&rig.issuer.token(good())).await;
+    rogue.offer(vec![named("esx-01", &[Mode::Connect], NAME)]);
+    assert_eq!(answer(&mut rogue).await[0].refused, None);
+
+    let mut agent = rig.open(&rig.issuer.token(good())).await;
+    let both = [Mode::Http, Mode::Connect];
+    let offers = || vec![named("vcenter", &both, NAME)];
+    agent.offer(offers());
+    let told = agent.notice().await;
+    assert!(
+        told.contains("vc.local:443 of vcenter (belongs to esx-01)"),
+        "{told}"
+    );
+    assert_eq!(answer(&mut agent).await[0].refused, None);
+    assert_eq!(rig.lookup("acme", "vcenter"), "session");
+    let holder = || {
+        let name = ConnectName::parse(NAME).unwrap();
+        let server = rig.node.directory.server(&"acme".parse().unwrap(), &name);
+        server.map(|endpoint| endpoint.to_string())
+    };
+    assert_eq!(holder().as_deref(), Some("esx-01"));
+    // It is told once.
+    agent.offer(offers());
+    answer(&mut agent).await;
+    // Without the name there is nothing of this one.
+    agent.offer(vec![named("esx-02", &[Mode::Connect], NAME)]);
+    assert!(agent.notice().await.contains("has all its names"));
+    let refused = answer(&mut agent).await[0].refused.clone().unwrap();
+    assert!(refused.contains("belongs to the endpoint esx-01"));
+
+    rogue.register(&["esx-01"]).await;
+    agent.offer(offers());
+    assert_eq!(answer(&mut agent).await[0].refused, None);
+    assert_eq!(holder().as_deref(), Some("vcenter"));
 }
 
 #[tokio::test]

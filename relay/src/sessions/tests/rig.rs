@@ -213,28 +213,32 @@ impl Agent {
 
     /// Registers in place of what was registered before; gives the relay's answer.
     pub(crate) async fn register(&mut self, endpoints: &[&str]) -> Vec<Registration> {
-        let offers = endpoints
-            .iter()
-            .map(|endpoint| Offer {
-                endpoint: EndpointName::new(endpoint).unwrap(),
-                modes: vec![Mode::Http],
-                connect: Vec::new(),
-                priority: self.priority,
-            })
-            .collect();
-        self.requests += 1;
-        let register = Control::Register {
-            request: self.requests,
-            offers,
+        let offer = |endpoint: &&str| Offer {
+            endpoint: EndpointName::new(endpoint).unwrap(),
+            modes: vec![Mode::Http],
+            connect: Vec::new(),
+            priority: self.priority,
         };
-        self.session.send_control(&register).unwrap();
+        let request = self.offer(endpoints.iter().map(offer).collect());
         match self.control().await {
-            Control::Registered { request, results } => {
-                assert_eq!(request, self.requests);
+            Control::Registered {
+                request: answered,
+                results,
+            } => {
+                assert_eq!(answered, request);
                 results
             }
             other => panic!("unexpected {other:?}"),
         }
+    }
+
+    /// Sends a registration; gives its number.
+    pub(crate) fn offer(&mut self, offers: Vec<Offer>) -> u32 {
+        self.requests += 1;
+        let request = self.requests;
+        let register = Control::Register { request, offers };
+        self.session.send_control(&register).unwrap();
+        request
     }
 
     /// Sends a renewed token.
