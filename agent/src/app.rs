@@ -1,6 +1,7 @@
 //! Wiring: from a checked configuration to a running agent.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use culvert_config::{AgentConfig, ConfigError};
 use culvert_identity::obtain::BadSigningKey;
 use culvert_identity::{Proxying, TokenSource, VerifierError};
 use culvert_process::descriptors::{self, Room};
+use culvert_process::files::ReadOnce;
 use culvert_process::workers::{Workers, processors};
 use culvert_proto::control::Hello;
 use culvert_proto::growth::GrowthBudget;
@@ -16,20 +18,21 @@ use culvert_proto::limits::Limits;
 use culvert_proto::mux;
 use culvert_session::dial::{DialTarget, TargetError};
 use culvert_session::proxy::HttpProxy;
-use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
+use culvert_session::tls::TlsConfigError;
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminError, Desk};
 use crate::audit::Audit;
-use crate::connect::{Link, LiveSessions, SOFTWARE, Slot};
+use crate::connect::{Link, LiveSessions, RelayTrust, SOFTWARE, Slot};
 use crate::diagnose::Diagnosis;
 use crate::drain::drain;
+use crate::files::Files;
 use crate::register;
 use crate::reload::PolicySource;
 use crate::serve::{Accounts, CallerChecks, EndpointError, Serving};
@@ -40,10 +43,12 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// An agent that could run: every file was read.
 pub(crate) struct App {
+    file: ReadOnce,
     config: AgentConfig,
     policy: Arc<PolicySource>,
     callers: Option<Arc<CallerChecks>>,
     serving: Arc<Serving>,
+    relay: RelayTrust,
     target: DialTarget,
 }
 
@@ -82,8 +87,10 @@ pub(crate) enum RunError {
 }
 
 impl App {
-    /// Reads everything that `config` names: policy, certificates, the system's roots.
-    pub(crate) fn new(config: AgentConfig) -> Result<Self, AppError> {
+    /// Reads `file` and everything that it names: policy, certificates, the system's roots.
+    pub(crate) fn load(file: &Path) -> Result<Self, AppError> {
+        let read = ReadOnce::new(file);
+        let config = AgentConfig::load(file)?;
         tokens::check(&config.oauth)?;
         let policy = Arc::new(PolicySource::load(&config.policy.file)?);
         let accounts = Accounts::new(Audit::new(&config.audit), &config.endpoints);
@@ -98,21 +105,19 @@ impl App {
         let serving = Serving::new(&config.endpoints, domain, policy.watch(), accounts)?;
         let serving = serving.verifying(callers.clone());
         let serving = Arc::new(serving);
-        let trust = match &config.relay.ca {
-            Some(file) => ServerTrust::CaFile(file.clone()),
-            None => ServerTrust::SystemRoots,
-        };
-        let tls = client_tls(&trust, TlsMin::V13)?;
-        let target = DialTarget::new(config.relay.url.as_str(), tls)?;
+        let relay = RelayTrust::new(config.relay.ca.as_deref());
+        let target = DialTarget::new(config.relay.url.as_str(), relay.load()?)?;
         let target = match http_proxy(&config.relay.proxy, target.host(), target.port()) {
             Some(proxy) => target.through(proxy),
             None => target,
         };
         Ok(Self {
+            file: read,
             config,
             policy,
             callers,
             serving,
+            relay,
             target,
         })
     }
@@ -160,6 +165,14 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(admin.run());
         background.spawn(self.policy.clone().keep());
+        let files = Arc::new(Files {
+            config: self.file,
+            relay: self.relay,
+            target: self.target.clone(),
+            serving: self.serving.clone(),
+            asked: Notify::new(),
+        });
+        background.spawn(files.clone().keep());
         if let Some(callers) = self.callers.clone() {
             background.spawn(callers.keep(tokens.watch()));
         }
@@ -194,11 +207,6 @@ impl App {
         );
         notify(&[NotifyState::Ready]);
 
-        let certificates = Arc::new(Notify::new());
-        let looking = tokio::spawn(keep_certificates(
-            self.serving.clone(),
-            certificates.clone(),
-        ));
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -208,7 +216,7 @@ impl App {
                     Asked::Reload => {
                         self.policy.reload();
                         audit.reopen();
-                        certificates.notify_one();
+                        files.reload();
                     }
                 },
                 _ = sweep.tick() => {
@@ -228,7 +236,6 @@ impl App {
             self.config.limits.drain.0,
         )
         .await;
-        looking.abort();
         audit.close().await;
         // A refresh token that the disk has not taken yet is tried once more.
         drop(grant);
@@ -261,20 +268,6 @@ fn most_calls(config: &AgentConfig) -> usize {
         taken.saturating_add(endpoint.max_streams as usize)
     });
     carried.min(taken)
-}
-
-/// Reads certificates for callers again when their files have changed, or when it is `asked` for. One look
-/// at a time: file systems may take their time, and a look takes a thread.
-async fn keep_certificates(serving: Arc<Serving>, asked: Arc<Notify>) {
-    if !serving.shows_certificates() {
-        return;
-    }
-    loop {
-        let asked = timeout(SWEEP, asked.notified()).await.is_ok();
-        let serving = serving.clone();
-        let look = tokio::task::spawn_blocking(move || serving.look_at_certificates(asked));
-        let _ = look.await;
-    }
 }
 
 /// The corporate proxy on the way to `host`, where there is one.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use culvert_admin::{Access, AskError};
-use culvert_config::{AgentConfig, secret};
+use culvert_config::secret;
 use culvert_process::log::{Log, LogFormat};
 
 use crate::admin::CLIENT;
@@ -40,8 +40,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the agent until SIGTERM or SIGINT; SIGHUP reads policy and certificates again and opens
-    /// the audit log anew.
+    /// Runs the agent until SIGTERM or SIGINT; SIGHUP reads policy, CA files and certificates again and
+    /// opens the audit log anew.
     Run(ConfigArg),
     /// Validates configuration and policy, runs the policy's own tests, and prints what the
     /// agent would run with.
@@ -170,11 +170,7 @@ fn status(admin: &AdminArg, json: bool) -> ExitCode {
 
 /// Reads and checks everything that can be checked without a network.
 fn with_app(config: &Path, then: impl FnOnce(App) -> ExitCode) -> ExitCode {
-    let config = match AgentConfig::load(config) {
-        Ok(config) => config,
-        Err(error) => return fail(BAD_CONFIG, error),
-    };
-    match App::new(config) {
+    match App::load(config) {
         Ok(app) => then(app),
         Err(error) => fail(BAD_CONFIG, error),
     }

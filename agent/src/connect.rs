@@ -4,6 +4,7 @@ mod again;
 mod keeper;
 mod lanes;
 mod live;
+mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::keeper::{Keeper, Tries};
 use self::lanes::Lanes;
 pub(crate) use self::live::{LiveSession, LiveSessions};
+pub(crate) use self::trust::RelayTrust;
 use crate::register::ANSWER_TIMEOUT;
 use crate::serve::Serving;
 

@@ -1,6 +1,8 @@
 //! `culvert-agent diagnose`: the way to the relay and to each upstream, step by step, by the very
 //! code that `run` uses.
 
+mod upstream;
+
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,7 +14,6 @@ use culvert_proto::code::GoawayCode;
 use culvert_proto::control::{Control, Offer};
 use culvert_proto::mux;
 use culvert_session::dial::{self, DialError, DialPhase, DialTarget};
-use culvert_session::tls::TlsTrouble;
 use culvert_session::{Session, SessionEvent};
 use rustls::ProtocolVersion;
 use tokio::time::timeout;
@@ -22,7 +23,6 @@ use crate::connect::{GREETING_TIMEOUT, SOFTWARE};
 use crate::register::{ANSWER_TIMEOUT, Registrations};
 use crate::serve::Serving;
 use crate::tokens::GrantError;
-use crate::upstream::{Probed, Upstream, UpstreamError};
 
 /// How long a call that came in meanwhile may take to end.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -59,7 +59,7 @@ impl Diagnosis {
         }
         for endpoint in &self.config.endpoints {
             if let Some(upstream) = self.serving.upstream(&endpoint.name) {
-                probe(endpoint.name.as_str(), upstream, &mut report).await;
+                upstream::probe(endpoint, upstream, &mut report).await;
             }
         }
         report.end()
@@ -228,88 +228,6 @@ impl Diagnosis {
         session.drain(Duration::ZERO);
         let _ = timeout(FAREWELL, crate::drain::emptied(&session)).await;
         session.close(GoawayCode::Drain, "only a diagnosis");
-    }
-}
-
-/// Opens a connection to an upstream as a call would.
-async fn probe(endpoint: &str, upstream: &Upstream, report: &mut Report<'_, impl Write>) {
-    let step = format!("upstream {endpoint}");
-    let error = match upstream.probe().await {
-        Ok(Probed { address, tls }) => {
-            match tls {
-                None => report.passed(&step, &format!("{address} answers, without TLS")),
-                Some((version, chain)) => {
-                    let version = version_word(version);
-                    report.passed(&step, &format!("{address} answers with {version}"));
-                    report.certificates(&chain);
-                }
-            }
-            return;
-        }
-        Err(error) => error,
-    };
-    let advice = advice(&error);
-    report.failed(&step, &error.to_string(), advice);
-    if error.is_about_tls()
-        && let Ok(Ok(chain)) = timeout(FAREWELL, upstream.shown()).await
-    {
-        report.certificates(&chain);
-    }
-}
-
-/// What an operator can do about an upstream that a call could not use.
-fn advice(error: &UpstreamError) -> &'static str {
-    match error {
-        UpstreamError::Shared(error) => advice(error),
-        UpstreamError::Resolve { .. } => {
-            "check the endpoint's upstream and this machine's resolver"
-        }
-        UpstreamError::Forbidden { .. } => {
-            "check what the name resolves to; allow_networks of the endpoint says where it may lead"
-        }
-        UpstreamError::Connect { .. } => {
-            "check that the API runs and listens there, and that no firewall is in between"
-        }
-        UpstreamError::Timeout { .. } => {
-            "nothing answers: check the address, and for a firewall that drops packets"
-        }
-        UpstreamError::Tls { source, .. } => tls_advice(source),
-        UpstreamError::NoHttp2 { .. } => "set upstream_protocol to \"auto\" or \"http1\"",
-        _ => "see the message",
-    }
-}
-
-fn tls_advice(error: &io::Error) -> &'static str {
-    match TlsTrouble::of(error) {
-        TlsTrouble::Untrusted => {
-            "set ca to the CA that signed the certificate below; or compare its SHA-256 with what \
-             the server's own console shows and paste the pin_sha256 line into the [[endpoint]]"
-        }
-        TlsTrouble::Expired => {
-            "the certificate below has expired: renew it at the server, or check this machine's \
-             clock; pinned by the pin_sha256 line, it is good for as long as it is the same"
-        }
-        TlsTrouble::NotYetValid => {
-            "the certificate below is not valid yet: check this machine's clock and the server's"
-        }
-        TlsTrouble::OtherName => {
-            "the certificate below is for other names: write one of them as upstream, or compare \
-             its SHA-256 with what the server's own console shows and paste the pin_sha256 line \
-             into the [[endpoint]]"
-        }
-        TlsTrouble::NotPinned => {
-            "the server has another certificate than the pinned one: if it was renewed, compare \
-             its SHA-256 with what the server's own console shows and paste the pin_sha256 line"
-        }
-        TlsTrouble::NotTls => {
-            "what answers there speaks no TLS: check the port, or write http:// if it is meant so"
-        }
-        TlsTrouble::Version => "the server speaks neither TLS 1.2 nor 1.3",
-        TlsTrouble::Cut => {
-            "the server ended the connection during the handshake: it may want a client \
-             certificate, speak no TLS, or not know the name"
-        }
-        TlsTrouble::Certificate | TlsTrouble::Other => "see the message",
     }
 }
 

@@ -19,8 +19,8 @@
 //! Where an endpoint has the mode `terminate`, `terminate` ends the caller's TLS and reads its HTTP; each
 //! call on it goes the same way from 2 on.
 //!
-//! Beside the calls: `reload` brings a new policy into force, `admin` answers operators, and
-//! `metrics` counts.
+//! Beside the calls: `reload` brings a new policy into force, and `files` new certificates; `admin`
+//! answers operators, and `metrics` counts.
 //!
 //! `tokens` says how the agent proves to the relay who it is; `cli` is what the administrator
 //! types, `policy_tools` answers questions about a policy, `diagnose` walks the way to the relay
@@ -35,6 +35,7 @@ pub mod cli;
 mod connect;
 mod diagnose;
 mod drain;
+mod files;
 mod metrics;
 mod pin;
 mod policy;

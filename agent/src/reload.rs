@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use culvert_config::ConfigError;
-use std::os::unix::fs::MetadataExt;
+use culvert_process::files::Stamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -30,9 +30,9 @@ pub(crate) struct PolicySource {
 #[derive(Debug)]
 struct State {
     /// The file that was read last, good or bad.
-    read: Option<Fingerprint>,
+    read: Option<Stamp>,
     /// The file at the last look.
-    seen: Option<Fingerprint>,
+    seen: Option<Stamp>,
     status: PolicyStatus,
 }
 
@@ -51,35 +51,11 @@ pub(crate) struct PolicyStatus {
     pub(crate) refused: Option<(SystemTime, String)>,
 }
 
-/// Tells one content of a file from the next; of where symbolic links lead to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Fingerprint {
-    /// `None`: there is no such file, or it cannot be looked at.
-    fn of(file: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(file).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-}
-
 impl PolicySource {
     /// Loads the policy file and runs its tests.
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
         // Taken before it is read: what changes meanwhile is noticed at the next look.
-        let fingerprint = Fingerprint::of(file);
+        let stamp = Stamp::of(file);
         let active = read(file)?;
         let status = PolicyStatus {
             loaded: SystemTime::now(),
@@ -93,8 +69,8 @@ impl PolicySource {
             active: watch::Sender::new(Arc::new(active)),
             asked: Notify::new(),
             state: Mutex::new(State {
-                read: fingerprint,
-                seen: fingerprint,
+                read: stamp,
+                seen: stamp,
                 status,
             }),
         })
@@ -139,7 +115,7 @@ impl PolicySource {
 
     /// Looks at the file once, and reads it if it is due.
     fn look(&self, asked: bool) {
-        let now = Fingerprint::of(&self.file);
+        let now = Stamp::of(&self.file);
         {
             let mut state = self.lock();
             let steady = state.seen == now;

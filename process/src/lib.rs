@@ -1,6 +1,8 @@
 //! What Culvert's programs have in common as processes: the [log], the [threads](workers) that carry
-//! connections, and the [files](descriptors) that they may have open.
+//! connections, how many [files](descriptors) they may have open, and which [files](files) have
+//! changed since they were read.
 
 pub mod descriptors;
+pub mod files;
 pub mod log;
 pub mod workers;

@@ -6,7 +6,7 @@ mod avoided;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -41,7 +41,8 @@ pub struct DialTarget {
     /// Host and port as the URL has them: the Host header.
     authority: String,
     server_name: ServerName<'static>,
-    tls: Arc<ClientConfig>,
+    /// Clones share it.
+    tls: Arc<RwLock<Arc<ClientConfig>>>,
     proxy: Option<HttpProxy>,
     /// The addresses at which dials came to nothing behind TCP. Clones share it.
     avoided: Avoided,
@@ -99,7 +100,7 @@ impl DialTarget {
             port,
             authority: authority.as_str().to_owned(),
             server_name,
-            tls,
+            tls: Arc::new(RwLock::new(tls)),
             proxy: None,
             avoided: Avoided::default(),
         })
@@ -109,6 +110,16 @@ impl DialTarget {
     pub fn through(mut self, proxy: HttpProxy) -> Self {
         self.proxy = Some(proxy);
         self
+    }
+
+    /// Takes another TLS for the connections that begin from now on, also by way of clones.
+    pub fn set_tls(&self, tls: Arc<ClientConfig>) {
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
+    }
+
+    fn tls(&self) -> Arc<ClientConfig> {
+        let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner);
+        tls.clone()
     }
 
     /// The name that the relay's certificate has to be for.
@@ -389,7 +400,7 @@ async fn open(
 
 /// The third step of a dial: TLS as the target's configuration says.
 pub async fn secure(target: &DialTarget, tcp: TcpStream) -> Result<DialIo, DialError> {
-    let connector = TlsConnector::from(target.tls.clone());
+    let connector = TlsConnector::from(target.tls());
     let shake = connector.connect(target.server_name.clone(), ReadAhead::new(tcp));
     let shaken = within(&target.host, DialPhase::Tls, shake).await?;
     shaken.map_err(|source| DialError::Tls {

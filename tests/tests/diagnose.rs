@@ -6,10 +6,11 @@ use std::process::{Command, Output};
 
 use culvert_demo::certs::Authority;
 use culvert_demo::files::write_private;
+use culvert_tests::issuer::world;
 use culvert_tests::process::program;
 use culvert_tests::squid::Squid;
 use culvert_tests::stack::Configured;
-use culvert_tests::{Nginx, Stack, Upstream, port, stack};
+use culvert_tests::{Nginx, Stack, Upstream, port, stack, wait};
 
 fn diagnose(configured: &Configured, variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let output = Command::new(program("culvert-agent"))
@@ -58,14 +59,19 @@ fn everything_that_works_is_said_to_work() {
         ("token", "lives"),
         ("websocket", "relay-1"),
         ("registration", "vcenter"),
-        ("upstream vcenter", "answers with TLS"),
+        ("upstream vcenter", ": HEAD / gets 404 Not Found"),
     ] {
         assert_step(&text, name, "ok", words);
     }
     assert!(text.contains("pin_sha256 = [\""), "{text}");
     assert!(text.contains("CN=localhost"), "{text}");
     assert_eq!(code, Some(0), "{text}");
-    assert_eq!(nginx.access_log(), "", "nothing is asked of the upstream");
+    wait::until("what was asked is logged", || {
+        !nginx.access_log().is_empty()
+    });
+    let asked = nginx.access_log();
+    assert_eq!(asked.lines().count(), 1, "{asked}");
+    assert!(asked.contains("\"HEAD / HTTP/1.1\""), "{asked}");
 
     let squid = Squid::start(&[configured.public]);
     let proxy = [
@@ -86,7 +92,7 @@ fn everything_that_works_is_said_to_work() {
 /// A relay that is ready.
 fn relay(configured: &Configured) -> culvert_tests::process::Process {
     let relay = configured.start("culvert-relay");
-    culvert_tests::wait::until("the relay listens", || port::answers(configured.public));
+    wait::until("the relay listens", || port::answers(configured.public));
     relay
 }
 
@@ -222,6 +228,43 @@ fn a_server_that_is_none_of_the_expected_kind_is_called_by_its_kind() {
         "FAIL",
         "the relay did not accept the token",
     );
+}
+
+/// nginx takes the connection in either case, and refuses each request with a 400.
+#[test]
+fn an_upstream_that_refuses_every_call_does_not_pass_for_one_that_works() {
+    let directives = format!(
+        "ssl_verify_client on; ssl_client_certificate {};",
+        world().ca_file().display()
+    );
+    let nginx = Nginx::start();
+    let strict = Nginx::start_with("", &directives);
+    let configured = Stack::options()
+        .endpoint("vcenter", &nginx.url())
+        .endpoint("bare", &nginx.url().replace("https://", "http://"))
+        .endpoint("strict", &strict.url())
+        .configure();
+    let file = configured.file("agent.toml");
+    let http = std::fs::read_to_string(&file).unwrap();
+    let mut bytes = http.clone();
+    for name in ["vcenter", "bare", "strict"] {
+        let line = format!("name = \"{name}\"\n");
+        let mode = format!("mode = [\"connect\"]\nconnect = [\"{name}.local:443\"]\n");
+        bytes = bytes.replace(&line, &format!("{line}{mode}"));
+    }
+    // What is carried as bytes may be any protocol, and is not asked.
+    std::fs::write(&file, bytes).unwrap();
+    let (_, text) = diagnose(&configured, &[]);
+    for name in ["upstream vcenter", "upstream bare", "upstream strict"] {
+        assert_step(&text, name, "ok", "nothing was asked");
+    }
+    assert_eq!(nginx.access_log(), "");
+    std::fs::write(&file, http).unwrap();
+    let (code, text) = diagnose(&configured, &[]);
+    assert_step(&text, "upstream vcenter", "ok", "HEAD / gets");
+    assert_step(&text, "upstream bare", "FAIL", "write https://");
+    assert_step(&text, "upstream strict", "FAIL", "client_certificate");
+    assert_eq!(code, Some(1), "{text}");
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! The policy while the agent runs: a new one comes into force by itself and ends what it
-//! forbids, a bad one changes nothing; and what `culvert-agent status` tells of it all.
+//! forbids, a bad one changes nothing; and what `culvert-agent status` tells of it all. Other files:
+//! which are read again, and what is said of those that are not.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use culvert_demo::certs::Authority;
+use culvert_tests::issuer::world;
 use culvert_tests::stack::{POLICY, run};
 use culvert_tests::upstream::Then;
 use culvert_tests::wait::{LONG, until};
-use culvert_tests::{Stack, Upstream};
+use culvert_tests::{Nginx, Stack, Upstream};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -143,6 +146,76 @@ fn a_policy_that_is_empty_cut_off_or_missing_stops_the_agent_at_start() {
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{words}");
         assert!(words.contains("policy"), "{words}");
+    }
+}
+
+/// As when the certificates of a vCenter are replaced by those of another authority.
+#[test]
+fn a_new_ca_file_of_an_endpoint_is_in_force_on_sighup_and_a_bad_one_changes_nothing() {
+    let other = Authority::generate().unwrap();
+    let nginx = Nginx::start_signed_by(&other);
+    let configured = Stack::options()
+        .endpoint("vcenter", &nginx.url())
+        .configure();
+    let ca = configured.file("upstream-ca.pem");
+    std::fs::copy(world().ca_file(), &ca).unwrap();
+    let agent = configured.file("agent.toml");
+    let text = std::fs::read_to_string(&agent).unwrap();
+    let (before, endpoint) = text.split_once("[[endpoint]]").unwrap();
+    let shared = world().ca_file().display().to_string();
+    let endpoint = endpoint.replacen(&shared, "upstream-ca.pem", 1);
+    std::fs::write(&agent, format!("{before}[[endpoint]]{endpoint}")).unwrap();
+    let stack = configured.run();
+    let refused = stack.call("/api/x").ok();
+    refused.assert_refused(502, "upstream-tls", "agent");
+
+    replace(&ca, other.pem());
+    stack.agent.signal(Signal::HUP);
+    until("the new authority is trusted", || {
+        stack.call("/api/x").ok().status == 200
+    });
+    replace(&ca, "nothing");
+    stack.agent.signal(Signal::HUP);
+    until("the log complains", || {
+        let log = stack.agent.log();
+        log.lines()
+            .any(|line| line.contains("is of no use") && line.contains("upstream-ca.pem"))
+    });
+    assert_eq!(stack.call("/api/x").ok().status, 200);
+
+    // Without a signal, within seconds.
+    replace(&ca, world().authority.pem());
+    until("the authority is trusted no more", || {
+        stack.call("/api/x").ok().status == 502
+    });
+}
+
+#[test]
+fn whoever_changes_the_configuration_file_and_reloads_is_told_that_it_takes_a_restart() {
+    let stack = Stack::start(&Upstream::plain().url());
+    for (program, file, reloaded) in [
+        (&stack.relay, "relay.toml", "loaded the certificates again"),
+        (
+            &stack.agent,
+            "agent.toml",
+            "loaded the authorities of the relay again",
+        ),
+    ] {
+        let told = |what: &str| program.log().matches(what).count();
+        program.signal(Signal::HUP);
+        until("everything is read again", || told(reloaded) == 1);
+        assert_eq!(told("takes a restart"), 0, "{file} is as it was");
+
+        let file = stack.file(file);
+        let text = std::fs::read_to_string(&file).unwrap();
+        replace(&file, &format!("{text}\n# Changed.\n"));
+        program.signal(Signal::HUP);
+        until("the log says so", || told("takes a restart") == 1);
+        let log = program.log();
+        let line = log.lines().find(|line| line.contains("takes a restart"));
+        let line = line.unwrap();
+        assert!(line.contains("WARN"), "{line}");
+        assert!(line.contains(file.to_str().unwrap()), "{line}");
     }
 }
 

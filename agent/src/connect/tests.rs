@@ -1,6 +1,7 @@
 //! Sessions from dial to end, with a relay of the tests at the other side.
 
 mod keeper;
+mod trust;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -184,16 +184,15 @@ impl Serving {
         &self.front
     }
 
-    /// Whether there are certificates that callers are shown.
-    pub(crate) fn shows_certificates(&self) -> bool {
-        self.endpoints.values().any(|e| e.host.is_some())
-    }
-
-    /// Reads certificates that callers are shown again if their files have changed, or if it is
-    /// `asked` for. Blocks.
-    pub(crate) fn look_at_certificates(&self, asked: bool) {
-        let hosts = self.endpoints.values().filter_map(|e| e.host.as_ref());
-        hosts.for_each(|host| host.identity.look(asked));
+    /// Reads again what upstreams are known by, and certificates that callers are shown, where the files
+    /// have changed, or if it is `asked` for. Blocks.
+    pub(crate) fn look_at_files(&self, asked: bool) {
+        for (name, served) in &self.endpoints {
+            served.upstream.look_at_files(name, asked);
+            if let Some(host) = &served.host {
+                host.identity.look(asked);
+            }
+        }
     }
 
     /// Where calls are accounted for.

@@ -3,13 +3,12 @@
 //! New connections get what is new, the old ones go on undisturbed. Files that cannot be used keep
 //! the old ones in force and say so.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use culvert_config::terminate::Terminate;
 use culvert_http::ALPN;
+use culvert_process::files::Watched;
 use culvert_proto::connect_name::ConnectName;
 use culvert_session::tls::{TlsConfigError, acceptor_tls, server_identity};
 use rustls::ServerConfig;
@@ -23,7 +22,7 @@ pub(crate) struct Identity {
     written: Terminate,
     names: Vec<ConnectName>,
     shown: RwLock<Arc<Shown>>,
-    stamp: Mutex<Stamp>,
+    files: Watched,
 }
 
 #[derive(Debug)]
@@ -47,20 +46,17 @@ pub(crate) enum IdentityError {
     Tls(#[from] rustls::Error),
 }
 
-/// Tells one version of two files from the next, also where a link now points elsewhere.
-type Stamp = [Option<(u64, u64, i64, i64)>; 2];
-
 impl Identity {
     /// Reads the files. Blocks.
     pub(crate) fn load(written: &Terminate, names: &[ConnectName]) -> Result<Self, IdentityError> {
-        // Taken before they are read: what changes meanwhile is noticed at the next look.
-        let stamp = stamp(written);
+        let (certificate, key) = written.files();
+        let files = Watched::new([certificate.clone(), key.clone()]);
         let shown = Shown::load(written, names)?;
         Ok(Self {
             written: written.clone(),
             names: names.to_vec(),
             shown: RwLock::new(Arc::new(shown)),
-            stamp: Mutex::new(stamp),
+            files,
         })
     }
 
@@ -82,12 +78,8 @@ impl Identity {
 
     /// Reads the files again if they have changed, or if it is `asked` for. Blocks.
     pub(crate) fn look(&self, asked: bool) {
-        let now = stamp(&self.written);
-        {
-            let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::replace(&mut *stamp, now) == now && !asked {
-                return;
-            }
+        if !self.files.are_due(asked) {
+            return;
         }
         let certificate = self.written.files().0.display();
         match Shown::load(&self.written, &self.names) {
@@ -125,18 +117,4 @@ impl Shown {
 /// The TLS of an endpoint with this certificate.
 pub(super) fn tls(identity: Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, rustls::Error> {
     acceptor_tls(Arc::new(SingleCertAndKey::from(identity)), None, &ALPN)
-}
-
-fn stamp(written: &Terminate) -> Stamp {
-    let of = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path as &Path).ok()?;
-        Some((
-            metadata.ino(),
-            metadata.size(),
-            metadata.mtime(),
-            metadata.mtime_nsec(),
-        ))
-    };
-    let (certificate, key) = written.files();
-    [of(certificate), of(key)]
 }

@@ -51,6 +51,8 @@ pub(crate) struct Connection {
     pub(crate) idle: Duration,
     /// It may be one user's to the upstream, and is not for others.
     pub(crate) is_bound: bool,
+    /// Its pool's when it was dialled.
+    pub(crate) era: u64,
 }
 
 /// A request that got no answer.
@@ -90,6 +92,7 @@ impl Connection {
             seen,
             idle: MAX_IDLE,
             is_bound: false,
+            era: 0,
         })
     }
 

@@ -3,26 +3,27 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use culvert_config::endpoint::{Endpoint, Trust};
+use culvert_config::endpoint::Endpoint;
 use culvert_session::race;
 use culvert_session::socket::{self, ReadAhead};
-use culvert_session::tls::{
-    PinMismatch, ServerTrust, TlsConfigError, TlsMin, client_tls, server_identity,
-};
+use culvert_session::tls::{PinMismatch, TlsConfigError};
 use ipnet::IpNet;
-use rustls::sign::SingleCertAndKey;
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use url::Host;
 
 use super::address::Scope;
 use super::error::{Phase, UpstreamError, rustls_error};
 use super::transport::Transport;
-use crate::certificate::{self, pin_hex};
+use super::trust::Tls;
+use crate::certificate;
 
 /// Addresses of one name that are looked at.
 const MAX_ADDRESSES: usize = 64;
@@ -46,7 +47,8 @@ pub(crate) struct Dialer {
     /// Where the name may lead, if the endpoint says so.
     networks: Vec<IpNet>,
     port: u16,
-    tls: Option<Tls>,
+    pub(super) tls: Option<Tls>,
+    no_identity: Arc<NoIdentity>,
     connect: Duration,
     handshake: Duration,
     /// Instead of all that: a pipe in memory, whose other end goes here.
@@ -54,11 +56,21 @@ pub(crate) struct Dialer {
     pub(super) memory: Option<tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>>,
 }
 
-/// TLS with one upstream.
-struct Tls {
-    http1: TlsConnector,
-    http2: TlsConnector,
-    name: ServerName<'static>,
+/// No certificate for an upstream that asks for one. Many go on without, so that it is only noted.
+#[derive(Debug, Default)]
+struct NoIdentity {
+    is_asked_for: AtomicBool,
+}
+
+impl ResolvesClientCert for NoIdentity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.is_asked_for.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 /// Why an endpoint's upstream cannot be dialled whatever the network does.
@@ -73,7 +85,7 @@ pub(crate) enum DialerError {
 }
 
 impl Dialer {
-    /// Reads the CA file or the system's roots.
+    /// Reads the CA file or the system's roots, and the client certificate. Blocks.
     pub(crate) fn new(endpoint: &Endpoint) -> Result<Self, DialerError> {
         let url = &endpoint.upstream;
         let no_name = || DialerError::Name(url.to_string());
@@ -84,26 +96,11 @@ impl Dialer {
             Host::Domain(_) => None,
         };
         let name = address.map_or_else(|| host.to_string(), |address| address.to_string());
+        let no_identity = Arc::<NoIdentity>::default();
         let tls = match url.scheme() {
             "https" => {
-                let trust = match &endpoint.trust {
-                    Trust::SystemRoots => ServerTrust::SystemRoots,
-                    Trust::Ca(file) => ServerTrust::CaFile(file.clone()),
-                    Trust::Pins(pins) => ServerTrust::Pins(pins.clone()),
-                };
-                let mut http1 = client_tls(&trust, TlsMin::V12)?.as_ref().clone();
-                if let Some(files) = &endpoint.client_identity {
-                    let identity = server_identity(&files.certificate, &files.private_key)?;
-                    let identity = SingleCertAndKey::from(identity);
-                    http1.client_auth_cert_resolver = Arc::new(identity);
-                }
-                let mut http2 = http1.clone();
-                http2.alpn_protocols = vec![b"h2".to_vec()];
-                Some(Tls {
-                    http1: TlsConnector::from(Arc::new(http1)),
-                    http2: TlsConnector::from(Arc::new(http2)),
-                    name: ServerName::try_from(name.clone()).map_err(|_| no_name())?,
-                })
+                let name = ServerName::try_from(name.clone()).map_err(|_| no_name())?;
+                Some(Tls::load(endpoint, name, no_identity.clone())?)
             }
             _ => None,
         };
@@ -114,6 +111,7 @@ impl Dialer {
             address,
             port: url.port_or_known_default().unwrap_or(443),
             tls,
+            no_identity,
             connect: endpoint.timeouts.connect.0,
             handshake: endpoint.timeouts.tls.0,
             #[cfg(test)]
@@ -146,12 +144,17 @@ impl Dialer {
         self.tls.is_some()
     }
 
+    /// Whether the upstream has asked for a client certificate, and there is none.
+    pub(crate) fn lacks_identity(&self) -> bool {
+        self.no_identity.is_asked_for.load(Ordering::Relaxed)
+    }
+
     /// The certificates that the upstream shows, none of them verified.
     pub(crate) async fn shown(&self) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
-        let Some(tls) = &self.tls else {
+        let Ok(name) = ServerName::try_from(self.host.clone()) else {
             return Ok(Vec::new());
         };
-        let shown = certificate::shown(self.tcp(self.port).await?, tls.name.clone()).await;
+        let shown = certificate::shown(self.tcp(self.port).await?, name).await;
         shown.map_err(|source| UpstreamError::Tls {
             host: self.host.clone(),
             source,
@@ -172,10 +175,7 @@ impl Dialer {
             return Ok(Transport::Plain(tcp));
         };
         let address = tcp.peer_addr();
-        let connector = match protocol {
-            Protocol::Http1 => &tls.http1,
-            Protocol::Http2 => &tls.http2,
-        };
+        let connector = tls.connector(protocol);
         let (phase, limit) = (Phase::Tls, self.handshake);
         let shake = connector.connect(tls.name.clone(), ReadAhead::new(tcp));
         let shaken = timeout(limit, shake).await;
@@ -229,16 +229,6 @@ impl Dialer {
             source,
         })?;
         permitted(&self.host, self.scope, &self.networks, found)
-    }
-}
-
-impl Tls {
-    /// The SHA-256 of the certificate that the server at `address` shows, for the administrator
-    /// to compare: an error about a certificate does not say which one it was.
-    async fn ask(&self, address: SocketAddr) -> Option<String> {
-        let tcp = TcpStream::connect(address).await.ok()?;
-        let chain = certificate::shown(tcp, self.name.clone()).await.ok()?;
-        Some(pin_hex(chain.first()?))
     }
 }
 

@@ -40,9 +40,16 @@ const MAX_HEAD: u32 = 64 * 1024;
 /// The open connections to one upstream.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    connections: Mutex<Vec<Arc<Connection>>>,
+    open: Mutex<Open>,
     /// Held by the one call that opens a further connection.
     opening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    connections: Vec<Arc<Connection>>,
+    /// As in the pool of HTTP/1.1: connections of an earlier one carry the calls that they have.
+    era: u64,
 }
 
 impl Shared {
@@ -60,22 +67,33 @@ impl Shared {
         if let Some(place) = self.take() {
             return Ok(place);
         }
+        let era = self.lock().era;
         let connection = open().await?;
-        self.lock().push(connection.clone());
+        let mut open = self.lock();
+        if open.era == era {
+            open.connections.push(connection.clone());
+        }
         Ok(connection.enter())
     }
 
     /// A place on the oldest connection that has one: fewer calls leave the young ones empty.
     fn take(&self) -> Option<Place> {
-        let mut connections = self.lock();
+        let connections = &mut self.lock().connections;
         connections.retain(|connection| connection.is_open());
         connections.iter().find_map(Connection::try_enter)
+    }
+
+    /// Begins another era: no further calls on the connections that there are.
+    pub(crate) fn clear(&self) {
+        let mut open = self.lock();
+        open.era += 1;
+        open.connections.clear();
     }
 
     /// Lets go of connections that ended, that the upstream ends, or that idled too long.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
-        self.lock().retain(|connection| {
+        self.lock().connections.retain(|connection| {
             let idle = connection.idle_since();
             connection.is_open() && idle.is_none_or(|since| now < since + MAX_IDLE)
         });
@@ -84,12 +102,10 @@ impl Shared {
     /// How many connections are open.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().connections.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,13 +1,15 @@
 //! The client of one upstream: takes a permit and a request, gives an answer that was checked.
 //!
-//! * `dial`, `address`, `transport`: a new connection to an address that was checked;
+//! * `dial`, `address`, `transport`: a new connection to an address that was checked; `trust`: to a
+//!   server that is known;
 //! * `connection`, `pool`: HTTP/1.1 on it, driven by the call that holds it, kept while idle;
 //!   `bound`: unless it has become one user's;
 //! * `http2`: HTTP/2 on it, shared by calls;
 //! * `health`: how it is doing, and who dials while it is down;
 //! * `request`, `caller_body`, `request_body`, `headers`: what the upstream gets;
 //! * `answer`, `interim`: what it may say; `switch`: how a call leaves HTTP (WebSocket);
-//! * `error`: what went wrong, for the log and for the caller.
+//! * `error`: what went wrong, for the log and for the caller;
+//! * `probe`: what there is, for an administrator who asks.
 //!
 //! Redirects are answers like any other: they are passed on, never followed.
 
@@ -24,12 +26,14 @@ mod http2;
 mod interim;
 mod patience;
 mod pool;
+mod probe;
 mod request;
 mod request_body;
 mod switch;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod trust;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -41,7 +45,6 @@ use culvert_policy::Permit;
 use http::header::HeaderValue;
 use http::uri::Scheme;
 use http::{Method, Request};
-use rustls_pki_types::CertificateDer;
 
 pub(crate) use self::answer::{Answer, AnswerBody};
 pub(crate) use self::caller_body::CallerBody;
@@ -56,10 +59,10 @@ pub(crate) use self::interim::Interims;
 pub(crate) use self::patience::Timer;
 use self::patience::patience;
 use self::pool::Pool;
+pub(crate) use self::probe::{Heard, ProbeError, Probed};
 pub(crate) use self::request::{RequestError, RequestParts};
 pub(crate) use self::request_body::{Progress, RequestBody, RequestBodyError};
 pub(crate) use self::switch::{Switch, Switched};
-pub(crate) use self::transport::Probed;
 
 /// One upstream: how to reach it, and the connections to it that are idle.
 #[derive(Debug)]
@@ -192,6 +195,7 @@ impl Upstream {
         progress: Option<&Progress>,
     ) -> Result<Answer, UpstreamError> {
         let method = request.method().clone();
+        let era = self.pool.era();
         let dialled = self
             .health
             .dial(Way::Http1, || self.dialer.dial(Protocol::Http1))
@@ -206,6 +210,7 @@ impl Upstream {
             Err(error) => return Err(error),
         };
         let mut connection = Box::new(Connection::open(transport).await?);
+        connection.era = era;
         let sent = self.attempt(pin!(connection.send(request)), progress).await;
         let answer = sent.map_err(|failure| failure.error)?;
         Answer::http1(&method, answer, connection, self.pool.clone())
@@ -235,10 +240,7 @@ impl Upstream {
         progress: Option<&Progress>,
     ) -> Result<Answer, UpstreamError> {
         let method = request.method().clone();
-        let scheme = match self.dialer.is_tls() {
-            true => Scheme::HTTPS,
-            false => Scheme::HTTP,
-        };
+        let scheme = self.scheme();
         let mut attempts = 1;
         loop {
             let copy = repeatable(&request);
@@ -251,6 +253,13 @@ impl Upstream {
             attempts += 1;
             request = again(failure, copy)?;
             place = self.place_http2().await?;
+        }
+    }
+
+    fn scheme(&self) -> Scheme {
+        match self.dialer.is_tls() {
+            true => Scheme::HTTPS,
+            false => Scheme::HTTP,
         }
     }
 
@@ -305,30 +314,6 @@ impl Upstream {
         let dialled = self.health.dial(way, || self.dialer.tcp(port)).await;
         self.note(&dialled);
         dialled
-    }
-
-    /// Opens a connection as a call would, asks nothing on it, and says what is there.
-    pub(crate) async fn probe(&self) -> Result<Probed, UpstreamError> {
-        let protocol = match self.protocol {
-            UpstreamProtocol::H2 => Protocol::Http2,
-            UpstreamProtocol::Auto | UpstreamProtocol::Http1 => Protocol::Http1,
-        };
-        let transport = match self.dialer.dial(protocol).await {
-            Err(error) if self.protocol == UpstreamProtocol::Auto && error.is_alpn_refusal() => {
-                self.dialer.dial(Protocol::Http2).await?
-            }
-            dialled => dialled?,
-        };
-        transport.probed().map_err(|source| UpstreamError::Connect {
-            host: self.dialer.host().to_owned(),
-            port: self.dialer.port(),
-            source,
-        })
-    }
-
-    /// The certificates that the upstream shows, none of them verified.
-    pub(crate) async fn shown(&self) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
-        self.dialer.shown().await
     }
 
     /// How it is doing.

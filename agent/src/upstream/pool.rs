@@ -19,8 +19,14 @@ pub(crate) const MAX_IDLE_CONNECTIONS: usize = 256;
 /// when there is less to do.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
     /// By the runtime of the thread.
-    idle: Mutex<HashMap<Option<runtime::Id>, VecDeque<Idle>>>,
+    idle: HashMap<Option<runtime::Id>, VecDeque<Idle>>,
+    era: u64,
 }
 
 #[derive(Debug)]
@@ -39,18 +45,36 @@ impl Pool {
     pub(crate) fn take(&self) -> Option<Box<Connection>> {
         let here = here();
         loop {
-            let mut idle = self.lock().get_mut(&here)?.pop_back()?;
+            let mut idle = self.lock().idle.get_mut(&here)?.pop_back()?;
             if idle.until > Instant::now() && idle.connection.is_still_at_rest() {
                 return Some(idle.connection);
             }
         }
     }
 
-    /// Keeps a connection that is at rest.
+    /// The era of connections that are dialled from now on.
+    pub(crate) fn era(&self) -> u64 {
+        self.lock().era
+    }
+
+    /// Begins another era: lets go of what is idle, and later of what is in use now.
+    pub(crate) fn clear(&self) {
+        let mut pool = self.lock();
+        pool.era += 1;
+        let earlier = std::mem::take(&mut pool.idle);
+        drop(pool);
+        drop(earlier);
+    }
+
+    /// Keeps a connection that is at rest, unless it is one of an earlier era.
     pub(crate) fn put(&self, connection: Box<Connection>) {
         let until = Instant::now() + connection.idle;
         let mut pool = self.lock();
-        let ours = pool.entry(here()).or_default();
+        if connection.era != pool.era {
+            drop(pool);
+            return;
+        }
+        let ours = pool.idle.entry(here()).or_default();
         let surplus = if ours.len() >= MAX_IDLE_CONNECTIONS {
             ours.pop_front()
         } else {
@@ -65,7 +89,7 @@ impl Pool {
     /// spoken without having been asked.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
-        for idle in self.lock().values_mut() {
+        for idle in self.lock().idle.values_mut() {
             idle.retain_mut(|idle| idle.until > now && idle.connection.is_still_at_rest());
         }
     }
@@ -73,10 +97,10 @@ impl Pool {
     /// How many connections are idle.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.lock().values().map(VecDeque::len).sum()
+        self.lock().idle.values().map(VecDeque::len).sum()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Option<runtime::Id>, VecDeque<Idle>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

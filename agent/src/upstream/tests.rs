@@ -4,8 +4,10 @@ mod hostile;
 mod http2;
 mod http2_raw;
 mod pool;
+mod probe;
 mod protocol;
 mod reach;
+mod trust;
 
 use std::future::poll_fn;
 use std::io;

@@ -1,20 +1,18 @@
 //! The bytes below HTTP: TCP or TLS, and what was seen of them.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use culvert_session::socket::ReadAhead;
-use rustls::ProtocolVersion;
-use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::error::rustls_error;
+use super::probe::{Heard, Probed};
 
 /// A connection to an upstream, ready for HTTP.
 #[derive(Debug)]
@@ -35,6 +33,7 @@ impl Transport {
             Self::Plain(tcp) => Ok(Probed {
                 address: tcp.peer_addr()?,
                 tls: None,
+                heard: Heard::Nothing,
             }),
             Self::Tls(stream) => {
                 let (io, session) = stream.get_ref();
@@ -42,20 +41,13 @@ impl Transport {
                 Ok(Probed {
                     address: io.io().peer_addr()?,
                     tls: Some((session.protocol_version(), chain.to_vec())),
+                    heard: Heard::Nothing,
                 })
             }
             #[cfg(test)]
             Self::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
-}
-
-/// What there is at the other end of a connection to an upstream.
-#[derive(Debug)]
-pub(crate) struct Probed {
-    pub(crate) address: SocketAddr,
-    /// The version and the verified server's certificates.
-    pub(crate) tls: Option<(Option<ProtocolVersion>, Vec<CertificateDer<'static>>)>,
 }
 
 /// What was seen of a transport's bytes.

@@ -225,6 +225,25 @@ async fn calls_share_a_connection_as_far_as_the_upstream_allows_and_then_open_an
     assert_eq!(upstream.shared.len(), 3);
 }
 
+/// What they were let in by may be trusted no more.
+#[tokio::test(start_paused = true)]
+async fn connections_of_an_earlier_era_carry_no_further_calls_and_end_with_those_that_they_have() {
+    let (upstream, connections) = over_http2();
+    let mut server = Server::start(connections, 10);
+    let early = begin(&upstream, Method::GET);
+    let first = server.next().await;
+    upstream.shared.clear();
+    let late = begin(&upstream, Method::GET);
+    let second = server.next().await;
+    assert_eq!((first.connection, second.connection), (1, 2));
+    first.answer("hello");
+    second.answer("hello");
+    for call in [early, late] {
+        assert_eq!(call.await.unwrap().unwrap(), b"hello");
+    }
+    assert_eq!(upstream.shared.len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn idle_connections_are_let_go_and_busy_ones_are_not() {
     let mut endpoint = endpoint_over(UpstreamProtocol::H2);
