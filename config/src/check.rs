@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use culvert_proto::names::NameError;
@@ -162,20 +162,22 @@ pub(crate) fn private_file(
     written: &Spanned<PathBuf>,
 ) -> Result<PathBuf, ConfigError> {
     let path = file(document, written)?;
-    let mode = std::fs::metadata(&path)
+    key_mode(&path).map_err(|problem| document.error(written.span(), problem))?;
+    Ok(path)
+}
+
+/// Refuses a private key that others may use. One that is not there is for whoever reads it to refuse.
+pub(crate) fn key_mode(path: &Path) -> Result<(), String> {
+    let mode = std::fs::metadata(path)
         .map(|m| m.permissions().mode() & 0o777)
         .unwrap_or(0);
     if mode & 0o027 == 0 {
-        return Ok(path);
+        return Ok(());
     }
-    Err(document.error(
-        written.span(),
-        format!(
-            "the private key {} has mode {mode:03o}; expected one that others cannot use \
-             (chmod 600 {})",
-            path.display(),
-            path.display()
-        ),
+    Err(format!(
+        "the private key {} has mode {mode:03o}; expected one that others cannot use (chmod 600 {})",
+        path.display(),
+        path.display()
     ))
 }
 

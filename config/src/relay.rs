@@ -117,6 +117,17 @@ pub struct RelayTls {
     pub sni: Vec<SniCertificate>,
 }
 
+impl RelayTls {
+    /// Refuses private keys that others may use: as when the configuration was read, for whoever reads
+    /// them again.
+    pub fn check_keys(&self) -> Result<(), String> {
+        let further = self.sni.iter().map(|further| &further.private_key);
+        std::iter::once(&self.private_key)
+            .chain(further)
+            .try_for_each(|key| crate::check::key_mode(key))
+    }
+}
+
 /// A further certificate of the public address, shown to whoever asks for one of its names: PEM.
 #[derive(Debug, Clone, Serialize)]
 pub struct SniCertificate {

@@ -12,6 +12,7 @@ use culvert_config::relay::RelayTls;
 use culvert_config::{ConfigError, RelayConfig};
 use culvert_http::Alpn;
 use culvert_identity::{Proxying, Verifier};
+use culvert_process::files::ReadOnce;
 use culvert_process::workers::Workers;
 use culvert_session::tls::TlsConfigError;
 use sd_notify::NotifyState;
@@ -47,6 +48,7 @@ const ANNOUNCE_WITHIN: Duration = Duration::from_secs(30);
 /// known without a network.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    file: ReadOnce,
     config: RelayConfig,
     tls: Arc<PublicTls>,
     certificates: Option<CertificateCallers>,
@@ -57,9 +59,11 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Reads and checks `file` and the files that it names.
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
+        let read = ReadOnce::new(file);
         let config = RelayConfig::load(file)?;
         let wrong = |key: &str, message: String| ConfigError::at_key(file, key, message);
-        let tls = PublicTls::load(&config.tls)
+        let hosts = config.routes.iter().map(|route| route.host.as_str());
+        let tls = PublicTls::load(&config.tls, &config.domain, hosts)
             .map_err(|error| wrong(&key_of(&error, &config.tls), error.to_string()))?;
         let verifier = culvert_trust::verifier(&config.issuers, Proxying::Environment)
             .map_err(|error| wrong("issuer", error.to_string()))?;
@@ -67,6 +71,7 @@ impl Prepared {
             .map_err(|error| wrong("caller", error.to_string()))?;
         let cluster = Membership::prepare(&config).map_err(|(key, message)| wrong(key, message))?;
         Ok(Self {
+            file: read,
             cluster,
             config,
             tls,
@@ -82,8 +87,7 @@ impl Prepared {
 
     /// What the node can run with, and clients will not be content with.
     pub(crate) fn shortcomings(&self) -> Vec<String> {
-        let hosts = self.config.routes.iter().map(|route| route.host.as_str());
-        self.tls.shortcomings(&self.config.domain, hosts)
+        self.tls.shortcomings()
     }
 }
 
@@ -140,6 +144,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         tracing::warn!("{shortcoming}");
     }
     let Prepared {
+        file,
         config,
         tls,
         certificates,
@@ -272,7 +277,11 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     let mut background = JoinSet::new();
     background.spawn(admin.run());
     background.spawn(refresh(verifier));
-    background.spawn(tls::keep_fresh(tls, async move || _ = hangup.recv().await));
+    let hangups = async move || {
+        hangup.recv().await;
+        file.warn_if_changed();
+    };
+    background.spawn(tls::keep_fresh(tls, metrics.clone(), hangups));
     background.spawn(forget(node.clone()));
     background.spawn(enforce(node.clone()));
     background.spawn(announce(node));

@@ -49,7 +49,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a relay node until SIGTERM or SIGINT; SIGHUP reloads the certificate.
+    /// Runs a relay node until SIGTERM or SIGINT; SIGHUP reloads the certificates.
     Run(ConfigArg),
     /// Validates the configuration and prints what the node would run with.
     Check(ConfigArg),

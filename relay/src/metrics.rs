@@ -35,6 +35,8 @@ const DURATIONS: [f64; 14] = [
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// When the first of the public certificates expires, in seconds since the Unix epoch.
+    pub(crate) certificate_expiry: Gauge,
     pub(crate) connections: Connections,
     pub(crate) handshakes: HandshakeCounts,
     pub(crate) sessions: Sessions,
@@ -129,7 +131,12 @@ impl Metrics {
         let mut registry = Registry::with_prefix("culvert_relay");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version that runs", version);
+        let certificate_expiry = Gauge::default();
+        let name = "certificate_expiry_timestamp";
+        let help = "When the first of the certificates of [tls] expires, in Unix time; 0 before they are known";
+        registry.register_with_unit(name, help, Unit::Seconds, certificate_expiry.clone());
         Self {
+            certificate_expiry,
             connections: Connections::new(&mut registry),
             handshakes: HandshakeCounts::new(&mut registry),
             sessions: Sessions::new(&mut registry),
@@ -144,9 +151,15 @@ impl Metrics {
         }
     }
 
-    /// A call begins. [`call_finished`](Self::call_finished) must follow.
+    /// A call begins. [`call_finished`](Self::call_finished) must follow, or
+    /// [`call_withdrawn`](Self::call_withdrawn).
     pub fn call_started(&self) {
         self.calls.in_flight.inc();
+    }
+
+    /// What began is no call.
+    pub(crate) fn call_withdrawn(&self) {
+        self.calls.in_flight.dec();
     }
 
     /// A call is over, however it ended.
@@ -169,6 +182,12 @@ impl Metrics {
         calls.duration.observe(end.duration.as_secs_f64());
         calls.received.inc_by(end.received);
         calls.sent.inc_by(end.sent);
+    }
+
+    /// When the first of the public certificates expires, once that is known.
+    pub(crate) fn certificate_expires(&self) -> Option<u64> {
+        let expires = u64::try_from(self.certificate_expiry.get()).ok();
+        expires.filter(|expires| *expires > 0)
     }
 
     /// Public connections, agents' included.
@@ -311,7 +330,7 @@ impl Sessions {
         );
         registry.register(
             "endpoints",
-            "Endpoints with a session",
+            "Endpoints for which a session takes calls",
             new.endpoints.clone(),
         );
         new

@@ -256,12 +256,13 @@ impl Agents {
             return Err(Problem::unauthenticated(BOUND, Some("invalid_token")));
         }
         if !token.may_register {
-            let problem = Problem::forbidden("the token lacks the scope to register endpoints");
-            return Err(problem.with_log(format!("subject {:?}", token.principal.subject)));
+            return Err(may_not(
+                &token,
+                "the token lacks the scope to register endpoints",
+            ));
         }
         if token.endpoints.is_empty() {
-            let problem = Problem::forbidden("the token names no endpoints to register");
-            return Err(problem.with_log(format!("subject {:?}", token.principal.subject)));
+            return Err(may_not(&token, "the token names no endpoints to register"));
         }
         let (tenant, subject) = (&token.principal.tenant, &token.principal.subject);
         if let Some(revocation) = self.revocations.of_agent(tenant, subject, None) {
@@ -491,6 +492,12 @@ fn overloaded(detail: &'static str) -> Problem {
         retry_after: Some(RETRY_AFTER),
         ..Problem::new(ErrorCode::Overloaded, detail)
     }
+}
+
+/// Why a good token opens no session. The log says whose it is too.
+fn may_not(token: &VerifiedToken, why: &'static str) -> Problem {
+    let (tenant, subject) = (&token.principal.tenant, &token.principal.subject);
+    Problem::forbidden(why).with_log(format!("{why} (tenant {tenant}, subject {subject:?})"))
 }
 
 /// What an agent is told that is revoked. Nothing changes by coming back at once.

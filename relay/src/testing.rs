@@ -1,7 +1,7 @@
-//! What the tests of several modules share: an issuer of tokens, and a node around it.
+//! What the tests of several modules share: an issuer of tokens, a node around it, and what is logged.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -13,6 +13,8 @@ use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
+use tracing::Dispatch;
+use tracing::subscriber::DefaultGuard;
 
 use crate::directory::Directory;
 use crate::drain::Ending;
@@ -138,4 +140,52 @@ pub(crate) fn node(issuer: &TestIssuer, limits: &RelayLimits) -> Arc<Node> {
         ending: Ending::default(),
         listening: AtomicBool::new(true),
     })
+}
+
+/// Collects log lines.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// Collects what is logged on this thread, while the guards are there.
+    pub(crate) fn listen() -> (Self, (DefaultGuard, Dispatch)) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        // Tests on other threads meet the line too, and nobody listens there. With a single dispatcher
+        // in the process, tracing would take their word for everybody's.
+        let other = Dispatch::new(tracing_subscriber::registry());
+        tracing::callsite::rebuild_interest_cache();
+        (lines, (guard, other))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The access lines.
+    pub(crate) fn access(&self) -> Vec<Value> {
+        self.text()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|line: &Value| line["target"] == "culvert::access")
+            .collect()
+    }
 }

@@ -2,34 +2,51 @@
 //! Which certificate a client is shown, [`identities`] says.
 //!
 //! New connections get the new certificate and are asked for certificates of the new authorities,
-//! the old ones go on undisturbed. Files that cannot be used keep what there is and say so.
+//! the old ones go on undisturbed. Files that cannot be used, or that clients would like less than what
+//! there is, keep what there is and say so.
 
 mod identities;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use culvert_config::relay::RelayTls;
 use culvert_http::ALPN;
+use culvert_process::files::Watched;
 use culvert_session::tls::{TlsConfigError, acceptor_tls, client_certificates, pin_of};
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use self::identities::Identities;
+use crate::metrics::Metrics;
 
 /// How often the files are looked at. A renewal is days early; this only has to beat patience.
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How often it is looked how long the certificates are good for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How often it is said at most that they are not for long.
+const REMIND_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
 /// The TLS side of the public address: TLS 1.2 and 1.3, `h2` and `http/1.1`.
 pub(crate) struct PublicTls {
     files: RelayTls,
-    /// The files as they were before they were read for the first time.
-    first: Version,
+    names: Names,
+    watched: Watched,
     current: ArcSwap<Loaded>,
+}
+
+/// The names that agents and callers come to.
+struct Names {
+    domain: String,
+    /// Further host names of endpoints.
+    hosts: Vec<String>,
 }
 
 /// What the files hold.
@@ -40,20 +57,72 @@ struct Loaded {
     clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
+/// What is wrong with the certificates of a node. Clients will say so, one by one.
+struct Shortcomings {
+    /// Time that is over or has not come: such a certificate is good for no name at all.
+    out_of_time: Vec<String>,
+    /// Names that none is for.
+    missing: Vec<String>,
+    /// Time that is over soon.
+    ending: Vec<String>,
+}
+
+impl Shortcomings {
+    /// Whether clients are worse off with these.
+    fn are_worse_than(&self, others: &Self) -> bool {
+        let weight = |of: &Self| (of.out_of_time.len(), of.missing.len());
+        weight(self) > weight(others)
+    }
+
+    fn into_words(self) -> Vec<String> {
+        [self.out_of_time, self.missing, self.ending].concat()
+    }
+}
+
+/// Why new files do not take the place of the old ones.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotTaken {
+    #[error(transparent)]
+    Unusable(#[from] TlsConfigError),
+    #[error("{0}")]
+    OpenKey(String),
+    #[error("{}; the old one is better", .0.join("; "))]
+    Worse(Vec<String>),
+}
+
 impl PublicTls {
-    /// Loads the files. Blocks: for the start of a program.
-    pub(crate) fn load(files: &RelayTls) -> Result<Arc<Self>, TlsConfigError> {
+    /// Loads the files, for a node of this domain that serves these hosts. Blocks: for the start of a
+    /// program.
+    pub(crate) fn load<'a>(
+        files: &RelayTls,
+        domain: &str,
+        hosts: impl Iterator<Item = &'a str>,
+    ) -> Result<Arc<Self>, TlsConfigError> {
+        let names = Names {
+            domain: domain.to_owned(),
+            hosts: hosts.map(str::to_owned).collect(),
+        };
         Ok(Arc::new(Self {
             files: files.clone(),
-            first: version(files),
+            names,
+            watched: watched(files),
             current: ArcSwap::from_pointee(Loaded::read(files)?),
         }))
     }
 
-    /// Loads the files again. On an error everything stays as it is.
-    pub(crate) fn reload(&self) -> Result<(), TlsConfigError> {
-        self.current.store(Arc::new(Loaded::read(&self.files)?));
-        Ok(())
+    /// Loads the files again; says what is wrong with them all the same. On an error everything stays as
+    /// it is. Blocks.
+    pub(crate) fn reload(&self) -> Result<Vec<String>, NotTaken> {
+        self.files.check_keys().map_err(NotTaken::OpenKey)?;
+        let new = Loaded::read(&self.files)?;
+        let now = SystemTime::now();
+        let shortcomings = self.names.judge(&new.identities, now);
+        // Tools that renew certificates have their bad days: a good one is not given for theirs.
+        if shortcomings.are_worse_than(&self.judge(now)) {
+            return Err(NotTaken::Worse(shortcomings.into_words()));
+        }
+        self.current.store(Arc::new(new));
+        Ok(shortcomings.into_words())
     }
 
     /// What a new connection is accepted with.
@@ -72,25 +141,24 @@ impl PublicTls {
         self.current.load().clients.clone()
     }
 
-    /// What is wrong with the certificates, for a node of this domain that serves these hosts: names
-    /// that none is for, and time that is over or has not come. Clients will say so, one by one.
-    pub(crate) fn shortcomings<'a>(
-        &self,
-        domain: &'a str,
-        hosts: impl Iterator<Item = &'a str>,
-    ) -> Vec<String> {
-        let identities = &self.current.load().identities;
-        let mut found = identities.out_of_time(SystemTime::now());
-        let missing = |name: &str| format!("no certificate of [tls] is for {name}");
-        for name in std::iter::once(domain).chain(hosts) {
-            if identities.find(name).is_none() {
-                found.push(missing(name));
-            }
-        }
-        if !identities.has_below(domain) {
-            found.push(missing(&format!("*.{domain}, where callers come to")));
-        }
-        found
+    /// What is wrong with the certificates. Clients will say so, one by one.
+    pub(crate) fn shortcomings(&self) -> Vec<String> {
+        self.judge(SystemTime::now()).into_words()
+    }
+
+    fn judge(&self, now: SystemTime) -> Shortcomings {
+        self.names.judge(&self.current.load().identities, now)
+    }
+
+    /// What is to be said of the time that the certificates are good for.
+    fn time_left(&self) -> Vec<String> {
+        let found = self.judge(SystemTime::now());
+        [found.out_of_time, found.ending].concat()
+    }
+
+    /// When the first of the certificates expires, in seconds since the Unix epoch.
+    fn first_end(&self) -> i64 {
+        self.current.load().identities.first_end()
     }
 
     /// The SHA-256 of the first current certificate, in lower-case hex.
@@ -102,17 +170,28 @@ impl PublicTls {
     }
 }
 
-/// What tells one version of the files from the next.
-type Version = Vec<Result<(SystemTime, u64, u64), io::ErrorKind>>;
+impl Names {
+    fn judge(&self, identities: &Identities, now: SystemTime) -> Shortcomings {
+        let missing = |name: &str| format!("no certificate of [tls] is for {name}");
+        let names = std::iter::once(&self.domain).chain(&self.hosts);
+        let unknown = names.filter(|name| identities.find(name).is_none());
+        let mut lacking: Vec<_> = unknown.map(|name| missing(name)).collect();
+        if !identities.has_below(&self.domain) {
+            lacking.push(missing(&format!(
+                "*.{}, where callers come to",
+                self.domain
+            )));
+        }
+        Shortcomings {
+            out_of_time: identities.out_of_time(now),
+            missing: lacking,
+            ending: identities.near_their_end(now),
+        }
+    }
+}
 
-/// The version of the files that is there now, also when a link now points elsewhere.
-fn version(files: &RelayTls) -> Version {
-    let version = |path: &PathBuf| {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path).map_err(|error| error.kind())?;
-        let modified = metadata.modified().map_err(|error| error.kind())?;
-        Ok((modified, metadata.len(), metadata.ino()))
-    };
+/// All the files.
+fn watched(files: &RelayTls) -> Watched {
     let RelayTls {
         certificate,
         private_key,
@@ -123,7 +202,7 @@ fn version(files: &RelayTls) -> Version {
         .iter()
         .flat_map(|further| [&further.certificate, &further.private_key]);
     let files = [certificate, private_key].into_iter().chain(client_ca);
-    files.chain(further).map(version).collect()
+    Watched::new(files.chain(further).cloned())
 }
 
 impl Loaded {
@@ -152,138 +231,58 @@ impl fmt::Debug for PublicTls {
     }
 }
 
-/// Reads the files again whenever they change, and whenever `asked` says so. Runs
-/// until it is dropped.
-pub(crate) async fn keep_fresh(tls: Arc<PublicTls>, mut asked: impl AsyncFnMut()) {
-    let mut version_read = tls.first.clone();
-    let mut ticks = tokio::time::interval(WATCH_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Reads the files again whenever they change, and whenever `asked` says so; says when the certificates'
+/// time is over or nearly so. Runs until it is dropped.
+pub(crate) async fn keep_fresh(
+    tls: Arc<PublicTls>,
+    metrics: Arc<Metrics>,
+    mut asked: impl AsyncFnMut(),
+) {
+    metrics.certificate_expiry.set(tls.first_end());
+    let mut ticks = interval(WATCH_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // At the start it was said.
+    let mut reminded = Instant::now();
+    let mut refused = None;
     loop {
-        let by_hand = tokio::select! {
-            () = asked() => true,
-            _ = ticks.tick() => false,
+        let (by_hand, look) = tokio::select! {
+            () = asked() => (true, false),
+            _ = ticks.tick() => (false, false),
+            _ = looks.tick() => (false, true),
         };
-        let found = version(&tls.files);
-        if !by_hand && found == version_read {
+        if look && reminded.elapsed() >= REMIND_INTERVAL {
+            for what in tls.time_left() {
+                tracing::warn!("{what}");
+                reminded = Instant::now();
+            }
+        }
+        // What was refused may be the better one by now: its time has come, or that of the old one is over.
+        let again = look && refused.is_some();
+        if !tls.watched.are_due(by_hand || again) {
             continue;
         }
-        version_read = found;
-        let path: PathBuf = tls.files.certificate.clone();
-        let path = path.display();
         let reloading = tls.clone();
         match tokio::task::spawn_blocking(move || reloading.reload()).await {
-            Ok(Ok(())) => {
+            Ok(Ok(shortcomings)) => {
+                let path = tls.files.certificate.display();
                 let sha256 = tls.fingerprint();
                 tracing::info!(%path, sha256, "loaded the certificates again");
+                for shortcoming in shortcomings {
+                    tracing::warn!("{shortcoming}");
+                }
+                metrics.certificate_expiry.set(tls.first_end());
+                refused = None;
             }
-            Ok(Err(error)) => {
-                tracing::warn!("the new certificate is of no use, the old one stays: {error}");
+            Ok(Err(why)) => {
+                let why = why.to_string();
+                if !again || refused.as_ref() != Some(&why) {
+                    tracing::warn!("the new certificate is of no use, the old one stays: {why}");
+                }
+                refused = Some(why);
             }
             Err(error) => tracing::error!("loading the certificate failed: {error}"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use rcgen::{CertificateParams, KeyPair};
-    use tempfile::TempDir;
-    use tokio::sync::mpsc;
-
-    use super::*;
-
-    fn write(folder: &Path) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["relay.example.com".to_owned()]).unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        std::fs::write(folder.join("relay.pem"), certificate.pem()).unwrap();
-        std::fs::write(folder.join("relay.key"), key.serialize_pem()).unwrap();
-    }
-
-    fn load() -> (TempDir, Arc<PublicTls>) {
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path());
-        let files = RelayTls {
-            certificate: folder.path().join("relay.pem"),
-            private_key: folder.path().join("relay.key"),
-            client_ca: None,
-            sni: Vec::new(),
-        };
-        let certificate = PublicTls::load(&files).unwrap();
-        (folder, certificate)
-    }
-
-    fn shown(tls: &PublicTls) -> String {
-        tls.fingerprint()
-    }
-
-    #[test]
-    fn files_that_are_of_no_use_keep_the_old_certificate() {
-        let (folder, certificate) = load();
-        let old = shown(&certificate);
-        let stranger = KeyPair::generate().unwrap().serialize_pem();
-        std::fs::write(folder.path().join("relay.key"), stranger).unwrap();
-        assert!(matches!(
-            certificate.reload(),
-            Err(TlsConfigError::Key { .. })
-        ));
-        std::fs::write(folder.path().join("relay.pem"), "").unwrap();
-        assert!(matches!(
-            certificate.reload(),
-            Err(TlsConfigError::NoCertificate { .. })
-        ));
-        std::fs::remove_file(folder.path().join("relay.pem")).unwrap();
-        assert!(matches!(
-            certificate.reload(),
-            Err(TlsConfigError::Pem { .. })
-        ));
-        assert_eq!(shown(&certificate), old);
-
-        write(folder.path());
-        certificate.reload().unwrap();
-        assert_ne!(shown(&certificate), old);
-    }
-
-    /// Waits, in real time, until the certificate is another one than `old`.
-    async fn changed(certificate: &PublicTls, old: &str) {
-        while shown(certificate) == old {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_reload_is_made_when_it_is_asked_for() {
-        let (folder, certificate) = load();
-        let old = shown(&certificate);
-        let (ask, mut asked) = mpsc::channel(1);
-        let wait = async move || {
-            if asked.recv().await.is_none() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::spawn(keep_fresh(certificate.clone(), wait));
-        write(folder.path());
-        ask.send(()).await.unwrap();
-        changed(&certificate, &old).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reload_is_made_when_the_files_change() {
-        let (folder, certificate) = load();
-        let old = shown(&certificate);
-        // Those of the start too, which takes its time until it gets here.
-        std::fs::remove_file(folder.path().join("relay.pem")).unwrap();
-        write(folder.path());
-        tokio::spawn(keep_fresh(certificate.clone(), async || {
-            std::future::pending().await
-        }));
-        changed(&certificate, &old).await;
-        let old = shown(&certificate);
-        std::fs::remove_file(folder.path().join("relay.pem")).unwrap();
-        write(folder.path());
-        tokio::time::advance(WATCH_INTERVAL).await;
-        changed(&certificate, &old).await;
     }
 }

@@ -1,6 +1,7 @@
 //! The status of a node: what `/api/v1/status` answers and `culvert-relay status` shows.
 
 use std::fmt::{self, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +9,9 @@ use crate::cluster::{Load, Neighbours};
 use crate::node::Node;
 use crate::sessions::Record;
 use crate::tenants::Usage;
+
+/// The end of the year 9999: later, there is no date of four digits.
+const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
 
 /// What a node is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,9 @@ pub(crate) struct Status {
     pub(crate) waiting_for: Vec<String>,
     /// Seconds since it started.
     pub(crate) uptime_s: u64,
+    /// When the first of the public certificates expires: seconds since the Unix epoch.
+    #[serde(default)]
+    pub(crate) certificate_expires: Option<u64>,
     /// Public connections, agents' included.
     pub(crate) connections: u64,
     /// Calls that are not over.
@@ -145,9 +152,12 @@ pub(crate) struct EndpointStatus {
     pub(crate) tenant: String,
     /// Its name.
     pub(crate) endpoint: String,
-    /// Sessions with this node that serve it.
+    /// Sessions with this node that take calls to it.
     pub(crate) sessions: usize,
-    /// Other nodes that serve it; where there are neither, it is offline.
+    /// Sessions with this node that take no further calls, and end with their last ones.
+    #[serde(default)]
+    pub(crate) draining: usize,
+    /// Other nodes that serve it; where none takes calls, here or there, it is offline.
     #[serde(default)]
     pub(crate) elsewhere: usize,
 }
@@ -194,6 +204,7 @@ impl Status {
                 tenant: listed.tenant.to_string(),
                 endpoint: listed.endpoint.to_string(),
                 sessions: listed.sessions,
+                draining: listed.draining,
                 elsewhere: listed.elsewhere,
             });
         let issuers = node
@@ -212,6 +223,7 @@ impl Status {
             state,
             waiting_for,
             uptime_s: node.started.elapsed().as_secs(),
+            certificate_expires: node.metrics.certificate_expires(),
             connections: node.metrics.open_connections(),
             calls: node.metrics.calls_in_flight(),
             sessions: node
@@ -310,6 +322,12 @@ impl fmt::Display for Status {
         for what in &self.waiting_for {
             writeln!(f, "  {what}")?;
         }
+        // Of a certificate for ever: what comes out of the JSON of another version need not be a date.
+        let expires = self.certificate_expires.map(Duration::from_secs);
+        if let Some(expires) = expires.filter(|expires| *expires <= LAST_DATE) {
+            let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + expires);
+            writeln!(f, "certificate good until {date}")?;
+        }
         writeln!(f, "{connections} connections, {calls} calls in flight")?;
         writeln!(f, "\n{} sessions", self.sessions.len())?;
         for session in &self.sessions {
@@ -337,12 +355,16 @@ impl fmt::Display for Status {
                 tenant,
                 endpoint,
                 sessions,
+                draining,
                 elsewhere,
             } = endpoint;
             match (sessions, elsewhere) {
                 (0, 0) => write!(f, "  {endpoint}--{tenant}: offline")?,
                 (1, _) => write!(f, "  {endpoint}--{tenant}: 1 session")?,
                 _ => write!(f, "  {endpoint}--{tenant}: {sessions} sessions")?,
+            }
+            if *draining > 0 {
+                write!(f, ", {draining} draining")?;
             }
             match elsewhere {
                 0 => writeln!(f)?,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use culvert_admin::Access;
 use culvert_config::relay::RelayLimits;
@@ -11,7 +12,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::sessions::tests::rig::{Rig, good};
+use crate::sessions::tests::rig::{Rig, call, good, soon};
 use crate::testing::{TestIssuer, node};
 
 fn request(method: Method, path: &str) -> Request<Bytes> {
@@ -337,6 +338,7 @@ async fn a_web_page_revokes_and_lifts_nothing() {
 async fn the_status_shows_sessions_and_endpoints_as_json_text_and_page() {
     let rig = Rig::new();
     let _agent = rig.agent(good(), &["vcenter"]).await;
+    rig.node.metrics.certificate_expiry.set(1_262_304_000);
     let (_, _, json) = get(&rig.node, "/api/v1/status").await;
     let status: Status = serde_json::from_str(&json).unwrap();
     assert_eq!(status.state, State::Ready);
@@ -347,6 +349,10 @@ async fn the_status_shows_sessions_and_endpoints_as_json_text_and_page() {
         text.contains("1 sessions\n") && text.contains("vcenter--acme: 1 session\n"),
         "{text}"
     );
+    assert!(
+        text.contains("certificate good until 2010-01-01T00:00:00Z\n"),
+        "{text}"
+    );
     let (_, kind, page) = get(&rig.node, "/").await;
     assert!(kind.starts_with("text/html"));
     assert!(page.contains("vcenter--acme: 1 session"), "{page}");
@@ -354,6 +360,28 @@ async fn the_status_shows_sessions_and_endpoints_as_json_text_and_page() {
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     assert!(metrics.contains("culvert_relay_sessions 1\n"), "{metrics}");
     assert!(metrics.contains("culvert_relay_endpoints 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_session_that_drains_is_not_shown_as_one_that_serves() {
+    let rig = Rig::new();
+    let mut agent = rig.agent(good(), &["vcenter"]).await;
+    let session = rig.node.agents.records()[0].session.clone();
+    // Held: with its last call the session would end.
+    let _call = session.open(&call(), Bytes::new(), true).unwrap();
+    let _served = agent.incoming.accept().await.unwrap();
+    agent.session.drain(Duration::ZERO);
+    soon(rig.becomes("vcenter", "moving")).await;
+    let (_, _, json) = get(&rig.node, "/api/v1/status").await;
+    let status: Status = serde_json::from_str(&json).unwrap();
+    let text = status.to_string();
+    assert!(
+        text.contains("vcenter--acme: offline, 1 draining\n"),
+        "{text}"
+    );
+    let (_, _, metrics) = get(&rig.node, "/metrics").await;
+    assert!(metrics.contains("culvert_relay_sessions 1\n"), "{metrics}");
+    assert!(metrics.contains("culvert_relay_endpoints 0\n"), "{metrics}");
 }
 
 #[tokio::test]

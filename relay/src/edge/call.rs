@@ -130,6 +130,8 @@ impl Edge {
                 return Box::pin(self.connect(connection, request, record)).await;
             }
             let authority = check(&request)?;
+            let target = canonical(&request)?;
+            record.target = target.clone();
             if connection.peer.door == Door::Proxy {
                 return Box::pin(self.proxy_page(connection, request, &authority, record)).await;
             }
@@ -140,9 +142,6 @@ impl Edge {
                 Destination::Endpoint(endpoint) => Some(endpoint),
                 Destination::Unknown => None,
             };
-            let target = canonical(&request)?;
-            record.target = target.clone();
-
             let (version, asked) = (request.version(), upgrade::asked(&request));
             let (mut parts, body) = request.into_parts();
             record.trace = trace::carry_on(&mut parts.headers, record.call);

@@ -33,6 +33,7 @@ impl Edge {
     ) -> Result<Answer, Problem> {
         match (request.method(), request.uri().path()) {
             (_, SESSION_PATH) => {
+                record.on_session_request();
                 let upgraded = self
                     .agents
                     .clone()

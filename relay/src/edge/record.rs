@@ -20,7 +20,8 @@ use super::route::Endpoint;
 use crate::metrics::{CallEnd, Metrics, Outcome};
 use crate::tenants::CallSeat;
 
-/// The record of one call. Dropped when the call is over, it writes the access line and counts.
+/// The record of one request. Dropped when it is over, it writes the access line, and counts it if it is
+/// a call.
 #[derive(Debug)]
 pub(crate) struct CallRecord {
     pub(crate) call: CallId,
@@ -40,6 +41,8 @@ pub(crate) struct CallRecord {
     /// Its place among those of its tenant.
     pub(crate) live: Option<CallSeat>,
     ending: Ending,
+    /// Whether the metrics count it: an agent's request for a session is no call.
+    is_call: bool,
     metrics: Arc<Metrics>,
     connection: Arc<Connection>,
     started: Instant,
@@ -76,6 +79,7 @@ impl CallRecord {
             seat: None,
             live: None,
             ending: Ending::Open,
+            is_call: true,
             metrics,
             connection,
             started: Instant::now(),
@@ -91,6 +95,13 @@ impl CallRecord {
     pub(crate) fn throttle(&self) -> Throttle {
         let live = self.live.as_ref();
         live.map_or_else(Throttle::default, |live| live.call.throttle())
+    }
+
+    /// It is an agent that asks for a session. What is refused of that has counts of its own.
+    pub(crate) fn on_session_request(&mut self) {
+        if std::mem::take(&mut self.is_call) {
+            self.metrics.call_withdrawn();
+        }
     }
 
     /// The relay answers in the upstream's place.
@@ -127,10 +138,10 @@ impl CallRecord {
             .endpoint
             .as_ref()
             .map(|endpoint| endpoint.name.as_str());
-        let caller = self
-            .caller
-            .as_ref()
-            .map(|token| token.principal.subject.as_str());
+        // Subjects are of their tenant, which is not the endpoint's where a caller tries others' names.
+        let principal = self.caller.as_ref().map(|token| &token.principal);
+        let caller = principal.map(|principal| principal.subject.as_str());
+        let caller_tenant = principal.map(|principal| principal.tenant.as_str());
         // The query may hold secrets of the upstream's making, and the path tickets; the agent's audit
         // log, inside the data centre, has all but what is a secret by its name.
         let path = self
@@ -159,6 +170,7 @@ impl CallRecord {
             tenant,
             endpoint,
             caller,
+            caller_tenant,
             mode = self.mode.as_str(),
             method = self.method.as_ref().map(Method::as_str),
             path = &*path,
@@ -185,18 +197,20 @@ impl Drop for CallRecord {
         let received = self.progress.received.load(Ordering::Relaxed);
         let sent = self.progress.sent.load(Ordering::Relaxed);
         self.write(duration, received, sent);
-        let outcome = match &self.ending {
-            Ending::Open | Ending::Answering(_) => Outcome::CallerGone,
-            Ending::Answered(status) => Outcome::Answered(*status),
-            Ending::CutShort(..) => Outcome::CutShort,
-            Ending::Refused(problem) => Outcome::Refused(problem.code),
-        };
-        self.metrics.call_finished(&CallEnd {
-            outcome,
-            duration,
-            received,
-            sent,
-        });
+        if self.is_call {
+            let outcome = match &self.ending {
+                Ending::Open | Ending::Answering(_) => Outcome::CallerGone,
+                Ending::Answered(status) => Outcome::Answered(*status),
+                Ending::CutShort(..) => Outcome::CutShort,
+                Ending::Refused(problem) => Outcome::Refused(problem.code),
+            };
+            self.metrics.call_finished(&CallEnd {
+                outcome,
+                duration,
+                received,
+                sent,
+            });
+        }
         self.connection.traffic.on_end();
     }
 }

@@ -13,6 +13,12 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+/// In seconds.
+const DAY: i64 = 24 * 3600;
+
+/// How long before its end a certificate is spoken of: who renews by itself has done so by then.
+const NEAR_THE_END: i64 = 7 * DAY;
+
 /// All certificates that there are.
 pub(super) struct Identities {
     /// For whoever asks for no name, or for one that no certificate is for.
@@ -94,12 +100,11 @@ impl Identities {
 
     /// What is to be said of certificates that are not good at this time.
     pub(super) fn out_of_time(&self, now: SystemTime) -> Vec<String> {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let now = seconds(now);
         let judge = |validity: &Validity| {
             let file = validity.file.display();
             if now > validity.not_after {
-                let days = (now - validity.not_after) / (24 * 3600);
+                let days = (now - validity.not_after) / DAY;
                 Some(format!("the certificate in {file} expired {days} days ago"))
             } else if now < validity.not_before {
                 Some(format!("the certificate in {file} is not valid yet"))
@@ -109,6 +114,35 @@ impl Identities {
         };
         self.validity.iter().filter_map(judge).collect()
     }
+
+    /// What is to be said of certificates whose end is near, and not there yet.
+    pub(super) fn near_their_end(&self, now: SystemTime) -> Vec<String> {
+        let now = seconds(now);
+        let judge = |validity: &Validity| {
+            let left = validity.not_after - now;
+            // One that is good for a few days only is renewed in its last third.
+            let last_third = (validity.not_after - validity.not_before) / 3;
+            let file = validity.file.display();
+            (0..=NEAR_THE_END.min(last_third)).contains(&left).then(|| {
+                let days = left / DAY;
+                format!(
+                    "the certificate in {file} expires in {days} days, and nobody has renewed it"
+                )
+            })
+        };
+        self.validity.iter().filter_map(judge).collect()
+    }
+
+    /// When the first of them expires, in seconds since the Unix epoch.
+    pub(super) fn first_end(&self) -> i64 {
+        let ends = self.validity.iter().map(|validity| validity.not_after);
+        ends.min().unwrap_or_default()
+    }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 impl ResolvesServerCert for Identities {
@@ -219,6 +253,13 @@ mod tests {
         };
         let years = 365 * 30 + 7;
         assert!(at(years + 100).is_empty());
+        let near = |days: u64| {
+            let since = Duration::from_secs(days * 24 * 3600);
+            identities.near_their_end(UNIX_EPOCH + since)
+        };
+        assert!(near(years + 3653 - 8).is_empty() && near(years + 3653 + 1).is_empty());
+        assert!(near(years + 3653 - 5)[1].contains("b.pem expires in 5 days"));
+        assert_eq!(identities.first_end(), 1_262_304_000);
         let early = at(years - 100);
         assert_eq!(early.len(), 2);
         assert!(early[0].contains("relay.pem is not valid yet"), "{early:?}");

@@ -1,6 +1,5 @@
 //! What a call leaves in the log.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,61 +7,13 @@ use culvert_config::relay::RelayLimits;
 use culvert_http::Alpn;
 use culvert_proto::head::BodyLength;
 use culvert_session::Stream;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
-use tracing::Dispatch;
-use tracing::subscriber::DefaultGuard;
 
-use super::connect::{NAME, way};
+use super::connect::{NAME, connect, way};
 use super::rig::*;
-
-/// Collects log lines.
-#[derive(Clone, Default)]
-struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    /// Collects what is logged on this thread, while the guards are there.
-    fn listen() -> (Self, (DefaultGuard, Dispatch)) {
-        let lines = Self::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || writer.clone())
-            .finish();
-        let guard = tracing::subscriber::set_default(subscriber);
-        // Tests on other threads meet the line too, and nobody listens there. With a single dispatcher
-        // in the process, tracing would take their word for everybody's.
-        let other = Dispatch::new(tracing_subscriber::registry());
-        tracing::callsite::rebuild_interest_cache();
-        (lines, (guard, other))
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// The access lines.
-    fn access(&self) -> Vec<Value> {
-        self.text()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .filter(|line: &Value| line["target"] == "culvert::access")
-            .collect()
-    }
-}
+use crate::sessions::tests::rig::HANDSHAKE;
+use crate::testing::Lines;
 
 #[tokio::test]
 async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
@@ -146,12 +97,79 @@ async fn each_call_leaves_one_access_line_without_secrets_however_it_ends() {
     assert_eq!(line["tenant"], "acme");
     assert_eq!(line["endpoint"], "vc");
     assert_eq!(line["caller"], "director-7");
+    assert_eq!(line["caller_tenant"], "acme");
     assert_eq!(line["mode"], "http");
     assert_eq!(line["method"], "GET");
     assert_eq!(line["path"], "/a");
     assert_eq!(line["sent"], 2);
     let line = of(ticket.header("culvert-call"))[0];
     assert_eq!(line["path"], "/ticket/***");
+}
+
+/// A subject means something only within its tenant.
+#[tokio::test]
+async fn a_caller_is_named_with_its_own_tenant_whatever_it_calls() {
+    let (lines, _guards) = Lines::listen();
+    let rig = Rig::new();
+    let token = rig.token(json!({"tenant": "globex", "sub": "dir-9"}));
+    let field = format!("Culvert-Authorization: Bearer {token}\r\n");
+    let others = rig.exchange(Rig::get("/a", &field)).await;
+    assert_eq!(others.code(), "unknown-endpoint");
+    let field = format!("Proxy-Authorization: Bearer {token}\r\n");
+    let unknown = connect(NAME, &format!("{field}Connection: close\r\n"));
+    assert_eq!(rig.exchange(unknown).await.status, 404);
+    let script = rig.exchange(own_page("/.culvert/proxy.pac", &field)).await;
+    assert_eq!(script.status, 200);
+
+    let access = lines.access();
+    assert_eq!(access.len(), 3, "{}", lines.text());
+    for (line, tenant) in access.iter().zip([json!("acme"), json!(null), json!(null)]) {
+        assert_eq!(line["tenant"], tenant, "{line}");
+        assert_eq!(line["caller"], "dir-9", "{line}");
+        assert_eq!(line["caller_tenant"], "globex", "{line}");
+    }
+}
+
+fn own_page(path: &str, fields: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {DOMAIN}\r\nConnection: close\r\n{fields}\r\n")
+}
+
+#[tokio::test]
+async fn the_relays_own_pages_are_told_apart_and_a_request_for_a_session_is_no_call() {
+    let (lines, _guards) = Lines::listen();
+    let rig = Rig::new();
+    rig.exchange(own_page("/.culvert/errors?a=b", "")).await;
+    rig.exchange(own_page("/.culvert/proxy.pac", "")).await;
+    let token = rig.token(json!({}));
+    let ask = format!("{HANDSHAKE}Authorization: Bearer {token}\r\n\r\n");
+    let ask = ask.replace("Connection: Upgrade", "Connection: upgrade, close");
+    let refused = rig.exchange(ask).await;
+    assert_eq!(refused.code(), "forbidden");
+
+    let access = lines.access();
+    let paths: Vec<_> = access.iter().map(|line| line["path"].clone()).collect();
+    let expected = [
+        "/.culvert/errors",
+        "/.culvert/proxy.pac",
+        "/.culvert/v1/session",
+    ];
+    assert_eq!(paths, expected, "{}", lines.text());
+    let why = access[2]["why"].as_str().unwrap();
+    for part in ["lacks the scope to register", "acme", "director-7"] {
+        assert!(why.contains(part), "{why}");
+    }
+
+    let counted = rig.metrics.render().unwrap();
+    for line in [
+        "culvert_relay_calls_total{outcome=\"answered\",code=\"2xx\"} 1\n",
+        "culvert_relay_calls_total{outcome=\"refused\",code=\"unauthenticated\"} 1\n",
+        "culvert_relay_calls_total{outcome=\"refused\",code=\"forbidden\"} 0\n",
+        "culvert_relay_call_duration_seconds_count 2\n",
+        "culvert_relay_session_refusals_total{reason=\"forbidden\"} 1\n",
+        "culvert_relay_calls_in_flight 0\n",
+    ] {
+        assert!(counted.contains(line), "{line}{counted}");
+    }
 }
 
 /// Sends an answer without end, until nobody wants more of it.
