@@ -2,16 +2,17 @@
 
 mod discarding;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{Request, Response, Uri, header};
+use http::{Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Collected, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::Resumption;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -120,7 +121,8 @@ impl Connection {
         })
     }
 
-    /// Sends a request and takes the answer's head, whose status must be 200.
+    /// Sends a request and takes the answer's head, whose status must be 200; to a PUT it may be any of
+    /// success.
     pub async fn send(
         &mut self,
         target: &Target,
@@ -128,6 +130,7 @@ impl Connection {
     ) -> Result<Response<Incoming>, Failure> {
         let own = std::mem::replace(request.headers_mut(), target.headers.clone());
         request.headers_mut().extend(own);
+        let sends = request.method() == Method::PUT;
         let response = match self {
             Self::Http1(send) => {
                 let host = target.host.parse()?;
@@ -144,10 +147,11 @@ impl Connection {
                 send.send_request(request).await?
             }
         };
-        if response.status() == 200 {
+        let status = response.status();
+        // What takes a body may say that it has made something of it.
+        if status == 200 || (sends && status.is_success()) {
             return Ok(response);
         }
-        let status = response.status();
         // An answer that breaks off has a status at least.
         let body = response.into_body().collect().await;
         let body = body.map(Collected::to_bytes).unwrap_or_default();
@@ -213,11 +217,18 @@ impl Worker {
         }
     }
 
-    /// One that opens a connection for each call.
+    /// One that opens a connection for each call, with a whole handshake: what comes without
+    /// keep-alive is mostly a process of its own, which remembers no session.
     pub fn fresh(target: &Target, version: Version, task: Task) -> Self {
+        let mut tls = (*target.tls).clone();
+        tls.resumption = Resumption::disabled();
+        let target = Target {
+            tls: Arc::new(tls),
+            ..target.clone()
+        };
         Self {
             fresh: true,
-            ..Self::new(target, version, task)
+            ..Self::new(&target, version, task)
         }
     }
 
@@ -246,7 +257,11 @@ impl Worker {
         Ok(workers)
     }
 
-    async fn once(&self, connection: &mut Connection, recorder: &Recorder) -> Result<(), Failure> {
+    async fn once(
+        &self,
+        connection: &mut Connection,
+        recorder: &Arc<Recorder>,
+    ) -> Result<(), Failure> {
         match &self.task {
             Task::Get { path, pace } => {
                 let request = Request::get(path.clone()).body(Body::new(Empty::new()))?;
@@ -266,10 +281,16 @@ impl Worker {
                 Ok(())
             }
             Task::Put { path, bytes } => {
-                let request = Request::put(path.clone()).body(zeros(*bytes))?;
-                let answer = connection.send(&self.target, request).await?;
-                answer.into_body().collect().await?;
-                recorder.carried(*bytes);
+                let sent = Arc::new(Mutex::new(Some(0)));
+                let body = zeros(*bytes, recorder.clone(), sent.clone());
+                let request = Request::put(path.clone()).body(body)?;
+                let answered = connection.send(&self.target, request).await;
+                if answered.is_err()
+                    && let Some(sent) = sent.lock().unwrap_or_else(PoisonError::into_inner).take()
+                {
+                    recorder.not_carried(sent);
+                }
+                answered?.into_body().collect().await?;
                 Ok(())
             }
         }
@@ -279,16 +300,22 @@ impl Worker {
 /// Streams on one connection: below the least that servers allow (nginx: 128).
 const STREAMS: usize = 100;
 
-/// A body of zeros.
-fn zeros(bytes: u64) -> Body {
+/// A body of zeros, counted as it is taken, as long as there is a count of `sent`.
+fn zeros(bytes: u64, recorder: Arc<Recorder>, sent: Arc<Mutex<Option<u64>>>) -> Body {
     let chunk = Bytes::from_static(&[0; 64 << 10]);
     let chunks = (bytes / chunk.len() as u64) as usize;
-    let frames = std::iter::repeat_n(chunk, chunks).map(|chunk| Ok(Frame::data(chunk)));
+    let frames = std::iter::repeat_n(chunk, chunks).map(move |chunk| {
+        if let Some(sent) = &mut *sent.lock().unwrap_or_else(PoisonError::into_inner) {
+            recorder.carried(chunk.len() as u64);
+            *sent += chunk.len() as u64;
+        }
+        Ok(Frame::data(chunk))
+    });
     Body::new(StreamBody::new(stream::iter(frames)))
 }
 
 impl Caller for Worker {
-    async fn call(&mut self, recorder: &Recorder) -> Result<(), Failure> {
+    async fn call(&mut self, recorder: &Arc<Recorder>) -> Result<(), Failure> {
         // A call that fails, or is given up, takes its connection with it.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,

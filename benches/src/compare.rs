@@ -2,21 +2,30 @@
 //!
 //! Every measure has as many figures as there were rounds. From five rounds on each side a rank
 //! test (Mann and Whitney's) says whether the two sets differ; with fewer, the sets must not
-//! overlap and their medians must lie further apart than each set spreads. In both cases the
-//! median must have changed by the threshold at least. One round says nothing of its noise, so it
-//! decides nothing.
+//! overlap and their medians must lie further apart than each set spreads, and that is a guess: by
+//! chance one deal in ten of three rounds and three is so. In both cases the median must have
+//! changed by the threshold at least. One round says nothing of its noise, so it decides nothing.
+//! Among hundreds of measures some differ by chance alone: what is called certain is what is left
+//! when their number is allowed for.
 
+mod chance;
+mod measures;
+
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::report::{Better, Case, Report, Round, Use, Way};
+use self::chance::{by_chance, convincing};
+use self::measures::measures;
+use crate::report::{Better, Case, Report, Way};
 use crate::stats::Spread;
 
 /// Rounds on each side from which ranks are compared.
 const RANKED: usize = 5;
 
-/// How unlikely a difference by chance must be.
+/// How unlikely a difference by chance must be; and of all differences that are called certain, the
+/// share that may be by chance.
 const CHANCE: f64 = 0.05;
 
 /// Everything that both reports have.
@@ -24,7 +33,7 @@ const CHANCE: f64 = 0.05;
 pub struct Comparison {
     /// The measures, in the order of the second report.
     pub changes: Vec<Change>,
-    /// Cases that only one report has, what was not measured again, and machines that differ.
+    /// Cases that only one report has, what was not measured again, and what else differs.
     pub remarks: Vec<String>,
     /// Something of Culvert's that was measured before could not be measured after.
     pub missing: bool,
@@ -45,8 +54,14 @@ pub struct Change {
     pub after: [f64; 3],
     /// How much the median changed, as a share of what it was.
     pub change: f64,
+    /// Rounds of the side that has fewer.
+    pub rounds: usize,
+    /// How likely so much is by chance alone; `None`: there are too few rounds to say.
+    pub chance: Option<f64>,
     /// What it means.
     pub verdict: Verdict,
+    /// Whether it is beyond chance, though so many measures were looked at.
+    pub certain: bool,
 }
 
 /// What a change means.
@@ -74,9 +89,6 @@ impl Verdict {
     }
 }
 
-/// A measure: its name, which change is good, and its figure in a round.
-type Measure = (String, Better, Box<dyn Fn(&Round) -> Option<f64>>);
-
 impl Comparison {
     /// Compares; a median that changes by less than `threshold` (a share) is the same.
     pub fn of(before: &Report, after: &Report, threshold: f64) -> Self {
@@ -85,6 +97,19 @@ impl Comparison {
             remarks: Vec::new(),
             missing: false,
         };
+        let keys = before
+            .configuration
+            .keys()
+            .chain(after.configuration.keys());
+        for key in keys.collect::<BTreeSet<_>>() {
+            let [old, new] = [before, after].map(|report| report.configuration.get(key));
+            if old != new {
+                let shown = |value: Option<&String>| value.cloned().unwrap_or("nothing".into());
+                comparison
+                    .remarks
+                    .push(format!("{key} was {} and is {}", shown(old), shown(new)));
+            }
+        }
         if before.machine != after.machine {
             comparison
                 .remarks
@@ -120,6 +145,7 @@ impl Comparison {
                 }
             }
         }
+        comparison.weigh();
         if !comparison.changes.iter().any(Change::is_ours) {
             let remark = "nothing of Culvert is in both reports: nothing is compared";
             comparison.remarks.push(remark.into());
@@ -168,12 +194,23 @@ impl Comparison {
             ));
         }
         for (measure, better, of) in measures(after) {
-            let figures = |way: &Way| way.rounds.iter().filter_map(&of).collect::<Vec<f64>>();
+            let whole = |way: &Way| {
+                way.rounds
+                    .clone()
+                    .into_iter()
+                    .filter(|round| !round.partial)
+            };
+            let figures = |way: &Way| {
+                whole(way)
+                    .filter_map(|round| of(&round))
+                    .collect::<Vec<_>>()
+            };
             let (old, new) = (figures(before), figures(after));
             if old.is_empty() || new.is_empty() {
                 continue;
             }
             let [from, to] = [&old, &new].map(|all| Spread::of(all.iter().copied()));
+            let rounds = old.len().min(new.len());
             self.changes.push(Change {
                 case: case.to_owned(),
                 way: after.name.clone(),
@@ -181,30 +218,60 @@ impl Comparison {
                 before: [from.median, from.least, from.most],
                 after: [to.median, to.least, to.most],
                 change: share(from.median, to.median),
+                rounds,
+                chance: (rounds >= RANKED).then(|| by_chance(&old, &new)),
                 verdict: verdict(&old, &new, better, threshold),
+                certain: false,
             });
         }
     }
 
-    /// Whether a measure of Culvert got worse beyond noise, or is missing, or none could be
-    /// compared. nginx is what it is compared with: if that got worse, the machine did.
+    /// Finds out which changes are certain. nginx by itself: it decides nothing, and so asks nothing
+    /// more of Culvert's.
+    fn weigh(&mut self) {
+        for ours in [true, false] {
+            let of = |change: &&mut Change| change.is_ours() == ours;
+            let chances = self.changes.iter_mut().filter(of);
+            let most = convincing(chances.filter_map(|change| change.chance), CHANCE);
+            for change in self.changes.iter_mut().filter(of) {
+                change.certain = change.chance.is_some_and(|chance| chance <= most);
+            }
+        }
+    }
+
+    /// Whether it is certain that a measure of Culvert got worse, which takes five rounds at least, or
+    /// one is missing, or none could be compared. nginx is what it is compared with: if that got worse,
+    /// the machine did.
     pub fn got_worse(&self) -> bool {
-        let worse = |change: &Change| change.is_ours() && change.verdict == Verdict::Worse;
+        let worse = |change: &Change| {
+            change.is_ours() && change.verdict == Verdict::Worse && change.certain
+        };
         let compared = self.changes.iter().any(Change::is_ours);
         self.missing || !compared || self.changes.iter().any(worse)
     }
 }
 
 impl Change {
+    /// The verdict in words; what is not certain is a guess.
+    fn word(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Worse if !self.certain => "worse, perhaps",
+            Verdict::Better if !self.certain => "better, perhaps",
+            verdict => verdict.word(),
+        }
+    }
+
     /// Whether it is one of Culvert's.
     fn is_ours(&self) -> bool {
         self.way != "nginx"
     }
 }
 
-/// Whether calls of a way ended well: else it was tried, and nothing was measured.
+/// Whether calls of a way ended well, or carried something: else it was tried, and nothing was
+/// measured.
 fn has_calls(way: &Way) -> bool {
-    way.rounds.iter().any(|round| round.calls > 0)
+    let mut rounds = way.rounds.iter();
+    rounds.any(|round| round.calls > 0 || round.bytes > 0)
 }
 
 fn share(from: f64, to: f64) -> f64 {
@@ -215,63 +282,6 @@ fn share(from: f64, to: f64) -> f64 {
     } else {
         to / from - 1.0
     }
-}
-
-/// What is compared of a way.
-fn measures(way: &Way) -> Vec<Measure> {
-    let open = way
-        .rounds
-        .first()
-        .is_some_and(|round| round.asked_rate.is_some());
-    let bulk = way
-        .rounds
-        .iter()
-        .any(|round| round.bytes > round.calls * (256 << 10) && round.bytes > 0);
-    let mut all: Vec<Measure> = Vec::new();
-    let mut add = |name: &str, better, of: fn(&Round) -> Option<f64>| {
-        all.push((name.to_owned(), better, Box::new(of)));
-    };
-    // By a schedule the rate is what was asked for.
-    if bulk {
-        add("MB/s", Better::Higher, |round| {
-            Some(round.megabytes_per_second())
-        });
-        add("CPU s/GiB", Better::Lower, |round| {
-            round.all_processes(|used| used.cpu_s_per_gib)
-        });
-    } else {
-        if !open {
-            add("calls/s", Better::Higher, |round| {
-                Some(round.calls_per_second())
-            });
-        }
-        add("CPU ms/1000 calls", Better::Lower, |round| {
-            round.all_processes(|used| used.cpu_ms_per_1000_calls)
-        });
-    }
-    add("p50 ms", Better::Lower, |round| {
-        latency(round, round.latency.p50)
-    });
-    add("p99 ms", Better::Lower, |round| {
-        latency(round, round.latency.p99)
-    });
-    add("errors, share", Better::Lower, |round| {
-        Some(round.error_share())
-    });
-    add("memory MiB", Better::Lower, |round| {
-        round.all_processes(Use::mebibytes)
-    });
-    for (name, (value, _)) in way.values() {
-        let key = name.to_owned();
-        let of = move |round: &Round| round.values.get(&key).map(|value| value.value);
-        let shown = format!("{name} {}", value.unit).trim_end().to_owned();
-        all.push((shown, value.better, Box::new(of)));
-    }
-    all
-}
-
-fn latency(round: &Round, micros: u64) -> Option<f64> {
-    (round.latency.count > 0).then_some(micros as f64 / 1e3)
 }
 
 /// Whether `after` differs from `before` beyond noise and by `threshold` (a share of the median).
@@ -298,57 +308,6 @@ pub fn verdict(before: &[f64], after: &[f64], better: Better, threshold: f64) ->
     }
 }
 
-/// The chance that two sets of one distribution differ in their ranks at least as much (two sided;
-/// Mann and Whitney 1947): the share of all ways to deal the figures into two sets of these sizes.
-fn by_chance(before: &[f64], after: &[f64]) -> f64 {
-    let wins = |more: &[f64], less: &[f64]| -> f64 {
-        let pairs = more.iter().flat_map(|a| less.iter().map(move |b| (a, b)));
-        pairs
-            .map(|(a, b)| {
-                if a > b {
-                    1.0
-                } else if a == b {
-                    0.5
-                } else {
-                    0.0
-                }
-            })
-            .sum()
-    };
-    let u = wins(after, before).min(wins(before, after));
-    let counts = deals(before.len(), after.len());
-    let all: f64 = counts.iter().sum();
-    let extreme: f64 = counts.iter().take(u.floor() as usize + 1).sum();
-    (2.0 * extreme / all).min(1.0)
-}
-
-/// In how many ways two sets of `m` and `n` different figures can win each number of their
-/// comparisons: the coefficients of the Gaussian binomial.
-fn deals(m: usize, n: usize) -> Vec<f64> {
-    let length = m * n + 1;
-    // The counts for each size of the second set; the first one grows by one figure at a time.
-    let mut row: Vec<Vec<f64>> = (0..=n).map(|_| unit(length)).collect();
-    for _ in 0..m {
-        let mut next: Vec<Vec<f64>> = vec![unit(length)];
-        for j in 1..=n {
-            // The greatest figure belongs to the first set and wins j times, or to the second.
-            let mut counts = next[j - 1].clone();
-            for wins in (j..length).rev() {
-                counts[wins] += row[j][wins - j];
-            }
-            next.push(counts);
-        }
-        row = next;
-    }
-    row.swap_remove(n)
-}
-
-fn unit(length: usize) -> Vec<f64> {
-    let mut counts = vec![0.0; length];
-    counts[0] = 1.0;
-    counts
-}
-
 /// The comparison for a terminal: what changed, and how much did not.
 pub fn table(comparison: &Comparison) -> String {
     let mut text = String::new();
@@ -372,7 +331,7 @@ pub fn table(comparison: &Comparison) -> String {
             shown(change.before),
             shown(change.after),
             change.change * 100.0,
-            change.verdict.word()
+            change.word()
         );
     }
     let same = comparison.changes.len() - comparison.changes.iter().filter(notable).count();

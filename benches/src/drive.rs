@@ -22,7 +22,21 @@ use crate::record::Recorder;
 /// Makes one call after the other.
 pub trait Caller: Send + 'static {
     /// One call, to the end of its answer. Bytes are counted as they come.
-    fn call(&mut self, recorder: &Recorder) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn call(
+        &mut self,
+        recorder: &Arc<Recorder>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// What comes before the first call, and is no part of it.
+    fn begin(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// How long the other side is asked to wait with each answer: latency is what a call takes
+    /// longer, and an answer before is an error.
+    fn held(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// When calls begin.
@@ -55,6 +69,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The same when somebody waits for the report.
 const SHORT_GRACE: Duration = Duration::from_millis(300);
+
+/// What a call is called that did not end in time.
+pub const UNFINISHED: &str = "unfinished";
 
 /// By then a worker that is free has taken up a call that is due.
 const MARGIN: Duration = Duration::from_millis(20);
@@ -116,35 +133,46 @@ impl Shared {
     }
 }
 
-/// A call under way. Dropped before its end it counts as failed, with the time it had.
+/// A call under way. Dropped before its end it counts as failed, with the time it had, unless its
+/// answer was not due yet: that one is let go.
 struct UnderWay<'a> {
     intended: Instant,
+    held: Duration,
     recorder: &'a Recorder,
     ended: bool,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        if !self.ended {
-            self.recorder.fail(self.intended.elapsed(), "unfinished");
+        let late = self.intended.elapsed().checked_sub(self.held);
+        if let (false, Some(late)) = (self.ended, late) {
+            self.recorder.fail(late, UNFINISHED);
         }
     }
 }
 
 async fn work<C: Caller>(mut caller: C, shared: Arc<Shared>) {
-    let recorder = &*shared.recorder;
+    let recorder = &shared.recorder;
+    let held = caller.held();
+    caller.begin().await;
     while let Some(intended) = shared.next().await {
         let mut call = UnderWay {
             intended,
+            held,
             recorder,
             ended: false,
         };
-        let result = match timeout(shared.patience, caller.call(recorder)).await {
+        let result = match timeout(held + shared.patience, caller.call(recorder)).await {
             Ok(result) => result,
             Err(elapsed) => Err(elapsed.into()),
         };
         call.ended = true;
-        recorder.end(intended.elapsed(), &result);
+        let took = intended.elapsed();
+        match &result {
+            Ok(()) if took + MARGIN < held => recorder.fail(took, "answered too early"),
+            Ok(()) => recorder.end(took.saturating_sub(held), &result),
+            Err(_) => recorder.end(took, &result),
+        }
         drop(call);
         if result.is_err() {
             sleep(AFTER_FAILURE).await;

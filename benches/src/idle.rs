@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -51,7 +50,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Measures sessions, then streams on a fresh relay, whose allocator has nothing to give that
 /// the sessions left; writes what the relay has after each step, in all and per one more.
 pub async fn run(programs: &Path, options: &Options, out: &mut impl Write) -> Result<(), Failure> {
-    raise_file_limit();
     writeln!(
         out,
         "{:<44} {:>10} {:>10} {:>10}   {:>9} {:>9}",
@@ -236,15 +234,4 @@ async fn hold(swarm: &Swarm, callers: &[Caller], count: usize) -> Result<JoinSet
         sleep(Duration::from_millis(20)).await;
     }
     Ok(calls)
-}
-
-/// As many open files as this process may have: each session is one here.
-pub(crate) fn raise_file_limit() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let most = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    // Where it fails, the dial that finds no file says so.
-    let _ = setrlimit(Resource::Nofile, most);
 }

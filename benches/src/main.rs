@@ -12,6 +12,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use culvert_bench::compare::{self, Comparison};
 use culvert_bench::link::Line;
 use culvert_bench::load::Failure;
+use culvert_bench::process::raise_file_limit;
+use culvert_bench::report::output::Output;
 use culvert_bench::report::{self, Report};
 use culvert_bench::site::{self, Parts, Remote, Site};
 use culvert_bench::stack::{Between, Settings, Stack, programs};
@@ -260,6 +262,7 @@ async fn main() -> ExitCode {
         command,
     } = Cli::parse();
     let _log = Log::start(log);
+    raise_file_limit();
     let folder = folder.as_deref();
     if folder.is_some() && !command.brings_up() {
         let what = "--programs: this command brings up no programs of its own";
@@ -299,12 +302,14 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// Waits for SIGINT, SIGTERM or SIGHUP, which comes when a terminal is closed.
 async fn interrupted() -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::select! {
         interrupt = tokio::signal::ctrl_c() => interrupt?,
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
     Ok(())
 }
@@ -340,7 +345,8 @@ async fn measure(
     log: LogFormat,
     site: impl Future<Output = Result<Site, Failure>>,
 ) -> Result<bool, Failure> {
-    let (json, html) = (options.json.clone(), options.html.clone());
+    let json = options.json.as_deref().map(Output::create).transpose()?;
+    let html = options.html.as_deref().map(Output::create).transpose()?;
     let stop = CancellationToken::new();
     let site = tokio::select! {
         site = site => site?,
@@ -357,14 +363,13 @@ async fn measure(
         done = Box::pin(Suite::new(site, options, url, log, stop).run()) => done,
         result = signals => return result.and(Err("interrupted again: nothing is written".into())),
     };
+    // Each by itself: what one of them cannot take, the others still get.
+    let saved = [
+        json.map_or(Ok(()), |json| json.write(&report.to_json()?)),
+        html.map_or(Ok(()), |html| html.write(&report::html::page(&report))),
+    ];
     write!(std::io::stdout(), "{}", report::table::table(&report))?;
-    if let Some(path) = json {
-        report.save(&path)?;
-    }
-    if let Some(path) = html {
-        std::fs::write(&path, report::html::page(&report))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-    }
+    saved.into_iter().collect::<Result<(), Failure>>()?;
     Ok(complete)
 }
 
@@ -380,8 +385,7 @@ fn compare(
     write!(std::io::stdout(), "{}", compare::table(&comparison))?;
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&comparison)?;
-        std::fs::write(path, text + "\n")
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Output::create(path)?.write(&(text + "\n"))?;
     }
     Ok(!comparison.got_worse())
 }

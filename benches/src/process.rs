@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// CPU time of some processes together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
@@ -19,6 +21,17 @@ pub struct Memory {
     pub proportional: u64,
     /// Pages that no file backs: heap and stacks.
     pub anonymous: u64,
+}
+
+/// As many open files as this process may have, and those that it starts: each connection is one.
+pub fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    // Where it fails, the dial that finds no file says so.
+    let _ = setrlimit(Resource::Nofile, most);
 }
 
 /// Adds up what `pids` have used. A process that is gone counts as nothing.

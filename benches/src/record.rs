@@ -87,6 +87,11 @@ impl Recorder {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes that were counted belong to a body that was refused.
+    pub fn not_carried(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// The counters now.
     pub fn count(&self) -> Count {
         Count {

@@ -4,6 +4,7 @@
 pub mod chart;
 pub mod html;
 mod machine;
+pub mod output;
 pub mod table;
 
 use std::collections::BTreeMap;
@@ -107,12 +108,16 @@ impl Round {
         self.bytes as f64 / 1e6 / self.elapsed_s
     }
 
-    /// A figure of all processes together, if there are processes and each has it.
+    /// A figure of all processes together, if there are processes, each has it, and none is gone.
     pub fn all_processes(&self, of: impl Fn(&Use) -> Option<f64>) -> Option<f64> {
-        if self.processes.is_empty() {
-            return None;
-        }
-        self.processes.values().map(of).sum()
+        let names = self.processes.keys();
+        let each = names.map(|name| self.process(name, &of));
+        each.reduce(|sum, next| Some(sum? + next?))?
+    }
+
+    /// A figure of one process; of one that is gone there is none.
+    pub fn process(&self, name: &str, of: impl Fn(&Use) -> Option<f64>) -> Option<f64> {
+        of(self.processes.get(name).filter(|used| !used.gone)?)
     }
 
     /// The share of calls that failed, 0 to 1.
@@ -281,14 +286,19 @@ pub struct Point {
 pub struct Use {
     /// User and system time, in seconds.
     pub cpu_s: f64,
-    /// The same per 1000 calls, in milliseconds.
+    /// The same per 1000 calls, in milliseconds; nothing where transfers run beside them, whose it
+    /// mostly is.
     pub cpu_ms_per_1000_calls: Option<f64>,
-    /// The same per GiB of bodies, in seconds; of rounds that carried less than 16 MiB nothing.
+    /// The same per GiB of bodies, those beside the calls too, in seconds; of rounds that carried
+    /// less than 16 MiB nothing.
     pub cpu_s_per_gib: Option<f64>,
     /// Most resident bytes seen.
     pub memory_most: u64,
     /// Resident bytes at the end.
     pub memory_end: u64,
+    /// Whether it was gone at the end: what is known of it is not the whole.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 impl Report {
@@ -321,14 +331,12 @@ impl Report {
         &mut self.cases[at]
     }
 
-    /// Writes it as JSON.
-    pub fn save(&self, path: &Path) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(self)?;
-        fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(())
+    /// As JSON.
+    pub fn to_json(&self) -> Result<String, Failure> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Reads a file of [`to_json`](Self::to_json).
     pub fn load(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
         let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
@@ -343,10 +351,12 @@ impl Report {
 }
 
 impl Case {
-    /// Adds a round of a way.
+    /// Adds a round of a way. One that somebody broke off says less than those that are whole: it
+    /// stays only where there are none.
     pub fn add(&mut self, way: &str, round: Round) {
         match self.ways.iter_mut().find(|known| known.name == way) {
-            Some(known) => known.rounds.push(round),
+            Some(known) if !round.partial => known.rounds.push(round),
+            Some(_) => {}
             None => self.ways.push(Way {
                 name: way.into(),
                 rounds: vec![round],

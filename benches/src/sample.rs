@@ -106,7 +106,7 @@ impl State {
             at_s: self.start.elapsed().as_secs_f64(),
             calls: now.calls - self.last.calls,
             errors: now.errors - self.last.errors,
-            bytes: now.bytes - self.last.bytes,
+            bytes: now.bytes.saturating_sub(self.last.bytes),
             ..Point::default()
         };
         self.last = now;
@@ -124,6 +124,8 @@ impl State {
             used.cpu_s += cpu.as_secs_f64();
             used.memory_most = used.memory_most.max(memory);
             used.memory_end = memory;
+            // What has ended has no memory, waited for or not.
+            used.gone = memory == 0;
             point.memory.insert(name.clone(), memory);
             point.cpu_s.insert(name, cpu.as_secs_f64());
         }
@@ -150,5 +152,22 @@ impl State {
             }
             _ => self.series.push(point),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_process::log::LogFormat;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_gone_is_said_to_be() {
+        let known = [("here", std::process::id()), ("gone", u32::MAX)];
+        let known = known.map(|(name, pid)| (name.to_owned(), vec![pid]));
+        let processes = Arc::new(Mutex::new(BTreeMap::from(known)));
+        let mut state = State::new(Arc::new(Recorder::new().unwrap()), processes);
+        state.look(&Progress::new(LogFormat::Json));
+        assert!(state.used["gone"].gone && !state.used["here"].gone);
     }
 }

@@ -195,6 +195,9 @@ impl Site {
         };
         let mut watched: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for (name, pid) in &options.pid {
+            if !Path::new(&format!("/proc/{pid}")).exists() {
+                return Err(format!("--pid {name}={pid}: there is no such process").into());
+            }
             let pids = watched.entry(name.clone()).or_default();
             pids.push(*pid);
             pids.extend(process::children(*pid));
@@ -219,9 +222,12 @@ impl Site {
 
     /// Looks up the relay's process again, after it was started anew.
     pub fn find_relay(&self) {
-        if let (Some(stack), Some(way)) = (&self.stack, self.ways.first()) {
+        let Some(stack) = &self.stack else { return };
+        for way in &self.ways {
             let mut known = way.processes.lock().unwrap_or_else(PoisonError::into_inner);
-            known.insert("relay".into(), stack.pids(&["relay"]));
+            if let Some(relay) = known.get_mut("relay") {
+                *relay = stack.pids(&["relay"]);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod files;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -317,6 +318,8 @@ impl Stack {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            // Ctrl-C in a terminal is for this program: the parts go when it has measured.
+            .process_group(0)
             .spawn()?;
         self.children.push((name, child));
         Ok(())

@@ -10,7 +10,7 @@ use clap::builder::RangedU64ValueParser;
 use culvert_process::log::LogFormat;
 use tokio_util::sync::CancellationToken;
 
-use crate::drive::{Bounds, Caller, Pace, drive};
+use crate::drive::{Bounds, Caller, Pace, UNFINISHED, drive};
 use crate::load::Failure;
 use crate::progress::Progress;
 use crate::record::Recorder;
@@ -44,7 +44,7 @@ pub struct Options {
     /// Long polls, idle sessions and agents of the storm.
     #[arg(long, default_value_t = 1000)]
     pub sessions: usize,
-    /// Seconds of `soak`.
+    /// Seconds of a round of `soak`, on each way.
     #[arg(long, default_value_t = 60, value_parser = seconds())]
     pub soak: u64,
     /// Seconds after which a call has failed.
@@ -114,6 +114,10 @@ pub struct Outcome {
     pub asked_rate: Option<f64>,
     /// Figures of the scenario's own.
     pub values: BTreeMap<String, Value>,
+    /// Bytes that went beside the calls, where anything did.
+    pub beside: Option<u64>,
+    /// How what went beside them failed.
+    pub errors: BTreeMap<String, u64>,
 }
 
 /// A run.
@@ -234,6 +238,9 @@ impl Suite {
     where
         F: Future<Output = Result<Outcome, Failure>>,
     {
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
         let done = self
             .report
             .cases
@@ -261,7 +268,10 @@ impl Suite {
         };
         let (series, processes) = sampler.stop().await;
         let outcome = outcome?;
-        let count = recorder.count();
+        let (count, beside) = (recorder.count(), outcome.beside);
+        if self.stop.is_cancelled() && count.calls == 0 {
+            return Ok(());
+        }
         let mut round = Round {
             load: if outcome.asked_rate.is_some() {
                 "open"
@@ -272,7 +282,11 @@ impl Suite {
             asked_rate: outcome.asked_rate,
             partial: self.stop.is_cancelled(),
             calls: count.calls,
-            errors: recorder.errors(),
+            errors: recorder
+                .errors()
+                .into_iter()
+                .chain(outcome.errors)
+                .collect(),
             bytes: count.bytes,
             elapsed_s: outcome.elapsed.as_secs_f64().max(1e-6),
             latency: Latency::from(&recorder.latency()),
@@ -280,9 +294,12 @@ impl Suite {
             processes,
             values: outcome.values,
         };
-        let (calls, gib) = (count.calls as f64, count.bytes as f64 / f64::from(1 << 30));
+        // What goes on beside the calls takes most of it: they do not answer for that.
+        let bytes = count.bytes + beside.unwrap_or_default();
+        let (calls, gib) = (count.calls as f64, bytes as f64 / f64::from(1 << 30));
+        let theirs = calls > 0.0 && beside.is_none();
         for used in round.processes.values_mut() {
-            used.cpu_ms_per_1000_calls = (calls > 0.0).then_some(used.cpu_s * 1e6 / calls);
+            used.cpu_ms_per_1000_calls = theirs.then_some(used.cpu_s * 1e6 / calls);
             used.cpu_s_per_gib = (gib >= 1.0 / 64.0).then_some(used.cpu_s / gib);
         }
         self.report
@@ -317,10 +334,23 @@ impl Suite {
     }
 }
 
+/// Megabytes per second that transfers carried beside calls: the name of that figure.
+pub const TRANSFERS: &str = "transfers";
+
 /// Whether a case has less than was asked for: it was skipped although its scenario was `named`,
-/// or of one of its ways no call got through.
+/// or on one of its ways no call got through and nothing was carried, or nothing was beside the calls
+/// that were to have transfers there.
 fn is_missing(case: &Case, named: bool) -> bool {
-    let in_vain = |way: &report::Way| way.rounds.iter().all(|round| round.calls == 0);
+    let alone = |round: &Round| {
+        let transfers = round.values.get(TRANSFERS);
+        transfers.is_some_and(|rate| rate.value == 0.0)
+    };
+    let in_vain = |way: &report::Way| {
+        // Bytes of calls that had no time to end are something; those of calls that failed are not.
+        let only_late = |round: &Round| round.errors.keys().all(|kind| kind == UNFINISHED);
+        let nothing = |round: &Round| round.calls == 0 && (round.bytes == 0 || !only_late(round));
+        way.rounds.iter().all(alone) || way.rounds.iter().all(nothing)
+    };
     (named && case.skipped.is_some()) || case.ways.iter().any(in_vain)
 }
 
@@ -333,8 +363,20 @@ impl Outcome {
                 Pace::Closed => None,
                 Pace::Open(rate) => Some(rate),
             },
-            values: BTreeMap::new(),
+            ..Self::default()
         }
+    }
+
+    /// With what others carried meanwhile, and how they failed.
+    #[must_use]
+    pub fn beside(mut self, others: &Recorder) -> Self {
+        // They are broken off when the calls end: that is no failure.
+        let failed = others.errors().into_iter();
+        let failed = failed.filter(|(kind, _)| kind != UNFINISHED);
+        self.errors
+            .extend(failed.map(|(kind, count)| (format!("beside: {kind}"), count)));
+        self.beside = Some(others.count().bytes);
+        self
     }
 
     /// With one more figure.
@@ -367,6 +409,16 @@ mod tests {
         let hung = report.case("polls/1", "");
         hung.add("culvert", Round::default());
         assert!(is_missing(hung, false));
+        let beside = report.case("beside/uploads", "");
+        for rate in [0.0, 7.0] {
+            let transfers = Value::higher(rate, "MB/s");
+            let round = Round {
+                values: BTreeMap::from([(TRANSFERS.into(), transfers)]),
+                ..round(50, 0)
+            };
+            beside.add("culvert", round);
+            assert_eq!(is_missing(beside, false), rate == 0.0);
+        }
         let skipped = report.case("upload", "");
         skipped.skipped = Some("it needs --sink-path".into());
         assert!(is_missing(skipped, true) && !is_missing(skipped, false));

@@ -215,6 +215,98 @@ fn refused_uploads_are_counted_by_why() {
     }
 }
 
+/// Transfers beside the calls that all fail are a failure, and are counted by why. What processes use
+/// then is the transfers', and not the small calls'.
+#[test]
+fn calls_beside_nothing_but_refusals_have_not_been_measured() {
+    let nginx = Nginx::start();
+    let stack = Stack::start(&nginx.url());
+    let folder = tempfile::tempdir().unwrap();
+    let [token, json] = ["token", "a.json"].map(|name| folder.path().join(name));
+    std::fs::write(&token, caller_token()).unwrap();
+    let mut command = bench(&["run", "--scenario", "beside", "--rounds", "1"]);
+    command
+        .args(["--url", stack.url("").trim_end_matches('/')])
+        .args(["--address", &format!("127.0.0.1:{}", stack.public)])
+        .arg("--ca")
+        .arg(world().ca_file())
+        .args(["--path", "/api/x", "--sink-path", "/forbidden/sink"])
+        .args(["--seconds", "1"])
+        // Any process that there is.
+        .args(["--pid", &format!("own={}", std::process::id())])
+        .arg("--token-file")
+        .arg(&token)
+        .arg("--json")
+        .arg(&json);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let report = read(&json);
+    let round = |case: &str| {
+        let cases = report["cases"].as_array().unwrap();
+        let case = cases.iter().find(|known| known["name"] == case).unwrap();
+        case["ways"][0]["rounds"][0].clone()
+    };
+    let per_call = |round: &Value| round["processes"]["own"]["cpu_ms_per_1000_calls"].clone();
+    let alone = round("beside/nothing");
+    assert!(
+        alone["calls"].as_u64() > Some(0) && has_no_failure(&alone),
+        "{alone}"
+    );
+    assert!(per_call(&alone).is_number(), "{alone}");
+    let beside = round("beside/uploads");
+    assert!(beside["calls"].as_u64() > Some(0), "{beside}");
+    assert!(
+        beside["errors"]["beside: policy-denied"].as_u64() > Some(0),
+        "{beside}"
+    );
+    assert_eq!(beside["values"]["transfers"]["value"], 0.0, "{beside}");
+    assert!(per_call(&beside).is_null(), "{beside}");
+}
+
+/// Polls that are answered at once were not held, and not more of them are made than were asked for.
+#[test]
+fn polls_that_are_not_held_have_not_been_measured() {
+    let nginx = Nginx::start();
+    let stack = Stack::start(&nginx.url());
+    let folder = tempfile::tempdir().unwrap();
+    let [token, json] = ["token", "a.json"].map(|name| folder.path().join(name));
+    std::fs::write(&token, caller_token()).unwrap();
+    let mut command = bench(&["run", "--scenario", "polls", "--rounds", "1"]);
+    command
+        .args(["--url", stack.url("").trim_end_matches('/')])
+        .args(["--address", &format!("127.0.0.1:{}", stack.public)])
+        .arg("--ca")
+        .arg(world().ca_file())
+        .args(["--poll-path", "/api/x", "--sessions", "4", "--calls", "10"])
+        .arg("--token-file")
+        .arg(&token)
+        .arg("--json")
+        .arg(&json);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let round = &read(&json)["cases"][0]["ways"][0]["rounds"][0];
+    assert_eq!(round["calls"], 0, "{round}");
+    assert_eq!(round["errors"]["answered too early"], 10, "{round}");
+    assert!(round["latency"]["p50"].as_u64() > Some(0), "{round}");
+}
+
+/// Figures of a process that does not exist would be zeros that nobody measured.
+#[test]
+fn a_process_that_does_not_exist_is_refused() {
+    let mut command = bench(&[
+        "run",
+        "--url",
+        "https://localhost",
+        "--pid",
+        "relay=4294967295",
+    ]);
+    command.args(["--address", "127.0.0.1:1", "--token-file", "/dev/null"]);
+    let output = command.arg("--ca").arg(world().ca_file()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("--pid relay=4294967295"), "{said}");
+}
+
 /// A password in the URL is refused, and shown nowhere.
 #[test]
 fn a_password_in_the_url_is_not_shown() {

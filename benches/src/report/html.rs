@@ -136,9 +136,7 @@ fn facts(html: &mut String, way: &Way) {
     }
     let processes = way.rounds.iter().flat_map(|round| round.processes.keys());
     for name in processes.collect::<BTreeSet<_>>() {
-        let of = |of: fn(&Use) -> Option<f64>| {
-            figure(way.median(|round| of(round.processes.get(name)?)))
-        };
+        let of = |of: fn(&Use) -> Option<f64>| figure(way.median(|round| round.process(name, of)));
         facts.push(format!(
             "{}: CPU {} ms / 1000 calls, {} s / GiB, memory {} MiB",
             escape(name),

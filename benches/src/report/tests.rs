@@ -33,6 +33,7 @@ pub(super) fn full() -> Report {
                 cpu_s_per_gib: Some(16.0),
                 memory_most: 20 << 20,
                 memory_end: 19 << 20,
+                gone: false,
             },
         )]),
         values: BTreeMap::from([("until all are back".into(), Value::lower(80.0, "ms"))]),
@@ -50,19 +51,43 @@ fn a_report_is_the_same_after_it_was_written_and_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.json");
     let report = full();
-    report.save(&path).unwrap();
+    fs::write(&path, report.to_json().unwrap()).unwrap();
     assert_eq!(Report::load(&path).unwrap(), report);
 
     let newer = Report {
         format: 99,
         ..report
     };
-    newer.save(&path).unwrap();
+    fs::write(&path, newer.to_json().unwrap()).unwrap();
     let error = Report::load(&path).unwrap_err().to_string();
     assert!(error.contains("format 99, expected 1"), "{error}");
     fs::write(&path, "{}").unwrap();
     let error = Report::load(&path).unwrap_err().to_string();
     assert!(error.contains("not a report of culvert-bench"), "{error}");
+}
+
+#[test]
+fn of_a_process_that_is_gone_no_figure_is_shown_and_an_old_report_has_none() {
+    let mut round = full().cases[0].ways[0].rounds[0].clone();
+    let memory = |round: &Round| round.all_processes(Use::mebibytes);
+    assert_eq!(memory(&round), Some(20.0));
+    let agent = Use {
+        gone: true,
+        ..round.processes["relay"].clone()
+    };
+    round.processes.insert("agent".into(), agent);
+    assert_eq!(memory(&round), None);
+    assert_eq!(round.process("relay", Use::mebibytes), Some(20.0));
+    assert_eq!(round.process("agent", Use::mebibytes), None);
+    round.processes.clear();
+    assert_eq!(memory(&round), None);
+    // Of an older report nothing is known to be gone.
+    let report = full();
+    let known = "\"gone\": false";
+    let text = report.to_json().unwrap();
+    assert!(text.contains(known));
+    let old = text.replace(known, "\"since\": 0");
+    assert_eq!(serde_json::from_str::<Report>(&old).unwrap(), report);
 }
 
 #[test]

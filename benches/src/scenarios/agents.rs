@@ -13,7 +13,6 @@ use super::Scenario;
 use super::cut_point::CutPoint;
 use crate::client::{Task, Version, Worker};
 use crate::drive::{Pace, drive};
-use crate::idle::raise_file_limit;
 use crate::load::Failure;
 use crate::process;
 use crate::report::Value;
@@ -34,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Tasks that each bring an agent up and take it away again.
 const COMING_AND_GOING: usize = 8;
 
+/// Endpoints that a tenant may have at a relay, and each agent offers one.
+const OF_A_TENANT: usize = 4096;
+
 /// How long such an agent stays.
 const STAYS: Duration = Duration::from_millis(100);
 
@@ -48,26 +50,30 @@ fn relay_memory(suite: &Suite) -> u64 {
     stack.map_or(0, |stack| process::resident(&stack.pids(&["relay"])))
 }
 
-/// Sessions that do nothing, and what they cost the relay, beside a few calls. On an installation
-/// of its own: what a used relay's allocator has left would make sessions look small.
+/// Sessions that do nothing, and what they cost the relay, beside a few calls. Each round on an
+/// installation of its own: what a used relay's allocator has left would make sessions look small.
 pub(super) async fn idle(suite: &mut Suite, scenario: Scenario) -> Result<(), Failure> {
-    raise_file_limit();
     let programs = suite
         .site
         .programs
         .clone()
         .ok_or("it needs programs of ours")?;
-    let fresh = Site::local(
-        &programs,
-        Between::Nothing,
-        suite.options.sessions,
-        Parts::default(),
-    )
-    .await?;
-    let used = std::mem::replace(&mut suite.site, fresh);
-    let result = idle_on_fresh(suite, scenario).await;
-    suite.site = used;
-    result
+    for _ in suite.rounds() {
+        if suite.stop.is_cancelled() {
+            break;
+        }
+        let fresh = Site::local(
+            &programs,
+            Between::Nothing,
+            suite.options.sessions,
+            Parts::default(),
+        );
+        let used = std::mem::replace(&mut suite.site, fresh.await?);
+        let result = idle_on_fresh(suite, scenario).await;
+        suite.site = used;
+        result?;
+    }
+    Ok(())
 }
 
 async fn idle_on_fresh(suite: &mut Suite, scenario: Scenario) -> Result<(), Failure> {
@@ -77,8 +83,6 @@ async fn idle_on_fresh(suite: &mut Suite, scenario: Scenario) -> Result<(), Fail
         "{count} agents with a session each that do nothing, and small calls at {RATE:.0}/s to another one."
     );
     let case = scenario.case(&format!("/{count}"), what);
-    let task = Task::get(&suite.site.paths.small)?;
-    let workers = Worker::several(&way.target, Version::Http1, &task, 4).await?;
     let before = relay_memory(suite);
     let start = Instant::now();
     let stack = suite
@@ -86,10 +90,13 @@ async fn idle_on_fresh(suite: &mut Suite, scenario: Scenario) -> Result<(), Fail
         .stack
         .as_ref()
         .ok_or("there is no relay of ours")?;
-    let swarm = Swarm::join(stack, count, 1).await?;
+    let swarm = Swarm::join(stack, count, count.div_ceil(OF_A_TENANT)).await?;
     let joined = count as f64 / start.elapsed().as_secs_f64();
     sleep(SETTLE).await;
     let each = relay_memory(suite).saturating_sub(before) as f64 / 1024.0 / count as f64;
+    // Not earlier: the relay closes what does nothing while thousands register.
+    let task = Task::get(&suite.site.paths.small)?;
+    let workers = Worker::several(&way.target, Version::Http1, &task, 4).await?;
     let time = suite.time();
     let swarm = &swarm;
     suite
@@ -109,7 +116,6 @@ async fn idle_on_fresh(suite: &mut Suite, scenario: Scenario) -> Result<(), Fail
 
 /// All agents' connections are cut at the same time; each comes back as an agent does.
 pub(super) async fn storm(suite: &mut Suite, scenario: Scenario) -> Result<(), Failure> {
-    raise_file_limit();
     let count = suite.options.sessions.max(1);
     let way = culvert(suite)?;
     let what = format!(
@@ -123,7 +129,8 @@ pub(super) async fn storm(suite: &mut Suite, scenario: Scenario) -> Result<(), F
         .stack
         .as_ref()
         .ok_or("there is no relay of ours")?;
-    let recruits = (0..count).map(|number| Recruit::new(stack, point.address().port(), number, 1));
+    let (port, tenants) = (point.address().port(), count.div_ceil(OF_A_TENANT));
+    let recruits = (0..count).map(|number| Recruit::new(stack, port, number, tenants));
     let recruits = recruits.collect::<Result<Vec<_>, _>>()?;
     let (presence, mut seen) = watch::channel(Presence::default());
     let presence = Arc::new(presence);

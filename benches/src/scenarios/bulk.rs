@@ -9,7 +9,7 @@ use crate::drive::{Bounds, Caller, Pace, drive};
 use crate::load::{Failure, Target};
 use crate::record::Recorder;
 use crate::report::Value;
-use crate::suite::{Named, Outcome, Suite};
+use crate::suite::{Named, Outcome, Suite, TRANSFERS};
 
 /// Bytes of one upload.
 const UPLOAD: u64 = 16 << 20;
@@ -110,10 +110,7 @@ pub(super) async fn beside(suite: &mut Suite, scenario: Scenario) -> Result<(), 
             "Messages at {rate:.0}/s to an echo and back on {CALLERS} WebSockets beside {uploads}."
         );
         let case = scenario.case("/echoes", what);
-        let callers = async |target: &Target| {
-            let echo = || Echo::new(target, path);
-            Ok(std::iter::repeat_with(echo).take(CALLERS).collect())
-        };
+        let callers = async |target: &Target| Echo::several(target, path, CALLERS).await;
         beside_transfers(suite, &case, rate, callers, Some(upload)).await?;
     }
     Ok(())
@@ -174,6 +171,11 @@ async fn both<C: Caller>(
     if !transfers {
         return Ok(outcome);
     }
-    let rate = beside.count().bytes as f64 / 1e6 / elapsed.as_secs_f64();
-    Ok(outcome.with("transfers", Value::higher(rate, "MB/s")))
+    let outcome = outcome.beside(&beside);
+    let count = beside.count();
+    // What an upload has sent before it is refused was carried for nothing.
+    let in_vain = count.calls == 0 && !outcome.errors.is_empty();
+    let bytes = if in_vain { 0 } else { count.bytes };
+    let rate = bytes as f64 / 1e6 / elapsed.as_secs_f64();
+    Ok(outcome.with(TRANSFERS, Value::higher(rate, "MB/s")))
 }

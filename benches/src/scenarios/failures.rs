@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::Scenario;
 use crate::client::{Task, Version, Worker};
-use crate::drive::{Pace, drive};
+use crate::drive::{Bounds, Pace, drive};
 use crate::load::Failure;
 use crate::record::Recorder;
 use crate::report::Value;
@@ -46,6 +46,11 @@ pub(super) async fn relay_kill(suite: &mut Suite, scenario: Scenario) -> Result<
         let measured = suite
             .measure(&case, &way, time, async move |recorder, bounds| {
                 let pace = Pace::Open(rate);
+                // Until the relay is back, however few calls are asked for.
+                let bounds = Bounds {
+                    calls: None,
+                    ..bounds
+                };
                 let death = async {
                     sleep(BEFORE).await;
                     running.kill_relay()?;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::Scenario;
 use crate::client::{Task, Version, Worker};
-use crate::drive::{Pace, drive};
+use crate::drive::{Bounds, Pace, drive};
 use crate::link::{Line, Link};
-use crate::load::Failure;
+use crate::load::{self, Failure, Target};
 use crate::site::{Parts, Site};
 use crate::stack::Between;
 use crate::suite::{Outcome, Suite};
@@ -33,8 +34,14 @@ enum Trouble {
     Cuts,
 }
 
-/// Between two stalls or cuts.
-const EVERY: Duration = Duration::from_secs(2);
+/// Between two stalls.
+const STALL_EVERY: Duration = Duration::from_secs(2);
+
+/// Between two cuts: an agent that loses its session within 3 s waits longer and longer before it dials.
+const CUT_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a way may take to work again after what was done to it before.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a stall lasts: about a retransmission timeout.
 const STALL: Duration = Duration::from_millis(300);
@@ -62,7 +69,7 @@ const CASES: [(&str, bool, Trouble, &str); 4] = [
         "/cuts",
         false,
         Trouble::Cuts,
-        "small calls over that line, whose connections are cut every 2 s",
+        "small calls over that line, whose connections are cut every 5 s",
     ),
 ];
 
@@ -119,19 +126,30 @@ async fn case(
             for link in stack.links.iter().flatten() {
                 link.set(line);
             }
-            let time = suite.time().max(2 * EVERY);
-            let workers = Worker::several(&way.target, Version::Http1, &task, count).await;
-            let links = &stack.links;
+            let time = suite.time().max(3 * trouble.every());
+            let workers = match works(&way.target, &suite.stop).await {
+                Ok(()) => Worker::several(&way.target, Version::Http1, &task, count).await,
+                Err(error) => Err(error),
+            };
+            // That of the way that is measured: the other one is not to suffer from it when its turn
+            // comes.
+            let number = usize::from(way.name == "nginx");
+            let link = stack.links.as_ref().map(|links| &links[number]);
             let measured = match workers {
                 Err(error) => Err(error),
                 Ok(workers) => {
                     suite
                         .measure(&case, &way, time, async move |recorder, bounds| {
+                            // Until trouble has come, however few calls are asked for.
+                            let bounds = Bounds {
+                                calls: None,
+                                ..bounds
+                            };
                             tokio::select! {
                                 elapsed = drive(workers, pace, &bounds, &recorder) => {
                                     Ok(Outcome::of(elapsed, pace))
                                 }
-                                () = make(trouble, links.iter().flatten()) => {
+                                () = make(trouble, link) => {
                                     Err("trouble ended before the calls".into())
                                 }
                             }
@@ -146,19 +164,42 @@ async fn case(
     Ok(())
 }
 
+impl Trouble {
+    /// How often it comes.
+    fn every(self) -> Duration {
+        match self {
+            Self::Cuts => CUT_EVERY,
+            Self::Nothing | Self::Stalls => STALL_EVERY,
+        }
+    }
+}
+
+/// Waits until a call works.
+async fn works(target: &Target, stop: &CancellationToken) -> Result<(), Failure> {
+    let start = Instant::now();
+    let path = "/small".parse()?;
+    loop {
+        let call = async { load::call(&mut load::connect(target).await?, target, &path).await };
+        match call.await {
+            Ok(_) => return Ok(()),
+            Err(error) if start.elapsed() > PATIENCE || stop.is_cancelled() => {
+                return Err(format!("no call works within {PATIENCE:?}: {error}").into());
+            }
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
 /// Makes trouble as long as it is asked to.
-async fn make<'a>(trouble: Trouble, links: impl Iterator<Item = &'a Link>) {
-    let links: Vec<&Link> = links.collect();
-    sleep(EVERY / 2).await;
-    let mut ticks = interval(EVERY);
+async fn make(trouble: Trouble, link: Option<&Link>) {
+    sleep(trouble.every() / 2).await;
+    let mut ticks = interval(trouble.every());
     loop {
         ticks.tick().await;
-        for link in &links {
-            match trouble {
-                Trouble::Nothing => {}
-                Trouble::Stalls => link.stall(STALL),
-                Trouble::Cuts => link.cut(),
-            }
+        match (trouble, link) {
+            (Trouble::Stalls, Some(link)) => link.stall(STALL),
+            (Trouble::Cuts, Some(link)) => link.cut(),
+            _ => {}
         }
     }
 }

@@ -94,7 +94,7 @@ pub(super) async fn connections(suite: &mut Suite, scenario: Scenario) -> Result
     ];
     for (version, step, http) in cases {
         let what = format!(
-            "A new TCP and TLS connection for each small call, {OPENERS} at a time, {http}."
+            "A new TCP and TLS connection, with a whole handshake, for each small call, {OPENERS} at a time, {http}."
         );
         let case = scenario.case(step, what);
         let task = Task::get(&suite.site.paths.small)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Scenario;
 use super::bulk::put;
-use super::waiting::{Echo, hold};
+use super::waiting::{Echo, Poll};
 use crate::client::{Task, Version, Worker};
 use crate::drive::{Bounds, Pace, drive};
 use crate::load::Failure;
@@ -33,38 +33,41 @@ pub(super) async fn run(suite: &mut Suite, scenario: Scenario) -> Result<(), Fai
     let case = scenario.case("", what);
     let paths = suite.site.paths.clone();
     let time = Duration::from_secs(suite.options.soak.max(1));
-    for way in suite.turns(0) {
-        if suite.stop.is_cancelled() {
-            break;
+    for round in suite.rounds() {
+        for way in suite.turns(round) {
+            if suite.stop.is_cancelled() {
+                return Ok(());
+            }
+            let task = Task::get(&paths.small)?;
+            let workers = Worker::several(&way.target, Version::Http1, &task, 16).await?;
+            let beside = Arc::new(Recorder::new()?);
+            let (way, paths) = (&way, &paths);
+            suite
+                .measure(&case, way, time, async move |recorder, bounds| {
+                    let pace = Pace::Open(rate);
+                    let background = Bounds {
+                        calls: None,
+                        ..bounds.clone()
+                    };
+                    let elapsed = tokio::select! {
+                        elapsed = drive(workers, pace, &bounds, &recorder) => elapsed,
+                        error = others(way, paths, &background, &beside) => {
+                            return Err(error);
+                        }
+                    };
+                    let count = beside.count();
+                    let outcome = Outcome::of(elapsed, pace)
+                        .beside(&beside)
+                        .with("other calls", Value::higher(count.calls as f64, ""))
+                        .with(
+                            "other calls that failed",
+                            Value::lower(count.errors as f64, ""),
+                        );
+                    let rate = count.bytes as f64 / 1e6 / elapsed.as_secs_f64();
+                    Ok(outcome.with("carried beside", Value::higher(rate, "MB/s")))
+                })
+                .await?;
         }
-        let task = Task::get(&paths.small)?;
-        let workers = Worker::several(&way.target, Version::Http1, &task, 16).await?;
-        let beside = Arc::new(Recorder::new()?);
-        let (way, paths) = (&way, &paths);
-        suite
-            .measure(&case, way, time, async move |recorder, bounds| {
-                let pace = Pace::Open(rate);
-                let background = Bounds {
-                    calls: None,
-                    ..bounds.clone()
-                };
-                let elapsed = tokio::select! {
-                    elapsed = drive(workers, pace, &bounds, &recorder) => elapsed,
-                    error = others(way, paths, &background, &beside) => {
-                        return Err(error);
-                    }
-                };
-                let count = beside.count();
-                let outcome = Outcome::of(elapsed, pace)
-                    .with("other calls", Value::higher(count.calls as f64, ""))
-                    .with(
-                        "other calls that failed",
-                        Value::lower(count.errors as f64, ""),
-                    );
-                let rate = count.bytes as f64 / 1e6 / elapsed.as_secs_f64();
-                Ok(outcome.with("carried beside", Value::higher(rate, "MB/s")))
-            })
-            .await?;
     }
     Ok(())
 }
@@ -100,24 +103,20 @@ async fn begin(
         None => Vec::new(),
     };
     let sockets = match &paths.echo {
-        Some(path) => (0..SOCKETS).map(|_| Echo::new(target, path)).collect(),
+        Some(path) => Echo::several(target, path, SOCKETS).await?,
         None => Vec::new(),
     };
     let polls = match &paths.poll {
-        Some(path) => {
-            let task = Task::get(&format!("{path}?ms=2000"))?;
-            Worker::several(target, Version::Http2, &task, POLLS).await?
-        }
+        Some(path) => Poll::several(target, path, POLLS).await?,
         None => Vec::new(),
     };
     // Slowly, so that they leave the machine to the calls.
-    let (few, _, _, _, held) = tokio::join!(
+    tokio::join!(
         drive(fresh, Pace::Open(5.0), bounds, recorder),
         drive(transfers, Pace::Closed, bounds, recorder),
         drive(uploads, Pace::Open(0.5), bounds, recorder),
         drive(sockets, Pace::Open(40.0), bounds, recorder),
-        hold(polls, recorder, bounds),
+        drive(polls, Pace::Closed, bounds, recorder),
     );
-    let _ = few;
-    held.map(|_| ())
+    Ok(())
 }

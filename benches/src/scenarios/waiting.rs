@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderValue, Request, header};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -14,7 +12,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::Scenario;
 use crate::client::{Task, Version, Wire, Worker, secure};
-use crate::drive::{Bounds, Caller, Pace};
+use crate::drive::{Caller, Pace, drive};
 use crate::load::{Failure, Refused, Target};
 use crate::record::Recorder;
 use crate::report::Value;
@@ -35,12 +33,23 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    pub(super) fn new(target: &Target, path: &str) -> Self {
-        Self {
-            target: target.clone(),
-            path: path.to_owned(),
-            socket: None,
+    /// `count` of them, open: a message is measured, not how it came to be possible.
+    pub(super) async fn several(
+        target: &Target,
+        path: &str,
+        count: usize,
+    ) -> Result<Vec<Self>, Failure> {
+        let mut echoes = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut echo = Self {
+                target: target.clone(),
+                path: path.to_owned(),
+                socket: None,
+            };
+            echo.socket = Some(echo.open().await?);
+            echoes.push(echo);
         }
+        Ok(echoes)
     }
 
     async fn open(&self) -> Result<WebSocketStream<TlsStream<Wire>>, Failure> {
@@ -70,7 +79,7 @@ impl Echo {
 }
 
 impl Caller for Echo {
-    async fn call(&mut self, recorder: &Recorder) -> Result<(), Failure> {
+    async fn call(&mut self, recorder: &Arc<Recorder>) -> Result<(), Failure> {
         let mut socket = match self.socket.take() {
             Some(socket) => socket,
             None => self.open().await?,
@@ -106,8 +115,7 @@ pub(super) async fn websocket(suite: &mut Suite, scenario: Scenario) -> Result<(
         let case = scenario.case(&format!("/{count}"), what);
         for round in suite.rounds() {
             for way in suite.turns(round) {
-                let echo = || Echo::new(&way.target, &path);
-                let echoes = std::iter::repeat_with(echo).take(count).collect();
+                let echoes = Echo::several(&way.target, &path, count).await?;
                 suite.drive(&case, &way, Pace::Closed, echoes).await?;
             }
         }
@@ -122,7 +130,6 @@ pub(super) async fn polls(suite: &mut Suite, scenario: Scenario) -> Result<(), F
         return Ok(());
     };
     let count = suite.options.sessions.max(1);
-    let task = Task::get(&format!("{path}?ms={}", HELD.as_millis()))?;
     let what = format!(
         "{count} long polls at a time over HTTP/2, each answered after {} s; latency is what it took longer than that.",
         HELD.as_secs()
@@ -131,16 +138,16 @@ pub(super) async fn polls(suite: &mut Suite, scenario: Scenario) -> Result<(), F
     // Each is to be answered at least once.
     let time = suite.time().max(2 * HELD);
     for round in suite.rounds() {
-        // nginx holds a connection to the next nginx for each: it is not made for this, and its
-        // limit of connections is met first.
         for way in suite.turns(round) {
             if suite.stop.is_cancelled() {
                 return Ok(());
             }
-            let workers = Worker::several(&way.target, Version::Http2, &task, count).await?;
+            let polls = Poll::several(&way.target, &path, count).await?;
             suite
                 .measure(&case, &way, time, async move |recorder, bounds| {
-                    hold(workers, &recorder, &bounds).await
+                    let elapsed = drive(polls, Pace::Closed, &bounds, &recorder).await;
+                    let outcome = Outcome::of(elapsed, Pace::Closed);
+                    Ok(outcome.with("polls at a time", Value::higher(count as f64, "")))
                 })
                 .await?;
         }
@@ -148,38 +155,86 @@ pub(super) async fn polls(suite: &mut Suite, scenario: Scenario) -> Result<(), F
     Ok(())
 }
 
-/// Polls until the time is over; polls that are held then are let go.
-pub(super) async fn hold(
-    workers: Vec<Worker>,
-    recorder: &Arc<Recorder>,
-    bounds: &Bounds,
-) -> Result<Outcome, Failure> {
-    let start = Instant::now();
-    let count = workers.len() as f64;
-    let mut polls = JoinSet::new();
-    for mut worker in workers {
-        let (recorder, patience) = (recorder.clone(), bounds.patience);
-        polls.spawn(async move {
-            // Not all in the same millisecond: clients are not.
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..1000))).await;
-            loop {
-                let start = Instant::now();
-                let result = match tokio::time::timeout(patience, worker.call(&recorder)).await {
-                    Ok(result) => result,
-                    Err(elapsed) => Err(elapsed.into()),
-                };
-                recorder.end(start.elapsed().saturating_sub(HELD), &result);
-                if result.is_err() {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+/// A long poll.
+#[derive(Debug)]
+pub(super) struct Poll(Worker);
+
+impl Poll {
+    /// `count` of them, on connections that are open.
+    pub(super) async fn several(
+        target: &Target,
+        path: &str,
+        count: usize,
+    ) -> Result<Vec<Self>, Failure> {
+        let task = Task::get(&format!("{path}?ms={}", HELD.as_millis()))?;
+        let workers = Worker::several(target, Version::Http2, &task, count).await?;
+        Ok(workers.into_iter().map(Self).collect())
+    }
+}
+
+impl Caller for Poll {
+    async fn call(&mut self, recorder: &Arc<Recorder>) -> Result<(), Failure> {
+        self.0.call(recorder).await
+    }
+
+    /// Not all in the same millisecond: clients are not.
+    async fn begin(&mut self) {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..1000))).await;
+    }
+
+    fn held(&self) -> Duration {
+        HELD
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::load::tls_trusting;
+    use crate::upstream;
+
+    /// The opening is no part of the first message's latency.
+    #[tokio::test]
+    async fn websockets_are_open_before_their_first_message() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = names.self_signed(&key).unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = upstream::Options {
+            listen: free.local_addr().unwrap(),
+            certificate: folder.path().join("server.pem"),
+            private_key: folder.path().join("server.key"),
+        };
+        fs::write(&options.certificate, certificate.pem()).unwrap();
+        fs::write(&options.private_key, key.serialize_pem()).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let target = Target {
+            address: options.listen,
+            host: "localhost".into(),
+            headers: http::HeaderMap::new(),
+            tls: tls_trusting(roots).unwrap(),
+            proxy: None,
+        };
+        drop(free);
+        let serving = tokio::spawn(async move { upstream::serve(&options).await });
+        // Until it listens.
+        let mut echoes = loop {
+            match Echo::several(&target, "/echo", 2).await {
+                Ok(echoes) => break echoes,
+                Err(error) if serving.is_finished() => panic!("{error}"),
+                Err(_) => tokio::task::yield_now().await,
             }
-        });
+        };
+        assert!(echoes.iter().all(|echo| echo.socket.is_some()));
+        let recorder = Arc::new(Recorder::new().unwrap());
+        echoes[1].call(&recorder).await.unwrap();
+        assert_eq!(recorder.count().bytes, 2 * MESSAGE as u64);
+        let refused = Echo::several(&target, "/nothing", 1).await.unwrap_err();
+        assert!(refused.is::<Refused>(), "{refused}");
     }
-    tokio::select! {
-        () = tokio::time::sleep(bounds.time) => {}
-        () = bounds.stop.cancelled() => {}
-    }
-    let outcome = Outcome::of(start.elapsed(), Pace::Closed);
-    polls.shutdown().await;
-    Ok(outcome.with("polls at a time", Value::higher(count, "")))
 }
