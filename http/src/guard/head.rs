@@ -81,10 +81,10 @@ impl HeadScan {
             let line = bytes[self.line..end]
                 .strip_suffix(b"\r")
                 .ok_or(Violation::BareLineFeed)?;
-            if line.len() > 6 && line[..6].eq_ignore_ascii_case(b"expect") && line[6] == b':' {
-                if self.expect.replace(self.line).is_some() {
-                    return Err(Violation::SeveralExpects);
-                }
+            let is_expect =
+                line.len() > 6 && line[..6].eq_ignore_ascii_case(b"expect") && line[6] == b':';
+            if is_expect && self.expect.replace(self.line).is_some() {
+                return Err(Violation::SeveralExpects);
             }
             (self.line, self.searched) = (end + 1, end + 1);
             if self.on_line(line)? {
