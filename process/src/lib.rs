@@ -1,5 +1,5 @@
 //! What Culvert's programs have in common as processes: the [log], the [threads](workers) that carry
-//! connections, how many [files](descriptors) they may have open, and which [files](files) have
+//! connections, how many [files](descriptors) they may have open, and which [files] have
 //! changed since they were read.
 
 pub mod descriptors;
