@@ -194,16 +194,9 @@ impl Comparison {
             ));
         }
         for (measure, better, of) in measures(after) {
-            let whole = |way: &Way| {
-                way.rounds
-                    .clone()
-                    .into_iter()
-                    .filter(|round| !round.partial)
-            };
             let figures = |way: &Way| {
-                whole(way)
-                    .filter_map(|round| of(&round))
-                    .collect::<Vec<_>>()
+                let whole = way.rounds.iter().filter(|round| !round.partial);
+                whole.filter_map(&of).collect::<Vec<f64>>()
             };
             let (old, new) = (figures(before), figures(after));
             if old.is_empty() || new.is_empty() {
