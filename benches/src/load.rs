@@ -175,6 +175,12 @@ pub async fn call(
     Ok(bytes)
 }
 
+/// One small call on a connection of its own.
+pub async fn once(target: &Target) -> Result<u64, Failure> {
+    let mut send = connect(target).await?;
+    call(&mut send, target, &"/small".parse()?).await
+}
+
 /// Sends `bytes` zeros to `path`, whose answer must be their number.
 pub async fn upload(
     send: &mut SendRequest<Body>,

@@ -330,11 +330,7 @@ impl Stack {
     async fn wait(&mut self, target: &Target) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let attempt = async {
-                let mut send = load::connect(target).await?;
-                load::call(&mut send, target, &"/small".parse()?).await
-            };
-            let Err(error) = attempt.await else {
+            let Err(error) = load::once(target).await else {
                 return Ok(());
             };
             let logs = self.logs();

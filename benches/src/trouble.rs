@@ -46,7 +46,7 @@ pub async fn cut(
     let mut failures = BTreeMap::<String, usize>::new();
     for _ in 0..times {
         tokio::time::sleep(HOLDS).await;
-        call(&stack.culvert).await?;
+        load::once(&stack.culvert).await?;
         let pause = pause(link, how, &stack.culvert, &mut failures).await?;
         write!(out, "{:.0} ", pause.as_secs_f64() * 1e3)?;
         out.flush()?;
@@ -78,7 +78,7 @@ async fn pause(
     }
     // What was on its way when the link broke may still count as a call that works: let it pass.
     tokio::time::sleep(Duration::from_millis(1)).await;
-    while let Err(error) = call(target).await {
+    while let Err(error) = load::once(target).await {
         if start.elapsed() > PATIENCE {
             return Err(format!("no call works {PATIENCE:?} after the link broke: {error}").into());
         }
@@ -89,11 +89,6 @@ async fn pause(
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(start.elapsed())
-}
-
-async fn call(target: &Target) -> Result<u64, Failure> {
-    let mut send = load::connect(target).await?;
-    load::call(&mut send, target, &"/small".parse()?).await
 }
 
 /// What 99 downloads get together beside one that nobody reads, against what they get without

@@ -177,10 +177,8 @@ impl Trouble {
 /// Waits until a call works.
 async fn works(target: &Target, stop: &CancellationToken) -> Result<(), Failure> {
     let start = Instant::now();
-    let path = "/small".parse()?;
     loop {
-        let call = async { load::call(&mut load::connect(target).await?, target, &path).await };
-        match call.await {
+        match load::once(target).await {
             Ok(_) => return Ok(()),
             Err(error) if start.elapsed() > PATIENCE || stop.is_cancelled() => {
                 return Err(format!("no call works within {PATIENCE:?}: {error}").into());
