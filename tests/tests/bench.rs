@@ -27,6 +27,35 @@ fn text(output: &Output) -> String {
     format!("{out}\n{err}")
 }
 
+/// Has a scenario run for one round against an installation that is up, by a caller's token; it must end
+/// with 1. Gives the report.
+fn failed_run(stack: &Stack, scenario: &str, options: &str) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let [token, json] = ["token", "a.json"].map(|name| folder.path().join(name));
+    std::fs::write(&token, caller_token()).unwrap();
+    let output = against(stack, scenario, &token, &json)
+        .args(options.split(' '))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    read(&json)
+}
+
+/// One round of a scenario against an installation that is up.
+fn against(stack: &Stack, scenario: &str, token: &Path, json: &Path) -> Command {
+    let mut command = bench(&["run", "--scenario", scenario, "--rounds", "1"]);
+    command
+        .args(["--url", stack.url("").trim_end_matches('/')])
+        .args(["--address", &format!("127.0.0.1:{}", stack.public)])
+        .arg("--ca")
+        .arg(world().ca_file())
+        .arg("--token-file")
+        .arg(token)
+        .arg("--json")
+        .arg(json);
+    command
+}
+
 /// A slow machine may not keep to the schedule; whatever else fails is a failure.
 fn has_no_failure(round: &Value) -> bool {
     let mut errors = round["errors"].as_object().unwrap().keys();
@@ -149,21 +178,12 @@ fn a_run_measures_an_installation_that_exists() {
         ["token", "headers", "a.json"].map(|name| folder.path().join(name));
     std::fs::write(&token, caller_token()).unwrap();
     std::fs::write(&headers, "vmware-api-session-id: 0123\n").unwrap();
-    let address = format!("127.0.0.1:{}", stack.public);
-    let mut command = bench(&["run", "--scenario", "calls-h1,connections,upload"]);
+    let mut command = against(&stack, "calls-h1,connections,upload", &token, &json);
     command
-        .args(["--url", stack.url("").trim_end_matches('/')])
-        .args(["--address", &address])
-        .arg("--ca")
-        .arg(world().ca_file())
-        .args(["--path", "/api/x", "--seconds", "1", "--rounds", "1"])
+        .args(["--path", "/api/x", "--seconds", "1"])
         .args(["--calls", "60", "--connections", "2"])
-        .arg("--token-file")
-        .arg(&token)
         .arg("--headers-file")
-        .arg(&headers)
-        .arg("--json")
-        .arg(&json);
+        .arg(&headers);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let report = read(&json);
@@ -188,24 +208,9 @@ fn a_run_measures_an_installation_that_exists() {
 fn refused_uploads_are_counted_by_why() {
     let nginx = Nginx::start();
     let stack = Stack::start(&nginx.url());
-    let folder = tempfile::tempdir().unwrap();
-    let [token, json] = ["token", "a.json"].map(|name| folder.path().join(name));
-    std::fs::write(&token, caller_token()).unwrap();
-    let mut command = bench(&["run", "--scenario", "upload", "--rounds", "1"]);
-    command
-        .args(["--url", stack.url("").trim_end_matches('/')])
-        .args(["--address", &format!("127.0.0.1:{}", stack.public)])
-        .arg("--ca")
-        .arg(world().ca_file())
-        .args(["--sink-path", "/forbidden/sink"])
-        .args(["--seconds", "2", "--calls", "20"])
-        .arg("--token-file")
-        .arg(&token)
-        .arg("--json")
-        .arg(&json);
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    for case in read(&json)["cases"].as_array().unwrap() {
+    let options = "--sink-path /forbidden/sink --seconds 2 --calls 20";
+    let report = failed_run(&stack, "upload", options);
+    for case in report["cases"].as_array().unwrap() {
         let round = &case["ways"][0]["rounds"][0];
         assert_eq!(round["calls"], 0, "{case}");
         let errors = round["errors"].as_object().unwrap();
@@ -221,26 +226,10 @@ fn refused_uploads_are_counted_by_why() {
 fn calls_beside_nothing_but_refusals_have_not_been_measured() {
     let nginx = Nginx::start();
     let stack = Stack::start(&nginx.url());
-    let folder = tempfile::tempdir().unwrap();
-    let [token, json] = ["token", "a.json"].map(|name| folder.path().join(name));
-    std::fs::write(&token, caller_token()).unwrap();
-    let mut command = bench(&["run", "--scenario", "beside", "--rounds", "1"]);
-    command
-        .args(["--url", stack.url("").trim_end_matches('/')])
-        .args(["--address", &format!("127.0.0.1:{}", stack.public)])
-        .arg("--ca")
-        .arg(world().ca_file())
-        .args(["--path", "/api/x", "--sink-path", "/forbidden/sink"])
-        .args(["--seconds", "1"])
-        // Any process that there is.
-        .args(["--pid", &format!("own={}", std::process::id())])
-        .arg("--token-file")
-        .arg(&token)
-        .arg("--json")
-        .arg(&json);
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    let report = read(&json);
+    // Any process that there is.
+    let own = std::process::id();
+    let options = format!("--path /api/x --sink-path /forbidden/sink --seconds 1 --pid own={own}");
+    let report = failed_run(&stack, "beside", &options);
     let round = |case: &str| {
         let cases = report["cases"].as_array().unwrap();
         let case = cases.iter().find(|known| known["name"] == case).unwrap();
@@ -268,23 +257,12 @@ fn calls_beside_nothing_but_refusals_have_not_been_measured() {
 fn polls_that_are_not_held_have_not_been_measured() {
     let nginx = Nginx::start();
     let stack = Stack::start(&nginx.url());
-    let folder = tempfile::tempdir().unwrap();
-    let [token, json] = ["token", "a.json"].map(|name| folder.path().join(name));
-    std::fs::write(&token, caller_token()).unwrap();
-    let mut command = bench(&["run", "--scenario", "polls", "--rounds", "1"]);
-    command
-        .args(["--url", stack.url("").trim_end_matches('/')])
-        .args(["--address", &format!("127.0.0.1:{}", stack.public)])
-        .arg("--ca")
-        .arg(world().ca_file())
-        .args(["--poll-path", "/api/x", "--sessions", "4", "--calls", "10"])
-        .arg("--token-file")
-        .arg(&token)
-        .arg("--json")
-        .arg(&json);
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    let round = &read(&json)["cases"][0]["ways"][0]["rounds"][0];
+    let report = failed_run(
+        &stack,
+        "polls",
+        "--poll-path /api/x --sessions 4 --calls 10",
+    );
+    let round = &report["cases"][0]["ways"][0]["rounds"][0];
     assert_eq!(round["calls"], 0, "{round}");
     assert_eq!(round["errors"]["answered too early"], 10, "{round}");
     assert!(round["latency"]["p50"].as_u64() > Some(0), "{round}");
