@@ -10,10 +10,13 @@ use clap::Parser;
 use culvert_process::log::{Log, LogFormat};
 
 use crate::listener;
-use crate::relay::Relay;
+use crate::relay::{BadSettings, Relay};
 
 /// Exit code of a program that failed while it ran.
 const FAILED: u8 = 1;
+
+/// Exit code of a command line that makes no sense.
+const USAGE: u8 = 2;
 
 /// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
 const BAD_CONFIG: u8 = 78;
@@ -55,7 +58,7 @@ pub fn main() -> ExitCode {
     let _log = Log::start(cli.log_format);
     if !cli.listen.ip().is_loopback() && !cli.allow_other_machines {
         return fail(
-            BAD_CONFIG,
+            USAGE,
             format!(
                 "--listen {}: found an address that other machines can reach; expected a loopback \
                  address, or --allow-other-machines beside it: whoever reaches the port calls with \
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
     }
     let relay = match Relay::new(&cli.relay, cli.token_file, cli.ca) {
         Ok(relay) => relay,
+        Err(error @ BadSettings::Url) => return fail(USAGE, error),
         Err(error) => return fail(BAD_CONFIG, error),
     };
     let runtime = match tokio::runtime::Runtime::new() {

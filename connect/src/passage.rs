@@ -74,6 +74,7 @@ async fn carry(
             status,
             reason,
             answer,
+            ..
         }) => {
             tracing::info!(target = %name, status, "the relay refused: {reason}");
             return say(tool, &answer).await;

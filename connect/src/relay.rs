@@ -78,6 +78,8 @@ pub(crate) enum Answer {
     Refused {
         status: u16,
         reason: String,
+        /// The relay's id of the call.
+        call: Option<String>,
         answer: Vec<u8>,
     },
 }
@@ -139,42 +141,50 @@ impl Relay {
     pub(crate) async fn connect(&self, target: &ConnectName) -> Result<Answer, Refusal> {
         let token = self.token().map_err(|error| {
             tracing::error!("no token: {error}");
-            Refusal::no_gateway(format!("culvert-connect has no token: {error}"))
+            let detail = format!("culvert-connect has no token: {error}");
+            Refusal::no_gateway("proxy_configuration_error", detail)
         })?;
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            tracing::warn!(relay = self.host, "{what}: {error}");
-            Refusal::no_gateway(format!("{what} {}: {error}", self.host))
+        let failed = |kind: &'static str, what: &str, error: &dyn std::fmt::Display| {
+            let detail = format!("{what} {}: {error}", self.host);
+            tracing::warn!("{detail}");
+            Refusal::no_gateway(kind, detail)
         };
         let reached = timeout(REACH, self.reach()).await;
+        let late = "the relay does not answer at";
+        let unreachable = "culvert-connect cannot reach the relay";
         let mut way = reached
-            .map_err(|_| failed("the relay does not answer at", &"no connection in 20 s"))?
-            .map_err(|error| failed("culvert-connect cannot reach the relay", &error))?;
+            .map_err(|_| failed("connection_timeout", late, &"no connection in 20 s"))?
+            .map_err(|error| failed("destination_unavailable", unreachable, &error))?;
         let request = format!(
             "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: culvert-connect/{}\r\n\
              Proxy-Authorization: Bearer {}\r\n\r\n",
             env!("CARGO_PKG_VERSION"),
             token.expose_secret(),
         );
-        let broke = |error: std::io::Error| failed("the connection broke to the relay", &error);
+        let broke = |error: std::io::Error| {
+            let what = "the connection broke to the relay";
+            failed("connection_terminated", what, &error)
+        };
         way.write_all(request.as_bytes()).await.map_err(broke)?;
         way.flush().await.map_err(broke)?;
         let answer = timeout(ANSWER, read_answer(way)).await;
+        let silent = "there is no answer from the relay";
         let answer = answer
-            .map_err(|_| failed("there is no answer from the relay", &"none in 120 s"))?
+            .map_err(|_| failed("http_response_timeout", silent, &"none in 120 s"))?
             .map_err(broke)?;
         match answer {
             // It is this program's token, and nothing that the tool could send would help.
             Answer::Refused {
                 status: 407,
                 reason,
+                call,
                 ..
-            } => Err(failed(
-                &format!(
-                    "the token in {} is not accepted by",
-                    self.token_file.display()
-                ),
-                &reason,
-            )),
+            } => {
+                let file = self.token_file.display();
+                let what = format!("the token in {file} is not accepted by");
+                let refusal = failed("http_request_denied", &what, &reason);
+                Err(Refusal { call, ..refusal })
+            }
             answer => Ok(answer),
         }
     }
@@ -193,7 +203,7 @@ fn invalid(what: &'static str) -> std::io::Error {
 
 async fn read_answer(mut way: Box<TlsStream<TcpStream>>) -> std::io::Result<Answer> {
     let mut bytes = BytesMut::with_capacity(2048);
-    let (status, reason, fields, body) = loop {
+    let head = loop {
         if way.read_buf(&mut bytes).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
@@ -205,6 +215,13 @@ async fn read_answer(mut way: Box<TlsStream<TcpStream>>) -> std::io::Result<Answ
             return Err(invalid("its answer has too long a head"));
         }
     };
+    let Head {
+        status,
+        reason,
+        fields,
+        call,
+        body,
+    } = head;
     if (200..300).contains(&status) {
         return Ok(Answer::Open {
             fields,
@@ -226,12 +243,22 @@ async fn read_answer(mut way: Box<TlsStream<TcpStream>>) -> std::io::Result<Answ
     Ok(Answer::Refused {
         status,
         reason,
+        call,
         answer,
     })
 }
 
-/// Status, reason, the fields that go on to the tool, length of the body.
-type Head = (u16, String, String, usize);
+/// The head of an answer.
+struct Head {
+    status: u16,
+    reason: String,
+    /// Those that go on to the tool.
+    fields: String,
+    /// The relay's id of the call.
+    call: Option<String>,
+    /// The length of the body.
+    body: usize,
+}
 
 /// The head of an answer, once it is whole, and its length.
 fn parse_head(bytes: &[u8]) -> std::io::Result<Option<(usize, Head)>> {
@@ -243,7 +270,7 @@ fn parse_head(bytes: &[u8]) -> std::io::Result<Option<(usize, Head)>> {
     let httparse::Status::Complete(length) = parsed else {
         return Ok(None);
     };
-    let (mut kept, mut body) = (String::new(), 0);
+    let (mut kept, mut call, mut body) = (String::new(), None, 0);
     for field in head.headers.iter() {
         let value =
             std::str::from_utf8(field.value).map_err(|_| invalid("its answer is not text"))?;
@@ -252,6 +279,9 @@ fn parse_head(bytes: &[u8]) -> std::io::Result<Option<(usize, Head)>> {
                 .parse()
                 .map_err(|_| invalid("its answer has no length"))?;
         }
+        if field.name.eq_ignore_ascii_case("culvert-call") {
+            call = Some(value.to_owned());
+        }
         if !OF_CONNECTION
             .iter()
             .any(|name| field.name.eq_ignore_ascii_case(name))
@@ -259,7 +289,12 @@ fn parse_head(bytes: &[u8]) -> std::io::Result<Option<(usize, Head)>> {
             kept.push_str(&format!("{}: {value}\r\n", field.name));
         }
     }
-    let status = head.code.unwrap_or_default();
-    let reason = head.reason.unwrap_or_default().to_owned();
-    Ok(Some((length, (status, reason, kept, body))))
+    let head = Head {
+        status: head.code.unwrap_or_default(),
+        reason: head.reason.unwrap_or_default().to_owned(),
+        fields: kept,
+        call,
+        body,
+    };
+    Ok(Some((length, head)))
 }

@@ -29,6 +29,10 @@ pub(crate) struct Refusal {
     pub(crate) status: u16,
     pub(crate) title: &'static str,
     pub(crate) detail: String,
+    /// The kind of failure, as `Proxy-Status` has it (RFC 9209, 2.3).
+    pub(crate) kind: &'static str,
+    /// The relay's id of the call, where it got there.
+    pub(crate) call: Option<String>,
 }
 
 impl Request {
@@ -74,7 +78,7 @@ fn parse(bytes: &mut BytesMut) -> Result<Option<Request>, Refusal> {
         return Err(Refusal {
             status: 405,
             title: "Method Not Allowed",
-            detail: detail.into(),
+            ..bad(detail)
         });
     }
     let body = ["content-length", "transfer-encoding"];
@@ -101,16 +105,20 @@ fn bad(detail: impl Into<String>) -> Refusal {
         status: 400,
         title: "Bad Request",
         detail: detail.into(),
+        kind: "http_request_error",
+        call: None,
     }
 }
 
 impl Refusal {
     /// This program, or the way to the relay, does not work.
-    pub(crate) fn no_gateway(detail: String) -> Self {
+    pub(crate) fn no_gateway(kind: &'static str, detail: String) -> Self {
         Self {
             status: 502,
             title: "Bad Gateway",
             detail,
+            kind,
+            call: None,
         }
     }
 
@@ -120,21 +128,23 @@ impl Refusal {
             status,
             title,
             detail,
+            kind,
+            call,
         } = self;
-        let mut words = String::with_capacity(detail.len());
-        for c in detail.chars() {
-            match c {
-                '"' | '\\' => words.extend(['\\', c]),
-                c if c < ' ' => _ = write!(words, "\\u{:04x}", u32::from(c)),
-                c => words.push(c),
-            }
-        }
+        let words = json_text(detail);
+        let (member, field) = match call {
+            Some(call) => (
+                format!(",\"call\":\"{}\"", json_text(call)),
+                format!("Culvert-Call: {call}\r\n"),
+            ),
+            None => Default::default(),
+        };
         // Many tools show the status line alone.
         let shown = detail.chars().filter(|c| matches!(c, ' '..='~'));
         let reason: String = shown.take(MAX_REASON).collect();
         let body = format!(
             "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\
-             \"detail\":\"{words}\",\"layer\":\"connect\"}}"
+             \"detail\":\"{words}\"{member},\"layer\":\"connect\"}}"
         );
         let allow = if *status == 405 {
             "Allow: CONNECT\r\n"
@@ -143,11 +153,24 @@ impl Refusal {
         };
         format!(
             "HTTP/1.1 {status} {title} ({reason})\r\nContent-Type: application/problem+json\r\n\
-             Content-Length: {}\r\n{allow}Proxy-Status: culvert-connect; details=\"{title}\"\r\n\
-             Connection: close\r\n\r\n{body}",
+             Content-Length: {}\r\n{allow}{field}Proxy-Status: culvert-connect; error={kind}; \
+             details=\"{title}\"\r\nConnection: close\r\n\r\n{body}",
             body.len()
         )
     }
+}
+
+/// As it stands within a string of JSON.
+fn json_text(text: &str) -> String {
+    let mut words = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => words.extend(['\\', c]),
+            c if c < ' ' => _ = write!(words, "\\u{:04x}", u32::from(c)),
+            c => words.push(c),
+        }
+    }
+    words
 }
 
 #[cfg(test)]
@@ -206,7 +229,23 @@ mod tests {
             assert_eq!(http.contains("Allow: CONNECT"), status == 405);
             let (head, body) = http.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("Content-Length: {}", body.len())));
+            assert!(head.contains("Proxy-Status: culvert-connect; error=http_request_error;"));
+            assert!(!http.contains("Culvert-Call") && !body.contains("\"call\""));
         }
         assert!(read("CONNECT vc:443 HTT").await.is_none(), "it hung up");
+    }
+
+    #[test]
+    fn the_relays_id_of_a_call_stands_in_a_refusal_of_this_program_too() {
+        let detail = "the token is not accepted".to_owned();
+        let refusal = Refusal {
+            call: Some("0f3b".to_owned()),
+            ..Refusal::no_gateway("http_request_denied", detail)
+        };
+        let http = refusal.to_http();
+        let (head, body) = http.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\nCulvert-Call: 0f3b\r\n"), "{head}");
+        assert!(head.contains("Proxy-Status: culvert-connect; error=http_request_denied;"));
+        assert!(body.contains("\"call\":\"0f3b\""), "{body}");
     }
 }

@@ -219,6 +219,12 @@ fn a_renewed_token_counts_at_once_and_an_open_file_is_refused() {
         line.starts_with("HTTP/1.1 502 ") && line.contains(&file) && line.contains("call "),
         "{answer}"
     );
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    let call = problem["call"].as_str().unwrap();
+    assert!(line.contains(&format!("call {call}")), "{answer}");
+    assert!(head.contains(&format!("Culvert-Call: {call}")), "{answer}");
+    assert!(head.contains("; error=http_request_denied; "), "{answer}");
     write_private(&connect.token_file(), world().token(CALLER)).unwrap();
     let mut tool = TcpStream::connect((Ipv4Addr::LOCALHOST, connect.port)).unwrap();
     tool.write_all(request.as_bytes()).unwrap();
@@ -279,7 +285,7 @@ fn a_connection_that_outlives_the_drain_ends_with_a_reset_on_both_sides() {
 }
 
 #[test]
-fn settings_that_cannot_work_end_it_with_78() {
+fn flags_that_make_no_sense_end_it_with_2_and_files_that_are_of_no_use_with_78() {
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
     let missing = folder.path().join("missing");
@@ -290,20 +296,24 @@ fn settings_that_cannot_work_end_it_with_78() {
         stack::run("culvert-connect", &arguments)
     };
     let relay = "https://relay.example.com";
-    for (output, reason) in [
+    let url = "expected https://";
+    for (output, code, reason) in [
+        (run("foo", &token, "127.0.0.1:0"), 2, url),
         (
             run("http://relay.example.com", &token, "127.0.0.1:0"),
-            "expected https://",
+            2,
+            url,
         ),
         (
             run("https://relay.example.com/x", &token, "127.0.0.1:0"),
-            "expected https://",
+            2,
+            url,
         ),
-        (run(relay, &missing, "127.0.0.1:0"), "--token-file"),
-        (run(relay, &token, "0.0.0.0:0"), "--allow-other-machines"),
+        (run(relay, &missing, "127.0.0.1:0"), 78, "--token-file"),
+        (run(relay, &token, "0.0.0.0:0"), 2, "--allow-other-machines"),
     ] {
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{errors}");
+        assert_eq!(output.status.code(), Some(code), "{errors}");
         assert!(errors.contains(reason), "{errors}");
     }
     assert_eq!(
