@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use culvert_config::ConfigError;
 use culvert_policy::{self as rules, Permit, Policy, Rate};
@@ -56,13 +57,14 @@ impl ActivePolicy {
         self.buckets().extend(kept);
     }
 
-    /// Counts a call against the rate of the rule that allowed it. False: the rate is used up.
+    /// Counts a call against the rate of the rule that allowed it; where that is used up, says for how
+    /// long.
     ///
     /// A rule may be used at its rate, with bursts of up to what the rate gives in its unit of
     /// time. One bucket per rule that has a rate: never more than the file has rules.
-    pub(crate) fn count(&self, permit: &Permit) -> bool {
+    pub(crate) fn count(&self, permit: &Permit) -> Result<(), Duration> {
         let Some(rate) = permit.rate() else {
-            return true;
+            return Ok(());
         };
         let burst = f64::from(rate.count.get());
         let now = Instant::now();
@@ -78,11 +80,11 @@ impl ActivePolicy {
             tokens: (bucket.tokens + grown).min(burst),
             since: now,
         };
-        let allowed = bucket.tokens >= 1.0;
-        if allowed {
-            bucket.tokens -= 1.0;
+        if bucket.tokens < 1.0 {
+            return Err(rate.per.mul_f64((1.0 - bucket.tokens) / burst));
         }
-        allowed
+        bucket.tokens -= 1.0;
+        Ok(())
     }
 
     fn buckets(&self) -> MutexGuard<'_, HashMap<Arc<str>, Bucket>> {

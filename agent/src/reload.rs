@@ -207,7 +207,7 @@ mod tests {
             };
             let policy = self.source.watch().borrow().clone();
             match policy.policy.decide(&facts) {
-                Decision::Allow(permit) => policy.count(&permit),
+                Decision::Allow(permit) => policy.count(&permit).is_ok(),
                 Decision::Deny(_) => false,
             }
         }

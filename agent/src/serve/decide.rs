@@ -30,12 +30,16 @@ pub(super) fn decide(
             let (code, detail) = if too_long {
                 (
                     ErrorCode::PolicyDenied,
-                    "The request's body is longer than the policy allows.",
+                    "The request's body is longer than the policy allows.".to_owned(),
                 )
-            } else if !policy.count(&permit) {
+            } else if let Err(wait) = policy.count(&permit) {
+                // Who comes a little early comes in vain.
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 (
                     ErrorCode::QuotaExceeded,
-                    "The rate that the policy allows is used up; try later.",
+                    format!(
+                        "The rate that the policy allows is used up; try again in {seconds} s."
+                    ),
                 )
             } else {
                 return Ok(permit);
@@ -43,7 +47,7 @@ pub(super) fn decide(
             record.reason = Some(code.as_str().to_owned());
             let refusal = Refusal {
                 code,
-                detail: detail.to_owned(),
+                detail,
                 rule: None,
                 soap: is_soap(facts),
             };

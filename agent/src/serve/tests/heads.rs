@@ -196,6 +196,30 @@ rate = "2/s"
         tunnel.connection().await;
         let refusal = refusal(&mut tunnel.call(&get("/api/3"), "")).await;
         assert_eq!(refusal.code, ErrorCode::QuotaExceeded, "round {round}");
+        assert!(refusal.detail.ends_with("try again in 1 s."), "{refusal:?}");
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_used_up_a_rate_is_told_for_how_long() {
+    let rules = r#"
+version = 1
+[[rule]]
+id = "few"
+action = "allow"
+path = ["/api/**"]
+rate = "2/h"
+"#;
+    let mut tunnel = Tunnel::new(rules).await;
+    let _calls = [
+        tunnel.call(&get("/api/1"), ""),
+        tunnel.call(&get("/api/2"), ""),
+    ];
+    tunnel.connection().await;
+    tunnel.connection().await;
+    let refusal = refusal(&mut tunnel.call(&get("/api/3"), "")).await;
+    let (_, wait) = refusal.detail.split_once("try again in ").unwrap();
+    let seconds: u64 = wait.strip_suffix(" s.").unwrap().parse().unwrap();
+    assert!((1_700..=1_800).contains(&seconds), "{refusal:?}");
 }
