@@ -114,10 +114,15 @@ pub fn main() -> ExitCode {
             Err(error) => fail(FAILED, error),
         },
         Command::Policy(command) => match command.answer() {
-            Ok(answer) => match print(answer.text) {
-                _ if answer.findings => ExitCode::from(FAILED),
-                code => code,
-            },
+            Ok(answer) => {
+                for warning in answer.warnings {
+                    let _ = writeln!(std::io::stderr(), "culvert-agent: warning: {warning}");
+                }
+                match print(answer.text) {
+                    _ if answer.findings => ExitCode::from(FAILED),
+                    code => code,
+                }
+            }
             Err(error @ ToolError::Config(_)) => fail(BAD_CONFIG, error),
             Err(error @ ToolError::Usage(_)) => fail(USAGE, error),
             Err(error @ ToolError::Read { .. }) => fail(FAILED, error),

@@ -31,6 +31,8 @@ pub(crate) enum PolicyCommand {
 pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) findings: bool,
+    /// What whoever asks may not have meant.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Answer {
@@ -38,6 +40,7 @@ impl Answer {
         Self {
             text: text.into(),
             findings: false,
+            warnings: Vec::new(),
         }
     }
 }
@@ -63,7 +66,7 @@ impl PolicyCommand {
             Self::Explain(args) => explain::explain(args).map(Answer::plain),
             Self::Lint(args) => lint::lint(args),
             Self::Show(args) => show::show(args).map(Answer::plain),
-            Self::Record(args) => record::record(args).map(Answer::plain),
+            Self::Record(args) => record::record(args),
         }
     }
 }

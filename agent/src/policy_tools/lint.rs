@@ -53,8 +53,8 @@ pub(crate) fn lint(args: &LintArgs) -> Result<Answer, ToolError> {
         text
     };
     Ok(Answer {
-        text,
         findings: !findings.is_empty(),
+        ..Answer::plain(text)
     })
 }
 

@@ -3,6 +3,7 @@
 //! A policy is begun like this: deny everything, let the callers try, and have the rules
 //! suggested; or allow a caller everything by a rule of its own for a day, and replace that rule.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use culvert_proto::code::ErrorCode;
 use serde::Deserialize;
 
 use self::suggest::Suggestions;
-use super::ToolError;
+use super::{Answer, ToolError};
 
 mod render;
 mod suggest;
@@ -73,8 +74,9 @@ struct Seen {
 }
 
 /// The suggested rules, as a policy file of their own.
-pub(crate) fn record(args: &RecordArgs) -> Result<String, ToolError> {
+pub(crate) fn record(args: &RecordArgs) -> Result<Answer, ToolError> {
     let mut suggestions = Suggestions::default();
+    let mut unseen: HashSet<&str> = args.rule.iter().map(String::as_str).collect();
     for file in &args.files {
         let read = |error| ToolError::Read {
             file: file.display().to_string(),
@@ -92,6 +94,9 @@ pub(crate) fn record(args: &RecordArgs) -> Result<String, ToolError> {
             };
             let endpoint = args.endpoint.as_deref();
             let here = endpoint.is_none_or(|e| e == line.call.endpoint);
+            if here {
+                unseen.retain(|id| !is_of(&line, id));
+            }
             if here && wanted(&line, &args.rule) {
                 suggestions.add(&line.call);
             }
@@ -108,7 +113,12 @@ pub(crate) fn record(args: &RecordArgs) -> Result<String, ToolError> {
     let text = render::policy(&suggestions);
     // What is printed is good for `check`; anything else is a mistake of ours, and is not printed.
     policy_file::parse(&text, Path::new("suggested policy"))?;
-    Ok(text)
+    let unseen = args.rule.iter().filter(|id| unseen.contains(id.as_str()));
+    let warning = |id| format!("no call in these logs is one of the rule {id:?}: is it spelt so?");
+    Ok(Answer {
+        warnings: unseen.map(warning).collect(),
+        ..Answer::plain(text)
+    })
 }
 
 /// Calls that no rule allowed, and those of the rules that were asked for.
@@ -119,11 +129,14 @@ fn wanted(line: &Line, rules: &[String]) -> bool {
             .reason
             .as_deref()
             .is_none_or(|reason| reason == "no-rule");
-    let named = rules.iter().any(|id| {
-        let decided = line.decision == "allow" && line.rule.as_ref() == Some(id);
-        decided || line.shadow.contains(id)
-    });
-    line.event == "call" && (denied || named)
+    let named = rules.iter().any(|id| is_of(line, id));
+    (line.event == "call" && denied) || named
+}
+
+/// Calls that a rule allowed, or would have allowed or denied.
+fn is_of(line: &Line, rule: &str) -> bool {
+    let decided = line.decision == "allow" && line.rule.as_deref() == Some(rule);
+    line.event == "call" && (decided || line.shadow.iter().any(|id| id == rule))
 }
 
 /// Calls that the log only counted, and that a rule could have allowed.

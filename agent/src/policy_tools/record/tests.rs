@@ -22,7 +22,7 @@ fn suggested(lines: &[String], rules: &[&str]) -> String {
         rule: rules.iter().map(|rule| (*rule).to_owned()).collect(),
         endpoint: None,
     };
-    record(&args).unwrap()
+    record(&args).unwrap().text
 }
 
 fn rules(text: &str) -> &str {
