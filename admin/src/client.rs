@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -22,13 +23,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::answer::PROBLEM;
+
 /// How long a program may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest answer that is taken, in bytes: the status of many thousand sessions.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
-/// Most of an error's body that is shown, in bytes.
+/// Most of an error's words that are shown, in bytes.
 const MAX_SHOWN: usize = 1024;
 
 /// Asks programs of one kind, and says what to look at when there is no answer.
@@ -130,7 +133,7 @@ pub enum AskError {
         path: String,
         /// Its status.
         status: StatusCode,
-        /// Its body, or the beginning of it.
+        /// What it says of it: the detail of a problem, or else the beginning of its body.
         text: String,
     },
 }
@@ -275,6 +278,8 @@ where
     let response = sender.send_request(request).await;
     let response = response.map_err(|error| failed(&error))?;
     let status = response.status();
+    let kind = response.headers().get(CONTENT_TYPE);
+    let is_problem = kind.is_some_and(|kind| kind == PROBLEM);
     let body = Limited::new(response.into_body(), MAX_ANSWER)
         .collect()
         .await;
@@ -283,18 +288,48 @@ where
     if status.is_success() {
         return Ok(body);
     }
-    let text = String::from_utf8_lossy(&body[..body.len().min(MAX_SHOWN)]);
+    let problem = is_problem.then(|| serde_json::from_slice::<Problem>(&body));
+    let words: &[u8] = match &problem {
+        Some(Ok(problem)) => problem.detail.as_bytes(),
+        _ => &body,
+    };
     Err(AskError::Refused {
         address: address.to_owned(),
         path,
         status,
-        text: text.escape_debug().to_string(),
+        text: shown(words),
     })
+}
+
+/// What is read of a problem (RFC 9457).
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+/// Words of another program's as they may go to a terminal: not too many, no control characters.
+fn shown(words: &[u8]) -> String {
+    let words = String::from_utf8_lossy(&words[..words.len().min(MAX_SHOWN)]);
+    let mut text = String::with_capacity(words.len());
+    for c in words.chars() {
+        match c.is_control() {
+            true => text.extend(c.escape_debug()),
+            false => text.push(c),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_another_program_are_shown_as_they_are_but_for_control_characters() {
+        let words = "tenant: \"é\"\u{1b}[2J\nover";
+        assert_eq!(shown(words.as_bytes()), "tenant: \"é\"\\u{1b}[2J\\nover");
+        assert_eq!(shown(&[b'x'; 2 * MAX_SHOWN]).len(), MAX_SHOWN);
+    }
 
     #[test]
     fn only_loopback_addresses_are_this_machine() {

@@ -41,8 +41,11 @@ async fn the_client_reaches_the_listener_until_it_is_gone() {
         .send(&at(&url), Method::PUT, "/thing", Bytes::new())
         .await;
     match refused.unwrap_err() {
-        AskError::Refused { path, status, .. } => {
+        AskError::Refused {
+            path, status, text, ..
+        } => {
             assert_eq!((path.as_str(), status.as_u16()), ("/thing", 405));
+            assert_eq!(text, "this address takes GET, HEAD, POST");
         }
         other => panic!("{other}"),
     }

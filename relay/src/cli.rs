@@ -13,8 +13,9 @@ use culvert_admin::{Access, AskError};
 use culvert_config::secret;
 use culvert_process::log::{Log, LogFormat};
 use culvert_process::workers::{Workers, processors};
+use culvert_proto::names::{EndpointName, TenantName};
 use culvert_session::tls::TlsConfigError;
-use http::Method;
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::admin::CLIENT;
@@ -137,13 +138,13 @@ struct RevokeArgs {
     subject: Option<String>,
     /// A tenant: agents and callers.
     #[arg(long)]
-    tenant: Option<String>,
+    tenant: Option<TenantName>,
     /// The id of an agent's session, as `status` shows it.
     #[arg(long, value_name = "ID")]
     session: Option<u64>,
     /// An endpoint of the tenant: calls to it.
     #[arg(long, requires = "tenant")]
-    endpoint: Option<String>,
+    endpoint: Option<EndpointName>,
     /// Why; agents whose sessions end are told.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -231,7 +232,13 @@ fn asking(question: impl Future<Output = Result<(), AskingError>>) -> ExitCode {
     match runtime.map(|runtime| runtime.block_on(question)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(
-            error @ (AskingError::Ask(AskError::Address { .. })
+            error @ (AskingError::Ask(
+                AskError::Address { .. }
+                | AskError::Refused {
+                    status: StatusCode::BAD_REQUEST,
+                    ..
+                },
+            )
             | AskingError::Token(_)
             | AskingError::Tls(_)),
         )) => fail(USAGE, error),
@@ -256,9 +263,9 @@ async fn revoke(admin: &AdminArg, what: RevokeArgs) -> Result<(), AskingError> {
     let node = admin.access()?;
     let asked = Asked {
         subject: what.subject,
-        tenant: what.tenant,
+        tenant: what.tenant.map(|name| name.to_string()),
         session: what.session,
-        endpoint: what.endpoint,
+        endpoint: what.endpoint.map(|name| name.to_string()),
         reason: what.reason,
         ttl_s: what.span.map(|span| span.as_secs().max(1)),
         expires: None,
