@@ -193,6 +193,9 @@ pub(crate) enum BadHead {
     /// A mode that the endpoint does not have.
     #[error("the endpoint does not have this call mode")]
     Mode,
+    /// A call by the endpoint's host name where it has only CONNECT.
+    #[error("this endpoint takes no calls by its host name: use the relay as a proxy (CONNECT)")]
+    HostMode,
     /// Not a name that the endpoint declares.
     #[error("the endpoint does not declare this name and port")]
     Name,
@@ -217,7 +220,7 @@ impl BadHead {
             // What an endpoint accepts in paths beyond the strict form is only known here.
             Self::Target(reason) => !matches!(reason, "semicolon" | "forbidden-escape"),
             // Which modes an endpoint has, relays that were here before do not know.
-            Self::Mode => false,
+            Self::Mode | Self::HostMode => false,
             Self::Endpoint | Self::Name | Self::Method | Self::Upgrade | Self::Request(_) => true,
         }
     }
@@ -225,7 +228,7 @@ impl BadHead {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Endpoint => "unknown-endpoint",
-            Self::Mode => "mode",
+            Self::Mode | Self::HostMode => "mode",
             Self::Name => "name",
             Self::Method => "method",
             Self::Target(reason) => reason,
@@ -237,9 +240,12 @@ impl BadHead {
     pub(crate) fn refusal(self) -> Refusal {
         let code = match self {
             Self::Endpoint | Self::Name => ErrorCode::UnknownEndpoint,
-            Self::Mode | Self::Method | Self::Target(_) | Self::Upgrade | Self::Request(_) => {
-                ErrorCode::BadRequest
-            }
+            Self::Mode
+            | Self::HostMode
+            | Self::Method
+            | Self::Target(_)
+            | Self::Upgrade
+            | Self::Request(_) => ErrorCode::BadRequest,
         };
         Refusal {
             code,

@@ -131,7 +131,7 @@ impl<'c> Exchange<'c> {
         let endpoint = self.endpoint()?;
         to.set_priority(endpoint.priority);
         if !endpoint.serves(call.mode) {
-            return Err(suspect(BadHead::Mode));
+            return Err(suspect(BadHead::HostMode));
         }
         call.check(&message).map_err(suspect)?;
         let target = call.canonical(endpoint.paths).map_err(suspect)?;

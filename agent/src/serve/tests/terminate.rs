@@ -353,6 +353,19 @@ async fn a_relay_cannot_choose_the_mode() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_by_host_name_to_an_endpoint_without_is_told_the_other_way() {
+    let agent = Terminating::new(RULES).await;
+    let refusal = refusal(&mut agent.tunnel.call(&get("/api/vms"), "")).await;
+    assert_eq!(refusal.code, ErrorCode::BadRequest);
+    assert!(
+        refusal
+            .detail
+            .contains("use the relay as a proxy (CONNECT)"),
+        "{refusal:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_may_make_no_call_may_not_connect() {
     let agent = Terminating::new(RULES).await;
     let stranger = CallHead {
