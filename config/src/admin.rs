@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::address::Address;
 use crate::document::Document;
 use crate::error::ConfigError;
 
@@ -128,7 +129,7 @@ impl Default for AgentAdmin {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenAdmin {
-    listen: Option<Spanned<SocketAddr>>,
+    listen: Option<Spanned<Address>>,
     socket: Option<Spanned<PathBuf>>,
     certificate: Option<Spanned<PathBuf>>,
     private_key: Option<Spanned<PathBuf>>,
@@ -161,7 +162,7 @@ pub(crate) fn check(
     let address = written
         .listen
         .as_ref()
-        .map_or(DEFAULT_ADMIN, |l| *l.get_ref());
+        .map_or(DEFAULT_ADMIN, |listen| listen.get_ref().0);
     if let (Some(listen), false) = (&written.listen, tls.is_some() && token.is_some())
         && !address.ip().is_loopback()
     {

@@ -218,6 +218,11 @@ pub(crate) fn check(document: &Document, written: &WrittenIssuer) -> Result<Issu
                 let path = Spanned::new(jwks.span(), PathBuf::from(path));
                 Jwks::File(crate::check::file(document, &path)?)
             }
+            None if !jwks.get_ref().contains("://") => {
+                let found = jwks.get_ref();
+                let message = format!("found {found:?}; expected https://... or file:PATH");
+                return Err(document.error(jwks.span(), message));
+            }
             None => Jwks::Url(crate::check::http_url(document, jwks)?),
         },
     };

@@ -9,6 +9,7 @@
 //! expected. Environment variables override single keys (`CULVERT_RELAY__URL` for `relay.url`);
 //! arrays of tables are the file's alone.
 
+mod address;
 pub mod admin;
 pub mod agent;
 pub mod audit;

@@ -60,14 +60,24 @@ pub struct RelayConfig {
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// Agents and callers: TLS.
-    #[serde(default = "default_public")]
+    #[serde(
+        default = "default_public",
+        deserialize_with = "crate::address::deserialize"
+    )]
     pub public: SocketAddr,
     /// Health, metrics, API: plain HTTP on a loopback address; on another one TLS with the public
     /// address's certificate, and a token (`[admin]`).
-    #[serde(default = "default_admin")]
+    #[serde(
+        default = "default_admin",
+        deserialize_with = "crate::address::deserialize"
+    )]
     pub admin: SocketAddr,
     /// Callers that CONNECT in plain text; none unless it is given. A private address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::address::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub proxy: Option<SocketAddr>,
     /// Balancers whose connections begin with a PROXY protocol header, which gives the caller's
     /// address.
@@ -78,7 +88,11 @@ pub struct Listen {
     )]
     pub proxy_protocol: Vec<IpNet>,
     /// Other nodes of the cluster: TLS with certificates on both sides.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::address::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub peer: Option<SocketAddr>,
 }
 
