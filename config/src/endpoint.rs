@@ -1,11 +1,12 @@
 //! `[[endpoint]]` of `agent.toml`: a local API and how to reach it.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::Mode;
-use culvert_proto::names::EndpointName;
+use culvert_proto::names::{EndpointName, MAX_NAME};
 use culvert_proto::priority::{Priority, UnknownPriority};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,10 @@ use crate::document::Document;
 use crate::error::ConfigError;
 use crate::terminate::{Terminate, WrittenTerminate};
 use crate::units::Span;
+
+/// Longest name of an endpoint: the shortest tenant's name and the two dashes before it have room beside
+/// it.
+const LONGEST_NAME: usize = MAX_NAME - 3;
 
 /// A local API that the agent offers under a public name.
 #[derive(Debug, Clone, Serialize)]
@@ -196,6 +201,7 @@ pub(crate) fn check(
     written: &WrittenEndpoint,
 ) -> Result<Endpoint, ConfigError> {
     let upstream = crate::check::origin(document, &written.upstream, &["https", "http"])?;
+    let is_tls = upstream.scheme() == "https";
     let modes = crate::proxied::modes(document, written.mode.as_ref())?;
     let place = written.mode.as_ref().map_or(0..0, Spanned::span);
     let connect = crate::proxied::names(
@@ -229,15 +235,15 @@ pub(crate) fn check(
         },
     };
     Ok(Endpoint {
-        name: crate::check::name(document, &written.name)?,
-        client_identity: check_client(document, written, &upstream)?,
+        name: check_name(document, &written.name)?,
+        client_identity: check_client(document, written, is_tls)?,
         allow_networks: check_networks(document, written, &upstream)?,
         upstream,
         modes,
         connect,
         allow_no_sni: written.allow_no_sni,
         terminate,
-        trust: check_trust(document, written)?,
+        trust: check_trust(document, written, is_tls)?,
         upstream_protocol: written.upstream_protocol,
         host: written.host,
         timeouts: check_timeouts(document, &written.timeouts)?,
@@ -246,6 +252,20 @@ pub(crate) fn check(
         allow_semicolon: written.allow_semicolon,
         allow_encoded_slash: written.allow_encoded_slash,
     })
+}
+
+/// The name stands before `--` and the tenant's in one label of a host name.
+fn check_name(document: &Document, written: &Spanned<String>) -> Result<EndpointName, ConfigError> {
+    let name: EndpointName = crate::check::name(document, written)?;
+    let length = name.as_str().len();
+    if length > LONGEST_NAME {
+        let message = format!(
+            "found {length} characters; expected at most {LONGEST_NAME}: the name and the tenant's, with \
+             -- between them, are one label of a host name"
+        );
+        return Err(document.error(written.span(), message));
+    }
+    Ok(name)
 }
 
 /// Who waits for nothing gets nothing.
@@ -269,7 +289,7 @@ fn check_timeouts(document: &Document, written: &WrittenTimeouts) -> Result<Time
 fn check_client(
     document: &Document,
     written: &WrittenEndpoint,
-    upstream: &Url,
+    is_tls: bool,
 ) -> Result<Option<ClientIdentity>, ConfigError> {
     let (certificate, key) = match (&written.client_certificate, &written.client_private_key) {
         (None, None) => return Ok(None),
@@ -279,7 +299,7 @@ fn check_client(
             return Err(document.error(one.span(), message));
         }
     };
-    if upstream.scheme() != "https" {
+    if !is_tls {
         let message = "found a client certificate for an upstream without TLS; expected https";
         return Err(document.error(certificate.span(), message));
     }
@@ -326,7 +346,20 @@ fn check_networks(
     }
 }
 
-fn check_trust(document: &Document, written: &WrittenEndpoint) -> Result<Trust, ConfigError> {
+fn check_trust(
+    document: &Document,
+    written: &WrittenEndpoint,
+    is_tls: bool,
+) -> Result<Trust, ConfigError> {
+    let without_tls = |found: &str, span: Range<usize>| {
+        let message = format!("found {found} for an upstream without TLS; expected https");
+        Err(document.error(span, message))
+    };
+    match (&written.ca, &written.pin_sha256) {
+        (Some(ca), None) if !is_tls => return without_tls("ca", ca.span()),
+        (None, Some(pins)) if !is_tls => return without_tls("pin_sha256", pins.span()),
+        _ => {}
+    }
     match (&written.ca, &written.pin_sha256) {
         (None, None) => Ok(Trust::SystemRoots),
         (Some(ca), None) => Ok(Trust::Ca(crate::check::file(document, ca)?)),

@@ -461,8 +461,12 @@ pub(crate) fn write_agent(folder: &Path, public: u16, options: &StackOptions) {
         .endpoints
         .iter()
         .map(|(name, upstream)| {
+            let trust = match upstream.starts_with("https:") {
+                true => format!("ca = \"{ca}\"\n"),
+                false => String::new(),
+            };
             format!(
-                "[[endpoint]]\nname = \"{name}\"\nupstream = \"{upstream}\"\nca = \"{ca}\"\n{}\n",
+                "[[endpoint]]\nname = \"{name}\"\nupstream = \"{upstream}\"\n{trust}{}\n",
                 options.settings
             )
         })
