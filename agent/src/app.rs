@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use culvert_config::proxy::Proxies;
 use culvert_config::{AgentConfig, ConfigError};
-use culvert_identity::obtain::BadSigningKey;
-use culvert_identity::{Proxying, TokenSource, VerifierError};
+use culvert_identity::{Proxying, TokenSource};
 use culvert_process::descriptors::{self, Room};
 use culvert_process::files::ReadOnce;
 use culvert_process::workers::{Workers, processors};
@@ -16,9 +15,8 @@ use culvert_proto::control::Hello;
 use culvert_proto::growth::GrowthBudget;
 use culvert_proto::limits::Limits;
 use culvert_proto::mux;
-use culvert_session::dial::{DialTarget, TargetError};
+use culvert_session::dial::DialTarget;
 use culvert_session::proxy::HttpProxy;
-use culvert_session::tls::TlsConfigError;
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,7 +33,7 @@ use crate::drain::drain;
 use crate::files::Files;
 use crate::register;
 use crate::reload::PolicySource;
-use crate::serve::{Accounts, CallerChecks, EndpointError, Serving};
+use crate::serve::{Accounts, CallerChecks, Serving};
 use crate::tokens::{self, GrantError};
 
 /// How often idle upstream connections are looked at.
@@ -52,23 +50,6 @@ pub(crate) struct App {
     target: DialTarget,
 }
 
-/// What the files hold cannot be run with.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AppError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Endpoint(#[from] EndpointError),
-    #[error("relay.ca: {0}")]
-    RelayTls(#[from] TlsConfigError),
-    #[error("relay.url: {0}")]
-    RelayUrl(#[from] TargetError),
-    #[error("oauth.private_key_jwt: {0}")]
-    SigningKey(#[from] BadSigningKey),
-    #[error("verify_callers: {0}")]
-    Callers(#[from] VerifierError),
-}
-
 /// The agent cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
@@ -78,20 +59,29 @@ pub(crate) enum RunError {
     Signals(io::Error),
     #[error("the system gives no random numbers")]
     Random,
-    #[error(transparent)]
+    #[error("{}: {}", .0.key(), .0)]
     Grant(#[from] GrantError),
     #[error("the audit log cannot be opened ({0}): check audit in agent.toml")]
     Audit(io::Error),
-    #[error(transparent)]
+    #[error("{}: {}", .0.key(), .0)]
     Admin(#[from] AdminError),
+}
+
+impl RunError {
+    /// Whether the next start will fail as well, unless somebody changes something.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(self, Self::Admin(error) if error.is_lasting())
+    }
 }
 
 impl App {
     /// Reads `file` and everything that it names: policy, certificates, the system's roots.
-    pub(crate) fn load(file: &Path) -> Result<Self, AppError> {
+    pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
         let read = ReadOnce::new(file);
         let config = AgentConfig::load(file)?;
-        tokens::check(&config.oauth)?;
+        let wrong = |key: &str, message: String| ConfigError::at_key(file, key, message);
+        tokens::check(&config.oauth).map_err(|error| wrong(error.key(), error.to_string()))?;
+        Admin::check(&config.admin).map_err(|error| wrong(error.key(), error.to_string()))?;
         let policy = Arc::new(PolicySource::load(&config.policy.file)?);
         let accounts = Accounts::new(Audit::new(&config.audit), &config.endpoints);
         let proxies = proxying(config.relay.proxy.clone());
@@ -99,14 +89,19 @@ impl App {
             .verify_callers
             .as_ref()
             .map(|callers| CallerChecks::new(callers, proxies))
-            .transpose()?
+            .transpose()
+            .map_err(|error| wrong("verify_callers", error.to_string()))?
             .map(Arc::new);
         let domain = config.relay.url.host_str().unwrap_or_default();
-        let serving = Serving::new(&config.endpoints, domain, policy.watch(), accounts)?;
+        let serving = Serving::new(&config.endpoints, domain, policy.watch(), accounts)
+            .map_err(|error| wrong(&error.key, error.to_string()))?;
         let serving = serving.verifying(callers.clone());
         let serving = Arc::new(serving);
         let relay = RelayTrust::new(config.relay.ca.as_deref());
-        let target = DialTarget::new(config.relay.url.as_str(), relay.load()?)?;
+        let tls = relay.load();
+        let tls = tls.map_err(|error| wrong("relay.ca", error.to_string()))?;
+        let target = DialTarget::new(config.relay.url.as_str(), tls)
+            .map_err(|error| wrong("relay.url", error.to_string()))?;
         let target = match http_proxy(&config.relay.proxy, target.host(), target.port()) {
             Some(proxy) => target.through(proxy),
             None => target,

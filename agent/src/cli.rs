@@ -192,6 +192,7 @@ fn check(app: App) -> ExitCode {
 fn run(app: App) -> ExitCode {
     match on_runtime(app.run()).and_then(|outcome| outcome) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_lasting() => fail(BAD_CONFIG, error),
         Err(error) => fail(FAILED, error),
     }
 }

@@ -132,7 +132,7 @@ impl Diagnosis {
         let grant = match &self.grant {
             Ok(grant) => grant,
             Err(error) => {
-                report.failed("token", &error.to_string(), "");
+                report.failed("token", &format!("{}: {error}", error.key()), "");
                 return None;
             }
         };

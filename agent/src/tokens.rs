@@ -1,6 +1,9 @@
 //! From `[oauth]` to the grant that obtains access tokens.
 
+use std::path::PathBuf;
+
 use culvert_config::oauth::{self, OAuth};
+use culvert_identity::fetch::FetchError;
 use culvert_identity::obtain::BadSigningKey;
 use culvert_identity::{
     Assertions, ClientAuth, Grant, OAuthClient, Proxying, RefreshTokenFile, TokenServer,
@@ -9,19 +12,37 @@ use culvert_identity::{
 /// Why tokens cannot be obtained as configured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GrantError {
-    /// The client's key does not fit.
-    #[error("oauth.private_key_jwt: {0}")]
-    Key(#[from] BadSigningKey),
+    /// The client's key cannot sign.
+    #[error("{}: {source}", .file.display())]
+    Key {
+        file: PathBuf,
+        source: BadSigningKey,
+    },
+    /// The issuer's CA.
+    #[error(transparent)]
+    Ca(#[from] FetchError),
     /// The refresh token's file.
-    #[error("oauth.refresh_token_file: {0}")]
+    #[error(transparent)]
     RefreshToken(#[from] std::io::Error),
 }
 
+impl GrantError {
+    /// The key of the configuration that it is about.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Key { .. } => "oauth.private_key_jwt",
+            Self::Ca(_) => "oauth.ca",
+            Self::RefreshToken(_) => "oauth.refresh_token_file",
+        }
+    }
+}
+
 /// Whether what `[oauth]` holds can be used. Claims nothing: an agent may be running with it.
-pub(crate) fn check(oauth: &OAuth) -> Result<(), BadSigningKey> {
+pub(crate) fn check(oauth: &OAuth) -> Result<(), GrantError> {
     match oauth {
         OAuth::ClientCredentials(client) | OAuth::RefreshToken { client, .. } => {
-            self::client(client, Proxying::default()).map(drop)
+            self::client(client, Proxying::default())?.check_ca()?;
+            Ok(())
         }
         OAuth::TokenFile { .. } => Ok(()),
     }
@@ -44,7 +65,7 @@ pub(crate) fn grant(oauth: &OAuth, proxying: Proxying) -> Result<Grant, GrantErr
     })
 }
 
-fn client(client: &oauth::OAuthClient, proxying: Proxying) -> Result<OAuthClient, BadSigningKey> {
+fn client(client: &oauth::OAuthClient, proxying: Proxying) -> Result<OAuthClient, GrantError> {
     Ok(OAuthClient {
         server: match &client.server {
             oauth::TokenServer::Issuer(issuer) => TokenServer::Issuer(issuer.clone()),
@@ -55,16 +76,23 @@ fn client(client: &oauth::OAuthClient, proxying: Proxying) -> Result<OAuthClient
             oauth::ClientAuth::Basic { client_secret } => ClientAuth::Basic(client_secret.clone()),
             oauth::ClientAuth::Post { client_secret } => ClientAuth::Post(client_secret.clone()),
             oauth::ClientAuth::PrivateKeyJwt {
+                key_file,
                 private_key,
                 algorithm,
                 key_id,
                 assertion_audience,
-            } => ClientAuth::PrivateKeyJwt(Assertions::new(
-                private_key,
-                culvert_trust::algorithm(*algorithm),
-                key_id.clone(),
-                assertion_audience.clone(),
-            )?),
+            } => ClientAuth::PrivateKeyJwt(
+                Assertions::new(
+                    private_key,
+                    culvert_trust::algorithm(*algorithm),
+                    key_id.clone(),
+                    assertion_audience.clone(),
+                )
+                .map_err(|source| GrantError::Key {
+                    file: key_file.clone(),
+                    source,
+                })?,
+            ),
             oauth::ClientAuth::Public => ClientAuth::Public,
         },
         audience: client.audience.clone(),

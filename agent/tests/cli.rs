@@ -458,6 +458,13 @@ fn record_suggests_a_policy_that_check_accepts_and_that_allows_what_was_denied()
         explained.starts_with("allow, by rule \"recorded-1\""),
         "{explained}"
     );
+    assert_eq!(stderr(&output), "");
+    let path = log.to_str().unwrap();
+    let misspelt = agent(&["policy", "record", "--rule", "zzz", path]);
+    assert_eq!(misspelt.status.code(), Some(0));
+    assert_eq!(stdout(&misspelt), stdout(&output));
+    let warning = "warning: no call in these logs is one of the rule \"zzz\"";
+    assert!(stderr(&misspelt).contains(warning), "{misspelt:?}");
     let missing = agent(&["policy", "record", "/nowhere/audit.log"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(
@@ -588,4 +595,104 @@ fn explain_and_presets_know_calls_whose_tls_ends_at_the_agent() {
     let lint = ["policy", "lint", "--config", config.to_str().unwrap()];
     let output = agent(&lint);
     assert!(!stdout(&output).contains("\"one\""), "{}", stdout(&output));
+}
+
+/// What only shows when a file is read is told like any other mistake, and before the agent runs: it would
+/// be started again and again.
+#[test]
+fn a_file_that_is_of_no_use_is_78_with_line_and_key_for_check_and_run() {
+    let files = Files::new();
+    files.write("empty.pem", "no certificate\n");
+    let made = rcgen::generate_simple_self_signed(vec!["agent".to_owned()]).unwrap();
+    files.write("own.pem", &made.cert.pem());
+    let keys = [
+        ("own.key", made.signing_key.serialize_pem()),
+        (
+            "other.key",
+            rcgen::KeyPair::generate().unwrap().serialize_pem(),
+        ),
+        ("no.key", "no key\n".to_owned()),
+    ];
+    for (name, text) in keys {
+        let path = files.write(name, &text);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let pin = AGENT.lines().find(|line| line.starts_with("pin_sha256"));
+    let pin = pin.unwrap();
+    let no_identity =
+        format!("{pin}\nclient_certificate = \"own.key\"\nclient_private_key = \"own.key\"");
+    let other_key =
+        format!("{pin}\nclient_private_key = \"other.key\"\nclient_certificate = \"own.pem\"");
+    let secret = "client_secret_file = \"secret\"";
+    for (from, to, key, file) in [
+        (
+            "ca = \"ca.pem\"",
+            "ca = \"empty.pem\"",
+            "relay.ca",
+            "empty.pem",
+        ),
+        (
+            "client_id =",
+            "ca = \"empty.pem\"\nclient_id =",
+            "oauth.ca",
+            "empty.pem",
+        ),
+        (
+            secret,
+            "private_key_jwt = { key_file = \"no.key\" }",
+            "oauth.private_key_jwt",
+            "no.key",
+        ),
+        (pin, "ca = \"empty.pem\"", "endpoint[1].ca", "empty.pem"),
+        (
+            pin,
+            no_identity.as_str(),
+            "endpoint[1].client_certificate",
+            "own.key",
+        ),
+        (
+            pin,
+            other_key.as_str(),
+            "endpoint[1].client_private_key",
+            "other.key",
+        ),
+        (
+            "[policy]",
+            "[admin]\nprivate_key = \"other.key\"\ncertificate = \"own.pem\"\n\n[policy]",
+            "admin.private_key",
+            "other.key",
+        ),
+        (
+            "[policy]",
+            "[admin]\nsocket = \"nowhere/admin.sock\"\n\n[policy]",
+            "admin.socket",
+            "nowhere",
+        ),
+    ] {
+        let text = AGENT.replacen(from, to, 1);
+        assert_ne!(text, AGENT, "{from:?} is not in it");
+        let config = files.write("agent.toml", &text);
+        let last = key.rsplit('.').next().unwrap();
+        let wrong = to.lines().find(|line| line.starts_with(last)).unwrap();
+        let line = 1 + text.lines().position(|line| line == wrong).unwrap();
+        for command in ["check", "run"] {
+            let output = agent(&[command, "--config", config.to_str().unwrap()]);
+            let words = stderr(&output);
+            assert_eq!(output.status.code(), Some(78), "{command}, {to}: {words}");
+            assert!(words.contains(&format!("agent.toml:{line}:")), "{words}");
+            assert!(words.contains(&format!(" {key}: ")), "{words}");
+            assert!(words.contains(file), "{words}");
+            assert!(!words.contains("-----BEGIN"), "{words}");
+        }
+    }
+}
+
+/// The folder of a unit's socket is only there while the unit runs.
+#[test]
+fn check_knows_no_better_of_a_socket_that_a_service_manager_makes_the_folder_of() {
+    let files = Files::new();
+    let socket = "[admin]\nsocket = \"/run/culvert-not-started/admin.sock\"\n";
+    files.write("agent.toml", &format!("{AGENT}\n{socket}"));
+    let output = check(&files.config());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }

@@ -86,6 +86,8 @@ pub enum ClientAuth {
     },
     /// Assertions that its own key signs (RFC 7523).
     PrivateKeyJwt {
+        /// The file that the key is in.
+        key_file: PathBuf,
         /// The key, as PEM.
         #[serde(serialize_with = "crate::secret::masked")]
         private_key: SecretString,
@@ -315,6 +317,7 @@ fn check_auth(
         (Some(key), None) => {
             let written = key.get_ref();
             Ok(ClientAuth::PrivateKeyJwt {
+                key_file: document.path(written.key_file.get_ref()),
                 private_key: read(&written.key_file)?,
                 algorithm: written.algorithm,
                 key_id: written.key_id.clone(),

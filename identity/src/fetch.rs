@@ -292,7 +292,8 @@ pub(crate) fn read_bounded(path: &Path, limit: usize) -> std::io::Result<Vec<u8>
     Ok(bytes)
 }
 
-fn authorities(ca: Option<&Path>) -> Result<RootCertStore, FetchError> {
+/// The authorities in this file, or the system's.
+pub(crate) fn authorities(ca: Option<&Path>) -> Result<RootCertStore, FetchError> {
     let mut roots = RootCertStore::empty();
     let Some(path) = ca else {
         let found = rustls_native_certs::load_native_certs();

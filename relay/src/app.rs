@@ -93,28 +93,24 @@ impl Prepared {
 
 /// The key of the file that an error is about.
 fn key_of(error: &TlsConfigError, tls: &RelayTls) -> String {
-    let file = match error {
-        TlsConfigError::Key { key, .. } => key,
-        TlsConfigError::Pem { path, .. }
-        | TlsConfigError::NoCertificate { path }
-        | TlsConfigError::BadCertificate { path, .. } => path,
-        _ => return "tls.certificate".to_owned(),
-    };
-    if *file == tls.private_key {
+    if error.is_about_key_in(&tls.private_key) {
         return "tls.private_key".to_owned();
     }
-    if Some(file) == tls.client_ca.as_ref() {
-        return "tls.client_ca".to_owned();
+    if error.is_about_certificates_in(&tls.certificate) {
+        return "tls.certificate".to_owned();
     }
     for (number, further) in (1..).zip(&tls.sni) {
-        if *file == further.certificate {
-            return format!("tls.sni[{number}].certificate");
-        }
-        if *file == further.private_key {
+        if error.is_about_key_in(&further.private_key) {
             return format!("tls.sni[{number}].private_key");
         }
+        if error.is_about_certificates_in(&further.certificate) {
+            return format!("tls.sni[{number}].certificate");
+        }
     }
-    "tls.certificate".to_owned()
+    match &tls.client_ca {
+        Some(file) if error.is_about_certificates_in(file) => "tls.client_ca".to_owned(),
+        _ => "tls.certificate".to_owned(),
+    }
 }
 
 /// Why a node could not run.

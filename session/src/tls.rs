@@ -117,6 +117,19 @@ pub enum TlsConfigError {
     },
 }
 
+impl TlsConfigError {
+    /// Whether it is about this file, read for certificates.
+    pub fn is_about_certificates_in(&self, file: &Path) -> bool {
+        matches!(self, Self::Pem { path, .. } | Self::NoCertificate { path }
+            | Self::BadCertificate { path, .. } if path == file)
+    }
+
+    /// Whether it is about this file, read for a private key.
+    pub fn is_about_key_in(&self, file: &Path) -> bool {
+        matches!(self, Self::Pem { path, .. } | Self::Key { key: path, .. } if path == file)
+    }
+}
+
 /// Words for a PEM error that a person can act on.
 struct PemProblem<'a>(&'a pem::Error);
 

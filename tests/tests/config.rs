@@ -67,6 +67,7 @@ fn a_question_that_makes_no_sense_is_usage() {
         ("culvert-relay", &["status", "--admin", "foo"][..]),
         ("culvert-relay", &["revoke"]),
         ("culvert-relay", &["revoke", "--reason", "x"]),
+        ("culvert-relay", &["revoke", "--tenant", "AC-ME"]),
         ("culvert-agent", &["status", "--admin", "foo"]),
     ] {
         let output = run(program, arguments);
@@ -113,6 +114,13 @@ fn a_wrong_configuration_ends_with_78_and_says_where() {
             "\"relay.key\"",
             "\"missing.key\"",
             "private_key",
+        ),
+        (
+            "culvert-relay",
+            "relay.toml",
+            "certificate = \"relay.pem\"",
+            "certificate = \"relay.key\"",
+            "tls.certificate",
         ),
         ("culvert-agent", "agent.toml", "wss://", "http://", "url"),
         (

@@ -152,5 +152,19 @@ async fn a_socket_in_the_file_system_is_for_one_agent() {
 
     let (_other, desk) = self::desk().await;
     let taken = Admin::bind(&socket, desk).await;
-    assert!(taken.err().unwrap().to_string().contains("admin.socket"));
+    assert_eq!(taken.err().unwrap().key(), "admin.socket");
+}
+
+/// The folder that a service manager would have made is not looked for before the agent runs.
+#[tokio::test]
+async fn a_socket_without_a_folder_is_as_wrong_at_the_next_start() {
+    let (folder, desk) = desk().await;
+    let path = folder.path().join("nowhere/admin.sock");
+    let socket = AgentAdmin::open_at(AdminAddress::Socket(path));
+    let error = Admin::bind(&socket, desk).await.err().unwrap();
+    assert_eq!((error.key(), error.is_lasting()), ("admin.socket", true));
+    let error = Admin::check(&socket).unwrap_err();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    let made = AgentAdmin::open_at(AdminAddress::Socket("/run/not-yet/admin.sock".into()));
+    Admin::check(&made).unwrap();
 }

@@ -101,9 +101,10 @@ struct ServedEndpoint {
 
 /// An endpoint that cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("endpoint {endpoint}: {source}")]
+#[error("{source}")]
 pub(crate) struct EndpointError {
-    endpoint: EndpointName,
+    /// The key of the configuration that it is about.
+    pub(crate) key: String,
     source: Box<BadEndpoint>,
 }
 
@@ -115,6 +116,16 @@ enum BadEndpoint {
     Identity(#[from] IdentityError),
 }
 
+impl BadEndpoint {
+    /// Which of the endpoint's keys it is about.
+    fn key(&self, endpoint: &Endpoint) -> &'static str {
+        match self {
+            Self::Upstream(error) => error.key(endpoint),
+            Self::Identity(_) => "terminate",
+        }
+    }
+}
+
 impl Serving {
     /// Prepares the clients of all upstreams, and what callers are shown: reads certificates and the
     /// system's roots. `domain` is the relay's.
@@ -124,20 +135,21 @@ impl Serving {
         policy: watch::Receiver<Arc<ActivePolicy>>,
         accounts: Accounts,
     ) -> Result<Self, EndpointError> {
-        let prepare = |endpoint: &Endpoint| {
+        let prepare = |(number, endpoint): (usize, &Endpoint)| {
             let served = Upstream::new(endpoint)
                 .map_err(BadEndpoint::from)
                 .and_then(|upstream| ServedEndpoint::new(endpoint, upstream));
             match served {
                 Ok(served) => Ok((endpoint.name.clone(), served)),
                 Err(error) => Err(EndpointError {
-                    endpoint: endpoint.name.clone(),
+                    key: format!("endpoint[{number}].{}", error.key(endpoint)),
                     source: Box::new(error),
                 }),
             }
         };
         let names = LocalNames::of(endpoints);
-        let endpoints = endpoints.iter().map(prepare).collect::<Result<_, _>>()?;
+        let endpoints = (1..).zip(endpoints).map(prepare);
+        let endpoints = endpoints.collect::<Result<_, _>>()?;
         Ok(Self {
             endpoints,
             names,

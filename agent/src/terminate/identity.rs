@@ -36,13 +36,13 @@ enum Shown {
 /// Files that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdentityError {
-    #[error("terminate: {0}")]
+    #[error("{0}")]
     Files(#[from] TlsConfigError),
-    #[error("terminate: {0}")]
+    #[error("{0}")]
     Names(String),
-    #[error("terminate: {0}")]
+    #[error("{0}")]
     Issuer(#[from] BadIssuer),
-    #[error("terminate: TLS cannot be set up: {0}")]
+    #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
 

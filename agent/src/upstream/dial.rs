@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use culvert_config::endpoint::Endpoint;
+use culvert_config::endpoint::{Endpoint, Trust};
 use culvert_session::race;
 use culvert_session::socket::{self, ReadAhead};
 use culvert_session::tls::{PinMismatch, TlsConfigError};
@@ -82,6 +82,25 @@ pub(crate) enum DialerError {
     /// The host is no name that a certificate could have.
     #[error("{0:?} is not a host name")]
     Name(String),
+}
+
+impl DialerError {
+    /// Which of the endpoint's keys it is about.
+    pub(crate) fn key(&self, endpoint: &Endpoint) -> &'static str {
+        let (Self::Tls(error), identity) = (self, &endpoint.client_identity) else {
+            return "upstream";
+        };
+        match (&endpoint.trust, identity) {
+            (Trust::Ca(file), _) if error.is_about_certificates_in(file) => "ca",
+            (_, Some(identity)) if error.is_about_key_in(&identity.private_key) => {
+                "client_private_key"
+            }
+            (_, Some(identity)) if error.is_about_certificates_in(&identity.certificate) => {
+                "client_certificate"
+            }
+            _ => "ca",
+        }
+    }
 }
 
 impl Dialer {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{AccessToken, Assertions, ObtainError};
-use crate::fetch::{FetchError, Fetcher, Proxying, discover, shown, status_error};
+use crate::fetch::{FetchError, Fetcher, Proxying, authorities, discover, shown, status_error};
 use crate::keys::issuer_url;
 use crate::verify::MAX_TOKEN;
 
@@ -99,6 +99,15 @@ pub(super) struct Refreshed {
 }
 
 impl OAuthClient {
+    /// Whether the CA's file can be used: it is read anew for each connection, which is late to be told.
+    /// Blocks.
+    pub fn check_ca(&self) -> Result<(), FetchError> {
+        match &self.ca {
+            Some(file) => authorities(Some(file)).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Asks for a token with the client's own credentials, once. Ends within half a minute.
     pub async fn client_credentials(&self) -> Result<AccessToken, ObtainError> {
         let (fetcher, client) = self.prepare().await?;
