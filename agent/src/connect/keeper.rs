@@ -212,7 +212,7 @@ impl Keeper {
         // What is said of a token that is sent again and again, is heard once.
         let repeated = about_the_token
             && self.tries.auth.has_failed()
-            && live.notice().is_some_and(|before| before == text);
+            && live.notice().is_some_and(|before| before.text == text);
         if !repeated {
             self.tries.notices = self.tries.notices.saturating_add(1);
         }

@@ -45,7 +45,14 @@ pub(crate) struct LiveSession {
     pub(crate) node: Arc<str>,
     pub(crate) since: Instant,
     registered: Mutex<Vec<Registered>>,
-    notice: Mutex<Option<String>>,
+    notice: Mutex<Option<Notice>>,
+}
+
+/// What a relay said, fit for a log.
+#[derive(Debug, Clone)]
+pub(crate) struct Notice {
+    pub(crate) text: String,
+    pub(crate) at: Instant,
 }
 
 impl LiveSession {
@@ -54,13 +61,14 @@ impl LiveSession {
         lock(&self.registered).clone()
     }
 
-    /// What the relay said last, fit for a log.
-    pub(crate) fn notice(&self) -> Option<String> {
+    /// What the relay said last.
+    pub(crate) fn notice(&self) -> Option<Notice> {
         lock(&self.notice).clone()
     }
 
     pub(super) fn on_notice(&self, text: String) {
-        *lock(&self.notice) = Some(text);
+        let at = Instant::now();
+        *lock(&self.notice) = Some(Notice { text, at });
     }
 
     pub(super) fn on_registered(&self, results: &[Registered]) {

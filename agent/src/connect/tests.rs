@@ -499,6 +499,6 @@ async fn what_the_relay_says_is_shown_to_operators() {
     let notice = Control::Notice { code: None, text };
     relay.session.send_control(&notice).unwrap();
     sleep(Duration::from_secs(1)).await;
-    let said = agent.link.live.all()[0].notice().unwrap();
+    let said = agent.link.live.all()[0].notice().unwrap().text;
     assert!(said.contains("the place of session 7"), "{said}");
 }
