@@ -1,10 +1,10 @@
 //! What a tool asks, and what it gets where it is refused here.
 
-use std::fmt::Write;
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 use culvert_proto::connect_name::ConnectName;
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Longest head of a request.
@@ -131,21 +131,22 @@ impl Refusal {
             kind,
             call,
         } = self;
-        let words = json_text(detail);
-        let (member, field) = match call {
-            Some(call) => (
-                format!(",\"call\":\"{}\"", json_text(call)),
-                format!("Culvert-Call: {call}\r\n"),
-            ),
-            None => Default::default(),
+        let field = match call {
+            Some(call) => format!("Culvert-Call: {call}\r\n"),
+            None => String::new(),
         };
         // Many tools show the status line alone.
         let shown = detail.chars().filter(|c| matches!(c, ' '..='~'));
         let reason: String = shown.take(MAX_REASON).collect();
-        let body = format!(
-            "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\
-             \"detail\":\"{words}\"{member},\"layer\":\"connect\"}}"
-        );
+        let problem = Problem {
+            r#type: "about:blank",
+            title,
+            status: *status,
+            detail,
+            call: call.as_deref(),
+            layer: "connect",
+        };
+        let body = serde_json::to_string(&problem).unwrap_or_default();
         let allow = if *status == 405 {
             "Allow: CONNECT\r\n"
         } else {
@@ -160,17 +161,16 @@ impl Refusal {
     }
 }
 
-/// As it stands within a string of JSON.
-fn json_text(text: &str) -> String {
-    let mut words = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => words.extend(['\\', c]),
-            c if c < ' ' => _ = write!(words, "\\u{:04x}", u32::from(c)),
-            c => words.push(c),
-        }
-    }
-    words
+/// A problem document (RFC 9457), with the members of the relay's.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<&'a str>,
+    layer: &'a str,
 }
 
 #[cfg(test)]
