@@ -303,7 +303,8 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         () = ending.drain.cancelled() => false,
     };
     notify(&[NotifyState::Stopping]);
-    let mut draining = pin!(drain::drain(&ending, &agents, &metrics, limits.drain.0));
+    let (limit, elsewhere) = (limits.drain.0, farewell.is_some());
+    let mut draining = pin!(drain::drain(&ending, &agents, &metrics, limit, elsewhere));
     let again = async {
         if !signalled {
             // What told us to drain may well be followed by a signal to stop: that asks for no more.

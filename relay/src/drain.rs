@@ -14,11 +14,15 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::metrics::Metrics;
-use crate::sessions::Agents;
+use crate::sessions::{Agents, SPREAD};
 
 /// How long callers' connections may wind down before agents are told to go elsewhere. A session
 /// that was told so takes no further calls, and some may still come on connections that are open.
 const CALLERS_FIRST: Duration = LAST_CALL;
+
+/// How long agents that have another node to go to may take to open their sessions there, before those here
+/// end: the time over which they are spread, and some for the handshake.
+const MOVING: Duration = SPREAD.saturating_add(Duration::from_secs(1));
 
 /// How long callers whose calls were given up may take to hear why.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -31,6 +35,8 @@ const GOODBYE: Duration = Duration::from_secs(3);
 pub(crate) struct Ending {
     /// The node takes no new work: the listener closes, connections end after their calls.
     pub(crate) drain: CancellationToken,
+    /// Agents and other nodes are told to go elsewhere: sessions take no further calls.
+    pub(crate) moving: CancellationToken,
     /// Nothing is waited for any more.
     pub(crate) hurry: CancellationToken,
     /// Whatever is left is broken off.
@@ -76,6 +82,15 @@ impl Ending {
         }
     }
 
+    /// Waits until then, unless nothing is to be waited for.
+    async fn rest_until(&self, then: Instant) {
+        tokio::select! {
+            biased;
+            () = self.hurry.cancelled() => {}
+            () = sleep_until(then) => {}
+        }
+    }
+
     /// To be held by whoever may still bring connections: a drain waits for them.
     pub(crate) fn more_to_come(&self) -> TaskTrackerToken {
         self.connections.token()
@@ -89,10 +104,16 @@ impl Ending {
 
 /// Drains: returns once nothing is left, at the latest a few seconds after `limit`.
 ///
-/// Callers go first, while sessions still take their calls; then agents are told to open sessions
-/// elsewhere. At the limit, or when [`Ending::hurry`] says so, calls that are left fail with a reason,
+/// Callers go first, those of other nodes too, while sessions still take their calls; then agents and nodes are
+/// told to go elsewhere, and where there is an `elsewhere`, agents have the time for it. At the limit, or when [`Ending::hurry`] says so, calls that are left fail with a reason,
 /// sessions end, and then everything is broken off.
-pub(crate) async fn drain(ending: &Ending, agents: &Agents, metrics: &Metrics, limit: Duration) {
+pub(crate) async fn drain(
+    ending: &Ending,
+    agents: &Agents,
+    metrics: &Metrics,
+    limit: Duration,
+    elsewhere: bool,
+) {
     let deadline = Instant::now() + limit;
     tracing::info!(
         calls = metrics.calls_in_flight(),
@@ -106,11 +127,15 @@ pub(crate) async fn drain(ending: &Ending, agents: &Agents, metrics: &Metrics, l
     ending.sockets.close();
     let patient = CALLERS_FIRST.min(limit);
     let callers_gone = ending.callers_gone_by(Instant::now() + patient).await;
+    let moved = deadline.min(Instant::now() + MOVING);
+    ending.moving.cancel();
     agents.drain();
     if !callers_gone && !ending.callers_gone_by(deadline).await {
         tracing::warn!(calls = metrics.calls_in_flight(), "calls are given up");
         // Before their sessions: none is to be tried again through another node.
         agents.give_up_calls();
+    } else if elsewhere && !agents.is_empty() {
+        ending.rest_until(moved).await;
     }
     agents.close(GoawayCode::Drain, "the relay stops");
     let _ = timeout(LAST_ANSWERS, ending.connections.wait()).await;

@@ -68,7 +68,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 const REVOKED_RETRY: Duration = Duration::from_secs(30);
 
 /// Agents that a draining node sends away at once come back spread over this time.
-const SPREAD: Duration = Duration::from_secs(1);
+pub(crate) const SPREAD: Duration = Duration::from_secs(1);
 
 /// Every agent session of a node.
 pub struct Agents {

@@ -89,6 +89,28 @@ fn a_call_reaches_the_agent_through_a_node_that_does_not_have_it() {
     }
 }
 
+/// While a node that stops waits for its own callers, its agents' sessions take calls, those that come through
+/// other nodes too: the agent is told to go elsewhere afterwards.
+#[test]
+fn a_node_that_waits_for_its_callers_takes_other_nodes_calls_meanwhile() {
+    let nginx = Nginx::start();
+    let mut cluster = cluster(2, &nginx);
+    cluster.start_agent_of(0);
+    cluster.await_endpoint();
+    let credential = format!("Proxy-Authorization: Bearer {}\r\n", caller_token());
+    let way = Way::open(
+        cluster.relays[0].public,
+        "vcenter.sddc.local:443",
+        &credential,
+    );
+    assert_eq!(way.status(), 200, "{}", way.head);
+    cluster.relays[0].process.terminate();
+    until("the node drains", || {
+        cluster.admin(0, "/readyz").status == 503
+    });
+    cluster.call(1, "/api/vm").ok();
+}
+
 /// What callers of one tenant leave unread takes that tenant's part of the memory of both nodes, and a
 /// call of another tenant, of which much waits too, is not broken off.
 #[test]

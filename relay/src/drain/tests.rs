@@ -24,7 +24,7 @@ fn call(node: &Node) -> oneshot::Sender<()> {
 
 fn start(node: &Arc<Node>) -> tokio::task::JoinHandle<()> {
     let node = node.clone();
-    tokio::spawn(async move { drain(&node.ending, &node.agents, &node.metrics, LIMIT).await })
+    tokio::spawn(async move { drain(&node.ending, &node.agents, &node.metrics, LIMIT, true).await })
 }
 
 async fn is_told_to_go(agent: &mut Agent) {
@@ -38,7 +38,14 @@ async fn is_told_to_go(agent: &mut Agent) {
 async fn a_node_without_work_stops_at_once() {
     let rig = Rig::new();
     let start = Instant::now();
-    drain(&rig.node.ending, &rig.node.agents, &rig.node.metrics, LIMIT).await;
+    drain(
+        &rig.node.ending,
+        &rig.node.agents,
+        &rig.node.metrics,
+        LIMIT,
+        true,
+    )
+    .await;
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert!(!rig.node.is_ready());
 }
@@ -72,6 +79,30 @@ async fn while_callers_wind_down_their_last_calls_still_find_the_agent() {
     assert_eq!(rig.lookup("acme", "vcenter"), "moving");
     drop(end);
     soon(draining).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_has_the_time_to_go_elsewhere_before_its_session_ends() {
+    let rig = Rig::new();
+    let mut agent = rig.agent(good(), &["vcenter"]).await;
+    let started = Instant::now();
+    let draining = start(&rig.node);
+    is_told_to_go(&mut agent).await;
+    assert!(started.elapsed() < SPREAD, "no caller is waited for");
+    assert!(rig.node.ending.moving.is_cancelled());
+    soon(agent.session.closed()).await;
+    assert_eq!(started.elapsed(), MOVING);
+    soon(draining).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_of_the_only_node_waits_for_no_other() {
+    let rig = Rig::new();
+    let agent = rig.agent(good(), &["vcenter"]).await;
+    let (node, started) = (&rig.node, Instant::now());
+    drain(&node.ending, &node.agents, &node.metrics, LIMIT, false).await;
+    assert!(started.elapsed() < MOVING);
+    soon(agent.session.closed()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -351,7 +351,7 @@ async fn an_idle_node_drains_no_sooner_than_what_the_kernel_has_accepted_is_serv
     let (ending, metrics) = (rig.ending.clone(), rig.metrics.clone());
     let limit = Duration::from_secs(30);
     let draining = tokio::spawn(async move {
-        crate::drain::drain(&ending, &node.agents, &metrics, limit).await;
+        crate::drain::drain(&ending, &node.agents, &metrics, limit, false).await;
     });
     let name = ServerName::try_from("relay.test").unwrap();
     let client = TlsConnector::from(rig.client(&[b"http/1.1"]));

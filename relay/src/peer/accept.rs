@@ -147,14 +147,14 @@ impl Acceptor {
             .map_err(|stranger| stranger.to_string())
     }
 
-    /// Takes calls until the session ends. A node that drains tells the other one so, and takes no
-    /// more: they go elsewhere untouched.
+    /// Takes calls until the session ends. A node that drains goes on as long as its agents' sessions take
+    /// calls; then it tells the other one so, and takes no more: they go elsewhere untouched.
     async fn take_calls(&self, session: &Session, mut incoming: Incoming) {
         let mut told = false;
         loop {
             let call = tokio::select! {
                 call = incoming.accept() => call,
-                () = self.ending.drain.cancelled(), if !told => {
+                () = self.ending.moving.cancelled(), if !told => {
                     told = true;
                     session.drain(Duration::ZERO);
                     continue;
@@ -164,10 +164,10 @@ impl Acceptor {
                 return;
             };
             let (directory, metrics) = (self.directory.clone(), self.metrics.clone());
-            let drain = self.ending.drain.clone();
+            let moving = self.ending.moving.clone();
             self.ending.spawn(async move {
                 // Asked within the task: a drain either waits for the task, or is seen here.
-                let outcome = if drain.is_cancelled() {
+                let outcome = if moving.is_cancelled() {
                     stream.send.reset(ResetCode::NotHere);
                     Carried::NotHere
                 } else {
