@@ -93,6 +93,13 @@ pub struct PeerTls {
     pub ca: PathBuf,
 }
 
+impl PeerTls {
+    /// Whether the private key is still the program's alone, as it must be whenever it is read.
+    pub fn check_key(&self) -> Result<(), String> {
+        crate::check::key_mode(&self.private_key)
+    }
+}
+
 fn masked<S: serde::Serializer>(
     secret: &Option<SecretString>,
     serializer: S,

@@ -329,10 +329,16 @@ impl From<Refusal> for Problem {
             .filter(|c| !c.is_control())
             .take(1024)
             .collect::<String>();
+        let layer = match code {
+            // An agent has its policy for that: this is the word of another relay node.
+            ErrorCode::Forbidden => Layer::Relay,
+            _ => Layer::Agent,
+        };
         Self {
+            layer,
             rule,
             soap,
-            ..Self::of_agent(code, detail)
+            ..Self::new(code, detail)
         }
     }
 }

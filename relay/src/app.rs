@@ -85,9 +85,11 @@ impl Prepared {
         &self.config
     }
 
-    /// What the node can run with, and clients will not be content with.
+    /// What the node can run with, and clients or other nodes will not be content with.
     pub(crate) fn shortcomings(&self) -> Vec<String> {
-        self.tls.shortcomings()
+        let peers = self.cluster.as_ref();
+        let peers = peers.map(|membership| membership.tls().shortcomings());
+        [self.tls.shortcomings(), peers.unwrap_or_default()].concat()
     }
 }
 
@@ -203,8 +205,19 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         listening: AtomicBool::new(false),
     });
 
+    // Everything in here ends with this function.
+    let mut background = JoinSet::new();
     let joined = match (cluster, &config.peer) {
         (Some(membership), Some(peer)) => {
+            let (tls, expiry) = (
+                membership.tls().clone(),
+                metrics.peers.certificate_expiry(&peer.tls.name),
+            );
+            let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
+            let hangups = async move || {
+                hangup.recv().await;
+            };
+            background.spawn(tls::keep_fresh(tls, expiry, hangups));
             let joining = membership.join(peer, &node, &workers).await;
             let joined = joining.map_err(|error| RunError::Listen {
                 key: "listen.peer",
@@ -269,15 +282,17 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         "the relay runs"
     );
 
-    // Everything here ends with this function.
-    let mut background = JoinSet::new();
     background.spawn(admin.run());
     background.spawn(refresh(verifier));
     let hangups = async move || {
         hangup.recv().await;
         file.warn_if_changed();
     };
-    background.spawn(tls::keep_fresh(tls, metrics.clone(), hangups));
+    background.spawn(tls::keep_fresh(
+        tls,
+        metrics.certificate_expiry.clone(),
+        hangups,
+    ));
     background.spawn(forget(node.clone()));
     background.spawn(enforce(node.clone()));
     background.spawn(announce(node));

@@ -79,6 +79,13 @@ impl Node {
         // Counted now: sessions drain without a word to the directory.
         let served = i64::try_from(self.directory.served_here()).unwrap_or(i64::MAX);
         self.metrics.sessions.endpoints.set(served);
+        // So are links: they come and go by themselves.
+        if let Some(neighbours) = &self.neighbours {
+            let links = neighbours.nodes();
+            let reached = links.iter().filter(|node| node.link.answers()).count();
+            let reached = i64::try_from(reached).unwrap_or(i64::MAX);
+            self.metrics.peers.reached.set(reached);
+        }
         self.metrics.render()
     }
 

@@ -8,11 +8,13 @@
 //! - `link`: the connection to another node, dialled again and again.
 //! - `accept`: the connections of other nodes.
 //! - `carry`: one call of another node, between its stream and a session's.
+//! - `strangers`: connections of which it is not known whether a node is on them.
 //! - `tls`: who is a node of the cluster.
 
 mod accept;
 mod carry;
 mod link;
+mod strangers;
 mod tls;
 
 use culvert_proto::control::Hello;

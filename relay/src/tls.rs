@@ -5,34 +5,29 @@
 //! the old ones go on undisturbed. Files that cannot be used, or that clients would like less than what
 //! there is, keep what there is and say so.
 
+mod fresh;
 mod identities;
 #[cfg(test)]
 mod tests;
+mod validity;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use culvert_config::relay::RelayTls;
 use culvert_http::ALPN;
 use culvert_process::files::Watched;
-use culvert_session::tls::{TlsConfigError, acceptor_tls, client_certificates, pin_of};
+use culvert_session::tls::{TlsConfigError, acceptor_tls, client_certificates};
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use rustls::sign::CertifiedKey;
 
 use self::identities::Identities;
-use crate::metrics::Metrics;
-
-/// How often the files are looked at. A renewal is days early; this only has to beat patience.
-pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How often it is looked how long the certificates are good for.
-const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
-
-/// How often it is said at most that they are not for long.
-const REMIND_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+pub(crate) use fresh::{Renewed, keep_fresh};
+pub(crate) use validity::{Validity, leaf};
 
 /// The TLS side of the public address: TLS 1.2 and 1.3, `h2` and `http/1.1`.
 pub(crate) struct PublicTls {
@@ -58,24 +53,36 @@ struct Loaded {
 }
 
 /// What is wrong with the certificates of a node. Clients will say so, one by one.
-struct Shortcomings {
+pub(crate) struct Shortcomings {
     /// Time that is over or has not come: such a certificate is good for no name at all.
-    out_of_time: Vec<String>,
+    pub(crate) out_of_time: Vec<String>,
     /// Names that none is for.
-    missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
     /// Time that is over soon.
-    ending: Vec<String>,
+    pub(crate) ending: Vec<String>,
 }
 
 impl Shortcomings {
-    /// Whether clients are worse off with these.
-    fn are_worse_than(&self, others: &Self) -> bool {
+    /// Whether new certificates with these may take the place of those with the `old` ones: tools that renew
+    /// certificates have their bad days, and a good one is not given for theirs.
+    pub(crate) fn may_replace(&self, old: &Self) -> Result<(), NotTaken> {
         let weight = |of: &Self| (of.out_of_time.len(), of.missing.len());
-        weight(self) > weight(others)
+        if weight(self) > weight(old) {
+            Err(NotTaken::Worse(self.words()))
+        } else {
+            Ok(())
+        }
     }
 
-    fn into_words(self) -> Vec<String> {
-        [self.out_of_time, self.missing, self.ending].concat()
+    /// All of it.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let all = [&self.out_of_time, &self.missing, &self.ending];
+        all.into_iter().flatten().cloned().collect()
+    }
+
+    /// What is to be said of the time that the certificates are good for.
+    pub(crate) fn of_time(&self) -> Vec<String> {
+        [&self.out_of_time[..], &self.ending].concat()
     }
 }
 
@@ -117,12 +124,9 @@ impl PublicTls {
         let new = Loaded::read(&self.files)?;
         let now = SystemTime::now();
         let shortcomings = self.names.judge(&new.identities, now);
-        // Tools that renew certificates have their bad days: a good one is not given for theirs.
-        if shortcomings.are_worse_than(&self.judge(now)) {
-            return Err(NotTaken::Worse(shortcomings.into_words()));
-        }
+        shortcomings.may_replace(&self.judge(now))?;
         self.current.store(Arc::new(new));
-        Ok(shortcomings.into_words())
+        Ok(shortcomings.words())
     }
 
     /// What a new connection is accepted with.
@@ -143,30 +147,37 @@ impl PublicTls {
 
     /// What is wrong with the certificates. Clients will say so, one by one.
     pub(crate) fn shortcomings(&self) -> Vec<String> {
-        self.judge(SystemTime::now()).into_words()
+        self.judge(SystemTime::now()).words()
     }
 
     fn judge(&self, now: SystemTime) -> Shortcomings {
         self.names.judge(&self.current.load().identities, now)
     }
+}
 
-    /// What is to be said of the time that the certificates are good for.
-    fn time_left(&self) -> Vec<String> {
-        let found = self.judge(SystemTime::now());
-        [found.out_of_time, found.ending].concat()
+impl Renewed for PublicTls {
+    fn watched(&self) -> &Watched {
+        &self.watched
     }
 
-    /// When the first of the certificates expires, in seconds since the Unix epoch.
+    fn read_again(&self) -> Result<Vec<String>, String> {
+        self.reload().map_err(|why| why.to_string())
+    }
+
+    fn time_left(&self) -> Vec<String> {
+        self.judge(SystemTime::now()).of_time()
+    }
+
     fn first_end(&self) -> i64 {
         self.current.load().identities.first_end()
     }
 
-    /// The SHA-256 of the first current certificate, in lower-case hex.
-    fn fingerprint(&self) -> String {
-        let current = self.current.load();
-        let certificate = current.identities.first().cert.first();
-        let digest = certificate.map(pin_of).unwrap_or_default();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    fn file(&self) -> &Path {
+        &self.files.certificate
+    }
+
+    fn first(&self) -> Arc<CertifiedKey> {
+        self.current.load().identities.first().clone()
     }
 }
 
@@ -228,61 +239,5 @@ impl fmt::Debug for PublicTls {
         f.debug_struct("PublicTls")
             .field("files", &self.files)
             .finish_non_exhaustive()
-    }
-}
-
-/// Reads the files again whenever they change, and whenever `asked` says so; says when the certificates'
-/// time is over or nearly so. Runs until it is dropped.
-pub(crate) async fn keep_fresh(
-    tls: Arc<PublicTls>,
-    metrics: Arc<Metrics>,
-    mut asked: impl AsyncFnMut(),
-) {
-    metrics.certificate_expiry.set(tls.first_end());
-    let mut ticks = interval(WATCH_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // At the start it was said.
-    let mut reminded = Instant::now();
-    let mut refused = None;
-    loop {
-        let (by_hand, look) = tokio::select! {
-            () = asked() => (true, false),
-            _ = ticks.tick() => (false, false),
-            _ = looks.tick() => (false, true),
-        };
-        if look && reminded.elapsed() >= REMIND_INTERVAL {
-            for what in tls.time_left() {
-                tracing::warn!("{what}");
-                reminded = Instant::now();
-            }
-        }
-        // What was refused may be the better one by now: its time has come, or that of the old one is over.
-        let again = look && refused.is_some();
-        if !tls.watched.are_due(by_hand || again) {
-            continue;
-        }
-        let reloading = tls.clone();
-        match tokio::task::spawn_blocking(move || reloading.reload()).await {
-            Ok(Ok(shortcomings)) => {
-                let path = tls.files.certificate.display();
-                let sha256 = tls.fingerprint();
-                tracing::info!(%path, sha256, "loaded the certificates again");
-                for shortcoming in shortcomings {
-                    tracing::warn!("{shortcoming}");
-                }
-                metrics.certificate_expiry.set(tls.first_end());
-                refused = None;
-            }
-            Ok(Err(why)) => {
-                let why = why.to_string();
-                if !again || refused.as_ref() != Some(&why) {
-                    tracing::warn!("the new certificate is of no use, the old one stays: {why}");
-                }
-                refused = Some(why);
-            }
-            Err(error) => tracing::error!("loading the certificate failed: {error}"),
-        }
     }
 }

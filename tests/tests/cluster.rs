@@ -74,6 +74,13 @@ fn a_call_reaches_the_agent_through_a_node_that_does_not_have_it() {
         metrics.contains("culvert_relay_peer_calls_total{outcome=\"taken\"} "),
         "{metrics}"
     );
+    let metrics = cluster.admin(1, "/metrics").text();
+    for gauge in [
+        "culvert_relay_cluster_nodes_reached 1\n",
+        "culvert_relay_peer_certificate_expiry_timestamp_seconds{name=",
+    ] {
+        assert!(metrics.contains(gauge), "{metrics}");
+    }
     // It went nowhere else: the agent has calls from its own node alone.
     assert_eq!(cluster.agent_status(0)["nodes"], 1);
 

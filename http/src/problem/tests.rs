@@ -136,3 +136,20 @@ fn a_refused_soap_call_gets_a_fault_with_the_same_text() {
     assert!(body.contains(text), "{body}");
     assert!(body.contains("xsi:type=\"NoPermission\""));
 }
+
+#[test]
+fn a_refusal_names_the_side_that_gave_it() {
+    for (code, layer) in [
+        (ErrorCode::PolicyDenied, Layer::Agent),
+        // Agents have no such word: it is another relay node's.
+        (ErrorCode::Forbidden, Layer::Relay),
+    ] {
+        let refusal = Refusal {
+            code,
+            detail: "ask somebody".into(),
+            rule: None,
+            soap: false,
+        };
+        assert_eq!(Problem::from(refusal).layer, layer, "{code}");
+    }
+}

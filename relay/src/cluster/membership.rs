@@ -55,6 +55,11 @@ impl Membership {
         }))
     }
 
+    /// What the node shows other nodes, and whom it takes for one.
+    pub(crate) fn tls(&self) -> &Arc<PeerTls> {
+        &self.tls
+    }
+
     /// Binds the address for other nodes, whose connections `workers` carry.
     pub(crate) async fn join(
         self,
@@ -77,9 +82,7 @@ impl Membership {
             peer.listen,
             self.tls.clone(),
             introduction.clone(),
-            node.directory.clone(),
-            node.metrics.clone(),
-            node.ending.clone(),
+            node,
             workers.clone(),
         );
         tracing::info!(listen = %peer.listen, address = peer.address, %instance, "joining the cluster");

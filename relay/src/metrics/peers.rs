@@ -6,7 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use super::OutcomeLabel;
 use crate::peer::Carried;
@@ -26,7 +26,10 @@ pub(crate) enum RegistryWork {
 pub(crate) struct Peers {
     /// Other nodes that are known.
     pub(crate) nodes: Gauge,
-    carried: [Counter; 3],
+    /// Those among them that this node has a connection with.
+    pub(crate) reached: Gauge,
+    certificate_expiry: Family<NameLabel, Gauge>,
+    carried: [Counter; Carried::ALL.len()],
     registry: [Work; 3],
 }
 
@@ -43,6 +46,12 @@ struct WorkLabels {
     outcome: &'static str,
 }
 
+/// The name that the certificates of a cluster's nodes are for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabel {
+    name: String,
+}
+
 impl Peers {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let carried = Family::<OutcomeLabel, Counter>::default();
@@ -57,6 +66,8 @@ impl Peers {
         };
         let new = Self {
             nodes: Gauge::default(),
+            reached: Gauge::default(),
+            certificate_expiry: Family::default(),
             carried: Carried::ALL.map(|outcome| {
                 carried.get_or_create_owned(&OutcomeLabel {
                     outcome: outcome.as_str(),
@@ -69,9 +80,27 @@ impl Peers {
             "Other nodes of the cluster",
             new.nodes.clone(),
         );
+        registry.register(
+            "cluster_nodes_reached",
+            "Other nodes of the cluster that this one has a connection with",
+            new.reached.clone(),
+        );
+        registry.register_with_unit(
+            "peer_certificate_expiry_timestamp",
+            "When the certificate that this node shows other nodes expires, in Unix time",
+            Unit::Seconds,
+            new.certificate_expiry.clone(),
+        );
         registry.register("peer_calls", "Calls that other nodes passed on", carried);
         registry.register("registry_work", "Uses of the cluster's registry", works);
         new
+    }
+
+    /// When the certificate for a cluster's name expires. A node alone has none, and shows nothing.
+    pub(crate) fn certificate_expiry(&self, name: &str) -> Gauge {
+        let name = name.to_owned();
+        self.certificate_expiry
+            .get_or_create_owned(&NameLabel { name })
     }
 
     pub(crate) fn on_call(&self, outcome: Carried) {

@@ -1,82 +1,82 @@
 //! The connections of other nodes, and the calls that come on them.
 
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_process::workers::Workers;
-use culvert_proto::code::ResetCode;
 use culvert_proto::mux::Side;
 use culvert_session::socket::{self, ReadAhead};
 use culvert_session::{Incoming, Session, WebSocketIo};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{ALPN, Carried, Introduction, PeerTls, carry};
-use crate::directory::Directory;
+use super::carry::Carrier;
+use super::strangers::{QUIET, Seat, Strangers};
+use super::tls::Refused;
+use super::{ALPN, Introduction, PeerTls};
 use crate::drain::Ending;
-use crate::metrics::Metrics;
+use crate::node::Node;
 
 /// How long TLS and the greeting may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Most connections at once, strangers included: some for each of a hundred nodes.
-const MAX_CONNECTIONS: usize = 512;
-
 /// How long the listener rests when the system has no descriptor for another connection.
 const REST: Duration = Duration::from_millis(100);
-
-/// Least time between two log lines about connections that were closed because there are too many.
-const QUIET: Duration = Duration::from_secs(10);
 
 /// Takes connections of nodes.
 pub(crate) struct Acceptor {
     socket: TcpListener,
     tls: Arc<PeerTls>,
     introduction: Introduction,
-    directory: Arc<Directory>,
-    metrics: Arc<Metrics>,
+    carrier: Arc<Carrier>,
     ending: Ending,
     workers: Arc<Workers>,
+    strangers: Arc<Strangers>,
 }
 
 impl Acceptor {
-    /// Binds the address.
+    /// Binds the address, for calls to sessions of `node`.
     pub(crate) async fn bind(
         address: SocketAddr,
         tls: Arc<PeerTls>,
         introduction: Introduction,
-        directory: Arc<Directory>,
-        metrics: Arc<Metrics>,
-        ending: Ending,
+        node: &Node,
         workers: Arc<Workers>,
     ) -> io::Result<Self> {
         Ok(Self {
             socket: TcpListener::bind(address).await?,
             tls,
             introduction,
-            directory,
-            metrics,
-            ending,
+            carrier: Arc::new(Carrier::new(node)),
+            ending: node.ending.clone(),
             workers,
+            strangers: Strangers::new(),
         })
     }
 
     /// Takes connections until it is dropped. Calls in flight are among what a drain waits for.
     pub(crate) async fn run(self) {
         let this = Arc::new(self);
-        let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
-        let mut complained: Option<Instant> = None;
+        let mut ticks = interval(QUIET);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 accepted = this.socket.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
+                _ = ticks.tick() => {
+                    this.strangers.say_rest();
+                    continue;
+                }
             };
             let (tcp, address) = match accepted {
                 Ok(accepted) => accepted,
@@ -86,22 +86,17 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Ok(seat) = seats.clone().try_acquire_owned() else {
-                if complained.is_none_or(|last| last.elapsed() >= QUIET) {
-                    complained = Some(Instant::now());
-                    tracing::warn!(
-                        peer = %address,
-                        most = MAX_CONNECTIONS,
-                        "too many connections at the address for nodes: new ones are closed"
-                    );
+            let seat = match this.strangers.seat(address.ip()) {
+                Ok(seat) => seat,
+                Err(why) => {
+                    this.strangers.complain(address.ip(), &why);
+                    continue;
                 }
-                continue;
             };
             let (serving, tcp) = (this.clone(), tcp.into_std());
             let served = async move {
-                let _seat = seat;
                 match tcp.and_then(TcpStream::from_std) {
-                    Ok(tcp) => serving.serve(tcp, address).await,
+                    Ok(tcp) => serving.serve(tcp, address, seat).await,
                     Err(error) => tracing::warn!(%error, "a connection of a node is lost"),
                 }
             };
@@ -109,19 +104,23 @@ impl Acceptor {
         }
     }
 
-    async fn serve(&self, tcp: TcpStream, address: SocketAddr) {
+    async fn serve(&self, tcp: TcpStream, address: SocketAddr, mut seat: Seat) {
         socket::tune(&tcp);
-        let acceptor = TlsAcceptor::from(self.tls.server().await);
+        let acceptor = TlsAcceptor::from(self.tls.server());
         let tls = match timeout(PATIENCE, acceptor.accept(ReadAhead::new(tcp))).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
-                return tracing::warn!(peer = %address, "no node of this cluster: {error}");
+                return match Refused::of(&error) {
+                    Some(refused) => self.strangers.complain(address.ip(), &refused),
+                    None => self.complain(address, &error),
+                };
             }
             Err(_) => return tracing::debug!(peer = %address, "no TLS in time"),
         };
         if let Err(error) = self.check(&tls) {
-            return tracing::warn!(peer = %address, "no node of this cluster: {error}");
+            return self.complain(address, &error);
         }
+        seat.prove();
         let config = self.introduction.config(Side::Acceptor);
         let (session, incoming, _) = Session::spawn(WebSocketIo::acceptor(tls), config);
         match timeout(PATIENCE, session.ready()).await {
@@ -134,6 +133,11 @@ impl Acceptor {
             Ok(Err(error)) => tracing::debug!(peer = %address, "no greeting: {error}"),
             Err(_) => tracing::debug!(peer = %address, "no greeting in time"),
         }
+    }
+
+    fn complain(&self, address: SocketAddr, why: &dyn Display) {
+        let why = format_args!("no node of this cluster: {why}");
+        self.strangers.complain(address.ip(), &why);
     }
 
     fn check<IO>(&self, tls: &TlsStream<IO>) -> Result<(), String> {
@@ -160,20 +164,17 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Some((head, mut stream)) = call else {
+            let Some((head, stream)) = call else {
                 return;
             };
-            let (directory, metrics) = (self.directory.clone(), self.metrics.clone());
-            let moving = self.ending.moving.clone();
+            let (carrier, moving) = (self.carrier.clone(), self.ending.moving.clone());
             self.ending.spawn(async move {
                 // Asked within the task: a drain either waits for the task, or is seen here.
-                let outcome = if moving.is_cancelled() {
-                    stream.send.reset(ResetCode::NotHere);
-                    Carried::NotHere
+                if moving.is_cancelled() {
+                    carrier.send_back(stream);
                 } else {
-                    carry::carry(&directory, head, stream).await
-                };
-                metrics.peers.on_call(outcome);
+                    carrier.carry(head, stream).await;
+                }
             });
         }
     }

@@ -3,8 +3,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,8 +16,12 @@ use culvert_proto::head::{CallHead, Head, Mode, Refusal};
 use culvert_session::stream::{RecvStream, SendStream};
 use culvert_session::{Item, OpenError, Stream, StreamError};
 use tokio::select;
+use tokio::sync::watch;
 
 use crate::directory::{Directory, Lookup};
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::revocations::{Revocation, Revocations};
 
 /// Sessions that are tried before the call is sent back.
 const TRIES: u32 = 3;
@@ -29,11 +35,13 @@ pub(crate) enum Carried {
     NotHere,
     /// There are, and all are full.
     Full,
+    /// An operator has withdrawn it.
+    Revoked,
 }
 
 impl Carried {
     /// Each of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Taken, Self::NotHere, Self::Full];
+    pub(crate) const ALL: [Self; 4] = [Self::Taken, Self::NotHere, Self::Full, Self::Revoked];
 
     /// A word for metrics.
     pub(crate) fn as_str(self) -> &'static str {
@@ -41,48 +49,157 @@ impl Carried {
             Self::Taken => "taken",
             Self::NotHere => "not-here",
             Self::Full => "full",
+            Self::Revoked => "revoked",
         }
     }
 }
 
-/// Carries a call to its end. Who calls is what the other node says: it is one of this cluster.
-pub(super) async fn carry(directory: &Directory, head: CallHead, mut from: Stream) -> Carried {
-    let first = poll_fn(|cx| Poll::Ready(Beginning::poll(&mut from.recv, cx))).await;
-    let mut to = match open(directory, &head, &first) {
-        Ok(to) => to,
-        Err(OpenError::TooManyStreams) => {
-            refuse(&mut from.send).await;
-            return Carried::Full;
+/// Carries the calls of other nodes.
+pub(super) struct Carrier {
+    directory: Arc<Directory>,
+    revocations: Arc<Revocations>,
+    metrics: Arc<Metrics>,
+}
+
+impl Carrier {
+    /// To sessions of this node.
+    pub(super) fn new(node: &Node) -> Self {
+        Self {
+            directory: node.directory.clone(),
+            revocations: node.revocations.clone(),
+            metrics: node.metrics.clone(),
         }
-        Err(_) => {
-            from.send.reset(ResetCode::NotHere);
-            return Carried::NotHere;
-        }
-    };
-    if let Err(error) = both(&mut from, &mut to, first).await {
-        match error {
-            StreamError::Reset(code) if code.keeps_data() => from.send.cut_short(code),
-            StreamError::Reset(code) => from.send.reset(code),
-            StreamError::SessionLost => from.send.cut_short(ResetCode::Lost),
-            _ => from.send.reset(ResetCode::Internal),
-        }
-        to.send.reset(match error {
-            StreamError::Reset(code) => code,
-            _ => ResetCode::Cancelled,
-        });
     }
-    Carried::Taken
+
+    /// Carries a call to its end, and counts it. Who calls is what the other node says: it is one of this
+    /// cluster. What this node knows to be revoked, the other one may not have heard of yet.
+    pub(super) async fn carry(&self, head: CallHead, from: Stream) {
+        let outcome = self.bring(head, from).await;
+        self.metrics.peers.on_call(outcome);
+    }
+
+    /// Sends a call back: this node takes none any more.
+    pub(super) fn send_back(&self, mut from: Stream) {
+        from.send.reset(ResetCode::NotHere);
+        self.metrics.peers.on_call(Carried::NotHere);
+    }
+
+    async fn bring(&self, head: CallHead, mut from: Stream) -> Carried {
+        let first = poll_fn(|cx| Poll::Ready(Beginning::poll(&mut from.recv, cx))).await;
+        // Before the list is asked: what is added meanwhile does not slip between.
+        let additions = self.revocations.additions();
+        if let Some(revocation) = self.revocation(&head) {
+            self.metrics.revocations.refused_calls.inc();
+            note(&head, &revocation, "refused");
+            refuse(
+                &mut from.send,
+                ErrorCode::Forbidden,
+                "the relay's operator has revoked the access of this credential, or to this endpoint",
+            )
+            .await;
+            return Carried::Revoked;
+        }
+        let mut to = match open(&self.directory, &head, &first) {
+            Ok(to) => to,
+            Err(OpenError::TooManyStreams) => {
+                refuse(
+                    &mut from.send,
+                    ErrorCode::Overloaded,
+                    "the endpoint's agent has as many calls in flight as it takes; try again",
+                )
+                .await;
+                return Carried::Full;
+            }
+            Err(_) => {
+                from.send.reset(ResetCode::NotHere);
+                return Carried::NotHere;
+            }
+        };
+        let answered = AtomicBool::new(false);
+        let ended = select! {
+            // First: bytes that never stop would leave it no turn.
+            biased;
+            revocation = self.revoked(&head, additions) => Err(revocation),
+            ended = both(&mut from, &mut to, first, &answered) => Ok(ended),
+        };
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => break_off(&mut from.send, &mut to.send, error),
+            Err(revocation) => {
+                self.metrics.revocations.ended_calls.inc();
+                note(&head, &revocation, "ended");
+                if answered.into_inner() {
+                    from.send.reset(ResetCode::Withdrawn);
+                } else {
+                    refuse(
+                        &mut from.send,
+                        ErrorCode::Forbidden,
+                        "the relay's operator revoked the access while the call was in flight; whether \
+                         the local API has seen it is not known",
+                    )
+                    .await;
+                }
+                to.send.reset(ResetCode::Cancelled);
+            }
+        }
+        Carried::Taken
+    }
+
+    /// What forbids a call.
+    fn revocation(&self, head: &CallHead) -> Option<Arc<Revocation>> {
+        self.revocations.of_call(&head.caller, Some(&head.endpoint))
+    }
+
+    /// Completes once a call is revoked that was not.
+    async fn revoked(
+        &self,
+        head: &CallHead,
+        mut additions: watch::Receiver<u64>,
+    ) -> Arc<Revocation> {
+        while additions.changed().await.is_ok() {
+            if let Some(revocation) = self.revocation(head) {
+                return revocation;
+            }
+        }
+        pending().await
+    }
+}
+
+/// Says which revocation it was: the node that the caller came to cannot.
+fn note(head: &CallHead, revocation: &Revocation, what: &str) {
+    tracing::info!(
+        call = %head.call,
+        tenant = %head.caller.tenant,
+        endpoint = %head.endpoint,
+        revocation = %revocation.id,
+        reason = revocation.reason.as_deref(),
+        "a call of another node is {what}: it is revoked"
+    );
+}
+
+/// Passes on that one side has broken off.
+fn break_off(from: &mut SendStream, to: &mut SendStream, error: StreamError) {
+    match error {
+        StreamError::Reset(code) if code.keeps_data() => from.cut_short(code),
+        StreamError::Reset(code) => from.reset(code),
+        StreamError::SessionLost => from.cut_short(ResetCode::Lost),
+        _ => from.reset(ResetCode::Internal),
+    }
+    to.reset(match error {
+        StreamError::Reset(code) => code,
+        _ => ResetCode::Cancelled,
+    });
 }
 
 /// A caller that is gone needs no answer.
-async fn refuse(send: &mut SendStream) {
-    let full = Head::Refusal(Refusal {
-        code: ErrorCode::Overloaded,
-        detail: "the endpoint's agent has as many calls in flight as it takes; try again".into(),
+async fn refuse(send: &mut SendStream, code: ErrorCode, detail: &str) {
+    let refusal = Head::Refusal(Refusal {
+        code,
+        detail: detail.into(),
         rule: None,
         soap: false,
     });
-    let _ = send.send_head(&full).await;
+    let _ = send.send_head(&refusal).await;
     let _ = send.finish();
 }
 
@@ -148,13 +265,19 @@ impl Beginning {
     }
 }
 
-/// Both directions, each to its own end; an error of either ends the call.
-async fn both(from: &mut Stream, to: &mut Stream, first: Beginning) -> Result<(), StreamError> {
+/// Both directions, each to its own end; an error of either ends the call. Says in `answered` whether the
+/// other node has the head of an answer.
+async fn both(
+    from: &mut Stream,
+    to: &mut Stream,
+    first: Beginning,
+    answered: &AtomicBool,
+) -> Result<(), StreamError> {
     if !first.end {
         from.send.send_head(&Head::Taken).await?;
     }
-    let mut up = pin!(pass(&mut from.recv, &mut to.send, first.next, false));
-    let mut down = pin!(pass(&mut to.recv, &mut from.send, None, true));
+    let mut up = pin!(pass(&mut from.recv, &mut to.send, first.next, None));
+    let mut down = pin!(pass(&mut to.recv, &mut from.send, None, Some(answered)));
     let (mut up_ended, mut down_ended) = (first.end, false);
     while !(up_ended && down_ended) {
         select! {
@@ -171,14 +294,15 @@ async fn both(from: &mut Stream, to: &mut Stream, first: Beginning) -> Result<()
     Ok(())
 }
 
-/// One direction, from `next` on if there is one. `answers`: from the agent, whose heads are for
-/// callers and never for nodes.
+/// One direction, from `next` on if there is one. `answered`: from the agent, whose heads are for
+/// callers and never for nodes; it says there when it answers.
 async fn pass(
     recv: &mut RecvStream,
     send: &mut SendStream,
     mut next: Option<Item>,
-    answers: bool,
+    answered: Option<&AtomicBool>,
 ) -> Result<(), StreamError> {
+    let answers = answered.is_some();
     loop {
         let item = match next.take() {
             Some(item) => item,
@@ -193,7 +317,12 @@ async fn pass(
             Item::Head(Head::Taken) if answers => {
                 return Err(StreamError::Reset(ResetCode::Protocol));
             }
-            Item::Head(head) => send.send_head(&head).await,
+            Item::Head(head) => {
+                if let (Head::Response(_), Some(answered)) = (&head, answered) {
+                    answered.store(true, Ordering::Relaxed);
+                }
+                send.send_head(&head).await
+            }
             Item::Finished => match send.finish() {
                 Ok(()) => return Ok(()),
                 Err(why) => Err(why),

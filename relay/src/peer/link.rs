@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::tls::Refused;
 use super::{Introduction, PeerTls};
 use crate::directory::SessionId;
 
@@ -93,13 +94,31 @@ impl fmt::Debug for Link {
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
     #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     #[error("no greeting: {0}")]
-    Session(#[from] SessionError),
+    Session(SessionError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
     #[error("another process answers there")]
     AnotherProcess,
     #[error("no answer within {} s", PATIENCE.as_secs())]
     Timeout,
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        Refused::of(&error).map_or(Self::Io(error), Self::Refused)
+    }
+}
+
+impl From<SessionError> for LinkError {
+    fn from(error: SessionError) -> Self {
+        let refused = match &error {
+            SessionError::Io(error) => Refused::of(error),
+            _ => None,
+        };
+        refused.map_or(Self::Session(error), Self::Refused)
+    }
 }
 
 /// Makes links.
@@ -173,7 +192,7 @@ impl Peers {
         let addresses = tokio::net::lookup_host(&target.address).await?.collect();
         let tcp = race::connect(addresses).await?;
         socket::tune(&tcp);
-        let tls = TlsConnector::from(self.tls.client().await)
+        let tls = TlsConnector::from(self.tls.client())
             .connect(self.tls.name(), ReadAhead::new(tcp))
             .await?;
         let config = self.introduction.config(Side::Dialer);

@@ -1,36 +1,42 @@
 //! Who is a node of the cluster: whoever shows a certificate of the cluster's authority for the
-//! cluster's name. The files are read again as they change, so certificates may be short-lived.
+//! cluster's name. The files are read again as they change, so certificates may be short-lived; they are
+//! judged as those of the public address are.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+#[cfg(test)]
+pub(super) mod tests;
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+use std::{fmt, io};
+
+use arc_swap::ArcSwap;
 use culvert_config::cluster::PeerTls as PeerTlsFiles;
+use culvert_process::files::Watched;
 use culvert_session::tls::{TlsConfigError, provider, roots_from_file, server_identity};
 use rustls::client::verify_server_name;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, ServerConfig, version};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{AlertDescription, ClientConfig, ServerConfig, version};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::time::Instant;
 
 use super::ALPN;
-
-/// How long what was read is good.
-const FRESH: Duration = Duration::from_secs(10);
+use crate::tls::{NotTaken, Renewed, Shortcomings, Validity, leaf};
 
 /// The cluster's TLS, both ways.
 pub(crate) struct PeerTls {
     files: PeerTlsFiles,
     name: ServerName<'static>,
-    loaded: Mutex<(Instant, Configs)>,
+    watched: Watched,
+    current: ArcSwap<Loaded>,
 }
 
-/// What a node is, and whom it trusts.
-#[derive(Clone)]
-struct Configs {
+/// What the files hold: what a node is, and whom it trusts.
+struct Loaded {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    identity: Arc<CertifiedKey>,
+    validity: Validity,
 }
 
 /// Why the cluster's TLS cannot be set up.
@@ -42,6 +48,8 @@ pub(crate) enum PeerTlsError {
     Tls(#[from] rustls::Error),
     #[error("the authorities cannot be used: {0}")]
     Authority(#[from] rustls::server::VerifierBuilderError),
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
 }
 
 /// Whoever dialled is no node of the cluster.
@@ -53,16 +61,85 @@ pub(crate) enum Stranger {
     Name(#[from] rustls::Error),
 }
 
+/// The node at the other end does not take this one for one of the cluster. TLS 1.3 says so after this side
+/// has taken the handshake for done.
+#[derive(Debug, thiserror::Error)]
+#[error("the other side refuses this node's certificate: {0:?}")]
+pub(super) struct Refused(AlertDescription);
+
+impl Refused {
+    /// Whether that is what an error of a connection comes from.
+    pub(super) fn of(error: &io::Error) -> Option<Self> {
+        use AlertDescription::{
+            AccessDenied, BadCertificate, CertificateExpired, CertificateRequired,
+            CertificateRevoked, CertificateUnknown, UnknownCA, UnsupportedCertificate,
+        };
+        match error.get_ref()?.downcast_ref()? {
+            rustls::Error::AlertReceived(
+                alert @ (AccessDenied
+                | BadCertificate
+                | CertificateExpired
+                | CertificateRequired
+                | CertificateRevoked
+                | CertificateUnknown
+                | UnknownCA
+                | UnsupportedCertificate),
+            ) => Some(Self(*alert)),
+            _ => None,
+        }
+    }
+}
+
 impl PeerTls {
     /// Reads the files. Blocks: for the start of a program.
     pub(crate) fn load(files: &PeerTlsFiles) -> Result<Self, PeerTlsError> {
         let name = ServerName::try_from(files.name.clone())
             .map_err(|_| rustls::Error::General("peer.name is no DNS name".into()))?;
+        let PeerTlsFiles {
+            name: _,
+            certificate,
+            private_key,
+            ca,
+        } = files;
         Ok(Self {
             files: files.clone(),
             name,
-            loaded: Mutex::new((Instant::now(), Configs::read(files)?)),
+            watched: Watched::new([certificate, private_key, ca].into_iter().cloned()),
+            current: ArcSwap::from_pointee(Loaded::read(files)?),
         })
+    }
+
+    /// Loads the files again; says what is wrong with them all the same. On an error everything stays as
+    /// it is. Blocks.
+    fn reload(&self) -> Result<Vec<String>, PeerTlsError> {
+        self.files.check_key().map_err(NotTaken::OpenKey)?;
+        let new = Loaded::read(&self.files)?;
+        let now = SystemTime::now();
+        let shortcomings = self.judge(&new, now);
+        shortcomings.may_replace(&self.judge(&self.current.load(), now))?;
+        self.current.store(Arc::new(new));
+        Ok(shortcomings.words())
+    }
+
+    /// What is wrong with the node's certificate. Other nodes will say so, one by one.
+    pub(crate) fn shortcomings(&self) -> Vec<String> {
+        self.judge(&self.current.load(), SystemTime::now()).words()
+    }
+
+    fn judge(&self, loaded: &Loaded, now: SystemTime) -> Shortcomings {
+        let Loaded {
+            identity, validity, ..
+        } = loaded;
+        let missing = self.check(Some(&identity.cert)).err().map(|_| {
+            let file = self.files.certificate.display();
+            let name = &self.files.name;
+            format!("the certificate in {file} is not for {name}, the peer.name of other nodes")
+        });
+        Shortcomings {
+            out_of_time: validity.out_of_time(now).into_iter().collect(),
+            missing: missing.into_iter().collect(),
+            ending: validity.near_its_end(now).into_iter().collect(),
+        }
     }
 
     /// The name that every node's certificate is for.
@@ -71,40 +148,13 @@ impl PeerTls {
     }
 
     /// What a node dials with.
-    pub(crate) async fn client(&self) -> Arc<ClientConfig> {
-        self.current().await.client
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        self.current.load().client.clone()
     }
 
     /// What a node accepts with.
-    pub(crate) async fn server(&self) -> Arc<ServerConfig> {
-        self.current().await.server
-    }
-
-    /// What the files say, or said when they could be read last.
-    async fn current(&self) -> Configs {
-        let (read, configs) = self.loaded().clone();
-        if read.elapsed() < FRESH {
-            return configs;
-        }
-        self.loaded().0 = Instant::now();
-        let files = self.files.clone();
-        match tokio::task::spawn_blocking(move || Configs::read(&files)).await {
-            Ok(Ok(fresh)) => {
-                self.loaded().1 = fresh.clone();
-                fresh
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    "the cluster's certificate is of no use, the old one stays: {error}"
-                );
-                configs
-            }
-            Err(_) => configs,
-        }
-    }
-
-    fn loaded(&self) -> std::sync::MutexGuard<'_, (Instant, Configs)> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        self.current.load().server.clone()
     }
 
     /// Whether whoever dialled, whose chain is verified, is a node of this cluster.
@@ -117,21 +167,49 @@ impl PeerTls {
     }
 }
 
-impl Configs {
+impl Renewed for PeerTls {
+    fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
+    fn read_again(&self) -> Result<Vec<String>, String> {
+        self.reload().map_err(|why| why.to_string())
+    }
+
+    fn time_left(&self) -> Vec<String> {
+        self.judge(&self.current.load(), SystemTime::now())
+            .of_time()
+    }
+
+    fn first_end(&self) -> i64 {
+        self.current.load().validity.end()
+    }
+
+    fn file(&self) -> &Path {
+        &self.files.certificate
+    }
+
+    fn first(&self) -> Arc<CertifiedKey> {
+        self.current.load().identity.clone()
+    }
+}
+
+impl Loaded {
     fn read(files: &PeerTlsFiles) -> Result<Self, PeerTlsError> {
         let identity = server_identity(&files.certificate, &files.private_key)?;
-        let identity = Arc::new(SingleCertAndKey::from(identity));
+        let validity = Validity::of(&files.certificate, &leaf(&files.certificate, &identity)?);
+        let shown = Arc::new(SingleCertAndKey::from(identity.clone()));
         let authorities = Arc::new(roots_from_file(&files.ca)?);
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&version::TLS13])?
             .with_root_certificates(authorities.clone())
-            .with_client_cert_resolver(identity.clone());
+            .with_client_cert_resolver(shown.clone());
         client.alpn_protocols = vec![ALPN.to_vec()];
         let nodes = WebPkiClientVerifier::builder_with_provider(authorities, provider()).build()?;
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&version::TLS13])?
             .with_client_cert_verifier(nodes)
-            .with_cert_resolver(identity);
+            .with_cert_resolver(shown);
         server.alpn_protocols = vec![ALPN.to_vec()];
         // Every connection shows its certificates anew.
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -139,6 +217,8 @@ impl Configs {
         Ok(Self {
             client: Arc::new(client),
             server: Arc::new(server),
+            identity,
+            validity,
         })
     }
 }

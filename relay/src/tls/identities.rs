@@ -3,21 +3,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use culvert_config::relay::RelayTls;
 use culvert_session::tls::{TlsConfigError, server_identity};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::GeneralName;
 
-/// In seconds.
-const DAY: i64 = 24 * 3600;
-
-/// How long before its end a certificate is spoken of: who renews by itself has done so by then.
-const NEAR_THE_END: i64 = 7 * DAY;
+use super::validity::{Validity, leaf, unreadable};
 
 /// All certificates that there are.
 pub(super) struct Identities {
@@ -27,13 +23,6 @@ pub(super) struct Identities {
     /// certificates for a name, the one that is written first.
     by_name: HashMap<String, Arc<CertifiedKey>>,
     validity: Vec<Validity>,
-}
-
-/// Until when a certificate is good, in seconds since the Unix epoch.
-struct Validity {
-    file: PathBuf,
-    not_before: i64,
-    not_after: i64,
 }
 
 impl Identities {
@@ -54,14 +43,9 @@ impl Identities {
     }
 
     fn add(&mut self, file: &Path, identity: Arc<CertifiedKey>) -> Result<(), TlsConfigError> {
-        let unreadable = || TlsConfigError::BadCertificate {
-            path: file.to_owned(),
-            number: 1,
-            source: rustls::CertificateError::BadEncoding.into(),
-        };
-        let leaf = identity.cert.first().ok_or_else(unreadable)?;
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| unreadable())?;
-        let names = leaf.subject_alternative_name().map_err(|_| unreadable())?;
+        let leaf = leaf(file, &identity)?;
+        let names = leaf.subject_alternative_name();
+        let names = names.map_err(|_| unreadable(file))?;
         let names = names
             .into_iter()
             .flat_map(|names| &names.value.general_names);
@@ -71,11 +55,7 @@ impl Identities {
                 self.by_name.entry(name).or_insert_with(|| identity.clone());
             }
         }
-        self.validity.push(Validity {
-            file: file.to_owned(),
-            not_before: leaf.validity().not_before.timestamp(),
-            not_after: leaf.validity().not_after.timestamp(),
-        });
+        self.validity.push(Validity::of(file, &leaf));
         Ok(())
     }
 
@@ -100,49 +80,21 @@ impl Identities {
 
     /// What is to be said of certificates that are not good at this time.
     pub(super) fn out_of_time(&self, now: SystemTime) -> Vec<String> {
-        let now = seconds(now);
-        let judge = |validity: &Validity| {
-            let file = validity.file.display();
-            if now > validity.not_after {
-                let days = (now - validity.not_after) / DAY;
-                Some(format!("the certificate in {file} expired {days} days ago"))
-            } else if now < validity.not_before {
-                Some(format!("the certificate in {file} is not valid yet"))
-            } else {
-                None
-            }
-        };
-        self.validity.iter().filter_map(judge).collect()
+        let judged = self.validity.iter();
+        judged.filter_map(|one| one.out_of_time(now)).collect()
     }
 
     /// What is to be said of certificates whose end is near, and not there yet.
     pub(super) fn near_their_end(&self, now: SystemTime) -> Vec<String> {
-        let now = seconds(now);
-        let judge = |validity: &Validity| {
-            let left = validity.not_after - now;
-            // One that is good for a few days only is renewed in its last third.
-            let last_third = (validity.not_after - validity.not_before) / 3;
-            let file = validity.file.display();
-            (0..=NEAR_THE_END.min(last_third)).contains(&left).then(|| {
-                let days = left / DAY;
-                format!(
-                    "the certificate in {file} expires in {days} days, and nobody has renewed it"
-                )
-            })
-        };
-        self.validity.iter().filter_map(judge).collect()
+        let judged = self.validity.iter();
+        judged.filter_map(|one| one.near_its_end(now)).collect()
     }
 
     /// When the first of them expires, in seconds since the Unix epoch.
     pub(super) fn first_end(&self) -> i64 {
-        let ends = self.validity.iter().map(|validity| validity.not_after);
+        let ends = self.validity.iter().map(Validity::end);
         ends.min().unwrap_or_default()
     }
-}
-
-fn seconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 impl ResolvesServerCert for Identities {
@@ -163,7 +115,7 @@ impl fmt::Debug for Identities {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use culvert_config::relay::SniCertificate;
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};

@@ -3,12 +3,16 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use super::fresh::WATCH_INTERVAL;
 use super::*;
+use crate::metrics::Metrics;
 use crate::testing::Lines;
 
 const DOMAIN: &str = "relay.example.com";
@@ -137,9 +141,13 @@ fn a_certificate_that_is_no_good_gives_way_to_one_that_is_no_worse() {
 async fn while_a_node_runs_it_says_once_a_day_that_its_certificate_has_expired() {
     let (lines, _guards) = Lines::listen();
     let (_folder, certificate) = load_for(&[DOMAIN, BELOW], 2010);
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Metrics::new();
     let never = async || std::future::pending().await;
-    tokio::spawn(keep_fresh(certificate, metrics.clone(), never));
+    tokio::spawn(keep_fresh(
+        certificate,
+        metrics.certificate_expiry.clone(),
+        never,
+    ));
     let said = || lines.text().matches("expired").count();
     let hour = Duration::from_secs(3600);
     tokio::time::sleep(23 * hour).await;
@@ -170,7 +178,7 @@ async fn a_reload_is_made_when_it_is_asked_for() {
             std::future::pending::<()>().await;
         }
     };
-    tokio::spawn(keep_fresh(certificate.clone(), Arc::default(), wait));
+    tokio::spawn(keep_fresh(certificate.clone(), Gauge::default(), wait));
     write(folder.path());
     ask.send(()).await.unwrap();
     changed(&certificate, &old).await;
@@ -185,7 +193,7 @@ async fn a_reload_is_made_when_the_files_change() {
     write(folder.path());
     tokio::spawn(keep_fresh(
         certificate.clone(),
-        Arc::default(),
+        Gauge::default(),
         async || std::future::pending().await,
     ));
     changed(&certificate, &old).await;

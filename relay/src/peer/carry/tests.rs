@@ -17,6 +17,7 @@ use super::*;
 use crate::directory::{Service, SessionId};
 use crate::peer::Introduction;
 use crate::place::Place;
+use crate::revocations::Scope;
 
 const SOON: Duration = Duration::from_secs(100);
 
@@ -38,8 +39,8 @@ async fn pair() -> (Session, Session, Incoming) {
     (opens, takes, incoming)
 }
 
-/// A node's directory with the endpoint that [`call_head`] is for, on this session.
-fn directory(session: Session) -> Directory {
+/// A node that has the endpoint that [`call_head`] is for, on this session.
+fn carrier(session: Session) -> Arc<Carrier> {
     let directory = Directory::new(Duration::ZERO);
     let CallHead {
         endpoint, caller, ..
@@ -52,7 +53,11 @@ fn directory(session: Session) -> Directory {
         &place,
         Service::default(),
     );
-    directory
+    Arc::new(Carrier {
+        directory: Arc::new(directory),
+        revocations: Arc::default(),
+        metrics: Arc::default(),
+    })
 }
 
 fn call_head() -> CallHead {
@@ -84,14 +89,14 @@ fn call_head() -> CallHead {
 async fn the_trailers_of_an_empty_body_arrive() {
     let (edge, _node, mut calls) = pair().await;
     let (session, _agent, mut taken) = pair().await;
-    let directory = directory(session);
+    let carrier = carrier(session);
     let mut call = edge.open(&call_head(), Bytes::new(), false).unwrap();
     let sum = HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("1"))]);
     call.send.send_head(&Head::Trailers(sum)).await.unwrap();
     call.send.finish().unwrap();
     let (head, stream) = calls.accept().await.unwrap();
     sleep(Duration::from_secs(1)).await;
-    tokio::spawn(async move { carry(&directory, head, stream).await });
+    tokio::spawn(async move { carrier.carry(head, stream).await });
     let (_, mut stream) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
     match stream.recv.item().await.unwrap() {
         Item::Head(Head::Trailers(trailers)) => assert_eq!(trailers["x-sum"], "1"),
@@ -106,10 +111,10 @@ async fn what_came_before_a_break_is_passed_on() {
     for lost in [false, true] {
         let (edge, _node, mut calls) = pair().await;
         let (session, agent, mut taken) = pair().await;
-        let directory = directory(session);
+        let carrier = carrier(session);
         let mut call = edge.open(&call_head(), Bytes::new(), false).unwrap();
         let (head, stream) = timeout(SOON, calls.accept()).await.unwrap().unwrap();
-        tokio::spawn(async move { carry(&directory, head, stream).await });
+        tokio::spawn(async move { carrier.carry(head, stream).await });
         let (_, mut stream) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
         // More than the caller's node gives credit for at once.
         let said = Bytes::from(vec![7; 400_000]);
@@ -160,6 +165,118 @@ async fn an_end_that_nobody_waits_for_is_no_harm_to_the_other_direction() {
     let (_, mut taken) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
     taken.recv.stop(ResetCode::Cancelled);
     timeout(SOON, to.send.stopped()).await.unwrap();
-    let ended = pass(&mut from.recv, &mut to.send, Some(Item::Finished), false).await;
+    let ended = pass(&mut from.recv, &mut to.send, Some(Item::Finished), None).await;
     assert_eq!(ended, Ok(()));
+}
+
+fn revoke(carrier: &Carrier, scope: Scope) {
+    let revocation = Revocation::new(scope, Some("laptop stolen".into()), None);
+    carrier.revocations.add(revocation).unwrap();
+}
+
+fn acme() -> Scope {
+    Scope {
+        tenant: Some(TenantName::new("acme").unwrap()),
+        ..Scope::default()
+    }
+}
+
+/// Each node of a cluster hears of a revocation when it does: one that has may carry what another has let in.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_another_node_let_in_is_refused_where_it_is_known_to_be_revoked() {
+    let subject = |name: &str| Scope {
+        subject: Some(name.into()),
+        ..Scope::default()
+    };
+    let endpoint = |name: &str| Scope {
+        endpoint: Some(EndpointName::new(name).unwrap()),
+        ..acme()
+    };
+    for (scope, is_refused) in [
+        (subject("director-7"), true),
+        (acme(), true),
+        (endpoint("vc"), true),
+        (subject("director-8"), false),
+        (endpoint("nsx"), false),
+    ] {
+        let (edge, _node, mut calls) = pair().await;
+        let (session, _agent, mut taken) = pair().await;
+        let carrier = carrier(session);
+        revoke(&carrier, scope.clone());
+        let mut call = edge.open(&call_head(), Bytes::new(), false).unwrap();
+        let (head, stream) = timeout(SOON, calls.accept()).await.unwrap().unwrap();
+        let carrying = {
+            let carrier = carrier.clone();
+            tokio::spawn(async move { carrier.carry(head, stream).await })
+        };
+        match timeout(SOON, call.recv.item()).await.unwrap().unwrap() {
+            Item::Head(Head::Taken) => assert!(!is_refused, "{scope:?}"),
+            Item::Head(Head::Refusal(refusal)) => {
+                assert!(is_refused, "{scope:?}");
+                assert_eq!(refusal.code, ErrorCode::Forbidden);
+                assert!(!refusal.detail.contains("laptop"), "{}", refusal.detail);
+                timeout(SOON, carrying).await.unwrap().unwrap();
+                let untouched = timeout(Duration::from_secs(1), taken.accept()).await;
+                assert!(untouched.is_err(), "the agent saw it");
+            }
+            other => panic!("{other:?}"),
+        }
+        let refused = carrier.metrics.revocations.refused_calls.get();
+        assert_eq!(refused, u64::from(is_refused), "{scope:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_another_node_let_in_ends_when_it_is_revoked() {
+    for is_answered in [false, true] {
+        let (edge, _node, mut calls) = pair().await;
+        let (session, _agent, mut taken) = pair().await;
+        let carrier = carrier(session);
+        let mut call = edge.open(&call_head(), Bytes::new(), false).unwrap();
+        let (head, stream) = timeout(SOON, calls.accept()).await.unwrap().unwrap();
+        let carrying = {
+            let carrier = carrier.clone();
+            tokio::spawn(async move { carrier.carry(head, stream).await })
+        };
+        let (_, mut stream) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
+        let first = timeout(SOON, call.recv.item()).await.unwrap();
+        assert!(matches!(first, Ok(Item::Head(Head::Taken))), "{first:?}");
+        if is_answered {
+            let answer = Head::Response(ResponseHead {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: BodyLength::Unknown,
+            });
+            stream.send.send_head(&answer).await.unwrap();
+            let head = timeout(SOON, call.recv.item()).await.unwrap();
+            assert!(
+                matches!(head, Ok(Item::Head(Head::Response(_)))),
+                "{head:?}"
+            );
+        }
+        let other = Scope {
+            subject: Some("director-8".into()),
+            ..Scope::default()
+        };
+        revoke(&carrier, other);
+        let goes_on = timeout(Duration::from_secs(1), call.recv.item()).await;
+        assert!(goes_on.is_err(), "somebody else was revoked: {goes_on:?}");
+
+        revoke(&carrier, acme());
+        match timeout(SOON, call.recv.item()).await.unwrap() {
+            Ok(Item::Head(Head::Refusal(refusal))) => {
+                assert!(!is_answered);
+                assert_eq!(refusal.code, ErrorCode::Forbidden);
+            }
+            Err(why) => {
+                assert!(is_answered);
+                assert_eq!(why, StreamError::Reset(ResetCode::Withdrawn));
+            }
+            other => panic!("{other:?}"),
+        }
+        timeout(SOON, carrying).await.unwrap().unwrap();
+        let gone = timeout(SOON, stream.send.stopped()).await.unwrap();
+        assert_eq!(gone, StreamError::Reset(ResetCode::Cancelled));
+        assert_eq!(carrier.metrics.revocations.ended_calls.get(), 1);
+    }
 }
