@@ -14,6 +14,10 @@ const PRIORITY: u8 = 13 * 8 + 5;
 /// How long a server may take to accept a connection or a line.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Longest datagram, in bytes: by UDP there is room for some 500 more. What is longer (a target of very many
+/// bytes that are written as four or five) loses its end.
+const MAX_DATAGRAM: usize = 65_000;
+
 /// The way to one server; connected when there is something to say.
 #[derive(Debug)]
 pub(crate) struct Syslog {
@@ -109,14 +113,20 @@ impl Socket {
 
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
         match self {
-            Self::Unix(socket) => socket.send(message).map(drop),
-            Self::Udp(socket) => socket.send(message).map(drop),
+            Self::Unix(socket) => socket.send(datagram(message)).map(drop),
+            Self::Udp(socket) => socket.send(datagram(message)).map(drop),
             Self::Tcp(stream) => {
                 let framed = [format!("{} ", message.len()).as_bytes(), message].concat();
                 stream.write_all(&framed)
             }
         }
     }
+}
+
+/// As much of a message as a datagram takes: a longer one is refused, and would be in the way of all others for
+/// ever.
+fn datagram(message: &[u8]) -> &[u8] {
+    &message[..message.len().min(MAX_DATAGRAM)]
 }
 
 /// The first address of `HOST:PORT` that works.
@@ -181,6 +191,22 @@ mod tests {
         Syslog::new(SyslogServer::Udp(address)).send(b"{}").unwrap();
         let length = server.recv(&mut buffer).unwrap();
         assert_message(&buffer[..length], "{}");
+    }
+
+    /// The writer would try it again and again, before all that comes after it.
+    #[test]
+    fn a_line_that_no_datagram_takes_loses_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let unix = UnixDatagram::bind(&path).unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = udp.local_addr().unwrap().to_string();
+        let long = vec![b'x'; 300_000];
+        let mut buffer = vec![0; 70_000];
+        Syslog::new(SyslogServer::Udp(address)).send(&long).unwrap();
+        assert_eq!(udp.recv(&mut buffer).unwrap(), MAX_DATAGRAM);
+        Syslog::new(SyslogServer::Unix(path)).send(&long).unwrap();
+        assert_eq!(unix.recv(&mut buffer).unwrap(), MAX_DATAGRAM);
     }
 
     #[test]

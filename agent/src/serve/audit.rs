@@ -16,6 +16,10 @@ use super::call::Call;
 use crate::audit::{CallLine, Time, mask_target};
 use crate::upstream::Progress;
 
+/// Most bytes of the name or the namespace of a SOAP call's operation that the log has: those of vSphere have
+/// fewer than 60.
+const MAX_WORD: usize = 256;
+
 /// Most bytes of a target that [`shown_target`] shows.
 const MAX_SHOWN: usize = 512;
 
@@ -152,7 +156,13 @@ impl<'c> Record<'c> {
     /// Notes the operation of a SOAP call.
     pub(crate) fn note_soap(&mut self, soap: Soap<'_>) {
         if let Soap::Operation { ns, name } = soap {
-            self.soap = Some((ns.to_owned(), name.to_owned()));
+            // They are the caller's words, in a body of many KiB.
+            let shown = |word: &str| {
+                Printable(&word.as_bytes()[..word.len().min(MAX_WORD)])
+                    .text()
+                    .into_owned()
+            };
+            self.soap = Some((shown(ns), shown(name)));
         }
     }
 

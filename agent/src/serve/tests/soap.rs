@@ -89,6 +89,18 @@ async fn an_operation_that_no_rule_names_is_refused_as_soap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operation_with_an_endless_name_makes_no_endless_line() {
+    let tunnel = Tunnel::new(RULES).await;
+    let body =
+        envelope("Destroy_Task").replace("\"urn:vim25\"", &format!("'{}'", "\"".repeat(40_000)));
+    let body = body.replace("Destroy_Task", &"x".repeat(5_000));
+    let refusal = refusal(&mut tunnel.call(&sdk(body.len()), body)).await;
+    assert_eq!(refusal.code, ErrorCode::PolicyDenied);
+    let line = tunnel.serving.accounts().audit.take_lines().remove(0);
+    assert!(line.len() < 2_000, "{} bytes", line.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_soap_call_whose_operation_is_not_certain_is_refused() {
     let mut tunnel = Tunnel::new(RULES).await;
     let good = envelope("RetrieveServiceContent");
