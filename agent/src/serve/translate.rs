@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use culvert_config::endpoint::{Endpoint, HostHeader};
+use culvert_proto::head::Mode;
 use culvert_proto::names::{EndpointName, TenantName};
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LOCATION, HeaderMap, HeaderName, HeaderValue,
@@ -46,7 +47,10 @@ impl LocalNames {
             };
             Some((endpoint.name.clone(), local))
         };
-        let by_own_name = |endpoint: &&Endpoint| endpoint.host == HostHeader::Rewrite;
+        // A name by which nobody is served leads nowhere.
+        let by_own_name = |endpoint: &&Endpoint| {
+            endpoint.host == HostHeader::Rewrite && endpoint.modes.contains(&Mode::Http)
+        };
         Self(
             endpoints
                 .iter()
@@ -331,6 +335,7 @@ mod tests {
             ("esx1", "https://esx1.sddc.local:8443"),
             ("old", "http://old.sddc.local"),
             ("same", "https://same.sddc.local"),
+            ("way", "https://way.sddc.local"),
         ]
         .map(|(name, upstream)| {
             let mut endpoint = endpoint(upstream, Trust::SystemRoots);
@@ -338,6 +343,7 @@ mod tests {
             endpoint
         });
         endpoints[3].host = HostHeader::Preserve;
+        endpoints[4].modes = vec![Mode::Connect];
         LocalNames::of(&endpoints)
     }
 
@@ -400,6 +406,11 @@ mod tests {
                 format!("{public}/ui?a=b#c"),
             ),
             ("HTTPS://VC.sddc.local", public.to_owned()),
+            // An endpoint that takes no calls by its host name.
+            (
+                "https://way.sddc.local/x",
+                "https://way.sddc.local/x".to_owned(),
+            ),
             ("https://vc.sddc.local:443/", format!("{public}/")),
             // The same server, which does not know that TLS ends elsewhere.
             ("http://vc.sddc.local/ui", format!("{public}/ui")),
