@@ -83,6 +83,11 @@ impl<S> Endpoint<S> {
             tunnel: None,
         }
     }
+
+    /// Whether it has been without a session since then.
+    fn is_gone_since(&self, then: Instant) -> bool {
+        self.sessions.is_empty() && self.since == then
+    }
 }
 
 impl<S: Target> Endpoint<S> {
@@ -140,6 +145,9 @@ impl<S> Tenants<S> {
         self.remembered += 1;
         tenant.gone.push_back((now, endpoint.clone()));
         self.remembered -= tenant.forget_until(now, memory);
+        if tenant.gone.len() > MAX_REMEMBERED_OF_TENANT {
+            tenant.forget_returned();
+        }
         while tenant.gone.len() > MAX_REMEMBERED_OF_TENANT
             || (self.remembered > MAX_REMEMBERED && !tenant.gone.is_empty())
         {
@@ -244,6 +252,16 @@ impl<S> Tenant<S> {
         forgotten
     }
 
+    /// Drops the entries of `gone` whose endpoints are back since, or gone again: they are in the way of those
+    /// that are away.
+    fn forget_returned(&mut self) {
+        let endpoints = &self.endpoints;
+        self.gone.retain(|(since, name)| {
+            let entry = endpoints.get(name);
+            entry.is_some_and(|entry| entry.is_gone_since(*since))
+        });
+    }
+
     /// Drops the oldest entry of `gone`, and its endpoint unless it is back since; says whether
     /// an endpoint was forgotten.
     fn forget_oldest(&mut self) -> bool {
@@ -253,7 +271,7 @@ impl<S> Tenant<S> {
         let still_gone = self
             .endpoints
             .get(&name)
-            .is_some_and(|entry| entry.sessions.is_empty() && entry.since == since);
+            .is_some_and(|entry| entry.is_gone_since(since));
         if still_gone && let Some(entry) = self.endpoints.remove(&name) {
             self.unname(&name, &entry.names);
         }

@@ -249,6 +249,19 @@ fn an_endpoint_that_flaps_takes_no_more_room() {
 }
 
 #[test]
+fn an_endpoint_that_flaps_does_not_make_another_forgotten() {
+    let directory = Directory::new(MEMORY);
+    directory.add("acme", "nsx", 1, &Fake::default());
+    directory.remove("acme", "nsx", 1);
+    for n in 0..3 * MAX_REMEMBERED_OF_TENANT as u64 {
+        directory.add("acme", "vcenter", n, &Fake::default());
+        directory.remove("acme", "vcenter", n);
+    }
+    directory.assert_counts();
+    assert!(matches!(directory.find("acme", "nsx"), Lookup::Offline));
+}
+
+#[test]
 fn what_is_remembered_of_all_tenants_is_bounded() {
     let directory = Directory::new(MEMORY);
     let tenants = MAX_REMEMBERED / MAX_REMEMBERED_OF_TENANT + 2;
