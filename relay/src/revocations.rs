@@ -34,6 +34,9 @@ use crate::directory::SessionId;
 /// Most revocations that hold at once. Each takes less than 2 KiB.
 pub const MAX_REVOCATIONS: usize = 4096;
 
+/// Farthest end of a revocation from now: a hundred years. What holds for longer has no end.
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 /// Longest reason, in bytes.
 pub const MAX_REASON: usize = 512;
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::directory::SessionId;
 use crate::node::Node;
 use crate::revocations::sharing::Told;
-use crate::revocations::{MAX_REASON, Revocation, RevocationId, Scope};
+use crate::revocations::{LONGEST, MAX_REASON, Revocation, RevocationId, Scope};
 
 /// How long an answer waits for the registry to have what other nodes must know.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -204,13 +204,19 @@ fn revocation(asked: Asked, now: SystemTime) -> Result<Revocation, String> {
         (Some(_), Some(_)) => return Err("give ttl_s or expires, not both".to_owned()),
         (ttl, None) => ttl.map(Duration::from_secs),
         (None, Some(expires)) => {
-            let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires));
-            // What the clock cannot count never comes.
-            expires.map(|at| at.duration_since(now).unwrap_or_default())
+            let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+            Some(Duration::from_secs(expires).saturating_sub(now))
         }
     };
     if ttl.is_some_and(|ttl| ttl.is_zero()) {
         return Err("it would be over already".to_owned());
+    }
+    // Milliseconds by mistake, say: an end that engines cannot count.
+    if ttl.is_some_and(|ttl| ttl > LONGEST) {
+        return Err(
+            "it would end in more than a hundred years; without an end it holds until it is lifted"
+                .to_owned(),
+        );
     }
     Ok(Revocation::new(scope, asked.reason, ttl))
 }

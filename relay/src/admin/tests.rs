@@ -204,6 +204,14 @@ async fn a_revocation_that_makes_no_sense_is_not_made() {
         (json!({"tenant": "acme", "ttl_s": 0}), "over already"),
         (json!({"tenant": "acme", "expires": 1}), "over already"),
         (
+            json!({"tenant": "acme", "expires": 1_795_909_655_000_000_000_u64}),
+            "a hundred years",
+        ),
+        (
+            json!({"tenant": "acme", "ttl_s": u64::MAX}),
+            "a hundred years",
+        ),
+        (
             json!({"tenant": "acme", "ttl_s": 1, "expires": 4_000_000_000_u64}),
             "not both",
         ),

@@ -9,12 +9,12 @@ use culvert_config::cluster::{Directory as Configured, Peer};
 use culvert_process::workers::Workers;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::redis::RedisRegistry;
 use super::registry::{Entry, Instance, Registry};
 use super::withdrawals::LastRead;
-use super::{Cluster, Word};
+use super::{Cluster, GATHER, Word};
 use crate::node::Node;
 use crate::peer::{Acceptor, Introduction, PeerTls, Peers};
 
@@ -116,11 +116,16 @@ impl Joined {
     /// up: loudly, the node goes on without.
     pub(crate) async fn hear_first(&self) {
         self.cluster.revocations.share();
-        let mut last = LastRead::default();
-        match timeout(FIRST_WORDS, self.cluster.exchange(&mut last)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => unheard(&error.to_string()),
-            Err(_) => unheard("no answer"),
+        let (mut last, mut trouble) = (LastRead::default(), None);
+        let heard = async {
+            // An engine that is being started says no at once.
+            while let Err(error) = self.cluster.exchange(&mut last).await {
+                trouble = Some(error.to_string());
+                sleep(GATHER).await;
+            }
+        };
+        if timeout(FIRST_WORDS, heard).await.is_err() {
+            unheard(trouble.as_deref().unwrap_or("no answer"));
         }
     }
 

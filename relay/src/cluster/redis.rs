@@ -26,8 +26,8 @@ use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
-    TlsCertificates, TlsMode, ToRedisArgs, Value, from_redis_value_ref, pipe,
+    AsyncConnectionConfig, Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisError, TlsCertificates, TlsMode, ToRedisArgs, Value, from_redis_value_ref, pipe,
 };
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
@@ -35,9 +35,10 @@ use tokio::time::sleep;
 
 use self::words::{MAX_WORD, Written};
 use self::written::{Meta, Routes};
+use super::PATIENCE;
 use super::registry::{Entry, Heard, Instance, Load, Registry, RegistryError, Seen, Stamp};
-use crate::revocations::MAX_REVOCATIONS;
 use crate::revocations::sharing::{Says, Word};
+use crate::revocations::{LONGEST, MAX_REVOCATIONS};
 
 /// How long hints are done without after the engine did not take the subscription.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
@@ -225,19 +226,29 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<Connection, RedisError> {
+        // The library's own would give up after half a second.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(TIMEOUT))
+            .set_response_timeout(Some(PATIENCE));
         Ok(match self {
-            Self::Single(client) => {
-                Connection::Single(client.get_multiplexed_async_connection().await?)
-            }
-            Self::Sentinel(sentinel) => {
-                Connection::Single(sentinel.lock().await.get_async_connection().await?)
-            }
+            Self::Single(client) => Connection::Single(
+                client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await?,
+            ),
+            Self::Sentinel(sentinel) => Connection::Single(
+                sentinel
+                    .lock()
+                    .await
+                    .get_async_connection_with_config(&config)
+                    .await?,
+            ),
             Self::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
         })
     }
 }
 
-/// How long one server of a Cluster is waited for.
+/// How long one server of a Cluster, and a connection with any other, is waited for.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 impl From<RedisError> for RegistryError {
@@ -368,7 +379,7 @@ impl Registry for RedisRegistry {
                     set.arg("NX");
                 }
                 if let Some(left) = word.left {
-                    set.arg("PX").arg(milliseconds(left).max(1));
+                    set.arg("PX").arg(milliseconds(left.min(LONGEST)).max(1));
                 }
                 set.ignore();
                 commands

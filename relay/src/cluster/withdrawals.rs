@@ -50,10 +50,14 @@ impl<R: Registry> Cluster<R> {
     /// Says what is new here, and hears what is new there.
     pub(super) async fn exchange(&self, last: &mut LastRead) -> Result<(), RegistryError> {
         let untold = self.revocations.untold();
-        if !untold.is_empty() {
-            within(self.registry.say(&untold)).await?;
+        let said = match untold.is_empty() {
+            true => Ok(()),
+            false => within(self.registry.say(&untold)).await,
+        };
+        if said.is_ok() {
             self.revocations.on_told(&untold);
         }
+        // Others are heard also where nothing can be said: an engine may be readable only.
         let is_due = last.at.is_none_or(|at| at.elapsed() >= READ_INTERVAL);
         let known = last.stamp.as_ref().filter(|_| !is_due);
         if let Some(heard) = within(self.registry.hear(known)).await? {
@@ -63,6 +67,6 @@ impl<R: Registry> Cluster<R> {
                 at: Some(Instant::now()),
             };
         }
-        Ok(())
+        said
     }
 }

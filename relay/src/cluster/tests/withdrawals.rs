@@ -81,6 +81,26 @@ async fn without_the_registry_it_holds_here_and_elsewhere_as_soon_as_it_answers(
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_can_say_nothing_hears_what_others_have_said() {
+    let registry = MemoryRegistry::default();
+    let nodes = [
+        Node::start_named(&registry, "a", 1),
+        Node::start_named(&registry, "b", 2),
+    ];
+    pass(2).await;
+    registry.lose_hints(true);
+    let id = nodes[1].revoke("ann");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(nodes[1].revocations.told(id), Told::Everybody);
+    assert!(!nodes[0].knows(id), "it has not looked yet");
+    registry.set_read_only(true);
+    let untold = nodes[0].revoke("bob");
+    pass(3).await;
+    assert!(nodes[0].knows(id));
+    assert_eq!(nodes[0].revocations.told(untold), Told::NotYet);
+}
+
 /// An engine without disk is started again and knows nothing.
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_comes_back_empty_hears_everything_again() {
