@@ -24,11 +24,12 @@ mod registry;
 mod tests;
 mod withdrawals;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -186,12 +187,16 @@ impl<R: Registry> Cluster<R> {
                 () = self.registry.hint() => {
                 self.hinted.notify_one();
                 sleep(GATHER).await;
+                // What has come meanwhile asks for the same read.
+                while self.registry.hint().now_or_never().is_some() {}
             }
             }
+            let given = self.word.given.load(Ordering::Relaxed);
             let versions = known
                 .iter()
-                .map(|(instance, known)| (instance.clone(), known.version));
-            let given = self.word.given.load(Ordering::Relaxed);
+                .map(|(instance, known)| (instance.clone(), known.version))
+                // Its own routes the node knows best.
+                .chain([(self.me.instance.clone(), given)]);
             let read = within(self.registry.read(&versions.collect())).await;
             self.note(RegistryWork::Learn, &read);
             if let Ok(entries) = read {
@@ -256,11 +261,12 @@ impl<R: Registry> Cluster<R> {
                 self.bind(&node.link, &node.routes);
                 continue;
             }
-            for gone in node
+            let stay: HashSet<_> = entry.routes.iter().map(Route::of).collect();
+            let gone = node
                 .routes
                 .iter()
-                .filter(|route| !entry.routes.iter().any(|new| new.is_of(route)))
-            {
+                .filter(|route| !stay.contains(&route.of()));
+            for gone in gone {
                 self.directory
                     .withdraw(&gone.tenant, &gone.endpoint, node.link.id());
             }

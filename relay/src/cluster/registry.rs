@@ -83,9 +83,9 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Whether another one is of the same endpoint.
-    pub(crate) fn is_of(&self, other: &Self) -> bool {
-        self.tenant == other.tenant && self.endpoint == other.endpoint
+    /// Whose endpoint it is, and which.
+    pub(crate) fn of(&self) -> (&TenantName, &EndpointName) {
+        (&self.tenant, &self.endpoint)
     }
 }
 
