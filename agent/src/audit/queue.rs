@@ -299,9 +299,12 @@ impl Queue {
         }
     }
 
-    /// Lines that the agent's end left behind.
-    pub(crate) fn abandon(&self) -> usize {
-        std::mem::take(&mut self.lock().lines).len()
+    /// Everything that waits at the agent's end, and how many lines were lost and not told of yet.
+    pub(crate) fn abandon(&self) -> (Vec<String>, u64) {
+        let mut state = self.lock();
+        state.bytes = 0;
+        let lines = std::mem::take(&mut state.lines).into();
+        (lines, std::mem::take(&mut state.unreported))
     }
 
     pub(crate) fn reopen(&self) {

@@ -266,12 +266,20 @@ impl Writer {
     }
 
     fn end(mut self) {
-        self.queue.on_begun(1);
-        self.write(vec![line::stop()], 0);
+        // What waits goes first: a log that ends in order lacks nothing without saying so.
+        let (mut lines, lost) = self.queue.abandon();
+        let waiting = lines.len();
+        if lost > 0 {
+            lines.push(line::gap(lost));
+        }
+        lines.push(line::stop());
+        let own = lines.len() - waiting;
+        self.queue.on_begun(lines.len());
+        self.write(lines, 0);
         if let Err(error) = self.sync() {
             tracing::error!(target: "culvert::audit", %error, "the audit log may not be on the disk");
         }
-        let left = self.queue.abandon();
+        let left = self.queue.abandon().0.len().saturating_sub(own);
         if left > 0 {
             tracing::error!(target: "culvert::audit", lines = left, "audit lines are lost");
         }
@@ -285,6 +293,31 @@ mod tests {
 
     use super::*;
     use crate::audit::suppress::Suppressor;
+
+    #[test]
+    fn a_log_that_ends_in_order_has_what_waited_and_says_what_was_lost() {
+        let (shown, batches) = mpsc::channel();
+        let (_, go_on) = mpsc::channel();
+        let queue = Arc::new(Queue::new(false));
+        let writer = Writer::new(
+            queue.clone(),
+            Suppressed(Arc::new(Mutex::new(Suppressor::new(10)))),
+            Sink::Held { shown, go_on },
+            Head::NONE,
+            (false, 0),
+        );
+        let waits = "\"event\":\"call\"".to_owned();
+        queue.on_failed(0, Head::NONE, [waits].into_iter(), 7, "no server".into());
+        writer.end();
+        let log = String::from_utf8(batches.recv().unwrap()).unwrap();
+        let events = ["\"start\"", "\"call\"", "\"gap\",\"lost\":7", "\"stop\""];
+        let places = events.map(|event| log.find(event));
+        assert!(
+            places.iter().all(Option::is_some) && places.is_sorted(),
+            "{log}"
+        );
+        assert_eq!(queue.status().waiting, 0);
+    }
 
     #[test]
     fn a_sink_that_is_stuck_is_noticed_and_gets_every_line_when_it_goes_on() {
