@@ -37,6 +37,14 @@ pub const MAX_REVOCATIONS: usize = 4096;
 /// Farthest end of a revocation from now: a hundred years. What holds for longer has no end.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
+/// What a caller is told whose call is refused.
+pub(crate) const REFUSED: &str =
+    "the relay's operator has revoked the access of this credential, or to this endpoint";
+
+/// What a caller is told whose call is ended.
+pub(crate) const ENDED: &str = "the relay's operator revoked the access while the call was in flight; whether \
+     the local API has seen it is not known";
+
 /// Longest reason, in bytes.
 pub const MAX_REASON: usize = 512;
 

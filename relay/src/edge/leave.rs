@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Edge;
 use super::record::CallRecord;
-use crate::revocations::Revocation;
+use crate::revocations::{self, Revocation};
 use crate::tenants::{Exceeded, LiveCall};
 
 /// How long a call may go on after its caller's token expired.
@@ -94,12 +94,9 @@ impl From<Withdrawn> for Problem {
                  not known",
                 Some("invalid_token"),
             ),
-            Withdrawn::Revoked => Self::new(
-                ErrorCode::Forbidden,
-                "the relay's operator revoked the access while the call was in flight; whether the local \
-                 API has seen it is not known",
-            )
-            .with_log(withdrawn.to_string()),
+            Withdrawn::Revoked => {
+                Self::new(ErrorCode::Forbidden, revocations::ENDED).with_log(withdrawn.to_string())
+            }
             Withdrawn::GivenUp => Self::new(
                 ErrorCode::SessionLost,
                 "this relay node stopped before the answer; whether the local API has seen the call is \
@@ -147,10 +144,7 @@ impl Edge {
     pub(super) fn refuse_revoked(&self, revocation: &Revocation) -> Problem {
         self.metrics.revocations.refused_calls.inc();
         let reason = revocation.reason.as_deref().unwrap_or("no reason given");
-        Problem::new(
-            ErrorCode::Forbidden,
-            "the relay's operator has revoked the access of this credential, or to this endpoint",
-        )
-        .with_log(format!("revocation {}: {reason}", revocation.id))
+        Problem::new(ErrorCode::Forbidden, revocations::REFUSED)
+            .with_log(format!("revocation {}: {reason}", revocation.id))
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::directory::{Directory, Lookup};
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::revocations::{Revocation, Revocations};
+use crate::revocations::{self, Revocation, Revocations};
 
 /// Sessions that are tried before the call is sent back.
 const TRIES: u32 = 3;
@@ -91,12 +91,7 @@ impl Carrier {
         if let Some(revocation) = self.revocation(&head) {
             self.metrics.revocations.refused_calls.inc();
             note(&head, &revocation, "refused");
-            refuse(
-                &mut from.send,
-                ErrorCode::Forbidden,
-                "the relay's operator has revoked the access of this credential, or to this endpoint",
-            )
-            .await;
+            refuse(&mut from.send, ErrorCode::Forbidden, revocations::REFUSED).await;
             return Carried::Revoked;
         }
         let mut to = match open(&self.directory, &head, &first) {
@@ -131,13 +126,7 @@ impl Carrier {
                 if answered.into_inner() {
                     from.send.reset(ResetCode::Withdrawn);
                 } else {
-                    refuse(
-                        &mut from.send,
-                        ErrorCode::Forbidden,
-                        "the relay's operator revoked the access while the call was in flight; whether \
-                         the local API has seen it is not known",
-                    )
-                    .await;
+                    refuse(&mut from.send, ErrorCode::Forbidden, revocations::ENDED).await;
                 }
                 to.send.reset(ResetCode::Cancelled);
             }
