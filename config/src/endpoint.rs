@@ -300,8 +300,8 @@ fn check_client(
         }
     };
     if !is_tls {
-        let message = "found a client certificate for an upstream without TLS; expected https";
-        return Err(document.error(certificate.span(), message));
+        let found = "a client certificate";
+        return Err(without_tls(document, found, certificate.span()));
     }
     Ok(Some(ClientIdentity {
         certificate: crate::check::file(document, certificate)?,
@@ -346,27 +346,26 @@ fn check_networks(
     }
 }
 
+/// Something to check TLS by, where there is none.
+fn without_tls(document: &Document, found: &str, span: Range<usize>) -> ConfigError {
+    let message = format!("found {found} for an upstream without TLS; expected https");
+    document.error(span, message)
+}
+
 fn check_trust(
     document: &Document,
     written: &WrittenEndpoint,
     is_tls: bool,
 ) -> Result<Trust, ConfigError> {
-    let without_tls = |found: &str, span: Range<usize>| {
-        let message = format!("found {found} for an upstream without TLS; expected https");
-        Err(document.error(span, message))
-    };
-    match (&written.ca, &written.pin_sha256) {
-        (Some(ca), None) if !is_tls => return without_tls("ca", ca.span()),
-        (None, Some(pins)) if !is_tls => return without_tls("pin_sha256", pins.span()),
-        _ => {}
-    }
     match (&written.ca, &written.pin_sha256) {
         (None, None) => Ok(Trust::SystemRoots),
+        (Some(ca), None) if !is_tls => Err(without_tls(document, "ca", ca.span())),
         (Some(ca), None) => Ok(Trust::Ca(crate::check::file(document, ca)?)),
         (Some(_), Some(pins)) => Err(document.error(
             pins.span(),
             "found both ca and pin_sha256; expected one of them",
         )),
+        (None, Some(pins)) if !is_tls => Err(without_tls(document, "pin_sha256", pins.span())),
         (None, Some(pins)) if pins.get_ref().is_empty() => Err(document.error(
             pins.span(),
             "found an empty list; expected at least one pin",
