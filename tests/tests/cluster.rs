@@ -33,6 +33,15 @@ fn cluster(relays: usize, nginx: &Nginx) -> Cluster {
     Cluster::start(relays, options)
 }
 
+/// A way through a node that is open.
+fn way(cluster: &Cluster, relay: usize) -> Way {
+    let credential = format!("Proxy-Authorization: Bearer {}\r\n", caller_token());
+    let port = cluster.relays[relay].public;
+    let way = Way::open(port, "vcenter.sddc.local:443", &credential);
+    assert_eq!(way.status(), 200, "{}", way.head);
+    way
+}
+
 /// An agent is with one node, and callers reach it by way of the other, in every mode.
 #[test]
 fn a_call_reaches_the_agent_through_a_node_that_does_not_have_it() {
@@ -62,13 +71,7 @@ fn a_call_reaches_the_agent_through_a_node_that_does_not_have_it() {
         let denied = cluster.call(1, "/forbidden/x").http(http).run();
         denied.assert_refused(403, "policy-denied", "agent");
     }
-    let credential = format!("Proxy-Authorization: Bearer {}\r\n", caller_token());
-    let way = Way::open(
-        cluster.relays[1].public,
-        "vcenter.sddc.local:443",
-        &credential,
-    );
-    assert_eq!(way.status(), 200, "{}", way.head);
+    let _way = way(&cluster, 1);
     let metrics = cluster.admin(0, "/metrics").text();
     assert!(
         metrics.contains("culvert_relay_peer_calls_total{outcome=\"taken\"} "),
@@ -104,13 +107,7 @@ fn a_node_that_waits_for_its_callers_takes_other_nodes_calls_meanwhile() {
     let mut cluster = cluster(2, &nginx);
     cluster.start_agent_of(0);
     cluster.await_endpoint();
-    let credential = format!("Proxy-Authorization: Bearer {}\r\n", caller_token());
-    let way = Way::open(
-        cluster.relays[0].public,
-        "vcenter.sddc.local:443",
-        &credential,
-    );
-    assert_eq!(way.status(), 200, "{}", way.head);
+    let _way = way(&cluster, 0);
     cluster.relays[0].process.terminate();
     until("the node drains", || {
         cluster.admin(0, "/readyz").status == 503

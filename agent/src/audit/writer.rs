@@ -294,18 +294,17 @@ mod tests {
     use super::*;
     use crate::audit::suppress::Suppressor;
 
+    fn writer(queue: &Arc<Queue>, sink: Sink) -> Writer {
+        let suppressed = Suppressed(Arc::new(Mutex::new(Suppressor::new(10))));
+        Writer::new(queue.clone(), suppressed, sink, Head::NONE, (false, 0))
+    }
+
     #[test]
     fn a_log_that_ends_in_order_has_what_waited_and_says_what_was_lost() {
         let (shown, batches) = mpsc::channel();
         let (_, go_on) = mpsc::channel();
         let queue = Arc::new(Queue::new(false));
-        let writer = Writer::new(
-            queue.clone(),
-            Suppressed(Arc::new(Mutex::new(Suppressor::new(10)))),
-            Sink::Held { shown, go_on },
-            Head::NONE,
-            (false, 0),
-        );
+        let writer = writer(&queue, Sink::Held { shown, go_on });
         let waits = "\"event\":\"call\"".to_owned();
         queue.on_failed(0, Head::NONE, [waits].into_iter(), 7, "no server".into());
         writer.end();
@@ -325,13 +324,7 @@ mod tests {
             let (shown, batches) = mpsc::channel();
             let (go, go_on) = mpsc::channel();
             let queue = Arc::new(Queue::impatient(strict));
-            let writer = Writer::new(
-                queue.clone(),
-                Suppressed(Arc::new(Mutex::new(Suppressor::new(10)))),
-                Sink::Held { shown, go_on },
-                Head::NONE,
-                (false, 0),
-            );
+            let writer = writer(&queue, Sink::Held { shown, go_on });
             let thread = thread::spawn(move || writer.run());
             let next = || String::from_utf8(batches.recv().unwrap()).unwrap();
             assert!(next().contains("\"start\""));

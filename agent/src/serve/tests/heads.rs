@@ -176,25 +176,35 @@ async fn a_full_endpoint_sheds_calls_and_serves_again_when_there_is_room() {
     assert_eq!(body_of(&mut three).await, b"hello");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_rule_with_a_rate_lets_so_many_calls_through() {
-    let rules = r#"
+fn two_calls_per(unit: &str) -> String {
+    format!(
+        r#"
 version = 1
 [[rule]]
 id = "few"
 action = "allow"
 path = ["/api/**"]
-rate = "2/s"
-"#;
-    let mut tunnel = Tunnel::new(rules).await;
+rate = "2/{unit}"
+"#
+    )
+}
+
+/// How the third of three calls at once is refused.
+async fn third_call(tunnel: &mut Tunnel) -> Refusal {
+    let _calls = [
+        tunnel.call(&get("/api/1"), ""),
+        tunnel.call(&get("/api/2"), ""),
+    ];
+    tunnel.connection().await;
+    tunnel.connection().await;
+    refusal(&mut tunnel.call(&get("/api/3"), "")).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_with_a_rate_lets_so_many_calls_through() {
+    let mut tunnel = Tunnel::new(&two_calls_per("s")).await;
     for round in 0..2 {
-        let _calls = [
-            tunnel.call(&get("/api/1"), ""),
-            tunnel.call(&get("/api/2"), ""),
-        ];
-        tunnel.connection().await;
-        tunnel.connection().await;
-        let refusal = refusal(&mut tunnel.call(&get("/api/3"), "")).await;
+        let refusal = third_call(&mut tunnel).await;
         assert_eq!(refusal.code, ErrorCode::QuotaExceeded, "round {round}");
         assert!(refusal.detail.ends_with("try again in 1 s."), "{refusal:?}");
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
@@ -203,22 +213,8 @@ rate = "2/s"
 
 #[tokio::test(start_paused = true)]
 async fn whoever_has_used_up_a_rate_is_told_for_how_long() {
-    let rules = r#"
-version = 1
-[[rule]]
-id = "few"
-action = "allow"
-path = ["/api/**"]
-rate = "2/h"
-"#;
-    let mut tunnel = Tunnel::new(rules).await;
-    let _calls = [
-        tunnel.call(&get("/api/1"), ""),
-        tunnel.call(&get("/api/2"), ""),
-    ];
-    tunnel.connection().await;
-    tunnel.connection().await;
-    let refusal = refusal(&mut tunnel.call(&get("/api/3"), "")).await;
+    let mut tunnel = Tunnel::new(&two_calls_per("h")).await;
+    let refusal = third_call(&mut tunnel).await;
     let (_, wait) = refusal.detail.split_once("try again in ").unwrap();
     let seconds: u64 = wait.strip_suffix(" s.").unwrap().parse().unwrap();
     assert!((1_700..=1_800).contains(&seconds), "{refusal:?}");

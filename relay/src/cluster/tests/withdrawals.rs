@@ -23,6 +23,13 @@ impl Node {
     }
 }
 
+fn two_nodes(registry: &MemoryRegistry) -> [Node; 2] {
+    [
+        Node::start_named(registry, "a", 1),
+        Node::start_named(registry, "b", 2),
+    ]
+}
+
 async fn lies_there(registry: &MemoryRegistry) -> usize {
     registry.hear(None).await.unwrap().unwrap().words.len()
 }
@@ -30,10 +37,7 @@ async fn lies_there(registry: &MemoryRegistry) -> usize {
 #[tokio::test(start_paused = true)]
 async fn what_is_revoked_or_lifted_on_one_node_is_so_on_all_within_two_seconds() {
     let registry = MemoryRegistry::default();
-    let nodes = [
-        Node::start_named(&registry, "a", 1),
-        Node::start_named(&registry, "b", 2),
-    ];
+    let nodes = two_nodes(&registry);
     pass(1).await;
     // With hints at once, without at the next look.
     for (hints, within) in [(true, 0), (false, 2)] {
@@ -60,10 +64,7 @@ async fn what_is_revoked_or_lifted_on_one_node_is_so_on_all_within_two_seconds()
 #[tokio::test(start_paused = true)]
 async fn without_the_registry_it_holds_here_and_elsewhere_as_soon_as_it_answers() {
     let registry = MemoryRegistry::default();
-    let nodes = [
-        Node::start_named(&registry, "a", 1),
-        Node::start_named(&registry, "b", 2),
-    ];
+    let nodes = two_nodes(&registry);
     let before = nodes[0].revoke("ann");
     pass(2).await;
     registry.set_down(true);
@@ -84,10 +85,7 @@ async fn without_the_registry_it_holds_here_and_elsewhere_as_soon_as_it_answers(
 #[tokio::test(start_paused = true)]
 async fn who_can_say_nothing_hears_what_others_have_said() {
     let registry = MemoryRegistry::default();
-    let nodes = [
-        Node::start_named(&registry, "a", 1),
-        Node::start_named(&registry, "b", 2),
-    ];
+    let nodes = two_nodes(&registry);
     pass(2).await;
     registry.lose_hints(true);
     let id = nodes[1].revoke("ann");
@@ -105,10 +103,7 @@ async fn who_can_say_nothing_hears_what_others_have_said() {
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_comes_back_empty_hears_everything_again() {
     let registry = MemoryRegistry::default();
-    let nodes = [
-        Node::start_named(&registry, "a", 1),
-        Node::start_named(&registry, "b", 2),
-    ];
+    let nodes = two_nodes(&registry);
     let (held, lifted) = (nodes[0].revoke("ann"), nodes[0].revoke("bob"));
     pass(2).await;
     nodes[1].revocations.lift(lifted).unwrap();
