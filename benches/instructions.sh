@@ -19,4 +19,6 @@ for crate in culvert-proto culvert-session culvert-bench; do
         full+=(--config "profile.dev.package.$crate.$setting")
     done
 done
-cargo run --locked --quiet "${full[@]}" -p culvert-bench --example instructions -- "${1:-check}"
+# Of the whole workspace, since with `-p` the dependencies would have other features, and be built once more.
+cargo build --locked --quiet "${full[@]}" --workspace --example instructions
+"${CARGO_TARGET_DIR:-target}/debug/examples/instructions" "${1:-check}"
