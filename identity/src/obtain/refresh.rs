@@ -6,9 +6,9 @@
 //! rotate refresh tokens let the one before be used again for a while (Auth0 calls it overlap,
 //! Okta grace period, Keycloak reuse).
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,19 +44,13 @@ struct Locked {
 
 impl RefreshTokenFile {
     /// Claims the file at `path`, beside which `PATH.lock` is made. Its folder must be writable:
-    /// most issuers replace the token whenever it is used.
+    /// most issuers replace the token whenever it is used. Whoever runs this as root leaves both files
+    /// to the owner of the token; who could not is told before a token is used up.
     pub fn claim(path: PathBuf) -> io::Result<Self> {
-        let mut name = path.clone().into_os_string();
-        name.push(".lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(name)?;
+        let lock = lock_beside(&path)?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => {
-                io::Error::other("another program uses this refresh token")
+                io::Error::other("another program uses this refresh token; stop it first")
             }
             fs::TryLockError::Error(error) => error,
         })?;
@@ -67,6 +61,8 @@ impl RefreshTokenFile {
             _lock: lock,
         });
         file.current()?;
+        let (name, _) = successor(&file.path)?;
+        fs::remove_file(name)?;
         Ok(Self { file })
     }
 
@@ -169,19 +165,62 @@ pub(super) fn read(path: &Path) -> io::Result<SecretString> {
 
 /// Replaces the file in one step, and waits until the disk has it.
 fn replace(path: &Path, token: &SecretString) -> io::Result<()> {
-    let mut name = path.to_owned().into_os_string();
-    name.push(".new");
-    let name = PathBuf::from(name);
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&name)?;
+    let (name, mut file) = successor(path)?;
     file.write_all(token.expose_secret().as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;
     fs::rename(&name, path)?;
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// `PATH.new`, empty, for whoever owns the file at `path`.
+fn successor(path: &Path) -> io::Result<(PathBuf, File)> {
+    let name = beside(path, ".new");
+    // One that a killed program left may be somebody else's.
+    match fs::remove_file(&name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = new_like(path, &name)?;
+    Ok((name, file))
+}
+
+/// `PATH.lock`. It stays where it is: one that was removed and made anew could be locked twice.
+fn lock_beside(path: &Path) -> io::Result<File> {
+    let name = beside(path, ".lock");
+    match File::open(&name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => new_like(path, &name),
+        opened => opened,
+    }
+}
+
+/// Makes a file with the owner, group and mode of the one at `path`. Never one that is there already,
+/// nor one that a link leads to: the folder is the owner's, and this may be root.
+fn new_like(path: &Path, name: &Path) -> io::Result<File> {
+    let old = fs::metadata(path)?;
+    let file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(name)?;
+    let new = file.metadata()?;
+    if new.uid() != old.uid() {
+        fchown(&file, Some(old.uid()), Some(old.gid())).map_err(|error| {
+            let (name, owner) = (name.display(), old.uid());
+            io::Error::other(format!("{name} cannot be given to user {owner} ({error})"))
+        })?;
+    } else if new.gid() != old.gid() {
+        // A user may give files to groups of its own alone. The file is for its owner anyway.
+        let _ = fchown(&file, None, Some(old.gid()));
+    }
+    file.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
+    Ok(file)
+}
+
+/// `PATHsuffix`.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(suffix);
+    name.into()
 }

@@ -1,7 +1,7 @@
 //! Refresh tokens that rotate: the newest is on disk before its access token is used, whatever
 //! happens in between.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,6 +37,7 @@ fn with_token(token: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("refresh");
     std::fs::write(&path, token).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     (folder, path)
 }
 
@@ -211,6 +212,47 @@ async fn a_void_refresh_token_is_said_to_be_the_configurations_fault_and_what_to
         "{text}"
     );
     assert_eq!(stored(&path), "refresh-0", "nothing is lost");
+}
+
+/// What root leaves behind, the agent's user must be able to use: token and lock.
+#[tokio::test]
+async fn root_leaves_the_token_and_its_lock_to_the_tokens_owner() {
+    let server = rotating().await;
+    let (folder, path) = with_token("refresh-1");
+    if chown(&path, Some(65532), Some(65533)).is_err() {
+        // Only root can give files away, and so only root can do harm.
+        return;
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+    let grant = grant_of(&server, &path);
+    for number in 2..=3 {
+        grant.obtain().await.unwrap();
+        assert_eq!(stored(&path), format!("refresh-{number}\n"));
+        for name in ["refresh", "refresh.lock"] {
+            let found = std::fs::metadata(folder.path().join(name)).unwrap();
+            let found = (found.uid(), found.gid(), found.mode() & 0o777);
+            assert_eq!(found, (65532, 65533, 0o400), "{name}");
+        }
+    }
+    assert!(!folder.path().join("refresh.new").exists());
+}
+
+/// The folder is the owner's, who could lay links for root.
+#[tokio::test]
+async fn no_link_makes_root_write_or_give_away_another_file() {
+    let server = rotating().await;
+    let (folder, path) = with_token("refresh-1");
+    let victim = folder.path().join("victim");
+    std::fs::write(&victim, "untouched").unwrap();
+    std::os::unix::fs::symlink(&victim, path.with_extension("new")).unwrap();
+    let missing = folder.path().join("missing");
+    std::os::unix::fs::symlink(&missing, path.with_extension("lock")).unwrap();
+    RefreshTokenFile::claim(path.clone()).unwrap_err();
+    assert!(!missing.exists());
+    std::fs::remove_file(path.with_extension("lock")).unwrap();
+    grant_of(&server, &path).obtain().await.unwrap();
+    assert_eq!(stored(&path), "refresh-2\n");
+    assert_eq!(stored(&victim), "untouched");
 }
 
 #[test]
