@@ -8,6 +8,7 @@ use std::time::Duration;
 use culvert_policy::{ShadowHit, Soap};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
+use culvert_proto::trace::TraceContext;
 use http::HeaderMap;
 use tokio::time::Instant;
 
@@ -79,7 +80,7 @@ pub(crate) struct Record<'c> {
     accounts: &'c Accounts,
     /// The relay node that the call came through.
     relay: &'c str,
-    /// The trace id of the caller's `traceparent`.
+    /// The id of the trace that the call belongs to.
     trace: Option<String>,
     started: Instant,
     /// `allow` or `deny`; `none` where the policy was not asked.
@@ -288,10 +289,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The trace id of `traceparent` (W3C Trace Context): `VERSION-TRACEID-PARENTID-FLAGS`.
+/// The trace that the relay names in `traceparent`.
 fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
-    let id = value.split('-').nth(1)?;
-    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    (id.len() == 32 && id.bytes().all(hex)).then(|| id.to_owned())
+    let context = TraceContext::parse(headers.get("traceparent")?.as_bytes())?;
+    Some(context.trace.to_string())
 }

@@ -9,13 +9,11 @@ use culvert_policy::{CallFacts, CanonicalTarget, Look, PathOptions, Policy, Soap
 use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::{BodyLength, CallHead, CallId, CallerToken, Mode, Refusal};
+use culvert_proto::heads::is_method;
 use culvert_proto::names::EndpointName;
 use culvert_proto::principal::Principal;
 use http::Method;
 use http::header::{HeaderMap, UPGRADE};
-
-/// Longest method. The longest that is registered with IANA has 17 letters.
-const MAX_METHOD: usize = 32;
 
 /// The facts of a call that do not change while it lasts.
 #[derive(Debug, Clone)]
@@ -101,12 +99,8 @@ impl Call {
 
     /// Checks what the relay ought to have checked, and what this version cannot do.
     pub(crate) fn check(&self, message: &Message) -> Result<(), BadHead> {
-        let method = self.method.as_str();
-        let upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_';
-        if method.len() > MAX_METHOD || !method.bytes().all(upper) {
-            return Err(BadHead::Method);
-        }
-        if matches!(self.method, Method::CONNECT | Method::TRACE) {
+        let is_method = is_method(self.method.as_str().as_bytes());
+        if !is_method || matches!(self.method, Method::CONNECT | Method::TRACE) {
             return Err(BadHead::Method);
         }
         let may_switch = |protocol: &str| {

@@ -281,6 +281,18 @@ async fn what_the_upstream_said_and_how_long_it_took_is_in_the_line() {
     assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_no_trace_is_not_in_the_line() {
+    for id in ["0".repeat(32), "4bf92f3577b34da6a3ce929d0e0e473".to_owned()] {
+        let tunnel = Tunnel::new(POLICY).await;
+        let mut head = get("/api/secrets/1");
+        let trace = format!("00-{id}-00f067aa0ba902b7-01");
+        head.headers.insert("traceparent", trace.parse().unwrap());
+        refusal(&mut tunnel.call(&head, "")).await;
+        assert_line(&one(&tunnel).await, &[("trace", Value::Null)]);
+    }
+}
+
 fn expiring(target: &'static str, expires: u64) -> CallHead {
     let mut head = get(target);
     head.caller.expires = expires;
