@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use culvert_http::upgrade::is_http;
-use culvert_policy::{CallFacts, CanonicalTarget, Look, PathOptions, Policy, Soap};
+use culvert_policy::{CallFacts, CanonicalTarget, Look, PathOptions, Policy, Soap, TargetError};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::{BodyLength, CallHead, CallId, CallerToken, Mode, Refusal};
@@ -92,9 +92,8 @@ impl Call {
     /// The canonical target. The relay has made it so: another one shows a relay that is broken
     /// or hostile.
     pub(crate) fn canonical(&self, options: PathOptions) -> Result<CanonicalTarget, BadHead> {
-        let text = std::str::from_utf8(&self.target).map_err(|_| BadHead::Target("not-text"))?;
-        CanonicalTarget::parse_canonical(text, options)
-            .map_err(|error| BadHead::Target(error.reason()))
+        let text = std::str::from_utf8(&self.target).map_err(|_| TargetError::NotUtf8)?;
+        Ok(CanonicalTarget::parse_canonical(text, options)?)
     }
 
     /// Checks what the relay ought to have checked, and what this version cannot do.
@@ -196,9 +195,9 @@ pub(crate) enum BadHead {
     /// Not a method that is forwarded.
     #[error("the method is not one that is forwarded")]
     Method,
-    /// Not a canonical target; why not, as a word.
-    #[error("the target is refused: {0}")]
-    Target(&'static str),
+    /// Not a canonical target.
+    #[error("the target is not accepted: {0}")]
+    Target(#[from] TargetError),
     /// An upgrade to another HTTP, or one that is not a GET without a body.
     #[error("an upgrade is forwarded for a GET without a body, and never to another HTTP")]
     Upgrade,
@@ -212,7 +211,10 @@ impl BadHead {
     pub(crate) fn is_suspicious(self) -> bool {
         match self {
             // What an endpoint accepts in paths beyond the strict form is only known here.
-            Self::Target(reason) => !matches!(reason, "semicolon" | "forbidden-escape"),
+            Self::Target(error) => !matches!(
+                error,
+                TargetError::Semicolon { .. } | TargetError::ForbiddenEscape { .. }
+            ),
             // Which modes an endpoint has, relays that were here before do not know.
             Self::Mode | Self::HostMode => false,
             Self::Endpoint | Self::Name | Self::Method | Self::Upgrade | Self::Request(_) => true,
@@ -225,7 +227,7 @@ impl BadHead {
             Self::Mode | Self::HostMode => "mode",
             Self::Name => "name",
             Self::Method => "method",
-            Self::Target(reason) => reason,
+            Self::Target(error) => error.reason(),
             Self::Upgrade => "upgrade",
             Self::Request(_) => "request",
         }

@@ -223,8 +223,8 @@ fn request_line(line: &[u8]) -> Result<(bool, bool), Violation> {
     if target.len() > MAX_TARGET {
         return Err(Violation::TargetTooLong);
     }
-    if !target.iter().all(|&byte| is(TARGET, byte)) {
-        return Err(Violation::TargetCharacter);
+    if let Some(&byte) = target.iter().find(|&&byte| !is(TARGET, byte)) {
+        return Err(Violation::TargetCharacter(byte));
     }
     Ok((http10, false))
 }

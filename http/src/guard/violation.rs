@@ -45,8 +45,8 @@ pub enum Violation {
          request in plain text; use an https:// URL"
     )]
     PlainProxying,
-    #[error("the target has a character that a URI must escape, or a '#'")]
-    TargetCharacter,
+    #[error("the target has {}, which a URI must escape (%{:02X})", shown(*.0), .0)]
+    TargetCharacter(u8),
     #[error("the target is longer than {MAX_TARGET} bytes")]
     TargetTooLong,
     #[error("a header field is folded over several lines")]
@@ -85,6 +85,14 @@ pub enum Violation {
     ChunkEnd,
     #[error("the trailers are malformed or too long")]
     Trailers,
+}
+
+/// A byte as people know it.
+fn shown(byte: u8) -> String {
+    match byte {
+        b'!'..=b'~' => format!("the character {}", char::from(byte)),
+        _ => format!("the byte 0x{byte:02X}"),
+    }
 }
 
 impl From<Violation> for Problem {

@@ -39,6 +39,32 @@ async fn targets_that_are_not_canonical_never_reach_the_upstream() {
     tunnel.assert_untouched();
 }
 
+/// A tool's user can do something about a character, and nothing about a word of ours.
+#[tokio::test(start_paused = true)]
+async fn whoever_sends_a_target_that_is_not_accepted_is_told_what_is_in_the_way() {
+    let mut tunnel = Tunnel::new(POLICY).await;
+    for (target, words) in [
+        (
+            "/api/a;b",
+            "a ';' at 6, which this endpoint does not accept",
+        ),
+        ("/api/a%2Fb", "the escape %2F at 6, which is not accepted"),
+        ("/api//vms", "an empty segment"),
+        (
+            "/api/vms?a=%zz",
+            "'%' at 11 is not followed by two hex digits",
+        ),
+    ] {
+        let refusal = refusal(&mut tunnel.call(&get(target), "")).await;
+        assert!(
+            refusal.detail.contains(words),
+            "{target}: {}",
+            refusal.detail
+        );
+    }
+    tunnel.assert_untouched();
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_is_not_offered_is_refused() {
     let mut tunnel = Tunnel::new(POLICY).await;

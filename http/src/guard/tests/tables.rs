@@ -145,17 +145,45 @@ fn a_malformed_head_is_refused_and_the_reason_named() {
             ConnectBody,
         ),
         ("CONNECT a:443 HTTP/1.1\r\n\r\n", NoHost),
-        ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter),
-        ("GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter),
-        ("GET /\"a\" HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter),
-        ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter),
-        ("GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter),
+        (
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+            TargetCharacter(b'#'),
+        ),
+        (
+            "GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n",
+            TargetCharacter(b'\\'),
+        ),
+        (
+            "GET /\"a\" HTTP/1.1\r\nHost: a\r\n\r\n",
+            TargetCharacter(b'"'),
+        ),
+        (
+            "GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n",
+            TargetCharacter(0xc3),
+        ),
+        ("GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", TargetCharacter(0)),
         (&long_target, TargetTooLong),
         ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", RequestLine),
         ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", BareLineFeed),
     ];
     for (head, violation) in heads {
         assert_eq!(scan(head.as_bytes()), Err(*violation), "{head:.80?}");
+    }
+}
+
+#[test]
+fn who_writes_a_character_that_must_be_escaped_is_told_which_and_how() {
+    for (target, words) in [
+        (
+            "/a?b[0]=1",
+            "the character [, which a URI must escape (%5B)",
+        ),
+        ("/a#b", "the character #, which a URI must escape (%23)"),
+        ("/\u{e9}", "the byte 0xC3, which a URI must escape (%C3)"),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let violation = scan(head.as_bytes()).unwrap_err().to_string();
+        assert!(violation.contains(words), "{violation}");
     }
 }
 
