@@ -9,6 +9,9 @@ use super::failure::Failure;
 use super::soap::Inspection;
 use crate::policy::ActivePolicy;
 
+/// What the audit log calls it when a body is longer than the rule allows.
+pub(super) const MAX_BODY: &str = "max-body";
+
 /// Asks the policy, and notes what it says.
 pub(super) fn decide(
     policy: &ActivePolicy,
@@ -27,8 +30,9 @@ pub(super) fn decide(
                 (BodyLength::Exact(length), Some(limit)) => length > limit,
                 _ => false,
             };
-            let (code, detail) = if too_long {
+            let (reason, code, detail) = if too_long {
                 (
+                    MAX_BODY,
                     ErrorCode::PolicyDenied,
                     "The request's body is longer than the policy allows.".to_owned(),
                 )
@@ -36,6 +40,7 @@ pub(super) fn decide(
                 // Who comes a little early comes in vain.
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 (
+                    "rate",
                     ErrorCode::QuotaExceeded,
                     format!(
                         "The rate that the policy allows is used up; try again in {seconds} s."
@@ -44,7 +49,7 @@ pub(super) fn decide(
             } else {
                 return Ok(permit);
             };
-            record.reason = Some(code.as_str().to_owned());
+            record.reason = Some(reason.to_owned());
             let refusal = Refusal {
                 code,
                 detail,

@@ -21,7 +21,7 @@ use super::audit::{Outcome, Printable, Record, shown_target};
 use super::call::{BadHead, Call, Message};
 use super::caller::{FromCaller, ToCaller};
 use super::callers::Unverified;
-use super::decide::{decide, soap_problem};
+use super::decide::{MAX_BODY, decide, soap_problem};
 use super::failure::Failure;
 use super::leash::{Withdrawn, withdrawn};
 use super::pump::{PumpError, pump};
@@ -371,7 +371,10 @@ impl<'c> Exchange<'c> {
     }
 
     pub(super) fn no_answer(&self, error: &UpstreamError, record: &mut Record<'_>) -> Failure {
-        record.reason = Some(error.to_string());
+        record.reason = Some(match error {
+            UpstreamError::RequestBody(RequestBodyError::TooLong { .. }) => MAX_BODY.to_owned(),
+            error => error.to_string(),
+        });
         if let Some(error) = error.stream_error() {
             return Failure::Gone(error);
         }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::ServedEndpoint;
 use super::audit::{Outcome, Record};
 use super::call::BadHead;
-use super::decide::decide;
+use super::decide::{MAX_BODY, decide};
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::hello::{Hello, NoHello, UNRECOGNIZED_NAME};
@@ -195,6 +195,7 @@ fn broken(error: SpliceError, record: &mut Record<'_>) -> Failure {
         SpliceError::Stream(error) => Failure::Gone(error),
         SpliceError::Idle(_) => Failure::Broken(Outcome::Truncated, ResetCode::Timeout),
         SpliceError::Io(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
+            record.reason = Some(MAX_BODY.to_owned());
             Failure::Broken(Outcome::Withdrawn, ResetCode::Withdrawn)
         }
         SpliceError::Io(_) => Failure::Broken(Outcome::Truncated, ResetCode::Truncated),

@@ -168,6 +168,43 @@ async fn every_ending_leaves_exactly_one_line() {
     assert_line(&one(&tunnel).await, &[("outcome", "withdrawn".into())]);
 }
 
+/// The rule that allows a call and a limit of it that does not are told apart.
+#[tokio::test(start_paused = true)]
+async fn a_call_beyond_a_limit_of_its_rule_is_logged_with_the_name_of_the_limit() {
+    let rule = |limit: &str| POLICY.replacen("method = [", &format!("{limit}\nmethod = ["), 1);
+    let assert_reason = async |tunnel: &Tunnel, code: &str, reason: &str| {
+        tunnel.serving.calls().close();
+        tunnel.serving.calls().wait().await;
+        let lines = tunnel.serving.accounts().audit.take_lines();
+        let last = serde_json::from_str(lines.last().unwrap()).unwrap();
+        let expected = [
+            ("decision", "allow".into()),
+            ("rule", "read".into()),
+            ("code", code.into()),
+            ("reason", reason.into()),
+        ];
+        assert_line(&last, &expected);
+    };
+
+    let tunnel = Tunnel::new(&rule("max_body = \"10\"")).await;
+    refusal(&mut tunnel.call(&post("/api/a", BodyLength::Exact(11)), "")).await;
+    assert_reason(&tunnel, "policy-denied", "max-body").await;
+
+    let mut tunnel = Tunnel::new(&rule("max_body = \"10\"")).await;
+    let mut call = tunnel.upload(&post("/api/a", BodyLength::Unknown));
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    let body = bytes::Bytes::from_static(b"more than ten");
+    call.send.write_bytes(body).await.unwrap();
+    refusal(&mut call).await;
+    assert_reason(&tunnel, "policy-denied", "max-body").await;
+
+    let tunnel = Tunnel::new(&rule("rate = \"1/h\"")).await;
+    drop(tunnel.call(&get("/api/1"), ""));
+    refusal(&mut tunnel.call(&get("/api/2"), "")).await;
+    assert_reason(&tunnel, "quota-exceeded", "rate").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shadow_rule_is_logged_and_counted_and_not_applied() {
     let rules = format!(
