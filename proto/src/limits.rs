@@ -63,6 +63,10 @@ pub const MAX_PEER_NAME: usize = 255;
 /// Longest software version in HELLO, in bytes.
 pub const MAX_SOFTWARE: usize = 64;
 
+/// How long a call may go on after its caller's credential expired, since clocks differ. The relay keeps
+/// this; an agent, which ends calls too, waits longer, so that the caller hears the relay's 401 first.
+pub const EXPIRY_GRACE: Duration = Duration::from_secs(30);
+
 /// Most connections of one session, the first one included.
 pub const MAX_LANES: u8 = 8;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use culvert_policy::{ShadowHit, Soap};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
+use culvert_proto::principal::Principal;
 use culvert_proto::trace::TraceContext;
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -144,6 +145,11 @@ impl<'c> Record<'c> {
     /// The caller is verified: from here on it is about this call, whose caller that is.
     pub(crate) fn on_verified(&mut self, call: &'c Call) {
         self.call = call;
+    }
+
+    /// Who calls.
+    pub(super) fn caller(&self) -> &Principal {
+        &self.call.caller
     }
 
     /// Notes the rules that would have decided if they were enforced.

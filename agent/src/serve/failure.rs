@@ -7,6 +7,7 @@ use culvert_session::SendStream;
 
 use super::audit::{Outcome, Record};
 use super::caller::ToCaller;
+use super::leash;
 
 /// Why a call ended otherwise than with a whole answer.
 #[derive(Debug)]
@@ -89,14 +90,24 @@ impl Record<'_> {
                 LastWord::Reset(code)
             }
             Err(Failure::Gone(error)) => {
-                self.outcome = match error {
-                    StreamError::SessionLost => Outcome::SessionLost,
-                    _ => Outcome::CallerGone,
-                };
-                self.reason.get_or_insert_with(|| error.to_string());
+                let why = self.reason.take().unwrap_or_else(|| error.to_string());
+                self.on_gone(error, why);
                 LastWord::Nothing
             }
         }
+    }
+
+    /// Notes that nobody is there any more. The relay may have seen to that.
+    pub(super) fn on_gone(&mut self, error: StreamError, why: String) {
+        let (outcome, reason) = match error {
+            StreamError::SessionLost => (Outcome::SessionLost, why),
+            _ if leash::is_ended_by_relay(self.caller()) => {
+                (Outcome::Withdrawn, leash::EXPIRED.to_owned())
+            }
+            _ => (Outcome::CallerGone, why),
+        };
+        self.outcome = outcome;
+        self.reason = Some(reason);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::Head;
-use culvert_session::{SendStream, Stream, StreamError};
+use culvert_session::{SendStream, Stream};
 use http::StatusCode;
 use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::timeout;
@@ -99,13 +99,7 @@ impl<'c> Exchange<'c> {
                     record.outcome = Outcome::Refused;
                     record.reason = Some(why);
                 }
-                Ended::Broken(error, why) => {
-                    record.outcome = match error {
-                        StreamError::SessionLost => Outcome::SessionLost,
-                        _ => Outcome::CallerGone,
-                    };
-                    record.reason = Some(why);
-                }
+                Ended::Broken(error, why) => record.on_gone(error, why),
             }
         }
         record.answered = sent.load(Ordering::Relaxed);

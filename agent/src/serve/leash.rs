@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use culvert_policy::{CallFacts, Decision, Denial};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::Refusal;
+use culvert_proto::limits::EXPIRY_GRACE;
 use culvert_proto::principal::Principal;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -14,10 +15,10 @@ use tokio::time::sleep;
 use super::decide::{denied, is_soap};
 use crate::policy::ActivePolicy;
 
-/// How long a call may go on after its caller's credential expired. The relay, which ends it too, does so
-/// as late, and takes new calls until then, since clocks differ: ended earlier here, these would be told
-/// 403 by the agent before the relay's 401 says that it is time for a new token.
-const GRACE: Duration = Duration::from_secs(30);
+/// How long a call may go on after its caller's credential expired. The relay, which ends it too and
+/// takes new calls until then, comes first: its 401 says that it is time for a new token, where this
+/// agent could only say 403. What is left for here is a relay that does not, or whose clock is behind.
+const GRACE: Duration = EXPIRY_GRACE.saturating_add(Duration::from_secs(10));
 
 /// How often the wall clock is looked at, which may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(10);
@@ -44,7 +45,7 @@ pub(super) async fn withdrawn(
         refusal = forbidden(policies, facts) => Withdrawn { refusal, reason: "policy" },
         () = expired(caller) => Withdrawn {
             refusal: expired_refusal(is_soap(&facts)),
-            reason: "credential-expired",
+            reason: EXPIRED,
         },
     }
 }
@@ -74,11 +75,25 @@ fn denial<'p>(policy: &'p ActivePolicy, facts: &CallFacts<'_>) -> Option<Denial<
     }
 }
 
+/// What the audit log calls it when a call ends because its caller's credential has expired.
+pub(super) const EXPIRED: &str = "credential-expired";
+
+/// Whether a call that the relay gives up now is one that it ends because the credential has expired.
+pub(super) fn is_ended_by_relay(caller: &Principal) -> bool {
+    // A second less: two programs may read one clock at different times.
+    let grace = EXPIRY_GRACE.saturating_sub(Duration::from_secs(1));
+    end(caller, grace).is_some_and(|end| end <= SystemTime::now())
+}
+
+/// When the credential has been void for so long; `None`: the clock does not count that far.
+fn end(caller: &Principal, grace: Duration) -> Option<SystemTime> {
+    let end = Duration::from_secs(caller.expires).checked_add(grace)?;
+    UNIX_EPOCH.checked_add(end)
+}
+
 /// Completes when the credential has been void for [`GRACE`].
 async fn expired(caller: &Principal) {
-    let end = Duration::from_secs(caller.expires).checked_add(GRACE);
-    let Some(end) = end.and_then(|end| UNIX_EPOCH.checked_add(end)) else {
-        // The clock does not count that far.
+    let Some(end) = end(caller, GRACE) else {
         return std::future::pending().await;
     };
     while let Ok(left) = end.duration_since(SystemTime::now())

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use culvert_http::Problem;
 use culvert_http::pace::Deadline;
 use culvert_proto::code::ErrorCode;
+use culvert_proto::limits::EXPIRY_GRACE;
 use culvert_proto::names::EndpointName;
 use tokio::time::Instant;
 
@@ -14,9 +15,6 @@ use super::Edge;
 use super::record::CallRecord;
 use crate::revocations::{self, Revocation};
 use crate::tenants::{Exceeded, LiveCall};
-
-/// How long a call may go on after its caller's token expired.
-const EXPIRY_GRACE: Duration = Duration::from_secs(30);
 
 /// The right of one call to go on, held and watched while it does.
 #[derive(Debug)]
