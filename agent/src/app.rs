@@ -1,7 +1,7 @@
 //! Wiring: from a checked configuration to a running agent.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub(crate) enum RunError {
     Grant(#[from] GrantError),
     #[error("the audit log cannot be opened ({0}): check audit in agent.toml")]
     Audit(io::Error),
+    #[error("audit.file: there is no folder {}; make it first", .0.display())]
+    AuditFolder(PathBuf),
     #[error("{}: {}", .0.key(), .0)]
     Admin(#[from] AdminError),
 }
@@ -70,7 +72,11 @@ pub(crate) enum RunError {
 impl RunError {
     /// Whether the next start will fail as well, unless somebody changes something.
     pub(crate) fn is_lasting(&self) -> bool {
-        matches!(self, Self::Admin(error) if error.is_lasting())
+        match self {
+            Self::Admin(error) => error.is_lasting(),
+            Self::AuditFolder(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -122,6 +128,19 @@ impl App {
         &self.config
     }
 
+    /// What must be there when the agent runs, and is not yet.
+    pub(crate) fn shortcomings(&self) -> Vec<String> {
+        let folder = self.config.audit.missing_folder();
+        let folder = folder.map(|folder| {
+            format!(
+                "there is no folder {} for audit.file; `run` ends without it (the systemd unit makes \
+                 /var/log/culvert-agent when it starts the agent)",
+                folder.display()
+            )
+        });
+        folder.into_iter().collect()
+    }
+
     /// What `culvert-agent diagnose` tries.
     pub(crate) fn diagnosis(self) -> Result<Diagnosis, RunError> {
         Ok(Diagnosis {
@@ -141,6 +160,9 @@ impl App {
     pub(crate) async fn run(self) -> Result<(), RunError> {
         let mut signals = Signals::listen().map_err(RunError::Signals)?;
         make_room_for_calls(&self.config);
+        if let Some(folder) = self.config.audit.missing_folder() {
+            return Err(RunError::AuditFolder(folder.to_owned()));
+        }
         let audit = &self.serving.accounts().audit;
         audit.start().map_err(RunError::Audit)?;
         let proxying = proxying(self.config.relay.proxy.clone());

@@ -115,9 +115,7 @@ pub fn main() -> ExitCode {
         },
         Command::Policy(command) => match command.answer() {
             Ok(answer) => {
-                for warning in answer.warnings {
-                    let _ = writeln!(std::io::stderr(), "culvert-agent: warning: {warning}");
-                }
+                warn(answer.warnings);
                 match print(answer.text) {
                     _ if answer.findings => ExitCode::from(FAILED),
                     code => code,
@@ -183,10 +181,13 @@ fn with_app(config: &Path, then: impl FnOnce(App) -> ExitCode) -> ExitCode {
 
 fn check(app: App) -> ExitCode {
     let config = app.config();
-    match policy_tools::summary(config) {
-        Ok(summary) => print(format!("{}\n{summary}", config.render().trim_end())),
-        Err(error) => fail(BAD_CONFIG, error),
-    }
+    let summary = match policy_tools::summary(config) {
+        Ok(summary) => summary,
+        Err(error) => return fail(BAD_CONFIG, error),
+    };
+    let code = print(format!("{}\n{summary}", config.render().trim_end()));
+    warn(app.shortcomings());
+    code
 }
 
 fn run(app: App) -> ExitCode {
@@ -226,6 +227,12 @@ fn print(text: impl Display) -> ExitCode {
         // A reader that has gone away has read enough.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => unwritten(&error),
         _ => ExitCode::SUCCESS,
+    }
+}
+
+fn warn(warnings: Vec<String>) {
+    for warning in warnings {
+        let _ = writeln!(std::io::stderr(), "culvert-agent: warning: {warning}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `[audit]` of `agent.toml`: where the audit log goes, and what happens when it cannot.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -26,6 +26,19 @@ pub struct AuditConfig {
     /// Lines a minute about refused calls of one caller to one endpoint by one rule; further
     /// ones are counted.
     pub denied_per_minute: u32,
+}
+
+impl AuditConfig {
+    /// The folder of the log's file, if it is not there. Service managers make it when they start the
+    /// agent, so that only then it must be.
+    pub fn missing_folder(&self) -> Option<&Path> {
+        let AuditSink::File { file, .. } = &self.sink else {
+            return None;
+        };
+        // A bare name is in the folder where the agent runs.
+        let folder = file.parent().filter(|folder| *folder != Path::new(""));
+        folder.filter(|folder| !folder.is_dir())
+    }
 }
 
 /// Where an audit log goes.
@@ -122,7 +135,7 @@ pub(crate) fn check(
     };
     let sink = match (&written.file, stdout, &written.syslog) {
         (Some(file), None, None) => AuditSink::File {
-            file: file_in_folder(document, file)?,
+            file: log_file(document, file)?,
             max_size: max_size(document, written)?,
             keep: keep(document, written)?,
         },
@@ -164,16 +177,11 @@ pub(crate) fn check(
     })
 }
 
-/// The file itself may be new; its folder must be there.
-fn file_in_folder(document: &Document, written: &Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
+/// It may be new.
+fn log_file(document: &Document, written: &Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
     let path = document.path(written.get_ref());
-    let folder = path.parent().unwrap_or(&path);
     if path.file_name().is_none() || path.is_dir() {
         let message = format!("{} is a folder; expected a file", path.display());
-        return Err(document.error(written.span(), message));
-    }
-    if !folder.as_os_str().is_empty() && !folder.is_dir() {
-        let message = format!("there is no folder {}; make it first", folder.display());
         return Err(document.error(written.span(), message));
     }
     Ok(path)

@@ -247,6 +247,36 @@ expect = "allow"
     );
 }
 
+/// Adds to a file of a configuration.
+fn add(file: &Path, text: &str) {
+    let before = std::fs::read_to_string(file).unwrap();
+    std::fs::write(file, before + text).unwrap();
+}
+
+/// The unit makes `/var/log/culvert-agent` when it starts the agent, and an operator checks before.
+#[test]
+fn the_folder_of_the_audit_log_may_be_missing_for_check_and_must_be_there_for_run() {
+    let good = good();
+    let config = good.file("agent.toml");
+    add(&config, "\n[audit]\nfile = \"nowhere/audit.log\"\n");
+    let output = check("culvert-agent", &config);
+    let said = error(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("warning: there is no folder") && said.contains("nowhere"),
+        "{said}"
+    );
+    let output = good.command("culvert-agent").output().unwrap();
+    let said = error(&output);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(
+        said.contains("audit.file") && said.contains("nowhere"),
+        "{said}"
+    );
+    std::fs::create_dir(good.file("nowhere")).unwrap();
+    assert_eq!(error(&check("culvert-agent", &config)), "");
+}
+
 #[test]
 fn a_secret_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
