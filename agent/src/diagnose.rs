@@ -18,7 +18,7 @@ use culvert_session::{Session, SessionEvent};
 use rustls::ProtocolVersion;
 use tokio::time::timeout;
 
-use crate::certificate::{self, Facts, pin_hex};
+use crate::certificate::{self, Facts};
 use crate::connect::{GREETING_TIMEOUT, SOFTWARE};
 use crate::register::{ANSWER_TIMEOUT, Registrations};
 use crate::serve::Serving;
@@ -286,9 +286,6 @@ impl<W: Write> Report<'_, W> {
             for line in facts.lines() {
                 self.say(format_args!("      {line}"));
             }
-        }
-        if let Some(first) = chain.first() {
-            self.say(format_args!("      pin_sha256 = [\"{}\"]", pin_hex(first)));
         }
     }
 

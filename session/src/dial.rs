@@ -321,18 +321,18 @@ impl DialError {
 fn tls_advice(error: &io::Error) -> &'static str {
     match TlsTrouble::of(error) {
         TlsTrouble::Untrusted => {
-            "the certificate's authority is not trusted here: name its CA file; if a proxy \
-             intercepts TLS, name the proxy's CA"
+            "the certificate's authority is not trusted here: set relay.ca to the file of the CA that \
+             signed it, or, if a proxy intercepts TLS, of the proxy's CA"
         }
         TlsTrouble::Expired => {
             "the certificate has expired: renew it, or check this machine's clock"
         }
         TlsTrouble::NotYetValid => "the certificate is not valid yet: check this machine's clock",
         TlsTrouble::OtherName => "the certificate is for another name: check the URL",
-        TlsTrouble::NotPinned => {
-            "the certificate is not the pinned one: compare it out of band, then pin it"
+        // Relays are trusted by their authority alone.
+        TlsTrouble::Certificate | TlsTrouble::NotPinned => {
+            "the certificate is not usable: see the message"
         }
-        TlsTrouble::Certificate => "the certificate is not usable: see the message",
         TlsTrouble::Version => "the server does not speak TLS 1.3",
         TlsTrouble::NotTls => {
             "what answers there speaks no TLS: check host and port; a relay's are those of its \

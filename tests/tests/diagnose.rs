@@ -125,10 +125,15 @@ fn each_step_that_fails_is_named_with_what_to_do() {
 
     let _relay = relay(&configured);
     let (_, text) = diagnose(&configured, &[("CULVERT_RELAY__CA", &stranger)]);
-    assert_step(&text, "tls", "FAIL", "name its CA file");
+    assert_step(&text, "tls", "FAIL", "set relay.ca to the file of the CA");
+    let shown = &text[text.find(" tls ").unwrap()..text.find(" token ").unwrap()];
     assert!(
-        text.contains("Culvert development authority"),
+        shown.contains("Culvert development authority"),
         "the certificate is shown: {text}"
+    );
+    assert!(
+        !shown.contains("pin"),
+        "no key takes the pin of a relay: {text}"
     );
     let (_, text) = diagnose(&configured, &[("CULVERT_OAUTH__CLIENT_SECRET", "wrong")]);
     assert_step(&text, "token", "FAIL", "invalid_client");

@@ -6,9 +6,11 @@ use culvert_config::endpoint::Endpoint;
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::Mode;
 use culvert_session::tls::TlsTrouble;
+use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
 
 use super::{FAREWELL, Report, version_word};
+use crate::certificate::pin_hex;
 use crate::upstream::{Heard, Phase, ProbeError, Probed, Upstream, UpstreamError};
 
 /// Opens a connection to an upstream as a call would, and asks something harmless where calls to it are
@@ -25,7 +27,7 @@ pub(super) async fn probe(
         Ok(probed) => {
             report.passed(&step, &found(&probed));
             if let Some((_, chain)) = &probed.tls {
-                report.certificates(chain);
+                show(chain, report);
             }
             return;
         }
@@ -43,7 +45,15 @@ pub(super) async fn probe(
         && error.is_about_tls()
         && let Ok(Ok(chain)) = timeout(FAREWELL, upstream.shown()).await
     {
-        report.certificates(&chain);
+        show(&chain, report);
+    }
+}
+
+/// The certificates that an upstream shows, and the line of its `[[endpoint]]` that pins it.
+fn show(chain: &[CertificateDer<'_>], report: &mut Report<'_, impl Write>) {
+    report.certificates(chain);
+    if let Some(first) = chain.first() {
+        report.say(format_args!("      pin_sha256 = [\"{}\"]", pin_hex(first)));
     }
 }
 
