@@ -26,7 +26,10 @@ pub(crate) fn page(domain: &str) -> Bytes {
 fn advice(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::BadRequest => {
-            "The detail says which part of the request is wrong. Nothing of it reached the data \
+            "The request itself cannot pass, and the detail says which part of it is wrong: repeated as it \
+             is, it gets the same again. Mostly it is a character of the URL that must be escaped or that \
+             the endpoint does not accept, an endpoint that takes no calls in this way (by its host name, \
+             or by CONNECT), or a body that stopped coming or broke off. Nothing of it reached the data \
              centre, unless the error is in a body that was long under way."
         }
         ErrorCode::Unauthenticated => {
@@ -35,26 +38,47 @@ fn advice(code: ErrorCode) -> &'static str {
              <code>Authorization</code> belongs to the upstream."
         }
         ErrorCode::Forbidden => {
-            "The token is valid, and not good for this call: it lacks the scope, or the endpoint."
+            "The credential is valid, and not good for this call; the detail says why. It lacks the scope of \
+             calling, or the endpoint is none of those that it is for: ask whoever issues it for another \
+             one. Or the relay's operator has revoked its subject, its tenant or the endpoint, perhaps while \
+             the call was in progress: ask that operator. To try again does not help."
         }
         ErrorCode::UnknownEndpoint => {
-            "The host is ENDPOINT--TENANT of this domain, with an endpoint that an agent of your \
-             tenant has registered. Endpoints of other tenants look the same as none."
+            "By host name: the host is ENDPOINT--TENANT of this domain, with an endpoint that an agent of \
+             your tenant has registered. By CONNECT: NAME:PORT is one that such an endpoint declares as \
+             <code>connect</code>; a tool with this relay as its proxy asks for every name, so except others \
+             with <code>NO_PROXY</code>. Endpoints of other tenants look the same as none, and so do those \
+             whose agent has been away for longer than the relay remembers. Under this domain itself there is \
+             no other page."
         }
         ErrorCode::PolicyDenied => {
             "The data centre's own policy does not allow this call. Ask those who run the agent; \
              <code>culvert-agent policy explain</code> shows them why."
         }
         ErrorCode::CallerUnverified => {
-            "The agent checks callers' tokens itself and did not accept this one."
+            "The agent could not verify who calls, although the relay could. It checks callers' tokens itself \
+             and did not accept this one, or there was a client certificate in its place: the detail says \
+             what to change, and the agent's audit log has the reason. Or the credential expired while the \
+             call was in progress: call again with a new one; if that was new, the agent's clock is ahead."
         }
         ErrorCode::EndpointOffline => {
-            "The endpoint is known, and its agent is not connected now. Try again after the time \
-             in Retry-After; if it stays, look at the agent."
+            "The endpoint is known, and its agent is not connected now; or this relay has just started, and \
+             none of your agents has come back yet. Try again after the time in Retry-After; if it stays, \
+             those who run the agent find the reason in its log and by <code>culvert-agent diagnose</code>."
         }
-        ErrorCode::Overloaded => "A limit is reached. Try again after the time in Retry-After.",
+        ErrorCode::Overloaded => {
+            "There is no room for the call at the moment; layer and detail say where. At the relay: calls of \
+             the node or of the connection, calls that the agent takes at once, memory, or an issuer that it \
+             cannot ask about the token. At the agent: <code>max_streams</code> of the endpoint, an audit log \
+             that cannot be written, files that it may open, or an issuer whose keys it cannot get. Try again \
+             after the time in Retry-After; if it stays, tell the operator of that layer."
+        }
         ErrorCode::QuotaExceeded => {
-            "The tenant uses all that it may. Try again after the time in Retry-After."
+            "From the relay: your tenant has as many calls in progress, or makes as many a second, as its \
+             quota allows; calls of others of the tenant count too. From the agent: the <code>rate</code> of \
+             the rule in the data centre's policy that allows the call is used up; the detail says for how \
+             long. Try again after that or the time in Retry-After; for more, ask the relay's operator, or \
+             those who run the agent."
         }
         ErrorCode::SessionLost => {
             "The tunnel ended before the answer. Whether the upstream has seen the call is not \
@@ -92,6 +116,42 @@ mod tests {
         for code in ErrorCode::ALL {
             assert!(page.contains(&format!("<h2 id=\"{code}\">")), "{code}");
             assert_ne!(advice(*code), "See the detail of the answer.", "{code}");
+        }
+    }
+
+    /// Codes that are given in several places, and a word for each of these.
+    #[test]
+    fn each_cause_of_a_code_is_among_its_advice() {
+        for (code, words) in [
+            (
+                ErrorCode::BadRequest,
+                &["escaped", "host name", "CONNECT", "stopped coming"][..],
+            ),
+            (ErrorCode::Forbidden, &["scope", "endpoint", "revoked"]),
+            (
+                ErrorCode::UnknownEndpoint,
+                &["ENDPOINT--TENANT", "NAME:PORT", "NO_PROXY", "remembers"],
+            ),
+            (
+                ErrorCode::CallerUnverified,
+                &["checks callers", "certificate", "expired", "clock"],
+            ),
+            (
+                ErrorCode::EndpointOffline,
+                &["not connected", "just started"],
+            ),
+            (
+                ErrorCode::Overloaded,
+                &["node", "issuer", "max_streams", "audit log", "files"],
+            ),
+            (
+                ErrorCode::QuotaExceeded,
+                &["in progress", "a second", "rate", "rule"],
+            ),
+        ] {
+            for word in words {
+                assert!(advice(code).contains(word), "{code}: {word}");
+            }
         }
     }
 }
