@@ -40,8 +40,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the agent until SIGTERM or SIGINT; SIGHUP reads policy, CA files and certificates again and
-    /// opens the audit log anew.
+    /// Runs the agent until SIGTERM or SIGINT. SIGHUP reads policy, CA files and certificates again; where
+    /// the audit log's file was moved away, a new one is begun. `agent.toml` and secrets are not read again.
     Run(ConfigArg),
     /// Validates configuration and policy, runs the policy's own tests, and prints what the
     /// agent would run with.
