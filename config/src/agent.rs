@@ -188,7 +188,7 @@ impl AgentConfig {
             },
             verify_callers: written
                 .verify_callers
-                .map(|callers| crate::verify_callers::check(&document, callers))
+                .map(|callers| crate::verify_callers::check(&document, callers, &written.oauth))
                 .transpose()?,
             audit: crate::audit::check(&document, &written.audit)?,
             admin: crate::admin::check(&document, &written.admin)?,

@@ -120,7 +120,7 @@ impl OAuth {
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenOAuth {
     grant: Spanned<Grant>,
-    issuer: Option<Spanned<String>>,
+    pub(crate) issuer: Option<Spanned<String>>,
     token_url: Option<Spanned<String>>,
     client_id: Spanned<String>,
     client_auth: Option<Spanned<SecretPlace>>,
@@ -128,9 +128,9 @@ pub(crate) struct WrittenOAuth {
     private_key_jwt: Option<Spanned<WrittenKey>>,
     refresh_token_file: Option<Spanned<PathBuf>>,
     token_file: Option<Spanned<PathBuf>>,
-    audience: Option<Spanned<String>>,
+    pub(crate) audience: Option<Spanned<String>>,
     scope: Option<Spanned<String>>,
-    ca: Option<Spanned<PathBuf>>,
+    pub(crate) ca: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Clone, Copy, Deserialize)]

@@ -367,11 +367,11 @@ fn check_peer(
 ) -> Result<Option<Peer>, ConfigError> {
     let missing = |key: &str, message: &str| document.error_of(key, message);
     match (directory, &written.peer, written.listen.peer) {
-        (Directory::Memory, None, None) => Ok(None),
-        (Directory::Memory, ..) => Err(missing(
+        // An address alone is none that anything listens on: whoever runs the node is warned.
+        (Directory::Memory, None, _) => Ok(None),
+        (Directory::Memory, Some(_), _) => Err(missing(
             "directory.kind",
-            "found listen.peer or [peer] beside kind = \"memory\"; expected kind = \"redis\": nodes \
-             find each other there",
+            "found [peer] beside kind = \"memory\"; expected kind = \"redis\": nodes find each other there",
         )),
         (Directory::Redis(_), None, _) => Err(missing(
             "peer",

@@ -12,6 +12,7 @@ use toml::Spanned;
 use crate::document::Document;
 use crate::error::ConfigError;
 use crate::issuer::{Algorithm, Issuer, WrittenIntrospection, WrittenIssuer};
+use crate::oauth::WrittenOAuth;
 
 /// How callers are verified.
 #[derive(Debug, Clone, Serialize)]
@@ -42,7 +43,7 @@ fn display_some<S: serde::Serializer>(
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenVerifyCallers {
     tenant: Option<Spanned<String>>,
-    issuer: Spanned<WrittenIssuers>,
+    issuer: Option<Spanned<WrittenIssuers>>,
     audience: Option<Spanned<String>>,
     algorithms: Option<Spanned<Vec<Algorithm>>>,
     jwks: Option<Spanned<String>>,
@@ -92,16 +93,28 @@ impl<'de> Deserialize<'de> for WrittenIssuers {
 /// unless they are told otherwise.
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::ES256, Algorithm::RS256];
 
+/// `own`: whose tokens the agent itself has, which is whose its callers have where nothing else is said.
 pub(crate) fn check(
     document: &Document,
-    written: WrittenVerifyCallers,
+    mut written: WrittenVerifyCallers,
+    own: &WrittenOAuth,
 ) -> Result<VerifyCallers, ConfigError> {
     let tenant = written.tenant.as_ref();
     let tenant = tenant.map(|tenant| crate::check::name(document, tenant));
     let tenant = tenant.transpose()?;
-    let span = written.issuer.span();
-    let url = match written.issuer.into_inner() {
-        WrittenIssuers::One(url) => Spanned::new(span.clone(), url),
+    let Some(issuer) = written.issuer.take() else {
+        let Some(url) = own.issuer.clone() else {
+            let message = "not given, nor is oauth.issuer, which would stand for it; expected the \
+                           exact iss of callers' tokens";
+            return Err(document.error_of("verify_callers.issuer", message));
+        };
+        written.audience = written.audience.or_else(|| own.audience.clone());
+        written.ca = written.ca.or_else(|| own.ca.clone());
+        return check_one(document, tenant, url, written);
+    };
+    let span = issuer.span();
+    match issuer.into_inner() {
+        WrittenIssuers::One(url) => check_one(document, tenant, Spanned::new(span, url), written),
         WrittenIssuers::Several(issuers) => {
             let flat = [
                 written.audience.as_ref().map(Spanned::span),
@@ -123,9 +136,19 @@ pub(crate) fn check(
                 return Err(document.error(span, "found no issuer; expected at least one"));
             }
             let issuers = crate::issuer::check_all(document, &issuers)?;
-            return Ok(VerifyCallers { tenant, issuers });
+            Ok(VerifyCallers { tenant, issuers })
         }
-    };
+    }
+}
+
+/// A single issuer of this URL, with the keys that stand beside it.
+fn check_one(
+    document: &Document,
+    tenant: Option<TenantName>,
+    url: Spanned<String>,
+    written: WrittenVerifyCallers,
+) -> Result<VerifyCallers, ConfigError> {
+    let span = url.span();
     let Some(audience) = written.audience else {
         let message = "found an issuer without verify_callers.audience; expected the audience of \
                        callers' tokens";

@@ -201,6 +201,15 @@ fn callers_are_verified_by_one_issuer_or_by_several() {
     );
     assert_eq!(issuer.tenant_claim, "tenant");
     assert_eq!(issuer.algorithms.len(), 2);
+    // Nothing said: whoever issues the agent's own tokens.
+    let own = load("[verify_callers]\ncall_scope = \"call\"\n").unwrap();
+    let issuer = &own.issuers[0];
+    assert_eq!(
+        (issuer.url.as_str(), issuer.audience.as_str()),
+        ("https://issuer.example.com", "culvert")
+    );
+    assert_eq!(issuer.call_scope, "call");
+    assert_eq!(load("[verify_callers]\n").unwrap().issuers.len(), 1);
     let issuer = |name: &str| {
         format!(
             "[[verify_callers.issuer]]\nurl = \"https://{name}.example\"\naudience = \"culvert\"\n\

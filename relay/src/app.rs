@@ -87,9 +87,16 @@ impl Prepared {
 
     /// What the node can run with, and clients or other nodes will not be content with.
     pub(crate) fn shortcomings(&self) -> Vec<String> {
+        let idle = match (&self.cluster, self.config.listen.peer) {
+            (None, Some(peer)) => vec![format!(
+                "listen.peer ({peer}) does nothing beside directory.kind = \"memory\": with it a node is \
+                 alone, and nodes find each other by kind = \"redis\""
+            )],
+            _ => Vec::new(),
+        };
         let peers = self.cluster.as_ref();
         let peers = peers.map(|membership| membership.tls().shortcomings());
-        [self.tls.shortcomings(), peers.unwrap_or_default()].concat()
+        [self.tls.shortcomings(), peers.unwrap_or_default(), idle].concat()
     }
 }
 

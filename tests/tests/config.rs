@@ -277,6 +277,39 @@ fn the_folder_of_the_audit_log_may_be_missing_for_check_and_must_be_there_for_ru
     assert_eq!(error(&check("culvert-agent", &config)), "");
 }
 
+/// What the contract prints: an address for other nodes at one that is alone, and callers who are verified
+/// without a word of whose they are.
+#[test]
+fn the_configurations_of_the_contract_pass_and_what_does_nothing_is_said() {
+    let good = Stack::options()
+        .endpoint("vcenter", "https://localhost:1")
+        .listen("peer = \"127.0.0.1:9443\"\n")
+        .relay("\n[directory]\nkind = \"memory\"\n")
+        .agent("\n[verify_callers]\n")
+        .configure();
+    let output = check("culvert-relay", &good.file("relay.toml"));
+    let said = error(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("listen.peer (127.0.0.1:9443) does nothing"),
+        "{said}"
+    );
+    let output = check("culvert-agent", &good.file("agent.toml"));
+    assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    let callers = &shown[shown.find("verify_callers").expect("it is shown")..];
+    assert!(callers.contains(&world().issuer), "{shown}");
+
+    let relay = good.file("relay.toml");
+    add(
+        &relay,
+        "\n[peer]\nname = \"relays.example\"\ncertificate = \"relay.pem\"\n\
+         private_key = \"relay.key\"\nca = \"relay.pem\"\n",
+    );
+    let output = check("culvert-relay", &relay);
+    assert_eq!(output.status.code(), Some(78), "{}", error(&output));
+}
+
 #[test]
 fn a_secret_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
