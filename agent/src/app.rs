@@ -8,6 +8,7 @@ use std::time::Duration;
 use culvert_config::proxy::Proxies;
 use culvert_config::{AgentConfig, ConfigError};
 use culvert_identity::{Proxying, TokenSource};
+use culvert_process::background::Background;
 use culvert_process::descriptors::{self, Room};
 use culvert_process::files::ReadOnce;
 use culvert_process::workers::{Workers, processors};
@@ -21,7 +22,6 @@ use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +67,8 @@ pub(crate) enum RunError {
     AuditFolder(PathBuf),
     #[error("{}: {}", .0.key(), .0)]
     Admin(#[from] AdminError),
+    #[error("a task of the agent has failed ({0}): that is a defect, see the log")]
+    Task(&'static str),
 }
 
 impl RunError {
@@ -179,9 +181,9 @@ impl App {
             serving: self.serving.clone(),
         };
         let admin = Admin::bind(&self.config.admin, desk).await?;
-        let mut background = JoinSet::new();
-        background.spawn(admin.run());
-        background.spawn(self.policy.clone().keep());
+        let mut background = Background::default();
+        background.spawn("admin listener", admin.run());
+        background.spawn("policy", self.policy.clone().keep());
         let files = Arc::new(Files {
             config: self.file,
             relay: self.relay,
@@ -189,9 +191,9 @@ impl App {
             serving: self.serving.clone(),
             asked: Notify::new(),
         });
-        background.spawn(files.clone().keep());
+        background.spawn("files", files.clone().keep());
         if let Some(callers) = self.callers.clone() {
-            background.spawn(callers.keep(tokens.watch()));
+            background.spawn("issuers' keys", callers.keep(tokens.watch()));
         }
         let stop = CancellationToken::new();
         let link = Arc::new(Link {
@@ -209,12 +211,11 @@ impl App {
         let sessions = self.config.relay.sessions;
         let workers = usize::from(sessions).min(processors());
         let workers = Workers::start(workers).map_err(RunError::Runtime)?;
-        let slots: Vec<_> = (0..sessions)
-            .map(|number| {
-                let slot = Slot::new(link.clone(), number);
-                workers.next().spawn(slot.keep())
-            })
-            .collect();
+        let mut slots = Background::default();
+        for number in 0..sessions {
+            let slot = Slot::new(link.clone(), number);
+            slots.spawn_on(workers.next(), "session", slot.keep());
+        }
         tracing::info!(
             relay = %self.config.relay.url,
             sessions = self.config.relay.sessions,
@@ -226,10 +227,10 @@ impl App {
 
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let failed = loop {
             tokio::select! {
                 asked = signals.next() => match asked {
-                    Asked::End => break,
+                    Asked::End => break None,
                     Asked::Reload => {
                         self.policy.reload();
                         audit.reopen();
@@ -239,14 +240,15 @@ impl App {
                 _ = sweep.tick() => {
                     self.serving.sweep();
                 }
+                // What is left of the agent ends in order, and another one takes its place.
+                name = background.failed() => break Some(name),
+                name = slots.failed() => break Some(name),
             }
-        }
+        };
         notify(&[NotifyState::Stopping]);
         stop.cancel();
         self.serving.front().draining.cancel();
-        for slot in slots {
-            let _ = slot.await;
-        }
+        slots.ended().await;
         drain(
             &link.live.sessions(),
             self.serving.calls(),
@@ -256,7 +258,7 @@ impl App {
         audit.close().await;
         // A refresh token that the disk has not taken yet is tried once more.
         drop(grant);
-        Ok(())
+        failed.map_or(Ok(()), |name| Err(RunError::Task(name)))
     }
 }
 

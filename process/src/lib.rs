@@ -1,7 +1,8 @@
-//! What Culvert's programs have in common as processes: the [log], the [threads](workers) that carry
-//! connections, how many [files](descriptors) they may have open, and which [files] have
+//! What Culvert's programs have in common as processes: the [log], the tasks in the [background], the
+//! [threads](workers) that carry connections, how many [files](descriptors) they may have open, and which [files] have
 //! changed since they were read.
 
+pub mod background;
 pub mod descriptors;
 pub mod files;
 pub mod log;

@@ -12,12 +12,12 @@ use culvert_config::relay::RelayTls;
 use culvert_config::{ConfigError, RelayConfig};
 use culvert_http::Alpn;
 use culvert_identity::{Proxying, Verifier};
+use culvert_process::background::Background;
 use culvert_process::files::ReadOnce;
 use culvert_process::workers::Workers;
 use culvert_session::tls::TlsConfigError;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
 use crate::admin::{self, Admin};
@@ -141,6 +141,9 @@ pub(crate) enum RunError {
     /// Signals cannot be received.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
+    /// A part of the node has failed.
+    #[error("a task of the node has failed ({0}): that is a defect, see the log")]
+    Task(&'static str),
 }
 
 /// Runs a node until it is asked to stop, and drains it.
@@ -213,7 +216,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     });
 
     // Everything in here ends with this function.
-    let mut background = JoinSet::new();
+    let mut background = Background::default();
     let joined = match (cluster, &config.peer) {
         (Some(membership), Some(peer)) => {
             let (tls, expiry) = (
@@ -224,7 +227,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
             let hangups = async move || {
                 hangup.recv().await;
             };
-            background.spawn(tls::keep_fresh(tls, expiry, hangups));
+            background.spawn("peer certificates", tls::keep_fresh(tls, expiry, hangups));
             let joining = membership.join(peer, &node, &workers).await;
             let joined = joining.map_err(|error| RunError::Listen {
                 key: "listen.peer",
@@ -289,27 +292,25 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         "the relay runs"
     );
 
-    background.spawn(admin.run());
-    background.spawn(refresh(verifier));
+    background.spawn("admin listener", admin.run());
+    background.spawn("issuers' keys", refresh(verifier));
     let hangups = async move || {
         hangup.recv().await;
         file.warn_if_changed();
     };
-    background.spawn(tls::keep_fresh(
-        tls,
-        metrics.certificate_expiry.clone(),
-        hangups,
-    ));
-    background.spawn(forget(node.clone()));
-    background.spawn(enforce(node.clone()));
-    background.spawn(announce(node));
+    let expiry = metrics.certificate_expiry.clone();
+    background.spawn("certificates", tls::keep_fresh(tls, expiry, hangups));
+    background.spawn("memory", forget(node.clone()));
+    background.spawn("revocations", enforce(node.clone()));
+    background.spawn("readiness", announce(node));
     let farewell = joined.map(|joined| joined.run_in(&mut background));
     if let Some(proxy) = proxy {
         let (edge, drained) = (edge.clone(), ending.drain.clone());
-        background.spawn(proxy.run_plain(ending.clone(), move |connection, peer| {
+        let serve = move |connection, peer| {
             edge.clone()
                 .serve_connection(connection, Alpn::Http1, peer, drained.clone())
-        }));
+        };
+        background.spawn("listen.proxy", proxy.run_plain(ending.clone(), serve));
     }
     let drained = ending.drain.clone();
     let homes = edge.clone();
@@ -318,11 +319,13 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         edge.clone()
             .serve_connection(connection, alpn, peer, drained.clone())
     };
-    background.spawn(listener.run(ending.clone(), home, serve));
+    background.spawn("listen.public", listener.run(ending.clone(), home, serve));
 
-    let signalled = tokio::select! {
-        () = signals.end() => true,
-        () = ending.drain.cancelled() => false,
+    let (signalled, failed) = tokio::select! {
+        () = signals.end() => (true, None),
+        () = ending.drain.cancelled() => (false, None),
+        // What is left of the node ends in order, and another one takes its place.
+        name = background.failed() => (true, Some(name)),
     };
     notify(&[NotifyState::Stopping]);
     let (limit, elsewhere) = (limits.drain.0, farewell.is_some());
@@ -346,7 +349,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     if let Some(farewell) = farewell {
         farewell.await;
     }
-    Ok(())
+    failed.map_or(Ok(()), |name| Err(RunError::Task(name)))
 }
 
 /// Keeps the issuers' keys fresh, for as long as it is polled.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use culvert_config::RelayConfig;
 use culvert_config::cluster::{Directory as Configured, Peer};
+use culvert_process::background::Background;
 use culvert_process::workers::Workers;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::redis::RedisRegistry;
@@ -130,13 +130,13 @@ impl Joined {
     }
 
     /// Takes part in the cluster for as long as the tasks live; gives what is to be awaited at last.
-    pub(crate) fn run_in(self, tasks: &mut JoinSet<()>) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn run_in(self, tasks: &mut Background) -> impl Future<Output = ()> + use<> {
         let (registry, me) = (
             self.cluster.registry.clone(),
             self.cluster.me.instance.clone(),
         );
-        tasks.spawn(self.acceptor.run());
-        tasks.spawn(self.cluster.run());
+        tasks.spawn("listen.peer", self.acceptor.run());
+        tasks.spawn("cluster", self.cluster.run());
         async move {
             // Its lease ends anyway.
             let _ = timeout(FAREWELL, registry.withdraw(&me)).await;
