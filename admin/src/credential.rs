@@ -2,6 +2,7 @@
 //! or as the password of `Basic` (RFC 7617) with any user, which browsers ask for.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine;
@@ -10,24 +11,26 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::listener::aside;
+
 /// Reads the token as it is now.
 type Read = dyn Fn() -> Result<SecretString, String> + Send + Sync;
 
 /// The token that has to be shown. It is read anew for each request, so that a new one counts at once.
-pub struct Credential(Box<Read>);
+pub struct Credential(Arc<Read>);
 
 impl Credential {
-    /// A token that this function reads.
+    /// A token that this function reads, which may block.
     pub fn new(read: impl Fn() -> Result<SecretString, String> + Send + Sync + 'static) -> Self {
-        Self(Box::new(read))
+        Self(Arc::new(read))
     }
 
     /// Whether a request shows the token. If it cannot be read, none does, and the log says why.
-    pub(crate) fn is_shown(&self, headers: &HeaderMap) -> bool {
+    pub(crate) async fn is_shown(&self, headers: &HeaderMap) -> bool {
         let Some(shown) = shown(headers) else {
             return false;
         };
-        match (self.0)() {
+        match aside(self.0.clone()).await {
             Ok(token) => verify_slices_are_equal(&shown, token.expose_secret().as_bytes()).is_ok(),
             Err(error) => {
                 tracing::warn!("the admin listener lets nobody in: {error}");
@@ -63,8 +66,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_token_is_shown_as_bearer_or_as_a_password_and_nothing_else_will_do() {
+    #[tokio::test]
+    async fn the_token_is_shown_as_bearer_or_as_a_password_and_nothing_else_will_do() {
         let credential = Credential::new(|| Ok(SecretString::from("a:long=secret")));
         let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
         for (value, expected) in [
@@ -85,16 +88,34 @@ mod tests {
         ] {
             let value = HeaderValue::from_str(&value).unwrap();
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value.clone())]);
-            assert_eq!(credential.is_shown(&headers), expected, "{value:?}");
+            assert_eq!(credential.is_shown(&headers).await, expected, "{value:?}");
         }
-        assert!(!credential.is_shown(&HeaderMap::new()));
+        assert!(!credential.is_shown(&HeaderMap::new()).await);
         assert!(!format!("{credential:?}").contains("secret"));
     }
 
-    #[test]
-    fn a_token_that_cannot_be_read_lets_nobody_in() {
+    #[tokio::test]
+    async fn a_token_that_cannot_be_read_lets_nobody_in() {
         let credential = Credential::new(|| Err("the file is gone".to_owned()));
         let value = HeaderValue::from_static("Bearer ");
-        assert!(!credential.is_shown(&HeaderMap::from_iter([(AUTHORIZATION, value)])));
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+        assert!(!credential.is_shown(&headers).await);
+    }
+
+    /// On one thread, on which everything else would wait too.
+    #[tokio::test]
+    async fn a_file_that_takes_its_time_holds_nothing_else_up() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let receiver = std::sync::Mutex::new(receiver);
+        let credential = Credential::new(move || {
+            let token: &str = receiver.lock().unwrap().recv().unwrap();
+            Ok(SecretString::from(token))
+        });
+        let value = HeaderValue::from_static("Bearer a-long-secret");
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+        let (shown, ()) = tokio::join!(credential.is_shown(&headers), async move {
+            sender.send("a-long-secret").unwrap();
+        });
+        assert!(shown);
     }
 }

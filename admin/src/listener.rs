@@ -51,7 +51,7 @@ pub struct Listener {
 /// On what terms connections are served.
 #[derive(Default)]
 struct Terms {
-    tls: Option<Box<Certificate>>,
+    tls: Option<Arc<Certificate>>,
     credential: Option<Credential>,
 }
 
@@ -80,13 +80,13 @@ impl Listener {
         }
     }
 
-    /// Speaks TLS, each connection with what this function gives for it.
+    /// Speaks TLS, each connection with what this function gives for it, which may block.
     #[must_use]
     pub fn over_tls(
         mut self,
         tls: impl Fn() -> Result<Arc<ServerConfig>, String> + Send + Sync + 'static,
     ) -> Self {
-        self.terms.tls = Some(Box::new(tls));
+        self.terms.tls = Some(Arc::new(tls));
         self
     }
 
@@ -176,7 +176,7 @@ where
     let Some(tls) = &terms.tls else {
         return serve(io, terms, answer).await;
     };
-    let tls = match tls() {
+    let tls = match aside(tls.clone()).await {
         Ok(tls) => tls,
         Err(error) => {
             tracing::warn!("the admin listener has no certificate to show: {error}");
@@ -199,7 +199,7 @@ where
     let service = service_fn(|request: Request<Incoming>| async {
         let (mut head, body) = request.into_parts();
         if let Some(credential) = &terms.credential {
-            if !credential.is_shown(&head.headers) {
+            if !credential.is_shown(&head.headers).await {
                 return Ok(answered(Err(Refused::Credential)));
             }
             head.extensions.insert(Authorized);
@@ -218,6 +218,14 @@ where
     if let Err(error) = served.await {
         tracing::debug!(%error, "a connection to the admin listener ended");
     }
+}
+
+/// What a function gives that may block: file systems may take their time.
+pub(crate) async fn aside<T: Send + 'static>(
+    read: Arc<dyn Fn() -> Result<T, String> + Send + Sync>,
+) -> Result<T, String> {
+    let read = tokio::task::spawn_blocking(move || read());
+    read.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// Whether the path is a socket that nobody listens on.

@@ -1,6 +1,6 @@
 //! The relay: how to reach it, and what it says to a CONNECT.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -8,7 +8,7 @@ use culvert_proto::connect_name::ConnectName;
 use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
 use culvert_session::{race, socket};
 use rustls_pki_types::ServerName;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -114,7 +114,7 @@ impl Relay {
             token_file,
             host,
         };
-        relay.token().map_err(BadSettings::Token)?;
+        token(&relay.token_file).map_err(BadSettings::Token)?;
         Ok(relay)
     }
 
@@ -123,23 +123,17 @@ impl Relay {
         &self.host
     }
 
-    /// The token as the file has it now: it is small, and a renewed one must count at once.
-    fn token(&self) -> Result<secrecy::SecretString, String> {
-        let token = culvert_config::secret::read(&self.token_file, &self.token_file)?;
-        let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-        if token.expose_secret().bytes().all(legal) {
-            Ok(token)
-        } else {
-            let file = self.token_file.display();
-            Err(format!(
-                "{file} holds no token; expected one line with an access token"
-            ))
-        }
+    /// The token as the file has it now: a renewed one must count at once.
+    async fn token(&self) -> Result<SecretString, String> {
+        let file = self.token_file.clone();
+        // File systems may take their time.
+        let read = tokio::task::spawn_blocking(move || token(&file));
+        read.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     /// Asks for a way. Cancel safe: dropped, it hangs up.
     pub(crate) async fn connect(&self, target: &ConnectName) -> Result<Answer, Refusal> {
-        let token = self.token().map_err(|error| {
+        let token = self.token().await.map_err(|error| {
             tracing::error!("no token: {error}");
             let detail = format!("culvert-connect has no token: {error}");
             Refusal::no_gateway("proxy_configuration_error", detail)
@@ -194,6 +188,20 @@ impl Relay {
         let tcp = race::connect(addresses.collect()).await?;
         socket::tune(&tcp);
         Ok(Box::new(self.tls.0.connect(self.name.clone(), tcp).await?))
+    }
+}
+
+/// Reads a token. Blocks.
+fn token(file: &Path) -> Result<SecretString, String> {
+    let token = culvert_config::secret::read(file, file)?;
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+    if token.expose_secret().bytes().all(legal) {
+        Ok(token)
+    } else {
+        let file = file.display();
+        Err(format!(
+            "{file} holds no token; expected one line with an access token"
+        ))
     }
 }
 
