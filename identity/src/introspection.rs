@@ -49,15 +49,24 @@ pub struct Introspection {
     pub ca: Option<PathBuf>,
 }
 
+/// How old what connects to an issuer gets: then the CA file is read again, as it is for its keys.
+const CA_MEMORY: Duration = Duration::from_secs(300);
+
 /// Asks one issuer.
 pub(crate) struct Introspector {
     settings: Introspection,
     proxying: Proxying,
-    /// Kept while it works; made anew after a failure, with the CA file as it is then.
-    fetcher: Mutex<Option<Arc<Fetcher>>>,
+    fetcher: Mutex<Kept>,
     questions: Semaphore,
     /// By the SHA-256 of the token: secrets are not kept.
     answers: Mutex<HashMap<[u8; 32], Answer>>,
+}
+
+/// What connects to the issuer, with the CA file as it was when this was made.
+struct Kept {
+    fetcher: Arc<Fetcher>,
+    /// From then on another one is made, if the CA file is good.
+    until: Instant,
 }
 
 struct Answer {
@@ -72,7 +81,7 @@ impl Introspector {
         Ok(Self {
             settings,
             proxying,
-            fetcher: Mutex::new(Some(Arc::new(fetcher))),
+            fetcher: Mutex::new(Kept::new(Arc::new(fetcher))),
             questions: Semaphore::new(MAX_QUESTIONS),
             answers: Mutex::default(),
         })
@@ -120,10 +129,10 @@ impl Introspector {
     }
 
     async fn ask(&self, token: &str) -> Result<Vec<u8>, FetchError> {
-        let fetcher = self.fetcher().await?;
+        let fetcher = self.fetcher().await;
         let answer = self.exchange(&fetcher, token).await;
         if answer.is_err() {
-            *lock(&self.fetcher) = None;
+            lock(&self.fetcher).until = Instant::now();
         }
         answer
     }
@@ -155,14 +164,29 @@ impl Introspector {
         }
     }
 
-    async fn fetcher(&self) -> Result<Arc<Fetcher>, FetchError> {
-        if let Some(fetcher) = &*lock(&self.fetcher) {
-            return Ok(fetcher.clone());
-        }
+    async fn fetcher(&self) -> Arc<Fetcher> {
+        let old = {
+            let mut kept = lock(&self.fetcher);
+            let old = kept.fetcher.clone();
+            if Instant::now() < kept.until {
+                return old;
+            }
+            // Whoever comes meanwhile goes on with the old one.
+            kept.until = Instant::now() + CA_MEMORY;
+            old
+        };
         let (ca, url) = (self.settings.ca.clone(), self.settings.url.clone());
-        let fetcher = Arc::new(Fetcher::open(ca, url, self.proxying.clone()).await?);
-        *lock(&self.fetcher) = Some(fetcher.clone());
-        Ok(fetcher)
+        match Fetcher::open(ca, url, self.proxying.clone()).await {
+            Ok(fetcher) => {
+                let fetcher = Arc::new(fetcher);
+                *lock(&self.fetcher) = Kept::new(fetcher.clone());
+                fetcher
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the CA file for introspection is not read again; the old one counts");
+                old
+            }
+        }
     }
 
     fn recall(&self, key: &[u8; 32]) -> Option<Result<VerifiedToken, TokenError>> {
@@ -194,6 +218,15 @@ impl Introspector {
         }
         if answers.len() < MAX_REMEMBERED {
             answers.insert(key, answer);
+        }
+    }
+}
+
+impl Kept {
+    fn new(fetcher: Arc<Fetcher>) -> Self {
+        Self {
+            fetcher,
+            until: Instant::now() + CA_MEMORY,
         }
     }
 }

@@ -202,6 +202,38 @@ async fn a_withdrawn_token_is_refused_when_the_memory_of_it_ends() {
     assert_eq!(refused, TokenError::Inactive);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_ca_file_is_read_again_and_one_that_is_of_no_use_leaves_the_old_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let write_ca = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new(vec!["ca".into()]).unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        std::fs::write(&ca, certificate.pem()).unwrap();
+    };
+    write_ca();
+    let settings = Introspection {
+        url: "https://issuer.example.com/introspect".parse().unwrap(),
+        client_id: "relay".into(),
+        client_secret: SECRET.into(),
+        ca: Some(ca.clone()),
+    };
+    let introspector = Introspector::new(settings, Proxying::default()).unwrap();
+    let first = introspector.fetcher().await;
+    write_ca();
+    assert!(Arc::ptr_eq(&first, &introspector.fetcher().await));
+    tokio::time::advance(CA_MEMORY).await;
+    let second = introspector.fetcher().await;
+    assert!(!Arc::ptr_eq(&first, &second), "the old file is in force");
+    std::fs::write(&ca, "half a file").unwrap();
+    tokio::time::advance(CA_MEMORY).await;
+    assert!(Arc::ptr_eq(&second, &introspector.fetcher().await));
+    write_ca();
+    tokio::time::advance(CA_MEMORY).await;
+    assert!(!Arc::ptr_eq(&second, &introspector.fetcher().await));
+}
+
 /// Two issuers: one that takes questions and never answers, and this one after it.
 async fn after_a_silent_one(server: &Server) -> (TcpListener, Verifier) {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
