@@ -48,8 +48,8 @@ const CLASSES: [u8; 256] = {
         if b == b'\t' || (b >= b' ' && b != 0x7F) {
             class |= VALUE;
         }
-        // pchar, '/', '?' and '%' (RFC 3986).
-        if b.is_ascii_alphanumeric() || is_in(b, b"-._~!$&'()*+,;=:@/?%") {
+        // pchar, '/', '?' and '%' (RFC 3986), and what tools send raw: the canonical target has its escapes.
+        if b.is_ascii_alphanumeric() || is_in(b, b"-._~!$&'()*+,;=:@/?%[]{}|^`") {
             class |= TARGET;
         }
         classes[byte] = class;

@@ -4,7 +4,7 @@
 //! more than one way (dot segments, doubled slashes, double escapes, path parameters,
 //! backslashes, NUL and fragment cuts) are refused, not repaired. What remains has exactly one
 //! spelling: escapes of unreserved characters are decoded, the others have upper-case digits
-//! (RFC 3986, 6.2.2).
+//! (RFC 3986, 6.2.2), and the few characters that tools leave as they are become escapes.
 
 use std::fmt;
 
@@ -148,9 +148,15 @@ impl CanonicalTarget {
         let mut text = canonical_path(path, options, target.len())?;
         let length = text.len();
         if let Some(query) = query {
-            check_query(query, path.len() + 1)?;
             text.push('?');
-            text.push_str(query);
+            push_query(&mut text, query, path.len() + 1)?;
+            if query::overrides_method(&text[length + 1..]) {
+                return Err(TargetError::MethodOverride);
+            }
+            // Its escapes may have made it longer.
+            if text.len() > MAX_TARGET {
+                return Err(TargetError::TargetTooLong);
+            }
         }
         let folded = decode::folded(&text[..length]);
         Ok(Self {
@@ -183,7 +189,7 @@ impl CanonicalTarget {
         &self.text[..self.path]
     }
 
-    /// What follows the first `?`, exactly as it was sent; `None` without a `?`.
+    /// What follows the first `?`, with its escapes as they were sent; `None` without a `?`.
     pub fn query(&self) -> Option<&str> {
         self.text.get(self.path + 1..)
     }
@@ -222,6 +228,10 @@ pub(crate) fn canonical_path(
         return Err(TargetError::PathTooLong);
     }
     let canonical = canonical_spelling(path.as_bytes(), options, capacity)?;
+    // Its escapes may have made it longer.
+    if canonical.len() > MAX_PATH {
+        return Err(TargetError::PathTooLong);
+    }
     if canonical.contains('%') {
         check_text(&canonical)?;
     }
@@ -229,7 +239,8 @@ pub(crate) fn canonical_path(
     Ok(canonical)
 }
 
-/// Checks every byte and escape; decodes what is unreserved, upper-cases the other escapes.
+/// Checks every byte and escape; decodes what is unreserved, upper-cases the other escapes, escapes
+/// what tools leave raw.
 fn canonical_spelling(
     path: &[u8],
     options: PathOptions,
@@ -255,6 +266,7 @@ fn canonical_spelling(
             }
             b';' if !options.allow_semicolon => return Err(TargetError::Semicolon { at }),
             byte if byte == b'/' || is_pchar(byte) => canonical.push(char::from(byte)),
+            byte if is_left_raw(byte) => push_escape(&mut canonical, byte),
             byte => return Err(TargetError::PathByte { byte, at }),
         }
         at += 1;
@@ -305,22 +317,38 @@ fn check_segment(segment: &str) -> Result<(), TargetError> {
     Ok(())
 }
 
-/// Legal bytes, whole escapes, no override of the method (RFC 3986, 3.4).
-fn check_query(query: &str, offset: usize) -> Result<(), TargetError> {
+/// Checks every byte and escape of a query (RFC 3986, 3.4) and appends it. Escapes stay as they are: what
+/// they mean is for each server to say.
+fn push_query(text: &mut String, query: &str, offset: usize) -> Result<(), TargetError> {
     let bytes = query.as_bytes();
+    let mut kept = 0;
     for (index, &byte) in bytes.iter().enumerate() {
         let at = offset + index;
         if byte == b'%' {
             hex_pair(bytes, index).ok_or(TargetError::BrokenEscape { at })?;
+        } else if is_left_raw(byte) {
+            text.push_str(&query[kept..index]);
+            push_escape(text, byte);
+            kept = index + 1;
         } else if !is_query_byte(byte) {
             return Err(TargetError::QueryByte { byte, at });
         }
     }
-    if query::overrides_method(query) {
-        Err(TargetError::MethodOverride)
-    } else {
-        Ok(())
-    }
+    text.push_str(&query[kept..]);
+    Ok(())
+}
+
+fn push_escape(text: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    text.push('%');
+    text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    text.push(char::from(DIGITS[usize::from(byte & 15)]));
+}
+
+/// What a URI must escape and browsers, HTTP libraries and curl do not. No server gives any of it a
+/// meaning of its own in a target, so that its escape has the same one.
+pub(crate) fn is_left_raw(byte: u8) -> bool {
+    matches!(byte, b'[' | b']' | b'{' | b'}' | b'|' | b'^' | b'`')
 }
 
 pub(crate) fn is_query_byte(byte: u8) -> bool {

@@ -1,6 +1,6 @@
 //! Path patterns: `*` within a segment, `**` for any number of segments.
 
-use crate::canonical::{PathOptions, TargetError, canonical_path};
+use crate::canonical::{PathOptions, TargetError, canonical_path, is_left_raw};
 use crate::decode;
 use crate::glob::{Case, Glob};
 use crate::rule::Action;
@@ -187,9 +187,15 @@ fn canonical_pattern(pattern: &str) -> Result<String, String> {
         allow_semicolon: true,
         allow_encoded_slash: true,
     };
-    let canonical = match pattern.starts_with('/') {
-        true => canonical_path(pattern, options, 0),
-        false => Err(TargetError::NotOriginForm),
+    // `[ab]` and `{a,b}` are choices elsewhere. Taken for themselves, such a deny rule would deny nothing.
+    let choice = pattern.bytes().position(is_left_raw);
+    let canonical = match choice {
+        Some(at) => Err(TargetError::PathByte {
+            byte: pattern.as_bytes()[at],
+            at,
+        }),
+        None if pattern.starts_with('/') => canonical_path(pattern, options, 0),
+        None => Err(TargetError::NotOriginForm),
     };
     canonical.map_err(|error| {
         let what = error.to_string();

@@ -194,6 +194,39 @@ scope = ["culvert:call"]
     assert_eq!(upstream.requests().len(), 1);
 }
 
+/// Browsers, `fetch`, axios and `curl -g` leave these raw.
+#[test]
+fn what_tools_leave_raw_in_a_target_is_escaped_for_policy_logs_and_upstream() {
+    let upstream = Upstream::plain();
+    let policy = format!(
+        "{}\n[[rule]]\nid = \"locked\"\naction = \"deny\"\npath = [\"/api/locked%5B1%5D\"]\n",
+        culvert_tests::stack::POLICY
+    );
+    let stack = Stack::options()
+        .endpoint("vcenter", &upstream.url())
+        .policy(&policy)
+        .start();
+    let (path, query) = ("/api/a%5Bb%5D%7Bc%7D%7C%5E", "q%5B%5D=%7Bd%7D%7C%5E%60");
+    for http in Http::BOTH {
+        let call = |path| stack.call(path).http(http).ok();
+        let answer = call("/api/a[b]{c}|^?q[]={d}|^`");
+        assert_eq!(answer.status, 200, "{answer}");
+        for log in [&stack.relay, &stack.agent] {
+            until("the log has the call in that spelling", || {
+                let log = log.log();
+                let mut lines = log.lines().filter(|line| line.contains(&answer.call()));
+                lines.any(|line| line.contains(path))
+            });
+        }
+        call("/api/locked[1]").assert_refused(403, "policy-denied", "agent");
+        call("/api/a\\b").assert_refused(400, "bad-request", "relay");
+    }
+    let requests = upstream.requests();
+    assert_eq!(requests.len(), 2);
+    let spelled = format!("{path}?{query}");
+    assert!(requests.iter().all(|request| request.target() == spelled));
+}
+
 #[test]
 fn another_tenants_endpoint_looks_like_one_that_does_not_exist() {
     let upstream = Upstream::plain();

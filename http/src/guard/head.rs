@@ -2,7 +2,7 @@
 
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::heads::is_method;
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use super::{TARGET, TOKEN, Violation, is};
 
@@ -225,6 +225,10 @@ fn request_line(line: &[u8]) -> Result<(bool, bool), Violation> {
     }
     if let Some(&byte) = target.iter().find(|&&byte| !is(TARGET, byte)) {
         return Err(Violation::TargetCharacter(byte));
+    }
+    // hyper takes no backtick in a path, and would say nothing of why.
+    if memchr2(b'`', b'?', target).is_some_and(|at| target[at] == b'`') {
+        return Err(Violation::TargetCharacter(b'`'));
     }
     Ok((http10, false))
 }

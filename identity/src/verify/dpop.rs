@@ -349,8 +349,16 @@ fn plain(url: &Url) -> Option<(String, u16, String)> {
     Some((
         host.to_owned(),
         url.port_or_known_default()?,
-        one_spelling(url.path()),
+        one_spelling(&escaped(url.path())),
     ))
+}
+
+/// A path with escapes for the characters that [`Url`] leaves raw, as the request's own path has them.
+fn escaped(path: &str) -> String {
+    path.replace('[', "%5B")
+        .replace(']', "%5D")
+        .replace('|', "%7C")
+        .replace('^', "%5E")
 }
 
 /// A path with its escapes of unreserved characters decoded and all others in capitals (RFC 3986,

@@ -50,11 +50,19 @@ pub(crate) fn check(input: &str) {
         let again = CanonicalTarget::parse(target.as_str(), STRICT);
         assert_eq!(again.as_ref(), Ok(&target), "not idempotent: {input:?}");
         assert!(target.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
-        let path = input.split('?').next().unwrap();
+        let (path, query) = match input.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (input, None),
+        };
         assert_eq!(
             decode::once(path),
             decode::once(target.path()),
             "another path: {input:?}"
+        );
+        assert_eq!(
+            query.map(decode::once),
+            target.query().map(decode::once),
+            "another query: {input:?}"
         );
     }
     // Path parameters, where accepted, hide nothing but themselves.
@@ -89,7 +97,7 @@ const HARMLESS: [&str; 12] = [
     "/", "/", "/", "a", "sdk", "Api", "%41", "%7e", "%c3%a9", "%20", "v1.0", "-",
 ];
 #[cfg(test)]
-pub(super) const NASTY: [&str; 44] = [
+pub(super) const NASTY: [&str; 48] = [
     "//",
     "/./",
     "/../",
@@ -124,6 +132,10 @@ pub(super) const NASTY: [&str; 44] = [
     " ",
     "\"",
     "{",
+    "[",
+    "]",
+    "|",
+    "`",
     "é",
     "%c0%ae",
     "%c0%af",

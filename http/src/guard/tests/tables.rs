@@ -158,6 +158,14 @@ fn a_malformed_head_is_refused_and_the_reason_named() {
             TargetCharacter(b'"'),
         ),
         (
+            "GET /a`b?c HTTP/1.1\r\nHost: a\r\n\r\n",
+            TargetCharacter(b'`'),
+        ),
+        (
+            "GET /?<a> HTTP/1.1\r\nHost: a\r\n\r\n",
+            TargetCharacter(b'<'),
+        ),
+        (
             "GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n",
             TargetCharacter(0xc3),
         ),
@@ -175,8 +183,8 @@ fn a_malformed_head_is_refused_and_the_reason_named() {
 fn who_writes_a_character_that_must_be_escaped_is_told_which_and_how() {
     for (target, words) in [
         (
-            "/a?b[0]=1",
-            "the character [, which a URI must escape (%5B)",
+            "/a?b<0>=1",
+            "the character <, which a URI must escape (%3C)",
         ),
         ("/a#b", "the character #, which a URI must escape (%23)"),
         ("/\u{e9}", "the byte 0xC3, which a URI must escape (%C3)"),
@@ -195,6 +203,10 @@ fn a_good_head_passes_with_its_framing() {
         ("GET / HTTP/1.0\r\nHost: a:443\r\n\r\n", Framing::Empty),
         (
             "GET /a?b=%2f&c HTTP/1.1\r\nhost:\t[::1]:443 \r\nA:\r\nB: \u{e9}\r\n\r\n",
+            Framing::Empty,
+        ),
+        (
+            "GET /[a]{b}|^?[a]{b}|^` HTTP/1.1\r\nHost: a\r\n\r\n",
             Framing::Empty,
         ),
         (

@@ -281,6 +281,20 @@ fn an_address_is_compared_in_one_spelling_and_without_query() {
         assert!(!named(other, &request), "{other}");
     }
     assert!(named("https://vc--acme.relay.example:443/api/vm", &GET));
+    // Tools that send these raw write them so here, too; the request has its one spelling by now.
+    let raw = ProvedRequest {
+        method: "GET",
+        to: ProvedTarget::Https {
+            authority: "vc--acme.relay.example",
+            path: "/%5Ba%5D%7Bb%7D%7Cc%5Ed",
+        },
+    };
+    for same in ["/[a]{b}|c^d", "/%5ba%5d%7bb%7d%7cc%5ed"] {
+        assert!(named(
+            &format!("https://vc--acme.relay.example{same}"),
+            &raw
+        ));
+    }
 
     let name = ConnectName::parse("vc.sddc.local:443").unwrap();
     let connect = ProvedRequest {
