@@ -20,14 +20,18 @@ use crate::pace::Patience;
 use crate::progress::Progress;
 use crate::throttle::Throttle;
 
-/// How long the rest of a body is read that nobody wants any more.
-const HEAR_OUT: Duration = Duration::from_secs(2);
+/// How long the rest of a body is read that nobody wants any more, how long its caller may pause in it, and
+/// how many bytes that may be. The times are those of nginx's `lingering_close`; without a call a connection
+/// may stay for longer, and one on which nobody is known ends at its time whatever is read.
+const HEAR_OUT: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(5);
+const HEAR_OUT_BYTES: u64 = 1 << 30;
 
 /// A request's body: counted, filtered, and given up where the caller stalls.
 ///
-/// Dropped in the midst, the rest of it is read and thrown away for 2 s. The answer is there already then,
-/// and a caller that is cut off while it still sends may never look at it: a closed connection resets, and
-/// curl 7.88, which Debian 12 has, throws away an answer whose HTTP/2 stream was reset behind it.
+/// Dropped in the midst, the rest of it is read and thrown away for up to 30 s. The answer is there already
+/// then, and a caller that is cut off while it still sends may never look at it: a closed connection resets,
+/// and curl 7.88, which Debian 12 has, throws away an answer whose HTTP/2 stream was reset behind it.
 #[derive(Debug)]
 pub struct Upload {
     /// `None` once it has ended or failed.
@@ -195,12 +199,20 @@ impl Body for Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if !self.has_ended()
-            && let Some(mut rest) = self.incoming.take()
+            && let Some(rest) = self.incoming.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(timeout(HEAR_OUT, async move {
-                while let Some(Ok(_)) = rest.frame().await {}
-            }));
+            runtime.spawn(timeout(HEAR_OUT, hear_out(rest)));
         }
+    }
+}
+
+/// Reads a body, and throws it away.
+async fn hear_out(mut rest: Incoming) {
+    let mut bytes = 0;
+    while bytes < HEAR_OUT_BYTES
+        && let Ok(Some(Ok(frame))) = timeout(PAUSE, rest.frame()).await
+    {
+        bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
     }
 }

@@ -33,7 +33,6 @@ use culvert_proto::mux;
 use culvert_proto::names::{EndpointName, TenantName};
 use culvert_session::{Session, WebSocketIo};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -220,9 +219,9 @@ impl Agents {
 
     /// Answers the request for a session: with 101, after which the connection is a session, or
     /// with the reason why not. The token is verified before anything is upgraded.
-    pub async fn upgrade(
+    pub async fn upgrade<B>(
         self: Arc<Self>,
-        mut request: Request<Incoming>,
+        mut request: Request<B>,
         peer: Peer,
     ) -> Result<Response<()>, Problem> {
         let admitted = self.admit(&request, peer).await;

@@ -128,6 +128,8 @@ impl Inside {
         request: Request<Incoming>,
         progress: &Arc<Progress>,
     ) -> Result<Underway, Problem> {
+        // Whatever becomes of it, what the caller has begun to send is heard out.
+        let request = request.map(|body| Upload::new(body, PACE.stall, progress.clone()));
         let Checked {
             authority,
             name,
@@ -137,7 +139,7 @@ impl Inside {
         } = self
             .check(&request)
             .map_err(|problem| self.refuse(id, &request, problem))?;
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, upload) = request.into_parts();
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         if asked.is_some() {
             upgrade::as_get(&mut parts);
@@ -151,7 +153,6 @@ impl Inside {
         let to_head = method == Method::HEAD;
         let waits = headers::waits(&fields);
         progress.waits.store(waits, Ordering::Relaxed);
-        let upload = Upload::new(body, PACE.stall, progress.clone());
         let length = upload.length();
         let call = self.call(id, method, target, asked.clone(), Some(name));
         let message = Message {
@@ -176,7 +177,7 @@ impl Inside {
     }
 
     /// Says what can be said against a request before it is a call.
-    fn check(&self, request: &Request<Incoming>) -> Result<Checked, Problem> {
+    fn check(&self, request: &Request<Upload>) -> Result<Checked, Problem> {
         if let Some(violation) = self.traffic.refused() {
             return Err(violation.into());
         }
@@ -198,7 +199,7 @@ impl Inside {
     }
 
     /// Refuses a request that is no call: with a line in the audit log.
-    fn refuse(&self, id: CallId, request: &Request<Incoming>, mut problem: Problem) -> Problem {
+    fn refuse(&self, id: CallId, request: &Request<Upload>, mut problem: Problem) -> Problem {
         problem.layer = Layer::Agent;
         let (method, target) = match self.traffic.refused() {
             // What hyper was given in its place is nobody's request.
@@ -343,7 +344,7 @@ impl Inside {
 }
 
 /// Path and query, as they came.
-fn target_of(request: &Request<Incoming>) -> &str {
+fn target_of(request: &Request<Upload>) -> &str {
     let target = request.uri().path_and_query();
     target.map_or("/", |target| target.as_str())
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_http::problem::insert_call;
@@ -18,11 +17,9 @@ use culvert_session::body::RecvBody;
 use culvert_session::splice::Cut;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 
 use super::Edge;
 use super::answer::AnswerBody;
@@ -41,14 +38,6 @@ const LENIENT: PathOptions = PathOptions {
     allow_semicolon: true,
     allow_encoded_slash: true,
 };
-
-/// So much of a body, in bytes, is read of a caller that is refused. The guard of HTTP/2 gives little more
-/// of a stranger's.
-const LITTLE: usize = 8 * 1024;
-
-/// How long that may take: it comes right behind the head. For longer, a stranger's calls would hold more
-/// memory than they may.
-const SOON: Duration = Duration::from_millis(2);
 
 impl Edge {
     /// Answers a request, whatever it takes.
@@ -129,6 +118,9 @@ impl Edge {
                 // In a box, as all that is rare here: every call has room for it otherwise.
                 return Box::pin(self.connect(connection, request, record)).await;
             }
+            // Whatever becomes of it from here on, what the caller has begun to send is heard out.
+            let request =
+                request.map(|body| Upload::new(body, self.limits.stall.0, record.progress.clone()));
             let authority = check(&request)?;
             let target = canonical(&request)?;
             record.target = target.clone();
@@ -143,7 +135,7 @@ impl Edge {
                 Destination::Unknown => None,
             };
             let (version, asked) = (request.version(), upgrade::asked(&request));
-            let (mut parts, body) = request.into_parts();
+            let (mut parts, upload) = request.into_parts();
             record.trace = trace::carry_on(&mut parts.headers, record.call);
             let method = match asked {
                 // Over HTTP/2 it is called CONNECT.
@@ -161,15 +153,7 @@ impl Edge {
             let Caller {
                 verified: caller,
                 token,
-            } = match authenticated.await {
-                Ok(caller) => caller,
-                Err(problem) => {
-                    if version == Version::HTTP_2 {
-                        Box::pin(hear_out(body)).await;
-                    }
-                    return Err(problem);
-                }
-            };
+            } = authenticated.await?;
             record.caller = Some(caller.clone());
             must_call(&caller)?;
             let Some(Endpoint { tenant, name }) = endpoint.clone() else {
@@ -192,12 +176,8 @@ impl Edge {
             let to_head = parts.method == Method::HEAD;
             let waits = headers::waits(&parts.headers);
             record.progress.waits.store(waits, Ordering::Relaxed);
-            let (mut upload, length) = {
-                let upload = Upload::new(body, self.limits.stall.0, record.progress.clone())
-                    .throttled(record.throttle());
-                let length = upload.length();
-                (Some(upload), length)
-            };
+            let length = upload.length();
+            let mut upload = Some(upload.throttled(record.throttle()));
             let head = CallHead {
                 call: record.call,
                 endpoint: name,
@@ -313,21 +293,6 @@ impl Answer {
     }
 }
 
-/// Reads what a caller is sending that will be refused, if it is little and soon there. Over HTTP/2 what is
-/// not read is reset right behind the answer, and curl 7.88, which Debian 12 has, throws away an answer
-/// whose call was reset.
-async fn hear_out(mut body: Incoming) {
-    let heard = async {
-        let mut bytes = 0;
-        while bytes <= LITTLE
-            && let Some(Ok(frame)) = body.frame().await
-        {
-            bytes += frame.data_ref().map_or(0, Bytes::len);
-        }
-    };
-    let _ = timeout(SOON, heard).await;
-}
-
 /// Says in an answer of HTTP/1 that no other one follows.
 fn say_last<B>(response: &mut Response<B>, version: Version, last: bool) {
     if version < Version::HTTP_2 && last {
@@ -337,7 +302,7 @@ fn say_last<B>(response: &mut Response<B>, version: Version, last: bool) {
 }
 
 /// The one spelling of the target that everybody behind here sees.
-fn canonical(request: &Request<Incoming>) -> Result<Bytes, Problem> {
+fn canonical(request: &Request<Upload>) -> Result<Bytes, Problem> {
     let target = request
         .uri()
         .path_and_query()

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use culvert_http::Problem;
+use culvert_http::upload::Upload;
 use culvert_identity::verify::{ProvedRequest, ProvedTarget};
 use culvert_session::dial::SESSION_PATH;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHORIZATION, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 
 use super::authenticate::must_call;
 use super::call::Answer;
@@ -27,7 +27,7 @@ impl Edge {
     pub(super) async fn own_page(
         &self,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        request: Request<Upload>,
         authority: &str,
         record: &mut CallRecord,
     ) -> Result<Answer, Problem> {
@@ -63,7 +63,7 @@ impl Edge {
     pub(super) async fn proxy_page(
         &self,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        request: Request<Upload>,
         authority: &str,
         record: &mut CallRecord,
     ) -> Result<Answer, Problem> {
@@ -86,7 +86,7 @@ impl Edge {
     async fn pac(
         &self,
         connection: &Connection,
-        request: &Request<Incoming>,
+        request: &Request<Upload>,
         authority: &str,
         proxy: &str,
         record: &mut CallRecord,
@@ -138,7 +138,7 @@ fn credentials(headers: &HeaderMap) -> HeaderMap {
     credentials
 }
 
-fn page_answer(request: &Request<Incoming>, kind: &'static str, page: Bytes) -> Answer {
+fn page_answer(request: &Request<Upload>, kind: &'static str, page: Bytes) -> Answer {
     let length = HeaderValue::from(page.len());
     let is_head = request.method() == Method::HEAD;
     let mut response = Response::new(if is_head { Bytes::new() } else { page });

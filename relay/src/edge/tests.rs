@@ -11,6 +11,7 @@ mod hostile;
 mod interim;
 mod quotas;
 mod record;
+mod refused_uploads;
 mod revoked;
 mod rig;
 mod strangers;
