@@ -62,7 +62,10 @@ impl Edge {
         let holder = self.directory.holder(tenant, &name);
         let endpoint = holder.as_ref().map(|(endpoint, _)| endpoint);
         let mut leave = self.begin(record, endpoint)?;
-        let unknown = || too_early(&self.directory, tenant).unwrap_or_else(unknown_name);
+        let unknown = || match self.routes.is_own(name.host()) {
+            true => own_name(self.routes.domain()),
+            false => too_early(&self.directory, tenant).unwrap_or_else(unknown_name),
+        };
         let (endpoint, mode) = holder.ok_or_else(unknown)?;
         record.mode = mode;
         record.endpoint = Some(Endpoint {
@@ -213,5 +216,16 @@ fn unknown_name() -> Problem {
         ErrorCode::UnknownEndpoint,
         "no endpoint of your tenant declares this name and port: check both, and the key `connect` \
          of the agent's configuration",
+    )
+}
+
+/// A tool with the relay as its proxy asks it for a way to the relay itself, where it need only go.
+fn own_name(domain: &str) -> Problem {
+    Problem::new(
+        ErrorCode::UnknownEndpoint,
+        format!(
+            "this is the relay itself, which is called without a proxy: put {domain} and .{domain} into \
+             NO_PROXY"
+        ),
     )
 }

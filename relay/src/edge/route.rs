@@ -53,6 +53,12 @@ impl Routes {
         &self.domain
     }
 
+    /// Whether a host, in lower case, is the relay's own name or below it.
+    pub(crate) fn is_own(&self, host: &str) -> bool {
+        let before = host.strip_suffix(&self.domain);
+        before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    }
+
     /// Resolves `HOST` or `HOST:PORT`, in any letter case. Any port will do: whoever got here
     /// found the right one.
     pub(crate) fn resolve(&self, authority: &str) -> Destination {
@@ -106,6 +112,21 @@ mod tests {
             tenant: TenantName::new(tenant).unwrap(),
             name: EndpointName::new(name).unwrap(),
         })
+    }
+
+    #[test]
+    fn the_domain_and_what_is_below_it_is_the_relays_own() {
+        let routes = Routes::new("relay.example.com", &[]);
+        for (host, own) in [
+            ("relay.example.com", true),
+            ("vc--acme.relay.example.com", true),
+            ("a.b.relay.example.com", true),
+            ("norelay.example.com", false),
+            ("example.com", false),
+            ("relay.example.com.evil", false),
+        ] {
+            assert_eq!(routes.is_own(host), own, "{host}");
+        }
     }
 
     #[test]

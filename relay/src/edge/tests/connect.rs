@@ -102,8 +102,6 @@ async fn what_is_not_declared_in_the_callers_tenant_does_not_exist() {
         (NAME, &stranger),
         ("nsx.sddc.local:443", &stranger),
         ("vcenter.sddc.local:80", &bearer(&rig)),
-        ("vc--acme.relay.test:443", &bearer(&rig)),
-        ("relay.test:443", &bearer(&rig)),
         ("127.0.0.1:443", &bearer(&rig)),
     ] {
         let reply = rig
@@ -120,6 +118,22 @@ async fn what_is_not_declared_in_the_callers_tenant_does_not_exist() {
         answers.push((fields, reply.detail()));
     }
     assert!(answers.iter().all(|answer| *answer == answers[0]));
+    assert!(agent.is_untouched().await);
+}
+
+/// Tools send everything to their proxy, its own addresses too, if nobody tells them otherwise.
+#[tokio::test]
+async fn a_connect_to_the_relay_itself_is_told_what_belongs_into_no_proxy() {
+    let rig = Rig::new();
+    let mut agent = rig.agent_with_names("vc", &[NAME]).await;
+    let fields = format!("{}Connection: close\r\n", bearer(&rig));
+    for name in ["relay.test", "vc--acme.relay.test", "no.such.relay.test"] {
+        let reply = rig.exchange(connect(&format!("{name}:443"), &fields)).await;
+        assert_eq!((reply.status, &*reply.code()), (404, "unknown-endpoint"));
+        let detail = reply.detail();
+        let names = detail.contains("relay.test and .relay.test into NO_PROXY");
+        assert!(names, "{name}: {detail}");
+    }
     assert!(agent.is_untouched().await);
 }
 
