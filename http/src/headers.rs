@@ -5,6 +5,8 @@
 //! relay itself has used up. `_` counts as `-`: many servers behind CGI-like interfaces cannot
 //! tell them apart.
 
+use std::collections::HashSet;
+
 use bytes::{Bytes, BytesMut};
 use culvert_proto::head::ResponseHead;
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, SET_COOKIE, TE, TRAILER, VIA};
@@ -110,22 +112,20 @@ pub fn is_forwarding(name: &str) -> bool {
         || is_ours(name)
 }
 
-/// What the Connection fields name.
-struct Named(Vec<HeaderValue>);
+/// The fields of a message that its Connection fields name. In a set: they may name thousands, and each of
+/// the message's fields is looked for.
+struct Named(HashSet<HeaderName>);
 
 impl Named {
     fn of(headers: &HeaderMap) -> Self {
-        Self(headers.get_all(CONNECTION).iter().cloned().collect())
+        let values = headers.get_all(CONNECTION).iter();
+        let words = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+        let names = words.filter_map(|word| HeaderName::from_bytes(word.trim_ascii()).ok());
+        Self(names.filter(|name| headers.contains_key(name)).collect())
     }
 
-    fn has(&self, name: &str) -> bool {
-        let words = self
-            .0
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-        words
-            .map(<[u8]>::trim_ascii)
-            .any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
+    fn has(&self, name: &HeaderName) -> bool {
+        self.0.contains(name)
     }
 }
 
@@ -133,12 +133,12 @@ impl Named {
 const ADDED: usize = 4;
 
 /// `headers` without the fields that `drop` picks.
-fn without(headers: HeaderMap, mut drop: impl FnMut(&str) -> bool) -> HeaderMap {
+fn without(headers: HeaderMap, mut drop: impl FnMut(&HeaderName) -> bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(headers.len() + ADDED);
     let mut current: Option<HeaderName> = None;
     for (name, value) in headers {
         if let Some(name) = name {
-            current = (!drop(name.as_str())).then_some(name);
+            current = (!drop(&name)).then_some(name);
         }
         if let Some(name) = &current {
             kept.append(name.clone(), value);
@@ -158,12 +158,13 @@ pub fn of_request(headers: HeaderMap, body: bool) -> HeaderMap {
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
     let waits = body && waits(&headers);
-    let mut headers = without(headers, |name| {
+    let mut headers = without(headers, |field| {
+        let name = field.as_str();
         is_one_of(name, &HOP_BY_HOP)
             || is_forwarding(name)
             || matches!(name, "host" | "expect" | MASKED_EXPECT)
             || (!body && name == TRAILER)
-            || named.has(name)
+            || named.has(field)
     });
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -209,13 +210,14 @@ pub(crate) fn of_interim(head: ResponseHead, host: Option<&str>) -> Bytes {
 /// name that the caller called, where it is one of the relay's: a cookie must not reach any other.
 pub fn of_response(headers: HeaderMap, body: bool, host: Option<&str>) -> HeaderMap {
     let named = Named::of(&headers);
-    let mut headers = without(headers, |name| {
+    let mut headers = without(headers, |field| {
+        let name = field.as_str();
         is_one_of(name, &HOP_BY_HOP)
             || is_ours(name)
             || begins(name, "proxy-")
             || name == "alt-svc"
             || (!body && name == TRAILER)
-            || named.has(name)
+            || named.has(field)
     });
     headers.append(VIA, VIA_CULVERT);
     if let Some(host) = host
@@ -257,7 +259,8 @@ fn is_for_others(cookie: &HeaderValue, host: &str) -> bool {
 
 /// The trailers that pass, in either direction.
 pub fn of_trailers(trailers: HeaderMap) -> HeaderMap {
-    without(trailers, |name| {
+    without(trailers, |field| {
+        let name = field.as_str();
         is_one_of(name, &HOP_BY_HOP) || is_forwarding(name) || is_one_of(name, &NOT_IN_TRAILERS)
     })
 }
@@ -364,6 +367,17 @@ mod tests {
             names(&of_response(map(&fields), false, Some("a"))),
             ["x-three", "via"]
         );
+    }
+
+    /// What is kept of such a head is what it has, not what it names: each word and each field is looked up
+    /// once.
+    #[test]
+    fn thousands_of_names_in_connection_take_no_more_room_than_the_fields_that_are_there() {
+        let words = (0..10_000).map(|number| format!("x-{number},X-ONE,@"));
+        let words = words.collect::<Vec<_>>().join(", ");
+        let fields = map(&[("connection", &words), ("x-one", "1"), ("x-three", "3")]);
+        assert_eq!(Named::of(&fields).0.len(), 1);
+        assert_eq!(names(&of_request(fields, false)), ["x-three"]);
     }
 
     #[test]

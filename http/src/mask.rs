@@ -121,15 +121,15 @@ fn is_secret_name(name: &str) -> bool {
     SECRET_NAMES.contains(&&*name) || SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
-/// Whether a JWT is in `text`: base64url of `{"`, then two more parts.
+/// Whether a JWT is in `text`: base64url of `{"`, then two more parts. Each part is looked at once, however
+/// many beginnings are in it.
 fn is_jwt(text: &str) -> bool {
     let text = decoded_as_is(text);
-    text.match_indices("eyJ").any(|(at, _)| {
-        let mut parts = text[at..].split('.');
-        let part = |part: Option<&str>| {
-            part.is_some_and(|part| part.len() >= 4 && part.bytes().take(4).all(is_base64url))
-        };
-        part(parts.next()) && part(parts.next()) && parts.next().is_some()
+    let begins = |part: &str| part.len() >= 4 && part.bytes().take(4).all(is_base64url);
+    let mut behind = text.split('.').skip(1).peekable();
+    text.split('.').any(|part| {
+        let followed = behind.next().is_some_and(begins) && behind.peek().is_some();
+        followed && part.match_indices("eyJ").any(|(at, _)| begins(&part[at..]))
     })
 }
 
@@ -262,6 +262,20 @@ mod tests {
         ) {
             let target = format!("/{before}a;{name}={secret}{after}");
             prop_assert!(!mask_target(&target).contains(&secret));
+        }
+
+        /// A JWT is found wherever it begins, and nothing else is taken for one.
+        #[test]
+        fn a_jwt_is_what_begins_like_one_and_has_two_more_parts(text in "(eyJ|[.]|[a-z-]|%2e|[!]){0,20}") {
+            let decoded = decoded_as_is(&text);
+            let begins = |part: Option<&str>| {
+                part.is_some_and(|part| part.len() >= 4 && part.bytes().take(4).all(is_base64url))
+            };
+            let found = decoded.match_indices("eyJ").any(|(at, _)| {
+                let mut parts = decoded[at..].split('.');
+                begins(parts.next()) && begins(parts.next()) && parts.next().is_some()
+            });
+            prop_assert_eq!(is_jwt(&text), found);
         }
 
         /// Whatever comes, masking ends, and masking twice is masking once.
