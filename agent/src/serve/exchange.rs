@@ -170,9 +170,9 @@ impl<'c> Exchange<'c> {
         let mut withdrawn = pin!(withdrawn(policies, facts, &call.caller));
 
         let names = &self.serving.names;
-        let translation = names.for_call(call, &message.authority);
+        let mut translation = names.for_call(call, &message.authority);
         let mut headers = message.headers;
-        if let Some(translation) = &translation {
+        if let Some(translation) = &mut translation {
             translation.request(&mut headers);
         }
         let parts = RequestParts {

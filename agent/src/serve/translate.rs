@@ -84,6 +84,7 @@ impl LocalNames {
             endpoint,
             tenant,
             authority: authority.clone(),
+            origin: None,
         })
     }
 }
@@ -97,13 +98,20 @@ pub(super) struct Translation<'c> {
     tenant: &'c TenantName,
     /// The name under which the caller called.
     authority: Bytes,
+    /// The origin that the request named, where it is a public name of this agent's, and the local one.
+    origin: Option<(String, &'c LocalName)>,
 }
 
 impl<'c> Translation<'c> {
     /// Lets a request come from where the upstream thinks that it comes from.
-    pub(super) fn request(&self, headers: &mut HeaderMap) {
+    pub(super) fn request(&mut self, headers: &mut HeaderMap) {
         const NAMES: [HeaderName; 2] = [ORIGIN, REFERER];
         if let Some(words) = self.words(headers, &NAMES) {
+            let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+            self.origin = origin.and_then(|origin| {
+                let local = words.local(&Authority::of(origin)?)?;
+                Some((origin.to_owned(), local))
+            });
             for name in NAMES {
                 translate(headers, &name, |value| words.to_local(value));
             }
@@ -114,7 +122,11 @@ impl<'c> Translation<'c> {
     pub(super) fn answer(&self, headers: &mut HeaderMap) {
         const NAMES: [HeaderName; 3] = [LOCATION, CONTENT_LOCATION, ACCESS_CONTROL_ALLOW_ORIGIN];
         if let Some(words) = self.words(headers, &NAMES) {
-            for name in NAMES {
+            translate(headers, &ACCESS_CONTROL_ALLOW_ORIGIN, |value| {
+                self.allowed_origin(value)
+                    .or_else(|| words.to_public(value))
+            });
+            for name in [LOCATION, CONTENT_LOCATION] {
                 translate(headers, &name, |value| words.to_public(value));
             }
         }
@@ -122,6 +134,13 @@ impl<'c> Translation<'c> {
             translate(headers, &REFRESH, |value| words.refresh(value));
             translate(headers, &SET_COOKIE, |value| words.cookie(value));
         }
+    }
+
+    /// The request's own origin, if this is a local name for it. Other endpoints may have the same upstream,
+    /// and a browser lets in no page but the one that is named.
+    fn allowed_origin(&self, value: &str) -> Option<String> {
+        let (public, local) = self.origin.as_ref()?;
+        local.is_at(&Authority::of(value)?).then(|| public.clone())
     }
 
     /// The names, if any of these headers is there.
@@ -177,21 +196,27 @@ struct Words<'c> {
     siblings: Option<String>,
 }
 
-impl Words<'_> {
+impl<'c> Words<'c> {
+    /// What a URL at a public name of this agent's stands for.
+    fn local(&self, url: &Authority<'_>) -> Option<&'c LocalName> {
+        if url.scheme == Some("http") {
+            return None;
+        }
+        let called = |name: &str| Authority::of(&format!("//{name}")).map(|own| own.is(url));
+        if called(&self.public)? {
+            return Some(self.own);
+        }
+        let siblings = self.siblings.as_ref()?;
+        let named = |(endpoint, _): &(&EndpointName, &LocalName)| {
+            called(&format!("{endpoint}{siblings}")) == Some(true)
+        };
+        self.names.0.iter().find(named).map(|(_, local)| local)
+    }
+
     /// A URL at a public name of this agent's, at the local one.
     fn to_local(&self, url: &str) -> Option<String> {
-        let authority = Authority::of(url).filter(|found| found.scheme != Some("http"))?;
-        let called = |name: &str| Authority::of(&format!("//{name}")).map(|own| own.is(&authority));
-        let local = if called(&self.public)? {
-            self.own
-        } else {
-            let siblings = self.siblings.as_ref()?;
-            let named = |(endpoint, _): &(&EndpointName, &LocalName)| {
-                called(&format!("{endpoint}{siblings}")) == Some(true)
-            };
-            self.names.0.iter().find(named)?.1
-        };
-        Some(local.origin() + authority.rest)
+        let url = Authority::of(url)?;
+        Some(self.local(&url)?.origin() + url.rest)
     }
 
     /// A URL at a local name of this agent's, at the public one.
@@ -336,6 +361,7 @@ mod tests {
             ("old", "http://old.sddc.local"),
             ("same", "https://same.sddc.local"),
             ("way", "https://way.sddc.local"),
+            ("also", "https://vc.sddc.local"),
         ]
         .map(|(name, upstream)| {
             let mut endpoint = endpoint(upstream, Trust::SystemRoots);
@@ -351,7 +377,7 @@ mod tests {
     fn translated(
         authority: &'static str,
         (name, value): (&'static str, &str),
-        by: impl Fn(&Translation<'_>, &mut HeaderMap),
+        by: impl Fn(&mut Translation<'_>, &mut HeaderMap),
     ) -> String {
         let (endpoint, tenant) = (
             EndpointName::new("vc").unwrap(),
@@ -361,7 +387,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         by(
-            &names.between(&endpoint, &tenant, &authority).unwrap(),
+            &mut names.between(&endpoint, &tenant, &authority).unwrap(),
             &mut headers,
         );
         String::from_utf8(headers[name].as_bytes().to_vec()).unwrap()
@@ -438,6 +464,44 @@ mod tests {
             "https://vc.sddc.local",
         );
         assert_eq!(origin, public);
+    }
+
+    /// The page is another endpoint's with the same upstream, and only its own name opens the answer to it.
+    #[test]
+    fn an_origin_that_is_allowed_is_the_one_that_the_request_came_from() {
+        let allowed = |from: &'static str, upstreams: &'static str| {
+            let both = ("origin", from);
+            translated(PUBLIC, both, |by, headers| {
+                by.request(headers);
+                let mut answer = HeaderMap::new();
+                let value = HeaderValue::from_static(upstreams);
+                answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
+                by.answer(&mut answer);
+                headers.insert(ORIGIN, answer.remove(ACCESS_CONTROL_ALLOW_ORIGIN).unwrap());
+            })
+        };
+        let (own, also) = (
+            "https://vc--acme.relay.example:8443",
+            "https://also--acme.relay.example:8443",
+        );
+        let esx = "https://esx1--acme.relay.example:8443";
+        for (from, upstreams, to) in [
+            (own, "https://vc.sddc.local", own),
+            (also, "https://vc.sddc.local", also),
+            (also, "https://esx1.sddc.local:8443", esx),
+            (esx, "https://vc.sddc.local", own),
+            (esx, "https://esx1.sddc.local:8443", esx),
+            ("https://elsewhere.example", "https://vc.sddc.local", own),
+            (also, "*", "*"),
+            (also, "null", "null"),
+            (
+                also,
+                "https://elsewhere.example",
+                "https://elsewhere.example",
+            ),
+        ] {
+            assert_eq!(allowed(from, upstreams), to, "{from} {upstreams}");
+        }
     }
 
     #[test]
