@@ -77,7 +77,8 @@ pub(super) fn decide_connection(
     }
 }
 
-fn refused(
+/// Notes a denial, and what its caller is told.
+pub(super) fn refused(
     denial: &Denial<'_>,
     policy: &ActivePolicy,
     facts: &CallFacts<'_>,

@@ -26,7 +26,7 @@ use super::failure::Failure;
 use super::leash::{Withdrawn, withdrawn};
 use super::pump::{PumpError, pump};
 use super::soap::Inspection;
-use super::{ServedEndpoint, Serving};
+use super::{ServedEndpoint, Serving, destination};
 use crate::upstream::{
     Answer, BadAnswer, CallerBody, Interims, Progress, RequestBody, RequestBodyError, RequestParts,
     Switch, UpstreamError,
@@ -165,6 +165,13 @@ impl<'c> Exchange<'c> {
         record.note_soap(inspection.fact());
         let facts = call.facts(&target, inspection.fact());
         let policy = policies.borrow_and_update().clone();
+        destination::judge(
+            &policy,
+            &facts,
+            endpoint.paths,
+            &mut message.headers,
+            record,
+        )?;
         let decided = decide(&policy, &facts, message.length, record);
         let permit = decided.map_err(|failure| soap_problem(failure, &inspection, record))?;
         let mut withdrawn = pin!(withdrawn(policies, facts, &call.caller));

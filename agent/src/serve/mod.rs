@@ -22,6 +22,7 @@ mod call;
 mod caller;
 mod callers;
 mod decide;
+mod destination;
 mod exchange;
 mod failure;
 mod hands;

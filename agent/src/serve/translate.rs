@@ -19,6 +19,9 @@ use http::header::{
 use super::call::Call;
 
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
+/// WebDAV's: where a COPY or MOVE leads, and conditions on resources (RFC 4918, 10.3 and 10.4).
+pub(super) const DESTINATION: HeaderName = HeaderName::from_static("destination");
+const IF: HeaderName = HeaderName::from_static("if");
 
 /// What the endpoints of an agent are called in the data centre: those that are called by that
 /// name.
@@ -105,7 +108,7 @@ pub(super) struct Translation<'c> {
 impl<'c> Translation<'c> {
     /// Lets a request come from where the upstream thinks that it comes from.
     pub(super) fn request(&mut self, headers: &mut HeaderMap) {
-        const NAMES: [HeaderName; 2] = [ORIGIN, REFERER];
+        const NAMES: [HeaderName; 3] = [ORIGIN, REFERER, DESTINATION];
         if let Some(words) = self.words(headers, &NAMES) {
             let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
             self.origin = origin.and_then(|origin| {
@@ -115,6 +118,9 @@ impl<'c> Translation<'c> {
             for name in NAMES {
                 translate(headers, &name, |value| words.to_local(value));
             }
+        }
+        if let Some(words) = self.words(headers, &[IF]) {
+            translate(headers, &IF, |value| words.conditions(value));
         }
     }
 
@@ -219,6 +225,21 @@ impl<'c> Words<'c> {
         Some(self.local(&url)?.origin() + url.rest)
     }
 
+    /// `<https://...> (<urn:uuid:...>)`: what is not a URL at a public name stays.
+    fn conditions(&self, value: &str) -> Option<String> {
+        let mut parts = value.split('<').map(ToOwned::to_owned).collect::<Vec<_>>();
+        let mut changed = false;
+        for part in parts.iter_mut().skip(1) {
+            if let Some((url, behind)) = part.split_once('>')
+                && let Some(local) = self.to_local(url)
+            {
+                *part = format!("{local}>{behind}");
+                changed = true;
+            }
+        }
+        changed.then(|| parts.join("<"))
+    }
+
     /// A URL at a local name of this agent's, at the public one.
     fn to_public(&self, url: &str) -> Option<String> {
         let found = Authority::of(url)?;
@@ -302,17 +323,17 @@ fn from_text(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
 
 /// Where an absolute URL, or one without a scheme (`//host/path`), leads.
 #[derive(Debug)]
-struct Authority<'u> {
+pub(super) struct Authority<'u> {
     scheme: Option<&'static str>,
     host: &'u str,
     port: Option<u16>,
     /// What follows the authority.
-    rest: &'u str,
+    pub(super) rest: &'u str,
 }
 
 impl<'u> Authority<'u> {
     /// `None` for everything else, and for URLs with a user in them.
-    fn of(url: &'u str) -> Option<Self> {
+    pub(super) fn of(url: &'u str) -> Option<Self> {
         let begins = |prefix: &str| {
             url.get(..prefix.len())
                 .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
@@ -559,6 +580,40 @@ mod tests {
             ("a=b; Domain=", "a=b; Domain="),
         ] {
             assert_eq!(answer(PUBLIC, "set-cookie", from), to, "{from}");
+        }
+    }
+
+    #[test]
+    fn what_webdav_names_beside_its_target_is_at_the_local_name() {
+        let destination = |from| request(PUBLIC, "destination", from);
+        for (from, to) in [
+            (
+                "https://vc--acme.relay.example:8443/dav/a%20b",
+                "https://vc.sddc.local/dav/a%20b",
+            ),
+            (
+                "https://esx1--acme.relay.example:8443/dav/",
+                "https://esx1.sddc.local:8443/dav/",
+            ),
+            ("/dav/b", "/dav/b"),
+            ("https://elsewhere.example/b", "https://elsewhere.example/b"),
+        ] {
+            assert_eq!(destination(from), to);
+        }
+        let lock = "(<urn:uuid:1> [\"a<b>\"]) (Not <DAV:no-lock>)";
+        let tagged =
+            |name: &str| format!("<https://{name}/dav/a> {lock} <https://{name}/b> {lock}");
+        assert_eq!(
+            request(PUBLIC, "if", &tagged("vc--acme.relay.example:8443")),
+            tagged("vc.sddc.local")
+        );
+        for same in [
+            lock,
+            "<https://elsewhere.example/a> (<urn:uuid:1>)",
+            "<<>",
+            "",
+        ] {
+            assert_eq!(request(PUBLIC, "if", same), same);
         }
     }
 

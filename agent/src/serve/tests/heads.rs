@@ -179,6 +179,92 @@ async fn headers_that_a_relay_forges_do_not_reach_the_upstream() {
     }
 }
 
+const FILES: &str = r#"
+version = 1
+[[rule]]
+id = "files"
+action = "allow"
+method = ["GET", "COPY", "MOVE"]
+path = ["/files/**"]
+[[rule]]
+id = "secrets"
+action = "deny"
+path = ["/files/secret%5Bs%5D/**"]
+"#;
+
+/// A call of WebDAV with these fields.
+fn dav(method: &str, destinations: &[&'static str]) -> CallHead {
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    let mut head = head(method, "/files/a");
+    for destination in destinations {
+        let value = HeaderValue::from_static(destination);
+        head.headers.append("destination", value);
+    }
+    head
+}
+
+/// `Destination` is written to, and the upstream sees what was decided on.
+#[tokio::test(start_paused = true)]
+async fn a_copy_or_move_leads_only_where_the_policy_would_let_it_begin() {
+    let mut tunnel = Tunnel::new(FILES).await;
+    for (destinations, code) in [
+        (
+            &["https://api--acme.relay.example/files/secret[s]/b"][..],
+            ErrorCode::PolicyDenied,
+        ),
+        (
+            &["https://api--acme.relay.example/Files/Secret%5bs%5d/b"],
+            ErrorCode::PolicyDenied,
+        ),
+        (
+            &["https://api--acme.relay.example/elsewhere/b"],
+            ErrorCode::PolicyDenied,
+        ),
+        (&["/elsewhere/b"], ErrorCode::PolicyDenied),
+        (&["//other/elsewhere/b"], ErrorCode::PolicyDenied),
+        (&["https://other/elsewhere/b"], ErrorCode::PolicyDenied),
+        (&["/files/../elsewhere/b"], ErrorCode::BadRequest),
+        (&["/files/%2e%2e/elsewhere"], ErrorCode::BadRequest),
+        (
+            &["https://u@api--acme.relay.example/files/b"],
+            ErrorCode::BadRequest,
+        ),
+        (&["https://api--acme.relay.example"], ErrorCode::BadRequest),
+        (&["files/b"], ErrorCode::BadRequest),
+        (&[""], ErrorCode::BadRequest),
+        (&["/files/b", "/files/c"], ErrorCode::BadRequest),
+    ] {
+        for method in ["COPY", "MOVE"] {
+            let refusal = refusal(&mut tunnel.call(&dav(method, destinations), "")).await;
+            assert_eq!(refusal.code, code, "{method} {destinations:?}");
+            assert!(refusal.detail.contains("Destination"), "{}", refusal.detail);
+        }
+    }
+    tunnel.assert_untouched();
+    let mut upstream = None;
+    for (method, destination, seen) in [
+        (
+            "MOVE",
+            "https://api--acme.relay.example/files/b%7e[1]",
+            "http://127.0.0.1:9/files/b~%5B1%5D",
+        ),
+        ("COPY", "/files/b", "/files/b"),
+        // It means nothing there.
+        ("GET", "/elsewhere/../b", "/elsewhere/../b"),
+    ] {
+        let mut call = tunnel.call(&dav(method, &[destination]), "");
+        if upstream.is_none() {
+            upstream = Some(tunnel.connection().await);
+        }
+        let upstream = upstream.as_mut().unwrap();
+        let request = upstream.request().await.unwrap().to_ascii_lowercase();
+        let line = format!("\r\ndestination: {}\r\n", seen.to_ascii_lowercase());
+        assert!(request.contains(&line), "{request}");
+        upstream.send(HELLO).await;
+        assert_eq!(body_of(&mut call).await, b"hello");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_endpoint_sheds_calls_and_serves_again_when_there_is_room() {
     let mut endpoint = endpoint(
