@@ -52,7 +52,7 @@ pub use bucket::{Bucket, Rate};
 pub use grip::{Breaker, Grip, StreamGrip};
 pub use guard::Violation;
 pub use problem::Problem;
-pub use progress::Progress;
+pub use progress::{Carried, Progress};
 pub use server::{ALPN, Alpn, LAST_CALL, Server};
 pub use source::Source;
 pub use throttle::{Throttle, ThrottledIo};

@@ -1,17 +1,35 @@
 //! How far a call has come on its caller's side.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::pace::Untaken;
+
+/// Body bytes, in both directions.
+#[derive(Debug, Default)]
+pub struct Carried {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Carried {
+    /// Bytes from callers.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes to callers.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
 
 /// How far the bodies of a call have come. Shared by whoever moves them.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Body bytes from the caller.
-    pub received: AtomicU64,
-    /// Body bytes to the caller.
-    pub sent: AtomicU64,
+    own: Carried,
+    /// Of all calls: a transfer may take hours, and is to be seen while it goes on.
+    all: Arc<Carried>,
     /// The caller waits with its body until it is told to go on.
     pub waits: AtomicBool,
     /// The caller's body may pause for as long as the endpoint lets it: the answer is under way beside it,
@@ -26,6 +44,33 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Of a call that begins. What it moves is part of `all`.
+    pub fn new(all: Arc<Carried>) -> Self {
+        Self {
+            all,
+            ..Self::default()
+        }
+    }
+
+    /// What the call has carried so far.
+    pub fn carried(&self) -> &Carried {
+        &self.own
+    }
+
+    /// So many bytes of the body came from the caller.
+    pub fn on_received(&self, bytes: usize) {
+        for carried in [&self.own, &self.all] {
+            carried.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// So many bytes of the body go to the caller.
+    pub fn on_sent(&self, bytes: usize) {
+        for carried in [&self.own, &self.all] {
+            carried.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
     /// Whether it is not the caller's turn to send, or nothing says that it is.
     pub(crate) fn may_pause(&self) -> bool {
         self.waits.load(Ordering::Relaxed) || self.unhurried.load(Ordering::Relaxed)

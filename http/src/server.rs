@@ -30,7 +30,7 @@ use crate::guard::io::Guard;
 use crate::long_heads::LongHeads;
 use crate::pace::{Deadline, Pace, PacedIo, Patience};
 use crate::peeked::Peeked;
-use crate::progress::Progress;
+use crate::progress::{Carried, Progress};
 use crate::traffic::Traffic;
 
 /// What hyper may buffer of one HTTP/1 connection, in either direction.
@@ -85,12 +85,13 @@ pub struct Server {
     streams: u32,
     pace: Pace,
     long_heads: LongHeads,
+    carried: Arc<Carried>,
 }
 
 impl Server {
     /// A server whose connections keep this pace; `streams` is how many calls one of HTTP/2 may have
-    /// in flight.
-    pub fn new(pace: Pace, streams: u32) -> Self {
+    /// in flight. The bytes of all bodies are counted in `carried`.
+    pub fn new(pace: Pace, streams: u32, carried: Arc<Carried>) -> Self {
         let mut http1 = http1::Builder::new();
         // The guard has the timers: hyper's does not tell an idle connection from a slow head.
         http1
@@ -102,6 +103,7 @@ impl Server {
             streams,
             pace,
             long_heads: LongHeads::default(),
+            carried,
         }
     }
 
@@ -199,8 +201,9 @@ impl Server {
     {
         let guard = Guard::new(io, traffic.clone(), self.pace, self.long_heads.clone());
         // The guard has counted the call already: it holds the next one back.
+        let carried = self.carried.clone();
         let service = service_fn(move |request| {
-            let progress = Arc::new(Progress::default());
+            let progress = Arc::new(Progress::new(carried.clone()));
             traffic.leave_progress(&progress);
             answer(request, progress).map(whole)
         });
@@ -253,8 +256,9 @@ impl Server {
         B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
     {
         let guard = FrameGuard::new(io, traffic.clone(), self.pace, self.long_heads.clone());
+        let carried = self.carried.clone();
         let service = service_fn(move |request| {
-            let progress = Arc::new(Progress::default());
+            let progress = Arc::new(Progress::new(carried.clone()));
             traffic.on_begin();
             traffic.leave_progress(&progress);
             answer(request, progress).map(whole)
@@ -399,7 +403,7 @@ impl<F: Future<Output = ()>> Future for TakenCall<F> {
         if this.progress.is_stuck() {
             return Poll::Ready(());
         }
-        let sent = this.progress.sent.load(Ordering::Relaxed);
+        let sent = this.progress.carried().sent();
         let fresh = usize::try_from(sent - *this.taken).unwrap_or(usize::MAX);
         *this.taken = sent;
         if fresh > 0 {

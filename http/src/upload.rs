@@ -147,9 +147,7 @@ impl Upload {
         };
         let length = frame.data_ref().map_or(0, Bytes::len);
         self.progress.waits.store(false, Ordering::Relaxed);
-        self.progress
-            .received
-            .fetch_add(length as u64, Ordering::Relaxed);
+        self.progress.on_received(length);
         self.patience.on_progress(length);
         self.throttle.on_moved(length);
         let frame = match frame.into_trailers() {

@@ -136,10 +136,10 @@ impl Edge {
             revocations,
             nowhere: Directory::new(Duration::ZERO),
             agents,
+            server: Server::new(pace, limits.streams_per_connection, metrics.carried()),
             metrics,
             limits: limits.clone(),
             seats: Arc::new(Semaphore::new(limits.calls as usize)),
-            server: Server::new(pace, limits.streams_per_connection),
             errors: errors::page(domain),
         }
     }

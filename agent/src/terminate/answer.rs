@@ -109,9 +109,7 @@ impl Body for AnswerBody {
         };
         if let Some(frame) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len);
-            this.progress
-                .sent
-                .fetch_add(length as u64, Ordering::Relaxed);
+            this.progress.on_sent(length);
             this.progress.handed.store(true, Ordering::Relaxed);
         }
         Poll::Ready(frame.map(Ok))

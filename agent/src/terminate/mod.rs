@@ -18,6 +18,7 @@ mod issuer;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_http::Server;
@@ -51,7 +52,7 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) fn new(domain: &str) -> Self {
         Self {
-            server: Server::new(PACE, STREAMS),
+            server: Server::new(PACE, STREAMS, Arc::default()),
             domain: domain.to_owned(),
             draining: CancellationToken::new(),
         }

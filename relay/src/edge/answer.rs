@@ -116,10 +116,7 @@ impl Body for AnswerBody {
             Some(Err(error)) => record.on_cut_short(error.to_string()),
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
-                record
-                    .progress
-                    .sent
-                    .fetch_add(length as u64, Ordering::Relaxed);
+                record.progress.on_sent(length);
                 record.progress.handed.store(true, Ordering::Relaxed);
             }
         }

@@ -48,13 +48,10 @@ impl Passage {
         let io = PacedIo::new(TokioIo::new(upgraded), self.stall);
         let mut io = ThrottledIo::new(io, record.throttle(), record.throttle());
         let all_sent = AtomicBool::new(false);
-        let moved = |moved| {
-            let (counter, bytes) = match moved {
-                Moved::In(bytes) => (&progress.received, bytes),
-                Moved::Out(bytes) => (&progress.sent, bytes),
-                Moved::OutEnd => return all_sent.store(true, Ordering::Relaxed),
-            };
-            counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        let moved = |moved| match moved {
+            Moved::In(bytes) => progress.on_received(bytes),
+            Moved::Out(bytes) => progress.on_sent(bytes),
+            Moved::OutEnd => all_sent.store(true, Ordering::Relaxed),
         };
         let ended = tokio::select! {
             biased;

@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::connection::Connection;
 use super::route::Endpoint;
-use crate::metrics::{CallEnd, Metrics, Outcome};
+use crate::metrics::{Metrics, Outcome};
 use crate::tenants::CallSeat;
 
 /// The record of one request. Dropped when it is over, it writes the access line, and counts it if it is
@@ -129,7 +129,7 @@ impl CallRecord {
         }
     }
 
-    fn write(&self, duration: std::time::Duration, received: u64, sent: u64) {
+    fn write(&self, duration: std::time::Duration) {
         let tenant = self
             .endpoint
             .as_ref()
@@ -178,8 +178,8 @@ impl CallRecord {
             code = problem.map(|problem| problem.code.as_str()),
             layer = problem.map(|problem| problem.layer.as_str()),
             why,
-            received,
-            sent,
+            received = self.progress.carried().received(),
+            sent = self.progress.carried().sent(),
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             outcome,
         );
@@ -194,9 +194,7 @@ impl Drop for CallRecord {
             self.on_cut_short(untaken.to_string());
         }
         let duration = self.started.elapsed();
-        let received = self.progress.received.load(Ordering::Relaxed);
-        let sent = self.progress.sent.load(Ordering::Relaxed);
-        self.write(duration, received, sent);
+        self.write(duration);
         if self.is_call {
             let outcome = match &self.ending {
                 Ending::Open | Ending::Answering(_) => Outcome::CallerGone,
@@ -204,12 +202,7 @@ impl Drop for CallRecord {
                 Ending::CutShort(..) => Outcome::CutShort,
                 Ending::Refused(problem) => Outcome::Refused(problem.code),
             };
-            self.metrics.call_finished(&CallEnd {
-                outcome,
-                duration,
-                received,
-                sent,
-            });
+            self.metrics.call_finished(outcome, duration);
         }
         self.connection.traffic.on_end();
     }

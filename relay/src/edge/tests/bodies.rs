@@ -37,6 +37,33 @@ async fn a_small_body_travels_with_the_head() {
 }
 
 #[tokio::test]
+async fn bytes_are_counted_while_the_call_still_goes_on() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("vc").await;
+    let mut caller = rig.connect(Alpn::Http1);
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\n{}Content-Length: 100\r\n\r\nhello",
+        rig.bearer()
+    );
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    let head = response(200, &[], BodyLength::Exact(100));
+    stream.send.send_head(&head).await.unwrap();
+    let part = Bytes::from_static(b"part");
+    stream.send.write_bytes(part).await.unwrap();
+    let mut bytes = Vec::new();
+    while !String::from_utf8_lossy(&bytes).contains("part") {
+        caller.read_buf(&mut bytes).await.unwrap();
+    }
+    let text = rig.metrics.render().unwrap();
+    assert!(text.contains("culvert_relay_calls_in_flight 1\n"), "{text}");
+    for counted in ["received_bytes_total 5", "sent_bytes_total 4"] {
+        let line = format!("\nculvert_relay_{counted}\n");
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_cut_short_is_visible_and_never_a_clean_end() {
     let rig = Rig::new();
     let mut agent = rig.agent("vc").await;
