@@ -182,6 +182,16 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
+/// Whether a request is SOAP 1.2 (RFC 3902); that of 1.1 is `text/xml`.
+pub fn is_soap12(headers: &HeaderMap) -> bool {
+    const MEDIA: &[u8] = b"application/soap+xml";
+    let media = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let parts = media.and_then(|media| media.split_at_checked(MEDIA.len()));
+    parts.is_some_and(|(start, rest)| {
+        start.eq_ignore_ascii_case(MEDIA) && matches!(rest.first(), None | Some(b';' | b' '))
+    })
+}
+
 /// Whether the caller waits with its body until it hears 100 (RFC 9110, 10.1.1). Over HTTP/2 it
 /// cannot be told; such callers go on by themselves after a while.
 pub fn waits(headers: &HeaderMap) -> bool {
@@ -274,6 +284,20 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
             .collect()
+    }
+
+    #[test]
+    fn soap_1_2_is_known_by_its_media_type() {
+        for (media, is) in [
+            ("application/soap+xml", true),
+            ("Application/SOAP+xml; charset=utf-8; action=\"a\"", true),
+            ("application/soap+xml-not", false),
+            ("application/soap", false),
+            ("text/xml", false),
+        ] {
+            assert_eq!(is_soap12(&map(&[("content-type", media)])), is, "{media}");
+        }
+        assert!(!is_soap12(&HeaderMap::new()));
     }
 
     fn names(headers: &HeaderMap) -> Vec<&str> {

@@ -44,6 +44,8 @@ pub struct Problem {
     pub rule: Option<String>,
     /// Answer as a SOAP fault.
     pub soap: bool,
+    /// The caller speaks SOAP 1.2, whose faults look otherwise.
+    pub soap12: bool,
     /// The caller speaks gRPC over HTTP/2: the answer is trailers alone, which is what its clients show.
     pub grpc: bool,
     /// The address takes WebSocket handshakes only: 426 (RFC 9110, 15.5.22).
@@ -72,6 +74,7 @@ impl Problem {
             challenge: None,
             rule: None,
             soap: false,
+            soap12: false,
             grpc: false,
             upgrade: false,
             proxy: false,
@@ -172,7 +175,13 @@ impl Problem {
         let (kind, body) = if self.grpc {
             ("application/grpc", String::new())
         } else if self.soap {
-            ("text/xml; charset=utf-8", self.soap_fault(call))
+            match self.soap12 {
+                true => (
+                    "application/soap+xml; charset=utf-8",
+                    self.soap12_fault(call),
+                ),
+                false => ("text/xml; charset=utf-8", self.soap_fault(call)),
+            }
         } else {
             ("application/problem+json", self.json(domain, call))
         };
@@ -288,16 +297,31 @@ impl Problem {
 
     /// What vSphere's clients show to their users: they hide the text of a plain 403.
     fn soap_fault(&self, call: CallId) -> String {
-        format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-             <soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
-             xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body><soapenv:Fault>\
-             <faultcode>ServerFaultCode</faultcode><faultstring>{}</faultstring><detail>\
-             <NoPermissionFault xmlns=\"urn:vim25\" xsi:type=\"NoPermission\"><privilegeId>culvert.{}\
-             </privilegeId></NoPermissionFault></detail></soapenv:Fault></soapenv:Body>\
-             </soapenv:Envelope>\n",
+        let fault = format!(
+            "<faultcode>ServerFaultCode</faultcode><faultstring>{}</faultstring><detail>{}</detail>",
             escape_xml(&self.text(call)),
-            self.code,
+            self.no_permission(),
+        );
+        envelope("http://schemas.xmlsoap.org/soap/envelope/", &fault)
+    }
+
+    /// The same of SOAP 1.2 (Part 1, 5.4), as clients of WS-Management read it.
+    fn soap12_fault(&self, call: CallId) -> String {
+        let fault = format!(
+            "<soapenv:Code><soapenv:Value>soapenv:Sender</soapenv:Value></soapenv:Code>\
+             <soapenv:Reason><soapenv:Text xml:lang=\"en\">{}</soapenv:Text></soapenv:Reason>\
+             <soapenv:Detail>{}</soapenv:Detail>",
+            escape_xml(&self.text(call)),
+            self.no_permission(),
+        );
+        envelope("http://www.w3.org/2003/05/soap-envelope", &fault)
+    }
+
+    fn no_permission(&self) -> String {
+        let code = self.code;
+        format!(
+            "<NoPermissionFault xmlns=\"urn:vim25\" xsi:type=\"NoPermission\">\
+             <privilegeId>culvert.{code}</privilegeId></NoPermissionFault>"
         )
     }
 
@@ -313,6 +337,16 @@ impl Problem {
         );
         HeaderValue::try_from(status).unwrap_or(HeaderValue::from_static("culvert-relay"))
     }
+}
+
+/// A fault in the envelope of its version of SOAP.
+fn envelope(namespace: &str, fault: &str) -> String {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <soapenv:Envelope xmlns:soapenv=\"{namespace}\" \
+         xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body><soapenv:Fault>{fault}\
+         </soapenv:Fault></soapenv:Body></soapenv:Envelope>\n"
+    )
 }
 
 impl From<Refusal> for Problem {

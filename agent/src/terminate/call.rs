@@ -98,6 +98,7 @@ impl Inside {
         let id = CallId(fastrand::u128(..).to_ne_bytes());
         let (version, method) = (request.version(), request.method().clone());
         let grpc = headers::is_grpc(request.headers());
+        let soap12 = headers::is_soap12(request.headers());
         progress.unhurried.store(grpc, Ordering::Relaxed);
         let answered = match self.begin(id, request, &progress) {
             Ok(underway) => {
@@ -113,6 +114,7 @@ impl Inside {
             }
             Err((mut problem, in_flight)) => {
                 problem.grpc = grpc && version == Version::HTTP_2;
+                problem.soap12 = soap12;
                 let domain = &self.serving.front().domain;
                 let (response, body) = problem.answer(domain, id, &method);
                 response.map(|()| AnswerBody::text(body, progress, in_flight))

@@ -137,6 +137,36 @@ fn a_refused_soap_call_gets_a_fault_with_the_same_text() {
     assert!(body.contains("xsi:type=\"NoPermission\""));
 }
 
+/// A client of SOAP 1.2 takes an envelope of 1.1 for a version mismatch, and hides the text.
+#[test]
+fn a_refused_call_of_soap_1_2_gets_a_fault_of_its_version() {
+    let problem = Problem {
+        soap: true,
+        soap12: true,
+        ..Problem::of_agent(ErrorCode::PolicyDenied, "ask <admin>")
+    };
+    let (response, body) = problem.answer("d", CALL, &Method::POST);
+    assert_eq!(response.status(), 500);
+    let kind = header(&response, "content-type");
+    assert_eq!(kind, Some("application/soap+xml; charset=utf-8"));
+    let body = std::str::from_utf8(&body).unwrap();
+    for part in [
+        "xmlns:soapenv=\"http://www.w3.org/2003/05/soap-envelope\"",
+        "<soapenv:Code><soapenv:Value>soapenv:Sender</soapenv:Value></soapenv:Code>",
+        "<soapenv:Text xml:lang=\"en\">The policy of the data centre denied the call: ask &lt;admin&gt; [",
+        "<privilegeId>culvert.policy-denied</privilegeId>",
+    ] {
+        assert!(body.contains(part), "{part}: {body}");
+    }
+    let plain = Problem {
+        soap: false,
+        ..problem
+    };
+    let (response, _) = plain.answer("d", CALL, &Method::POST);
+    let kind = header(&response, "content-type");
+    assert_eq!(kind, Some("application/problem+json"));
+}
+
 #[test]
 fn a_refusal_names_the_side_that_gave_it() {
     for (code, layer) in [

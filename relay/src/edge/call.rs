@@ -55,6 +55,7 @@ impl Edge {
             let version = request.version();
             let proxy = is_connect(&request);
             let grpc = headers::is_grpc(request.headers());
+            let soap12 = headers::is_soap12(request.headers());
             // A server of gRPC may say nothing at all before it has something to say.
             record.progress.unhurried.store(grpc, Ordering::Relaxed);
             match self.call(&connection, request, &mut record).await {
@@ -73,6 +74,7 @@ impl Edge {
                     problem.proxy = proxy;
                     problem.basic |= proxy;
                     problem.grpc = grpc && version == Version::HTTP_2;
+                    problem.soap12 = soap12;
                     let method = record.method.as_ref().unwrap_or(&Method::GET);
                     let (response, body) =
                         problem.answer(self.routes.domain(), record.call, method);
