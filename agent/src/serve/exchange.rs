@@ -378,10 +378,17 @@ impl<'c> Exchange<'c> {
     }
 
     pub(super) fn no_answer(&self, error: &UpstreamError, record: &mut Record<'_>) -> Failure {
-        record.reason = Some(match error {
-            UpstreamError::RequestBody(RequestBodyError::TooLong { .. }) => MAX_BODY.to_owned(),
-            error => error.to_string(),
-        });
+        let refusal = Refusal {
+            code: error.code(),
+            detail: error.detail().into_owned(),
+            rule: None,
+            soap: false,
+        };
+        if let UpstreamError::RequestBody(RequestBodyError::TooLong { .. }) = error {
+            record.reason = Some(MAX_BODY.to_owned());
+            return Failure::Refused(Outcome::Withdrawn, refusal);
+        }
+        record.reason = Some(error.to_string());
         if let Some(error) = error.stream_error() {
             return Failure::Gone(error);
         }
@@ -390,12 +397,6 @@ impl<'c> Exchange<'c> {
             endpoint = self.call.endpoint.as_str(),
             "no answer from the upstream: {error}"
         );
-        let refusal = Refusal {
-            code: error.code(),
-            detail: error.detail().into_owned(),
-            rule: None,
-            soap: false,
-        };
         Failure::Refused(Outcome::Failed, refusal)
     }
 

@@ -172,37 +172,41 @@ async fn every_ending_leaves_exactly_one_line() {
 #[tokio::test(start_paused = true)]
 async fn a_call_beyond_a_limit_of_its_rule_is_logged_with_the_name_of_the_limit() {
     let rule = |limit: &str| POLICY.replacen("method = [", &format!("{limit}\nmethod = ["), 1);
-    let assert_reason = async |tunnel: &Tunnel, code: &str, reason: &str| {
+    let assert_reason = async |tunnel: &Tunnel, outcome: &str, code: &str, reason: &str| {
         tunnel.serving.calls().close();
         tunnel.serving.calls().wait().await;
         let lines = tunnel.serving.accounts().audit.take_lines();
-        let last = serde_json::from_str(lines.last().unwrap()).unwrap();
+        let mut lines = lines.iter().map(|line| serde_json::from_str(line).unwrap());
+        let refused = lines.find(|line: &Value| line["code"] == code);
         let expected = [
             ("decision", "allow".into()),
             ("rule", "read".into()),
-            ("code", code.into()),
+            ("outcome", outcome.into()),
             ("reason", reason.into()),
         ];
-        assert_line(&last, &expected);
+        assert_line(&refused.expect("a refusal"), &expected);
     };
 
     let tunnel = Tunnel::new(&rule("max_body = \"10\"")).await;
     refusal(&mut tunnel.call(&post("/api/a", BodyLength::Exact(11)), "")).await;
-    assert_reason(&tunnel, "policy-denied", "max-body").await;
+    assert_reason(&tunnel, "refused", "policy-denied", "max-body").await;
 
     let mut tunnel = Tunnel::new(&rule("max_body = \"10\"")).await;
     let mut call = tunnel.upload(&post("/api/a", BodyLength::Unknown));
     let mut upstream = tunnel.connection().await;
     upstream.request().await.unwrap();
-    let body = bytes::Bytes::from_static(b"more than ten");
+    let body = Bytes::from_static(b"more than ten");
     call.send.write_bytes(body).await.unwrap();
     refusal(&mut call).await;
-    assert_reason(&tunnel, "policy-denied", "max-body").await;
+    // The upstream has seen a part of it.
+    assert_reason(&tunnel, "withdrawn", "policy-denied", "max-body").await;
 
-    let tunnel = Tunnel::new(&rule("rate = \"1/h\"")).await;
-    drop(tunnel.call(&get("/api/1"), ""));
+    let mut tunnel = Tunnel::new(&rule("rate = \"1/h\"")).await;
+    let first = tunnel.call(&get("/api/1"), "");
+    let upstream = tunnel.connection().await;
     refusal(&mut tunnel.call(&get("/api/2"), "")).await;
-    assert_reason(&tunnel, "quota-exceeded", "rate").await;
+    drop((first, upstream));
+    assert_reason(&tunnel, "refused", "quota-exceeded", "rate").await;
 }
 
 #[tokio::test(start_paused = true)]
