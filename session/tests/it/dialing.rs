@@ -120,7 +120,7 @@ async fn only_the_named_authority_is_trusted() {
         matches!(certificate_error(&error), CertificateError::UnknownIssuer),
         "{error}"
     );
-    assert!(error.advice().contains("CA file"));
+    assert!(error.advice().contains("set relay.ca"));
 }
 
 #[tokio::test]
@@ -163,7 +163,6 @@ async fn a_pin_takes_the_place_of_chain_and_name_and_a_wrong_one_is_refused_with
         .map(|byte| format!("{byte:02x}"))
         .collect();
     assert!(error.to_string().contains(&found), "{error}");
-    assert!(error.advice().contains("pin"));
 }
 
 #[tokio::test]
