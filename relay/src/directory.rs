@@ -127,8 +127,6 @@ pub struct Listed {
     pub draining: usize,
     /// Other nodes that have sessions; it is offline where none takes calls, here or there.
     pub elsewhere: usize,
-    /// Calls in flight on those sessions, for all of their endpoints.
-    pub calls: usize,
 }
 
 impl<S: Target> Directory<S> {
@@ -410,11 +408,6 @@ impl<S: Target> Directory<S> {
                 if found.sessions.is_empty() && found.since.elapsed() >= self.memory {
                     continue;
                 }
-                let calls = found
-                    .sessions
-                    .iter()
-                    .map(|served| served.session.load())
-                    .sum();
                 let (tenant, endpoint) = (name.clone(), endpoint.clone());
                 list.push(Listed {
                     tenant,
@@ -422,7 +415,6 @@ impl<S: Target> Directory<S> {
                     sessions: found.open_here(),
                     draining: found.here - found.open_here(),
                     elsewhere: found.sessions.len() - found.here,
-                    calls,
                 });
             }
         }
