@@ -117,6 +117,8 @@ async fn the_description_names_what_there_is_and_says_how_the_status_looks() {
             assert!(documented.is_some(), "{method} {path}: {found}");
         }
     }
+    let longest = &openapi["components"]["schemas"]["Revoke"]["properties"]["ttl_s"]["maximum"];
+    assert_eq!(*longest, crate::revocations::LONGEST.as_secs());
     let (_, _, text) = get(node, "/api/v1/status").await;
     let status: Value = serde_json::from_str(&text).unwrap();
     let keys = |value: &Value| -> BTreeSet<String> {
