@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,13 @@ const MAX_CONNECTIONS: usize = 512;
 /// Most of them that come from one source and have not proved to be a node's.
 const MAX_OF_SOURCE: usize = 64;
 
+/// Most of them that have not proved to be a node's: the other seats are for nodes, and for connections from
+/// where nodes have been. Otherwise a few sources that say nothing could keep nodes from each other.
+const MAX_STRANGERS: usize = 256;
+
+/// Most sources of nodes that are remembered.
+const MAX_KNOWN: usize = 1024;
+
 /// Least time between two log lines about one source.
 pub(super) const QUIET: Duration = Duration::from_secs(10);
 
@@ -31,6 +38,8 @@ pub(super) struct Strangers {
     seats: Arc<Semaphore>,
     /// Those of each source that has some. Each has a seat, which bounds them.
     open: Mutex<HashMap<Source, usize>>,
+    /// Where nodes have been.
+    known: Mutex<HashSet<Source>>,
     /// What was said of each source of late; `None`: of all the others.
     said: Mutex<HashMap<Option<Source>, Said>>,
 }
@@ -50,6 +59,8 @@ struct Said {
 pub(super) enum NoSeat {
     #[error("there are {MAX_CONNECTIONS} connections at the address for nodes")]
     All,
+    #[error("{MAX_STRANGERS} connections have not proved to be a node's")]
+    Strangers,
     #[error("{MAX_OF_SOURCE} connections from there have not proved to be a node's")]
     OfSource,
 }
@@ -66,13 +77,16 @@ impl Seat {
     pub(super) fn prove(&mut self) {
         if let Some((strangers, source)) = self.stranger.take() {
             strangers.leave(source);
+            strangers.remember(source);
         }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.prove();
+        if let Some((strangers, source)) = self.stranger.take() {
+            strangers.leave(source);
+        }
     }
 }
 
@@ -81,6 +95,7 @@ impl Strangers {
         Arc::new(Self {
             seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             open: Mutex::default(),
+            known: Mutex::default(),
             said: Mutex::default(),
         })
     }
@@ -90,7 +105,11 @@ impl Strangers {
         let permit = self.seats.clone().try_acquire_owned();
         let permit = permit.map_err(|_| NoSeat::All)?;
         let source = Source::from(from);
+        let is_known = self.known().contains(&source);
         let mut open = self.open();
+        if !is_known && open.values().sum::<usize>() >= MAX_STRANGERS {
+            return Err(NoSeat::Strangers);
+        }
         let of_source = open.entry(source).or_default();
         if *of_source >= MAX_OF_SOURCE {
             return Err(NoSeat::OfSource);
@@ -110,6 +129,15 @@ impl Strangers {
                 open.remove(&source);
             }
         }
+    }
+
+    /// Over months nodes may come from more places than are remembered: those that are still there come again.
+    fn remember(&self, source: Source) {
+        let mut known = self.known();
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        known.insert(source);
     }
 
     /// Says why a connection is closed, the first time; what else there is to say of its source
@@ -162,6 +190,10 @@ impl Strangers {
 
     fn open(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashSet<Source>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn said(&self) -> MutexGuard<'_, HashMap<Option<Source>, Said>> {

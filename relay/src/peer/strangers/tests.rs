@@ -28,6 +28,39 @@ async fn one_source_of_strangers_leaves_seats_for_nodes() {
     assert_eq!(strangers.seats.available_permits(), MAX_CONNECTIONS);
 }
 
+/// However many sources say nothing: who has been here before, and proved to be a node, comes in.
+#[tokio::test]
+async fn many_sources_of_strangers_leave_seats_for_nodes() {
+    let strangers = Strangers::new();
+    strangers.seat(ip(200)).unwrap().prove();
+    strangers.seat(ip(201)).map(drop).unwrap();
+    let mut silent = Vec::new();
+    for number in 0..MAX_CONNECTIONS {
+        let from = ip((number % 100) as u8);
+        silent.extend(strangers.seat(from).ok());
+    }
+    assert_eq!(silent.len(), MAX_STRANGERS);
+    let take = |from| strangers.seat(from).map(drop);
+    assert_eq!(take(ip(200)), Ok(()));
+    assert_eq!(
+        take(ip(201)),
+        Err(NoSeat::Strangers),
+        "it has proved nothing"
+    );
+    silent[0].prove();
+    assert_eq!(take(ip(201)), Ok(()));
+}
+
+#[tokio::test]
+async fn of_the_places_of_nodes_no_more_than_so_many_are_remembered() {
+    let strangers = Strangers::new();
+    for number in 0..=MAX_KNOWN {
+        let from = IpAddr::from([10, 0, (number >> 8) as u8, number as u8]);
+        strangers.seat(from).unwrap().prove();
+    }
+    assert_eq!(strangers.known().len(), 1);
+}
+
 #[tokio::test]
 async fn there_are_seats_for_no_more_connections_than_can_be_served() {
     let strangers = Strangers::new();
