@@ -375,18 +375,23 @@ fn revoke(cluster: &Cluster, relay: usize, subject: &str) -> String {
     said.split(' ').nth(1).unwrap().to_owned()
 }
 
-/// What is revoked on one node ends in the middle, and stays out, on all: also on one that starts
-/// later, and with an engine that has forgotten everything.
-#[test]
-fn what_is_revoked_on_one_node_is_revoked_on_all_until_it_is_lifted() {
-    let upstream = Upstream::start(|request, connection| {
+/// Answers half of what is asked for as `/held`, and waits.
+fn holding() -> Upstream {
+    Upstream::start(|request, connection| {
         if request.target() == "/held" {
             connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")?;
             connection.closed_within(culvert_tests::wait::LONG);
             return Ok(Then::Close);
         }
         connection.answer("200 OK", b"hello")
-    });
+    })
+}
+
+/// What is revoked on one node ends in the middle, and stays out, on all: also on one that starts
+/// later, and with an engine that has forgotten everything.
+#[test]
+fn what_is_revoked_on_one_node_is_revoked_on_all_until_it_is_lifted() {
+    let upstream = holding();
     let options = Stack::options().endpoint("vcenter", &upstream.url());
     let mut cluster = Cluster::start(2, options);
     cluster.start_agent_of(0);
@@ -437,6 +442,36 @@ fn what_is_revoked_on_one_node_is_revoked_on_all_until_it_is_lifted() {
     });
     let listed = operate(&cluster, 0, &["revocations"]);
     assert!(listed.contains("subject agent-acme"), "{listed}");
+}
+
+/// The node that a caller came to has not heard of it: the one that has the agent ends the call, and
+/// refuses further ones.
+#[test]
+fn a_call_through_another_node_ends_when_the_agent_s_node_alone_knows_that_it_is_revoked() {
+    let upstream = holding();
+    let options = Stack::options().endpoint("vcenter", &upstream.url());
+    let mut cluster = Cluster::start(2, options);
+    cluster.start_agent_of(0);
+    cluster.await_endpoint();
+    let mut held = cluster.call(1, "/held").start();
+    assert_eq!(held.head().status, 200);
+    assert_eq!(held.body(5), b"first");
+
+    cluster.redis.kill();
+    let said = operate(&cluster, 0, &["revoke", "--subject", "caller-acme"]);
+    assert!(said.contains("other nodes cannot be told yet"), "{said}");
+    assert_ne!(held.finish().exit, Some(0), "it is broken off");
+    let answer = cluster.call(1, "/").run();
+    answer.assert_refused(403, "forbidden", "relay");
+    let listed = operate(&cluster, 1, &["revocations"]);
+    assert!(!listed.contains("caller-acme"), "{listed}");
+    let metrics = cluster.admin(0, "/metrics").text();
+    for count in [
+        "culvert_relay_peer_calls_total{outcome=\"revoked\"} 1\n",
+        "culvert_relay_revoked_total{outcome=\"call-ended\"} 1\n",
+    ] {
+        assert!(metrics.contains(count), "{count}: {metrics}");
+    }
 }
 
 fn number(name: &str) -> Option<usize> {
