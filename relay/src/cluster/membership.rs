@@ -8,7 +8,7 @@ use culvert_config::RelayConfig;
 use culvert_config::cluster::{Directory as Configured, Peer};
 use culvert_process::background::Background;
 use culvert_process::workers::Workers;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::redis::RedisRegistry;
@@ -95,7 +95,7 @@ impl Membership {
                 revocations: node.revocations.clone(),
                 metrics: node.metrics.clone(),
                 neighbours: node.neighbours.clone().unwrap_or_default(),
-                hinted: Notify::new(),
+                hinted: watch::Sender::new(()),
                 me: Entry {
                     instance,
                     version: 0,

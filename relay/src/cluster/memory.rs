@@ -1,32 +1,39 @@
 //! The registry of nodes in one process: for tests, and a model of what the others must do.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
 
-use super::registry::{Entry, Heard, Instance, Load, Registry, RegistryError, Seen, Stamp};
+use super::registry::{
+    Entry, Heard, Instance, Load, Registry, RegistryError, Routes, Seen, Stamp, WORDS,
+};
 use crate::revocations::RevocationId;
 use crate::revocations::sharing::{Says, Word};
 
 /// Entries in memory. Clones are the same registry, each with hints of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MemoryRegistry {
     shared: Arc<Shared>,
-    hint: Arc<Notify>,
+    /// A permit for each hint that nobody has heard.
+    hints: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     entries: Mutex<Entries>,
     words: Mutex<Words>,
-    hints: Mutex<Vec<Arc<Notify>>>,
+    hints: Mutex<Vec<Arc<Semaphore>>>,
     down: AtomicBool,
     read_only: AtomicBool,
     deaf: AtomicBool,
+    /// How long each question takes.
+    pace: Mutex<Duration>,
+    /// A word that is refused, with those that are said together with it.
+    refused: Mutex<Option<RevocationId>>,
 }
 
 /// Each with the time when its lease ends.
@@ -41,24 +48,68 @@ struct Words {
     last_stamp: u64,
 }
 
+impl Default for MemoryRegistry {
+    fn default() -> Self {
+        Self::of(Arc::default())
+    }
+}
+
 impl Clone for MemoryRegistry {
     fn clone(&self) -> Self {
-        let hint = Arc::new(Notify::new());
-        let mut hints = self
-            .shared
-            .hints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        hints.push(hint.clone());
-        drop(hints);
-        Self {
-            shared: self.shared.clone(),
-            hint,
-        }
+        Self::of(self.shared.clone())
+    }
+}
+
+impl Drop for MemoryRegistry {
+    fn drop(&mut self) {
+        let own = |hints: &Arc<Semaphore>| Arc::ptr_eq(hints, &self.hints);
+        self.listeners().retain(|hints| !own(hints));
     }
 }
 
 impl MemoryRegistry {
+    fn of(shared: Arc<Shared>) -> Self {
+        let new = Self {
+            shared,
+            hints: Arc::new(Semaphore::new(0)),
+        };
+        new.listeners().push(new.hints.clone());
+        new
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Arc<Semaphore>>> {
+        let hints = self.shared.hints.lock();
+        hints.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hints that some clone, other than this one, has not heard.
+    pub(crate) fn unheard(&self) -> usize {
+        let listeners = self.listeners();
+        let others = listeners.iter();
+        let others = others.filter(|hints| !Arc::ptr_eq(hints, &self.hints));
+        others.map(|hints| hints.available_permits()).sum()
+    }
+
+    /// From now on each question takes so long.
+    pub(crate) fn set_pace(&self, pace: Duration) {
+        *self.pace() = pace;
+    }
+
+    /// Says no from now on to this word.
+    pub(crate) fn refuse(&self, word: Option<RevocationId>) {
+        *self.refused() = word;
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Duration> {
+        let pace = self.shared.pace.lock();
+        pace.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<RevocationId>> {
+        let refused = self.shared.refused.lock();
+        refused.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// From now on nobody reaches it, or everybody again.
     pub(crate) fn set_down(&self, down: bool) {
         self.shared.down.store(down, Ordering::Relaxed);
@@ -94,31 +145,33 @@ impl MemoryRegistry {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reach(&self) -> Result<(), RegistryError> {
+    async fn reach(&self) -> Result<(), RegistryError> {
+        let pace = *self.pace();
+        if !pace.is_zero() {
+            sleep(pace).await;
+        }
         match self.shared.down.load(Ordering::Relaxed) {
             true => Err(RegistryError::Engine("down".into())),
             false => Ok(()),
         }
     }
 
-    fn write(&self) -> Result<(), RegistryError> {
-        self.reach()?;
+    async fn write(&self) -> Result<(), RegistryError> {
+        self.reach().await?;
         match self.shared.read_only.load(Ordering::Relaxed) {
-            true => Err(RegistryError::Engine("read only".into())),
+            true => Err(RegistryError::Refused("read only".into())),
             false => Ok(()),
         }
     }
 
-    fn hint_all(&self) {
+    /// Says to everybody that something may have changed.
+    pub(crate) fn hint_all(&self) {
         if self.shared.deaf.load(Ordering::Relaxed) {
             return;
         }
-        let hints = self
-            .shared
-            .hints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        hints.iter().for_each(|hint| hint.notify_one());
+        self.listeners()
+            .iter()
+            .for_each(|hints| hints.add_permits(1));
     }
 }
 
@@ -129,7 +182,7 @@ impl Registry for MemoryRegistry {
         load: Load,
         lease: Duration,
     ) -> Result<(), RegistryError> {
-        self.write()?;
+        self.write().await?;
         let until = Instant::now() + lease;
         self.entries()
             .insert(entry.instance.clone(), (entry.clone(), load, until));
@@ -143,7 +196,7 @@ impl Registry for MemoryRegistry {
         load: Load,
         lease: Duration,
     ) -> Result<bool, RegistryError> {
-        self.write()?;
+        self.write().await?;
         let now = Instant::now();
         Ok(match self.entries().get_mut(&entry.instance) {
             Some((_, last, until)) if *until > now => {
@@ -155,35 +208,45 @@ impl Registry for MemoryRegistry {
         })
     }
 
-    async fn read(&self, known: &HashMap<Instance, u64>) -> Result<Vec<Seen>, RegistryError> {
-        self.reach()?;
+    async fn read(&self) -> Result<Vec<Seen>, RegistryError> {
+        self.reach().await?;
         let now = Instant::now();
         let mut entries = self.entries();
         entries.retain(|_, (_, _, until)| *until > now);
-        let seen = entries.values().map(|(entry, load, _)| {
-            let unchanged = known.get(&entry.instance) == Some(&entry.version);
-            let mut entry = entry.clone();
-            if unchanged {
-                entry.routes.clear();
-            }
-            Seen {
-                entry,
-                load: Some(*load),
-                unchanged,
-            }
+        let seen = entries.values().map(|(entry, load, _)| Seen {
+            instance: entry.instance.clone(),
+            version: entry.version,
+            address: entry.address.clone(),
+            leaving: entry.leaving,
+            load: Some(*load),
         });
         Ok(seen.collect())
     }
 
+    async fn routes(&self, instance: &Instance) -> Result<Option<Routes>, RegistryError> {
+        self.reach().await?;
+        let entries = self.entries();
+        let entry = entries.get(instance);
+        Ok(entry.map(|(entry, ..)| Routes {
+            version: entry.version,
+            routes: entry.routes.clone(),
+        }))
+    }
+
     async fn withdraw(&self, instance: &Instance) -> Result<(), RegistryError> {
-        self.write()?;
+        self.write().await?;
         self.entries().remove(instance);
         self.hint_all();
         Ok(())
     }
 
     async fn say(&self, said: &[Word]) -> Result<(), RegistryError> {
-        self.write()?;
+        assert!(said.len() <= WORDS, "{} at once", said.len());
+        self.write().await?;
+        let refused = *self.refused();
+        if said.iter().any(|word| Some(word.id) == refused) {
+            return Err(RegistryError::Refused("a word is refused".into()));
+        }
         let now = Instant::now();
         let mut words = self.words();
         for word in said {
@@ -202,7 +265,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn hear(&self, known: Option<&Stamp>) -> Result<Option<Heard>, RegistryError> {
-        self.reach()?;
+        self.reach().await?;
         let now = Instant::now();
         let mut words = self.words();
         let stamp = words.stamp.map(|stamp| stamp.to_string());
@@ -223,7 +286,9 @@ impl Registry for MemoryRegistry {
         }))
     }
 
-    async fn hint(&self) {
-        self.hint.notified().await;
+    async fn hint(&self) -> Result<(), RegistryError> {
+        let hint = self.hints.acquire().await;
+        hint.expect("it is not closed").forget();
+        Ok(())
     }
 }

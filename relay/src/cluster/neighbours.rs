@@ -14,7 +14,7 @@ pub(crate) struct Neighbours(Mutex<Known>);
 struct Known {
     nodes: Vec<Neighbour>,
     /// What is wrong with each [`RegistryWork`]. An engine may let itself be read and not written.
-    troubles: [Option<String>; 3],
+    troubles: [Option<String>; RegistryWork::ALL.len()],
 }
 
 /// Another node. What it says of itself is as old as the last time that it renewed its entry.
@@ -56,17 +56,46 @@ impl Neighbours {
     }
 
     /// Notes what is wrong with one kind of work; says nothing about the others.
-    pub(super) fn note_trouble(&self, work: RegistryWork, trouble: Option<String>) {
-        let what = match work {
-            RegistryWork::Tell => "what this node serves cannot be said",
-            RegistryWork::Learn => "what others serve cannot be read",
-            RegistryWork::Revoke => "revocations cannot be shared",
-        };
-        let trouble = trouble.map(|why| format!("{what}: {why}"));
-        self.lock().troubles[work as usize] = trouble;
+    pub(super) fn note_trouble(&self, work: RegistryWork, why: Option<String>) {
+        let what = trouble(work).what;
+        self.lock().troubles[work as usize] = why.map(|why| format!("{what}: {why}"));
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What it means that a kind of work with the registry fails.
+pub(super) struct Trouble {
+    pub(super) what: &'static str,
+    /// What holds until it is over.
+    pub(super) meanwhile: &'static str,
+    /// That it is.
+    pub(super) over: &'static str,
+}
+
+pub(super) fn trouble(work: RegistryWork) -> Trouble {
+    match work {
+        RegistryWork::Tell => Trouble {
+            what: "what this node serves cannot be said",
+            meanwhile: "other nodes go by what they know of it",
+            over: "what this node serves is said",
+        },
+        RegistryWork::Learn => Trouble {
+            what: "what others serve cannot be read",
+            meanwhile: "what is known goes on, what changes on other nodes is not seen",
+            over: "what others serve is read",
+        },
+        RegistryWork::Revoke => Trouble {
+            what: "revocations cannot be shared",
+            meanwhile: "what is revoked on one node may not be so on others",
+            over: "revocations are shared",
+        },
+        RegistryWork::Hear => Trouble {
+            what: "hints cannot be heard",
+            meanwhile: "what changes on other nodes is seen some seconds later",
+            over: "hints are heard",
+        },
     }
 }

@@ -11,37 +11,33 @@
 //! ```
 //! The prefix is in braces, so that all keys are in one slot of a Cluster and can be set at once.
 
+mod server;
 mod words;
 mod written;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use culvert_config::cluster::{RedisDirectory, Topology};
-use culvert_session::tls::install_provider;
+use culvert_config::cluster::RedisDirectory;
 use futures_util::StreamExt;
-use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::cluster::ClusterClient;
-use redis::cluster_async::ClusterConnection;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::aio::PubSubStream;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisError, TlsCertificates, TlsMode, ToRedisArgs, Value, from_redis_value_ref, pipe,
+    ErrorKind, FromRedisValue, Pipeline, RedisError, ToRedisArgs, Value, from_redis_value_ref, pipe,
 };
-use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
+use self::server::{Connection, Server};
 use self::words::{MAX_WORD, Written};
-use self::written::{Meta, Routes};
-use super::PATIENCE;
-use super::registry::{Entry, Heard, Instance, Load, Registry, RegistryError, Seen, Stamp};
+use self::written::{Meta, WrittenRoutes};
+use super::registry::{
+    Entry, Heard, Instance, Load, Registry, RegistryError, Routes, Seen, Stamp, WORDS,
+};
 use crate::revocations::sharing::{Says, Word};
 use crate::revocations::{LONGEST, MAX_REVOCATIONS};
 
-/// How long hints are done without after the engine did not take the subscription.
-const RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// How long the engine is waited for: for each answer, and for a connection with it where there is none.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Most names of nodes that are looked at.
 const MAX_NAMES: usize = 4096;
@@ -49,8 +45,14 @@ const MAX_NAMES: usize = 4096;
 /// Most words about revocations that are read: what a node says at most, twice.
 const MAX_WORDS: usize = 4 * MAX_REVOCATIONS;
 
-/// Words that are said or read at once.
-const WORDS: usize = 128;
+/// How much of a node's routes is read at once, in bytes: what a slow engine gives in time.
+const PIECE: usize = 1 << 20;
+
+/// Most bytes of a node's routes that are read.
+const MAX_BYTES: usize = 64 << 20;
+
+/// How often reading a node's routes is begun, where they change while they are read.
+const TRIES: usize = 3;
 
 /// Entries in Redis.
 pub(crate) struct RedisRegistry {
@@ -67,19 +69,6 @@ impl fmt::Debug for RedisRegistry {
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
-}
-
-/// How the engine is found.
-enum Server {
-    Single(Client),
-    Sentinel(Mutex<SentinelClient>),
-    Cluster(ClusterClient),
-}
-
-#[derive(Clone)]
-enum Connection {
-    Single(MultiplexedConnection),
-    Cluster(ClusterConnection),
 }
 
 impl RedisRegistry {
@@ -116,20 +105,20 @@ impl RedisRegistry {
     /// Runs commands on the connection, a new one if need be.
     async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, RegistryError> {
         let mut held = self.connection.lock().await;
-        let mut connection = match held.take() {
-            Some(connection) => connection,
-            None => self.server.connect().await?,
-        };
-        let done = match &mut connection {
-            Connection::Single(connection) => commands.query_async(connection).await,
-            Connection::Cluster(connection) => commands.query_async(connection).await,
-        };
-        // A server that was a primary refuses what is written, and nothing shows that it will not
-        // go on so: the next connection is a new one.
-        if done.is_ok() {
-            *held = Some(connection);
-        }
-        Ok(done?)
+        let before = held.take();
+        let (connection, answer) = in_time(async {
+            let mut connection = match before {
+                Some(connection) => connection,
+                None => self.server.connect().await?,
+            };
+            let answer = connection.run(commands).await?;
+            Ok((connection, answer))
+        })
+        .await?;
+        // Only after an answer: a server that was a primary refuses what is written, and nothing shows that
+        // it will not go on so. Then the next connection is a new one.
+        *held = Some(connection);
+        Ok(answer)
     }
 
     /// Takes names of what is over out of a set. That is tidying, and not what was asked for: an engine
@@ -142,118 +131,22 @@ impl RedisRegistry {
             tracing::debug!("the registry is not tidied: {error}");
         }
     }
-
-    async fn subscribe(&self) -> Result<Option<PubSubStream>, RedisError> {
-        let client = match &self.server {
-            Server::Single(client) => client.clone(),
-            Server::Sentinel(sentinel) => sentinel.lock().await.async_get_client().await?,
-            Server::Cluster(_) => return Ok(None),
-        };
-        let (mut sink, stream) = client.get_async_pubsub().await?.split();
-        sink.subscribe(self.channel()).await?;
-        Ok(Some(stream))
-    }
 }
 
-impl Server {
-    fn new(config: &RedisDirectory) -> Result<Self, RedisError> {
-        // The client makes its own TLS, with the cryptography of the process.
-        install_provider();
-        let certificates = || TlsCertificates {
-            client_tls: None,
-            root_cert: config.ca.clone(),
-        };
-        let mut infos = Vec::new();
-        for url in &config.urls {
-            let info = url.as_str().into_connection_info()?;
-            let mut settings = info.redis_settings().clone();
-            if let Some(username) = &config.username {
-                settings = settings.set_username(username);
-            }
-            if let Some(password) = &config.password {
-                settings = settings.set_password(password.expose_secret());
-            }
-            infos.push(info.set_redis_settings(settings));
-        }
-        match &config.topology {
-            Topology::Single => {
-                let info = infos.remove(0);
-                let tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-                Ok(Self::Single(if tls {
-                    Client::build_with_tls(info, certificates())?
-                } else {
-                    Client::open(info)?
-                }))
-            }
-            Topology::Cluster => {
-                let mut builder = ClusterClient::builder(infos)
-                    .connection_timeout(TIMEOUT)
-                    .response_timeout(TIMEOUT);
-                if config.ca.is_some() {
-                    builder = builder.certs(certificates());
-                }
-                Ok(Self::Cluster(builder.build()?))
-            }
-            Topology::Sentinel { primary } => {
-                let addresses = infos.iter().map(|info| info.addr().clone());
-                let tls = infos
-                    .iter()
-                    .any(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }));
-                let mut builder = SentinelClientBuilder::new(
-                    addresses,
-                    primary.clone(),
-                    SentinelServerType::Master,
-                )?;
-                if tls {
-                    builder = builder
-                        .set_client_to_redis_tls_mode(TlsMode::Secure)
-                        .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-                }
-                if config.ca.is_some() {
-                    builder = builder
-                        .set_client_to_redis_certificates(certificates())
-                        .set_client_to_sentinel_certificates(certificates());
-                }
-                if let Some(username) = &config.username {
-                    builder = builder.set_client_to_redis_username(username);
-                }
-                if let Some(password) = &config.password {
-                    builder = builder.set_client_to_redis_password(password.expose_secret());
-                }
-                Ok(Self::Sentinel(Mutex::new(builder.build()?)))
-            }
-        }
-    }
-
-    async fn connect(&self) -> Result<Connection, RedisError> {
-        // The library's own would give up after half a second.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(TIMEOUT))
-            .set_response_timeout(Some(PATIENCE));
-        Ok(match self {
-            Self::Single(client) => Connection::Single(
-                client
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await?,
-            ),
-            Self::Sentinel(sentinel) => Connection::Single(
-                sentinel
-                    .lock()
-                    .await
-                    .get_async_connection_with_config(&config)
-                    .await?,
-            ),
-            Self::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
-        })
+async fn in_time<T>(work: impl Future<Output = Result<T, RedisError>>) -> Result<T, RegistryError> {
+    match timeout(PATIENCE, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(RegistryError::Timeout(PATIENCE)),
     }
 }
-
-/// How long one server of a Cluster, and a connection with any other, is waited for.
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 impl From<RedisError> for RegistryError {
     fn from(error: RedisError) -> Self {
-        Self::Engine(error.to_string())
+        match error.kind() {
+            // What it has no name for in the library is said by the server too.
+            ErrorKind::Server(_) | ErrorKind::Extension => Self::Refused(error.to_string()),
+            _ => Self::Engine(error.to_string()),
+        }
     }
 }
 
@@ -271,7 +164,7 @@ impl Registry for RedisRegistry {
             .atomic()
             .pset_ex(
                 self.key("routes", instance),
-                Routes::of(entry).to_json(),
+                WrittenRoutes::of(entry).to_json(),
                 lease,
             )
             .ignore()
@@ -312,7 +205,7 @@ impl Registry for RedisRegistry {
         Ok(routes && node.is_some())
     }
 
-    async fn read(&self, known: &HashMap<Instance, u64>) -> Result<Vec<Seen>, RegistryError> {
+    async fn read(&self) -> Result<Vec<Seen>, RegistryError> {
         let (mut names,): (Vec<String>,) = self.run(pipe().smembers(self.nodes())).await?;
         if names.len() > MAX_NAMES {
             tracing::error!(
@@ -334,22 +227,23 @@ impl Registry for RedisRegistry {
                 continue;
             };
             // What others left there is not ours to judge.
-            let Some(entry) = Instance::parse(&name).zip(Meta::parse(&meta)) else {
-                continue;
-            };
-            let (entry, load) = entry.1.entry(entry.0);
-            let unchanged = known.get(&entry.instance) == Some(&entry.version);
-            seen.push(Seen {
-                entry,
-                load,
-                unchanged,
-            });
+            let read = Instance::parse(&name).zip(Meta::parse(&meta));
+            seen.extend(read.map(|(instance, meta)| meta.seen(instance)));
         }
         if !ended.is_empty() {
             self.forget(self.nodes(), ended).await;
         }
-        self.read_routes(&mut seen).await?;
         Ok(seen)
+    }
+
+    async fn routes(&self, instance: &Instance) -> Result<Option<Routes>, RegistryError> {
+        for _ in 0..TRIES {
+            if let Some(text) = self.read_routes(instance).await? {
+                return Ok(WrittenRoutes::parse(&text).map(WrittenRoutes::routes));
+            }
+        }
+        tracing::debug!(%instance, "the routes of a node change faster than they can be read");
+        Ok(None)
     }
 
     async fn withdraw(&self, instance: &Instance) -> Result<(), RegistryError> {
@@ -368,33 +262,30 @@ impl Registry for RedisRegistry {
     }
 
     async fn say(&self, words: &[Word]) -> Result<(), RegistryError> {
-        for words in words.chunks(WORDS) {
-            let mut commands = pipe();
-            commands.atomic();
-            for word in words {
-                let set = commands.cmd("SET");
-                set.arg(self.key("revocation", word.id));
-                set.arg(Written::of(word).to_json());
-                if word.says != Says::Lifted {
-                    set.arg("NX");
-                }
-                if let Some(left) = word.left {
-                    set.arg("PX").arg(milliseconds(left.min(LONGEST)).max(1));
-                }
-                set.ignore();
-                commands
-                    .sadd(self.revocations(), word.id.to_string())
-                    .ignore();
+        let mut commands = pipe();
+        commands.atomic();
+        for word in words {
+            let set = commands.cmd("SET");
+            set.arg(self.key("revocation", word.id));
+            set.arg(Written::of(word).to_json());
+            if word.says != Says::Lifted {
+                set.arg("NX");
             }
-            let stamp = format!("{:032x}", fastrand::u128(..));
+            if let Some(left) = word.left {
+                set.arg("PX").arg(milliseconds(left.min(LONGEST)).max(1));
+            }
+            set.ignore();
             commands
-                .set(self.stamp(), stamp)
-                .ignore()
-                .publish(self.channel(), "revocations")
+                .sadd(self.revocations(), word.id.to_string())
                 .ignore();
-            let () = self.run(&commands).await?;
         }
-        Ok(())
+        let stamp = format!("{:032x}", fastrand::u128(..));
+        commands
+            .set(self.stamp(), stamp)
+            .ignore()
+            .publish(self.channel(), "revocations")
+            .ignore();
+        self.run(&commands).await
     }
 
     async fn hear(&self, known: Option<&Stamp>) -> Result<Option<Heard>, RegistryError> {
@@ -418,63 +309,56 @@ impl Registry for RedisRegistry {
         Ok(Some(Heard { words, stamp }))
     }
 
-    async fn hint(&self) {
+    async fn hint(&self) -> Result<(), RegistryError> {
         let mut hints = self.hints.lock().await;
         if let Some(stream) = &mut *hints {
             if stream.next().await.is_some() {
-                return;
+                return Ok(());
             }
             *hints = None;
+            return Err(RegistryError::Engine("the subscription has ended".into()));
         }
-        loop {
-            match self.subscribe().await {
-                // What was missed until now is a hint too.
-                Ok(Some(stream)) => {
-                    *hints = Some(stream);
-                    return;
-                }
-                Ok(None) => std::future::pending().await,
-                Err(error) => {
-                    tracing::debug!("no hints from the registry: {error}");
-                    sleep(RESUBSCRIBE).await;
-                }
-            }
+        let channel = self.channel();
+        match in_time(self.server.subscribe(&channel)).await? {
+            // What was missed until now is a hint too.
+            Some(stream) => *hints = Some(stream),
+            None => std::future::pending().await,
         }
-    }
-}
-
-impl RedisRegistry {
-    /// Adds the routes of what has changed; what is gone meanwhile is left out.
-    async fn read_routes(&self, seen: &mut Vec<Seen>) -> Result<(), RegistryError> {
-        let changed = seen.iter().filter(|seen| !seen.unchanged);
-        let keys: Vec<_> = changed
-            .map(|seen| self.key("routes", &seen.entry.instance))
-            .collect();
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let (routes,): (Vec<Option<String>>,) = self.run(pipe().mget(keys)).await?;
-        let mut routes = routes.into_iter();
-        seen.retain_mut(|seen| {
-            if seen.unchanged {
-                return true;
-            }
-            let Some(read) = routes
-                .next()
-                .flatten()
-                .and_then(|text| Routes::parse(&text))
-            else {
-                return false;
-            };
-            seen.entry.version = read.version;
-            seen.entry.routes = read.routes();
-            true
-        });
         Ok(())
     }
 }
 
 impl RedisRegistry {
+    /// The text of a node's routes, piece by piece; `None`: it was written anew meanwhile.
+    async fn read_routes(&self, instance: &Instance) -> Result<Option<Vec<u8>>, RegistryError> {
+        let (node, routes) = (self.key("node", instance), self.key("routes", instance));
+        let (mut text, mut version) = (Vec::new(), None);
+        loop {
+            // Both are always written together, so pieces beside one version are of one text.
+            let mut commands = pipe();
+            let (from, to) = (text.len(), text.len() + PIECE - 1);
+            commands
+                .atomic()
+                .get(&node)
+                .getrange(&routes, from as isize, to as isize);
+            let (meta, mut piece): (Option<String>, Vec<u8>) = self.run(&commands).await?;
+            let read = meta.and_then(|meta| Meta::parse(&meta));
+            let read = read.map(|meta| meta.version);
+            if *version.get_or_insert(read) != read {
+                return Ok(None);
+            }
+            let is_last = piece.len() < PIECE;
+            text.append(&mut piece);
+            if is_last {
+                return Ok(Some(text));
+            }
+            if text.len() >= MAX_BYTES {
+                tracing::error!(%instance, "the routes of a node take more than {MAX_BYTES} bytes: they are not read");
+                return Ok(Some(Vec::new()));
+            }
+        }
+    }
+
     /// The words with these names; forgets the names of those that are over.
     async fn read_words(&self, names: &[String]) -> Result<Vec<Word>, RegistryError> {
         let mut commands = pipe();

@@ -1,6 +1,5 @@
 //! What nodes tell each other, and where they leave it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -101,14 +100,23 @@ impl From<&RouteHere> for Route {
     }
 }
 
-/// An entry as it was read.
+/// An entry as it was read, but for its routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
-    pub(crate) entry: Entry,
+    pub(crate) instance: Instance,
+    pub(crate) version: u64,
+    pub(crate) address: String,
+    pub(crate) leaving: bool,
     /// None of a node of an older version.
     pub(crate) load: Option<Load>,
-    /// The version is the one that the reader knows: the routes are left out.
-    pub(crate) unchanged: bool,
+}
+
+/// The routes of an entry, as they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Routes {
+    /// Of which version they are.
+    pub(crate) version: u64,
+    pub(crate) routes: Vec<Route>,
 }
 
 /// Changes with every word about revocations; `None`: there has been none.
@@ -125,16 +133,23 @@ pub(crate) struct Heard {
 /// Why the registry gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RegistryError {
-    /// The engine does not answer, or says no.
+    /// The engine cannot be reached, or what it says cannot be understood.
     #[error("{0}")]
     Engine(String),
+    /// The engine says no to what it was asked; it may say yes to something else.
+    #[error("{0}")]
+    Refused(String),
     /// Nothing within the time.
     #[error("no answer within {:.1} s", .0.as_secs_f64())]
     Timeout(Duration),
 }
 
+/// Most words about revocations that are said at once.
+pub(crate) const WORDS: usize = 128;
+
 /// Where entries lie, and words about revocations. Whatever it is, it forgets an entry that is not
-/// renewed within its lease, and a word that is over; and it shows an entry whole or not at all.
+/// renewed within its lease, and a word that is over; it shows the routes of an entry whole or not at
+/// all; and each question that it asks of an engine ends in time.
 ///
 /// Nothing here is trusted beyond what [`crate::cluster`] says.
 pub(crate) trait Registry: Send + Sync + 'static {
@@ -154,11 +169,15 @@ pub(crate) trait Registry: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 
-    /// Every entry whose lease has not ended, without routes where `known` has the version.
-    fn read(
+    /// Every entry whose lease has not ended, without routes: those of all nodes together may be more
+    /// than a slow engine gives in one answer.
+    fn read(&self) -> impl Future<Output = Result<Vec<Seen>, RegistryError>> + Send;
+
+    /// The routes of an entry; `None`: there are none that can be read whole.
+    fn routes(
         &self,
-        known: &HashMap<Instance, u64>,
-    ) -> impl Future<Output = Result<Vec<Seen>, RegistryError>> + Send;
+        instance: &Instance,
+    ) -> impl Future<Output = Result<Option<Routes>, RegistryError>> + Send;
 
     /// Takes an entry back, and hints at it.
     fn withdraw(
@@ -166,7 +185,7 @@ pub(crate) trait Registry: Send + Sync + 'static {
         instance: &Instance,
     ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
-    /// Leaves words about revocations, and hints at them. That something was lifted takes the place of
+    /// Leaves up to [`WORDS`] words about revocations, and hints at them. That something was lifted takes the place of
     /// what was said of it before; that something holds, of nothing.
     fn say(&self, words: &[Word]) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
@@ -176,6 +195,7 @@ pub(crate) trait Registry: Send + Sync + 'static {
         known: Option<&Stamp>,
     ) -> impl Future<Output = Result<Option<Heard>, RegistryError>> + Send;
 
-    /// Completes when an entry or a word may have changed. May miss changes, and may be wrong. Cancel safe.
-    fn hint(&self) -> impl Future<Output = ()> + Send;
+    /// Completes when an entry or a word may have changed; with an error where nothing of that is heard at
+    /// the moment. May miss changes, and may be wrong.
+    fn hint(&self) -> impl Future<Output = Result<(), RegistryError>> + Send;
 }

@@ -2,6 +2,8 @@
 //! follow each other over one that fails, by hand and by seeds.
 
 mod conformance;
+mod engine;
 mod nodes;
 mod simulation;
+mod troubled;
 mod withdrawals;

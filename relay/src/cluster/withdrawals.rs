@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::registry::{Registry, RegistryError, Stamp};
-use super::{Cluster, GATHER, within};
+use super::registry::{Registry, RegistryError, Stamp, WORDS};
+use super::{Cluster, GATHER};
 use crate::metrics::RegistryWork;
 
 /// How often the stamp is looked at without a hint. What is revoked is to hold everywhere within two
@@ -31,6 +31,7 @@ impl<R: Registry> Cluster<R> {
     /// Says and hears what is revoked, until it is dropped.
     pub(super) async fn share_revocations(&self) {
         let mut changes = self.revocations.changes();
+        let mut hints = self.hinted.subscribe();
         let mut last = LastRead::default();
         loop {
             changes.borrow_and_update();
@@ -40,7 +41,7 @@ impl<R: Registry> Cluster<R> {
             sleep(GATHER).await;
             tokio::select! {
                 () = sleep(LOOK_INTERVAL) => {}
-                () = self.hinted.notified() => {}
+                Ok(()) = hints.changed() => {}
                 // An engine that does not answer is not asked ever faster.
                 Ok(()) = changes.changed(), if is_well => {}
             }
@@ -49,18 +50,11 @@ impl<R: Registry> Cluster<R> {
 
     /// Says what is new here, and hears what is new there.
     pub(super) async fn exchange(&self, last: &mut LastRead) -> Result<(), RegistryError> {
-        let untold = self.revocations.untold();
-        let said = match untold.is_empty() {
-            true => Ok(()),
-            false => within(self.registry.say(&untold)).await,
-        };
-        if said.is_ok() {
-            self.revocations.on_told(&untold);
-        }
+        let said = self.say().await;
         // Others are heard also where nothing can be said: an engine may be readable only.
         let is_due = last.at.is_none_or(|at| at.elapsed() >= READ_INTERVAL);
         let known = last.stamp.as_ref().filter(|_| !is_due);
-        if let Some(heard) = within(self.registry.hear(known)).await? {
+        if let Some(heard) = self.registry.hear(known).await? {
             self.revocations.on_read(heard.words);
             *last = LastRead {
                 stamp: Some(heard.stamp),
@@ -68,5 +62,16 @@ impl<R: Registry> Cluster<R> {
             };
         }
         said
+    }
+
+    /// Says what is new here, piece by piece.
+    async fn say(&self) -> Result<(), RegistryError> {
+        for words in self.revocations.untold().chunks(WORDS) {
+            match self.registry.say(words).await {
+                Ok(()) => self.revocations.on_told(words),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }

@@ -20,6 +20,23 @@ pub(crate) enum RegistryWork {
     Learn,
     /// It says and reads what is revoked.
     Revoke,
+    /// It hears that something has changed.
+    Hear,
+}
+
+impl RegistryWork {
+    /// Each of them, in their order.
+    pub(crate) const ALL: [Self; 4] = [Self::Tell, Self::Learn, Self::Revoke, Self::Hear];
+
+    /// A word for metrics.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tell => "tell",
+            Self::Learn => "learn",
+            Self::Revoke => "revoke",
+            Self::Hear => "hear",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -30,7 +47,7 @@ pub(crate) struct Peers {
     pub(crate) reached: Gauge,
     certificate_expiry: Family<NameLabel, Gauge>,
     carried: [Counter; Carried::ALL.len()],
-    registry: [Work; 3],
+    registry: [Work; RegistryWork::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -73,7 +90,7 @@ impl Peers {
                     outcome: outcome.as_str(),
                 })
             }),
-            registry: [work("tell"), work("learn"), work("revoke")],
+            registry: RegistryWork::ALL.map(|kind| work(kind.as_str())),
         };
         registry.register(
             "cluster_nodes",

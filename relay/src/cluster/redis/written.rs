@@ -7,7 +7,7 @@ use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::priority::Priority;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::registry::{Entry, Instance, Load, Route};
+use crate::cluster::registry::{Entry, Instance, Load, Route, Routes, Seen};
 
 /// Most endpoints of one node.
 const MAX_ROUTES: usize = 200_000;
@@ -15,7 +15,7 @@ const MAX_ROUTES: usize = 200_000;
 /// An entry without its routes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Meta {
-    version: u64,
+    pub(super) version: u64,
     address: String,
     leaving: bool,
     #[serde(default)]
@@ -40,22 +40,21 @@ impl Meta {
         serde_json::from_str(text).ok()
     }
 
-    pub(super) fn entry(self, instance: Instance) -> (Entry, Option<Load>) {
-        let entry = Entry {
+    pub(super) fn seen(self, instance: Instance) -> Seen {
+        Seen {
             instance,
             version: self.version,
             address: self.address,
             leaving: self.leaving,
-            routes: Vec::new(),
-        };
-        (entry, self.load)
+            load: self.load,
+        }
     }
 }
 
 /// The routes of an entry.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Routes {
-    pub(super) version: u64,
+pub(super) struct WrittenRoutes {
+    version: u64,
     routes: Vec<WrittenRoute>,
 }
 
@@ -71,7 +70,7 @@ struct WrittenRoute {
     priority: Option<String>,
 }
 
-impl Routes {
+impl WrittenRoutes {
     pub(super) fn of(entry: &Entry) -> Self {
         let routes = entry.routes.iter().map(|route| WrittenRoute {
             tenant: route.tenant.to_string(),
@@ -90,13 +89,16 @@ impl Routes {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
     }
 
-    pub(super) fn routes(&self) -> Vec<Route> {
+    pub(super) fn routes(self) -> Routes {
         let routes = self.routes.iter().take(MAX_ROUTES);
-        routes.filter_map(WrittenRoute::read).collect()
+        Routes {
+            version: self.version,
+            routes: routes.filter_map(WrittenRoute::read).collect(),
+        }
     }
 }
 
@@ -136,9 +138,9 @@ mod tests {
             process: [7; 16],
         };
         let later = r#"{"version":4,"address":"a:1","leaving":true,"region":{"name":"fra"}}"#;
-        let (entry, load) = Meta::parse(later).unwrap().entry(instance.clone());
+        let seen = Meta::parse(later).unwrap().seen(instance.clone());
         assert_eq!(
-            (entry.version, &*entry.address, entry.leaving, load),
+            (seen.version, &*seen.address, seen.leaving, seen.load),
             (4, "a:1", true, None)
         );
 
@@ -146,21 +148,25 @@ mod tests {
             {"tenant":"acme","endpoint":"vcenter","weight":3},
             {"tenant":"acme","endpoint":"nsx","tunnel":"quantum"},
             {"tenant":"acme","endpoint":"esx","priority":"someday"}]}"#;
-        let routes = Routes::parse(later).unwrap().routes();
+        let read = WrittenRoutes::parse(later.as_bytes()).unwrap().routes();
+        let routes = read.routes;
         let names: Vec<_> = routes.iter().map(|route| route.endpoint.as_str()).collect();
         assert_eq!(names, ["vcenter", "esx"]);
 
         let plain = Entry {
+            instance,
+            version: read.version,
+            address: seen.address,
+            leaving: false,
             routes: vec![Route {
                 names: Vec::new(),
                 tunnel: None,
                 priority: None,
                 ..routes[0].clone()
             }],
-            ..entry
         };
         assert_eq!(
-            Routes::of(&plain).to_json(),
+            WrittenRoutes::of(&plain).to_json(),
             r#"{"version":4,"routes":[{"tenant":"acme","endpoint":"vcenter"}]}"#
         );
     }

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use super::conformance::route;
 use super::nodes::{LEASE, NOWHERE, Node};
-use crate::cluster::READ_INTERVAL;
+use crate::cluster::learning::READ_INTERVAL;
 use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::registry::{Entry, Instance, Load, Registry};
 use crate::directory::{Service, SessionId};

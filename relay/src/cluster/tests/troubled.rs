@@ -1,0 +1,71 @@
+//! Nodes whose registry is slow, down or written by somebody else.
+
+use std::time::Duration;
+
+use super::conformance::{all, instance, route};
+use super::nodes::{LEASE, Node, entry, pass};
+use crate::cluster::memory::MemoryRegistry;
+use crate::cluster::registry::{Entry, Load, Registry};
+
+/// Renewed, a lie in this node's name would never end.
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
+    let registry = MemoryRegistry::default();
+    let _node = Node::start(&registry);
+    pass(1).await;
+    let lie = Entry {
+        instance: instance("a", 1),
+        ..entry(999, &[("acme", "vcenter")])
+    };
+    registry
+        .publish(&lie, Load::default(), LEASE)
+        .await
+        .unwrap();
+    pass(4).await;
+    let found = all(&registry).await;
+    assert_eq!(found.len(), 1);
+    assert!(found[0].0.routes.is_empty(), "{:?}", found[0].0);
+}
+
+/// Each node's routes are an answer of their own, and the first counts before the last has come.
+#[tokio::test(start_paused = true)]
+async fn from_a_slow_registry_one_node_s_routes_are_learnt_after_the_other_s() {
+    const NODES: u8 = 8;
+    let registry = MemoryRegistry::default();
+    for number in 0..NODES {
+        let entry = Entry {
+            instance: instance("b", 10 + number),
+            ..entry(1, &[("acme", &format!("esx-{number}"))])
+        };
+        let said = registry.publish(&entry, Load::default(), 20 * LEASE);
+        said.await.unwrap();
+    }
+    registry.set_pace(Duration::from_secs(3));
+    let node = Node::start(&registry);
+    let known = || {
+        let found = |number: &u8| node.finds("acme", &format!("esx-{number}"));
+        (0..NODES)
+            .filter(|number| found(number) == "moving")
+            .count()
+    };
+    pass(10).await;
+    assert!((1..4).contains(&known()), "{}", known());
+    pass(30).await;
+    assert_eq!(known(), usize::from(NODES));
+    assert_eq!(node.neighbours.trouble(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hints_are_taken_while_the_registry_is_read() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    pass(1).await;
+    registry.set_pace(Duration::from_secs(60));
+    pass(4).await;
+    for _ in 0..100 {
+        registry.hint_all();
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(registry.unheard(), 0);
+    drop(node);
+}
