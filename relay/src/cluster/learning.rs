@@ -53,12 +53,10 @@ impl<R: Registry> Cluster<R> {
             hints.mark_unchanged();
             let read = self.read(&mut nodes).await;
             self.note(RegistryWork::Learn, &read);
-            // A call that found no session at a node was told so, and the route is out; as long as the
-            // node claims it, it is tried again.
-            if read.is_ok() {
-                for node in nodes.values() {
-                    self.bind(&node.link, &node.routes);
-                }
+            // A call that found no session at a node was told so, and the route is out. For as long as
+            // the node claims it, or nobody can say whether it does, it is tried again.
+            for node in nodes.values() {
+                self.bind(&node.link, &node.routes);
             }
             self.show(&nodes);
         }

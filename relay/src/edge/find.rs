@@ -33,8 +33,9 @@ impl Finder<'_> {
         }
     }
 
-    /// Another node has no session after all: it is not asked again until it says so again. One that
-    /// drains is not asked anyway, and the endpoint is on its way elsewhere.
+    /// Another node has no session after all: it is not asked again until the next look at the registry
+    /// finds that it still claims the endpoint, or finds nothing. One that drains is not asked anyway, and
+    /// the endpoint is on its way elsewhere.
     pub(super) fn missed(&self, place: &Place) {
         if let Place::There(link) = place
             && !place.is_closing()

@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
+use culvert_proto::names::{EndpointName, TenantName};
+
 use super::conformance::{all, instance, route};
 use super::nodes::{LEASE, Node, entry, pass};
 use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::registry::{Entry, Load, Registry};
+
+fn route_names(tenant: &str, endpoint: &str) -> (TenantName, EndpointName) {
+    let route = route(tenant, endpoint);
+    (route.tenant, route.endpoint)
+}
 
 /// Renewed, a lie in this node's name would never end.
 #[tokio::test(start_paused = true)]
@@ -25,6 +32,29 @@ async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
     let found = all(&registry).await;
     assert_eq!(found.len(), 1);
     assert!(found[0].0.routes.is_empty(), "{:?}", found[0].0);
+}
+
+/// One call at the wrong moment, while nobody can say whether it was right.
+#[tokio::test(start_paused = true)]
+async fn without_the_registry_a_node_that_had_no_session_once_is_asked_again() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    registry
+        .publish(&entry(1, &[("acme", "vcenter")]), Load::default(), LEASE)
+        .await
+        .unwrap();
+    pass(1).await;
+    registry.set_down(true);
+    for _ in 0..3 {
+        pass(1).await;
+        let (tenant, endpoint) = route_names("acme", "vcenter");
+        for (id, _) in node.directory.places(&tenant, &endpoint) {
+            node.directory.withdraw(&tenant, &endpoint, id);
+        }
+        assert_eq!(node.finds("acme", "vcenter"), "offline");
+        pass(5).await;
+        assert_eq!(node.finds("acme", "vcenter"), "moving");
+    }
 }
 
 /// Each node's routes are an answer of their own, and the first counts before the last has come.
