@@ -81,7 +81,7 @@ impl<R: Registry> Cluster<R> {
         self.forget(nodes, &seen);
         for seen in &seen {
             if let Some(node) = nodes.get_mut(&seen.instance) {
-                Self::update(node, seen);
+                self.update(node, seen);
             }
         }
         if let Some(own) = own {
@@ -156,7 +156,15 @@ impl<R: Registry> Cluster<R> {
     }
 
     /// Notes what an entry says of a node beside its routes.
-    fn update(node: &mut Known, seen: &Seen) {
+    fn update(&self, node: &mut Known, seen: &Seen) {
+        // A link that stands leads to the process that is meant, whatever is said. One that does not may
+        // lead where the node is no more, or where somebody else said that it is.
+        if node.link.target().address != seen.address && !node.link.answers() {
+            let (link, kept_up) = self.link(seen);
+            self.bind(&link, &node.routes);
+            self.withdraw(&node.link, &node.routes);
+            (node.link, node._kept_up) = (link, kept_up);
+        }
         node.link.set_leaving(seen.leaving);
         node.load = seen.load;
     }

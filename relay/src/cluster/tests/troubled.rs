@@ -5,7 +5,7 @@ use std::time::Duration;
 use culvert_proto::names::{EndpointName, TenantName};
 
 use super::conformance::{all, instance, route};
-use super::nodes::{LEASE, Node, entry, pass};
+use super::nodes::{LEASE, NOWHERE, Node, entry, pass};
 use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::registry::{Entry, Load, Registry};
 
@@ -54,6 +54,30 @@ async fn without_the_registry_a_node_that_had_no_session_once_is_asked_again() {
         assert_eq!(node.finds("acme", "vcenter"), "offline");
         pass(5).await;
         assert_eq!(node.finds("acme", "vcenter"), "moving");
+    }
+}
+
+/// It has moved, or what was said of it before was a lie.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_answer_is_looked_for_where_it_is_said_to_be_now() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    let elsewhere = "127.0.0.1:2";
+    for (version, address) in [(1, NOWHERE), (1, elsewhere), (2, NOWHERE)] {
+        let entry = Entry {
+            address: address.into(),
+            ..entry(version, &[("acme", "vcenter")])
+        };
+        let said = registry.publish(&entry, Load::default(), LEASE).await;
+        said.unwrap();
+        pass(1).await;
+        let nodes = node.neighbours.nodes();
+        assert_eq!(nodes.len(), 1);
+        assert_eq!(nodes[0].link.target().address, address);
+        let (tenant, endpoint) = route_names("acme", "vcenter");
+        let places = node.directory.places(&tenant, &endpoint);
+        let ids: Vec<_> = places.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [nodes[0].link.id()], "by the new way, and no other");
     }
 }
 
