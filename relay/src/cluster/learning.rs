@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::registry::{Entry, Instance, Load, Registry, RegistryError, Route, Routes, Seen};
@@ -21,6 +21,9 @@ use crate::place::Place;
 
 /// How often the registry is read without a hint.
 pub(super) const READ_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How often this node's own routes are read, to find out whether they are what it wrote.
+const OWN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Most nodes that are followed. More are ignored, loudly.
 const MAX_NODES: usize = 512;
@@ -41,6 +44,7 @@ impl<R: Registry> Cluster<R> {
     /// Follows the other nodes.
     pub(super) async fn learn(&self) {
         let mut nodes = Nodes::new();
+        let mut own_read = Instant::now();
         let mut hints = self.hinted.subscribe();
         let mut ticks = interval(READ_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,7 +55,7 @@ impl<R: Registry> Cluster<R> {
             }
             // What has come meanwhile asks for the same read.
             hints.mark_unchanged();
-            let read = self.read(&mut nodes).await;
+            let read = self.read(&mut nodes, &mut own_read).await;
             self.note(RegistryWork::Learn, &read);
             // A call that found no session at a node was told so, and the route is out. For as long as
             // the node claims it, or nobody can say whether it does, it is tried again.
@@ -62,8 +66,8 @@ impl<R: Registry> Cluster<R> {
         }
     }
 
-    /// Makes the directory say what the entries do.
-    async fn read(&self, nodes: &mut Nodes) -> Result<(), RegistryError> {
+    /// Makes the directory say what the entries do; `own_read`: when this node's own was compared.
+    async fn read(&self, nodes: &mut Nodes, own_read: &mut Instant) -> Result<(), RegistryError> {
         let given = self.word.given.load_full();
         let mut seen = self.registry.read().await?;
         if seen.len() > MAX_NODES {
@@ -85,7 +89,7 @@ impl<R: Registry> Cluster<R> {
             }
         }
         if let Some(own) = own {
-            self.check_own(&own, given);
+            self.check_own(&own, given, own_read).await?;
         }
         seen.retain(|seen| {
             let known = nodes.get(&seen.instance);
@@ -120,10 +124,33 @@ impl<R: Registry> Cluster<R> {
 
     /// Notices when somebody else has written in this node's name; `given`: what had been taken before
     /// the entry was read.
-    fn check_own(&self, own: &Seen, given: Option<Arc<Entry>>) {
-        let oldest = given.map_or(0, |given| given.version);
-        let sent = self.word.sent.load(Ordering::Relaxed);
-        let is_ours = (oldest..=sent).contains(&own.version);
+    async fn check_own(
+        &self,
+        own: &Seen,
+        given: Option<Arc<Entry>>,
+        read: &mut Instant,
+    ) -> Result<(), RegistryError> {
+        let oldest = given.as_ref().map_or(0, |given| given.version);
+        let is_version = |version| {
+            let sent = self.word.sent.load(Ordering::Relaxed);
+            (oldest..=sent).contains(&version)
+        };
+        let mut is_ours = is_version(own.version) && own.address == self.me.address;
+        if is_ours
+            && read.elapsed() >= OWN_INTERVAL
+            && let Some(given) = given
+        {
+            *read = Instant::now();
+            let Some(there) = self.registry.routes(&own.instance).await? else {
+                // Nobody need have done that, but others cannot read them.
+                self.word.broken.notify_one();
+                return Ok(());
+            };
+            is_ours = match there.version == given.version {
+                true => there.routes == given.routes,
+                false => is_version(there.version),
+            };
+        }
         if !is_ours {
             tracing::warn!(
                 target: "culvert::security",
@@ -131,6 +158,7 @@ impl<R: Registry> Cluster<R> {
             );
             self.word.broken.notify_one();
         }
+        Ok(())
     }
 
     /// Begins to follow a node.
