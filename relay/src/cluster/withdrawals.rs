@@ -64,14 +64,17 @@ impl<R: Registry> Cluster<R> {
         said
     }
 
-    /// Says what is new here, piece by piece.
+    /// Says what is new here, piece by piece; gives the first error.
     async fn say(&self) -> Result<(), RegistryError> {
+        let mut outcome = Ok(());
         for words in self.revocations.untold().chunks(WORDS) {
             match self.registry.say(words).await {
                 Ok(()) => self.revocations.on_told(words),
-                Err(error) => return Err(error),
+                // Of a piece that is refused others know nothing; of the rest they shall.
+                Err(refused @ RegistryError::Refused(_)) => outcome = outcome.and(Err(refused)),
+                Err(error) => return outcome.and(Err(error)),
             }
         }
-        Ok(())
+        outcome
     }
 }

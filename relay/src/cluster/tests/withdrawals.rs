@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::nodes::{Node, pass};
 use crate::cluster::memory::MemoryRegistry;
-use crate::cluster::registry::Registry;
+use crate::cluster::registry::{Registry, WORDS};
 use crate::revocations::sharing::Told;
 use crate::revocations::{Revocation, RevocationId, Scope};
 
@@ -123,4 +123,28 @@ async fn a_registry_that_comes_back_empty_hears_everything_again() {
     let later = Node::start_named(&registry, "c", 3);
     pass(1).await;
     assert!(later.knows(held) && second.knows(held));
+}
+
+/// One word that an engine does not take keeps no others from being heard, and is said to be missing.
+#[tokio::test(start_paused = true)]
+async fn what_the_registry_refuses_to_take_holds_up_nothing_else() {
+    let registry = MemoryRegistry::default();
+    let nodes = two_nodes(&registry);
+    pass(1).await;
+    registry.set_down(true);
+    let ids: Vec<_> = (0..4 * WORDS)
+        .map(|number| nodes[0].revoke(&format!("subject-{number}")))
+        .collect();
+    let refused = *ids.iter().min().unwrap();
+    registry.refuse(Some(refused));
+    registry.set_down(false);
+    pass(3).await;
+    let known = |id: &&RevocationId| nodes[1].knows(**id);
+    assert_eq!(ids.iter().filter(known).count(), 3 * WORDS);
+    assert_eq!(nodes[0].revocations.told(refused), Told::NotYet);
+    let trouble = nodes[0].neighbours.trouble().unwrap();
+    assert!(trouble.contains("a word is refused"), "{trouble}");
+    registry.refuse(None);
+    pass(3).await;
+    assert_eq!(ids.iter().filter(known).count(), ids.len());
 }
