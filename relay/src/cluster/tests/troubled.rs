@@ -5,7 +5,7 @@ use std::time::Duration;
 use culvert_proto::names::{EndpointName, TenantName};
 
 use super::conformance::{all, instance, route};
-use super::nodes::{LEASE, NOWHERE, Node, entry, pass};
+use super::nodes::{LEASE, NOWHERE, Node, entry, pass, publish};
 use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::registry::{Entry, Load, Registry};
 
@@ -51,8 +51,7 @@ async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
             version,
             ..lie
         };
-        let said = registry.publish(&lie, Load::default(), LEASE).await;
-        said.unwrap();
+        publish(&registry, &lie).await;
         pass(within).await;
         let found = all(&registry).await.remove(0).0;
         let truth = Entry {
@@ -68,10 +67,7 @@ async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
 async fn without_the_registry_a_node_that_had_no_session_once_is_asked_again() {
     let registry = MemoryRegistry::default();
     let node = Node::start(&registry);
-    registry
-        .publish(&entry(1, &[("acme", "vcenter")]), Load::default(), LEASE)
-        .await
-        .unwrap();
+    publish(&registry, &entry(1, &[("acme", "vcenter")])).await;
     pass(1).await;
     registry.set_down(true);
     for _ in 0..3 {
@@ -97,8 +93,7 @@ async fn a_node_that_does_not_answer_is_looked_for_where_it_is_said_to_be_now() 
             address: address.into(),
             ..entry(version, &[("acme", "vcenter")])
         };
-        let said = registry.publish(&entry, Load::default(), LEASE).await;
-        said.unwrap();
+        publish(&registry, &entry).await;
         pass(1).await;
         let nodes = node.neighbours.nodes();
         assert_eq!(nodes.len(), 1);
