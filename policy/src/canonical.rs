@@ -257,9 +257,7 @@ fn canonical_spelling(
                 } else if is_forbidden_escape(byte, options) {
                     return Err(TargetError::ForbiddenEscape { byte, at });
                 } else {
-                    canonical.push('%');
-                    canonical.push(char::from(path[at + 1].to_ascii_uppercase()));
-                    canonical.push(char::from(path[at + 2].to_ascii_uppercase()));
+                    push_escape(&mut canonical, byte);
                 }
                 at += 3;
                 continue;
@@ -338,6 +336,7 @@ fn push_query(text: &mut String, query: &str, offset: usize) -> Result<(), Targe
     Ok(())
 }
 
+/// Appends the one spelling of an escape.
 fn push_escape(text: &mut String, byte: u8) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     text.push('%');
