@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use culvert_demo::tokens;
 use culvert_tests::cluster::Cluster;
+use culvert_tests::curl::Running;
 use culvert_tests::issuer::{OTHER_AGENT, OTHER_CALLER, world};
 use culvert_tests::load::Events;
 use culvert_tests::stack::{self, POLICY, caller_token};
@@ -375,30 +376,37 @@ fn revoke(cluster: &Cluster, relay: usize, subject: &str) -> String {
     said.split(' ').nth(1).unwrap().to_owned()
 }
 
-/// Answers half of what is asked for as `/held`, and waits.
-fn holding() -> Upstream {
-    Upstream::start(|request, connection| {
+/// Two nodes, one with an agent, whose upstream answers half of what is asked for as `/held`, and waits.
+fn holding() -> (Cluster, Upstream) {
+    let upstream = Upstream::start(|request, connection| {
         if request.target() == "/held" {
             connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")?;
             connection.closed_within(culvert_tests::wait::LONG);
             return Ok(Then::Close);
         }
         connection.answer("200 OK", b"hello")
-    })
+    });
+    let options = Stack::options().endpoint("vcenter", &upstream.url());
+    let mut cluster = Cluster::start(2, options);
+    cluster.start_agent_of(0);
+    cluster.await_endpoint();
+    (cluster, upstream)
+}
+
+/// A call through a node that has half of its answer.
+fn held_call(cluster: &Cluster, relay: usize) -> Running {
+    let mut held = cluster.call(relay, "/held").start();
+    assert_eq!(held.head().status, 200);
+    assert_eq!(held.body(5), b"first");
+    held
 }
 
 /// What is revoked on one node ends in the middle, and stays out, on all: also on one that starts
 /// later, and with an engine that has forgotten everything.
 #[test]
 fn what_is_revoked_on_one_node_is_revoked_on_all_until_it_is_lifted() {
-    let upstream = holding();
-    let options = Stack::options().endpoint("vcenter", &upstream.url());
-    let mut cluster = Cluster::start(2, options);
-    cluster.start_agent_of(0);
-    cluster.await_endpoint();
-    let mut held = cluster.call(0, "/held").start();
-    assert_eq!(held.head().status, 200);
-    assert_eq!(held.body(5), b"first");
+    let (mut cluster, _upstream) = holding();
+    let held = held_call(&cluster, 0);
 
     let id = revoke(&cluster, 1, "caller-acme");
     assert_ne!(held.finish().exit, Some(0), "it is broken off");
@@ -448,14 +456,8 @@ fn what_is_revoked_on_one_node_is_revoked_on_all_until_it_is_lifted() {
 /// refuses further ones.
 #[test]
 fn a_call_through_another_node_ends_when_the_agent_s_node_alone_knows_that_it_is_revoked() {
-    let upstream = holding();
-    let options = Stack::options().endpoint("vcenter", &upstream.url());
-    let mut cluster = Cluster::start(2, options);
-    cluster.start_agent_of(0);
-    cluster.await_endpoint();
-    let mut held = cluster.call(1, "/held").start();
-    assert_eq!(held.head().status, 200);
-    assert_eq!(held.body(5), b"first");
+    let (mut cluster, _upstream) = holding();
+    let held = held_call(&cluster, 1);
 
     cluster.redis.kill();
     let said = operate(&cluster, 0, &["revoke", "--subject", "caller-acme"]);
