@@ -109,16 +109,25 @@ impl<R: Registry> Cluster<R> {
         let mut changes = self.directory.changes();
         let mut told: Option<Arc<Entry>> = None;
         let mut version = 0;
+        let mut had_too_many = false;
         loop {
             let _ = changes.borrow_and_update();
             let mut entry = self.me.clone();
             entry.leaving = self.leaving.is_cancelled();
-            entry.routes = self
-                .directory
-                .routes_here()
-                .iter()
-                .map(Route::from)
-                .collect();
+            let routes = self.directory.routes_here();
+            let has_too_many = routes.len() > R::MAX_ROUTES;
+            if has_too_many && !had_too_many {
+                tracing::error!(
+                    endpoints = routes.len(),
+                    "this node serves more than {} endpoints: other nodes hear of no more",
+                    R::MAX_ROUTES
+                );
+            }
+            had_too_many = has_too_many;
+            // What others would not read is not written: it would look like somebody else's when it is
+            // compared.
+            let routes = routes.iter().take(R::MAX_ROUTES);
+            entry.routes = routes.map(Route::from).collect();
             entry.version = version;
             let load = self.metrics.load();
             let renewed = match &told {

@@ -176,6 +176,8 @@ impl MemoryRegistry {
 }
 
 impl Registry for MemoryRegistry {
+    const MAX_ROUTES: usize = 64;
+
     async fn publish(
         &self,
         entry: &Entry,
@@ -229,7 +231,12 @@ impl Registry for MemoryRegistry {
         let entry = entries.get(instance);
         Ok(entry.map(|(entry, ..)| Routes {
             version: entry.version,
-            routes: entry.routes.clone(),
+            routes: entry
+                .routes
+                .iter()
+                .take(Self::MAX_ROUTES)
+                .cloned()
+                .collect(),
         }))
     }
 

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use self::server::{Connection, Server};
 use self::words::{MAX_WORD, Written};
-use self::written::{Meta, WrittenRoutes};
+use self::written::{MAX_ROUTES, Meta, WrittenRoutes};
 use super::registry::{
     Entry, Heard, Instance, Load, Registry, RegistryError, Routes, Seen, Stamp, WORDS,
 };
@@ -168,6 +168,8 @@ impl Registry for RedisRegistry {
                 lease,
             )
             .ignore()
+    const MAX_ROUTES: usize = MAX_ROUTES;
+
             .pset_ex(
                 self.key("node", instance),
                 Meta::of(entry, load).to_json(),

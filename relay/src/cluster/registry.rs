@@ -153,6 +153,9 @@ pub(crate) const WORDS: usize = 128;
 ///
 /// Nothing here is trusted beyond what [`crate::cluster`] says.
 pub(crate) trait Registry: Send + Sync + 'static {
+    /// Most routes of one entry that are read; an entry is to have no more.
+    const MAX_ROUTES: usize;
+
     /// Leaves an entry, in place of an older one of the same process, and hints at it.
     fn publish(
         &self,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::registry::{Entry, Instance, Load, Route, Routes, Seen};
 
 /// Most endpoints of one node.
-const MAX_ROUTES: usize = 200_000;
+pub(super) const MAX_ROUTES: usize = 200_000;
 
 /// An entry without its routes.
 #[derive(Debug, Serialize, Deserialize)]

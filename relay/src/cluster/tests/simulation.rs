@@ -322,7 +322,7 @@ fn endpoint_name(name: &str) -> EndpointName {
 }
 
 /// What stands for every agent's session: nobody is at its other end.
-fn session() -> Session {
+pub(super) fn session() -> Session {
     let (io, _) = tokio::io::duplex(64);
     let config = mux::Config {
         side: mux::Side::Acceptor,

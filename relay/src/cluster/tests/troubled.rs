@@ -6,8 +6,11 @@ use culvert_proto::names::{EndpointName, TenantName};
 
 use super::conformance::{all, instance, route};
 use super::nodes::{LEASE, NOWHERE, Node, entry, pass, publish};
+use super::simulation::session;
 use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::registry::{Entry, Load, Registry};
+use crate::directory::{Service, SessionId};
+use crate::place::Place;
 
 fn route_names(tenant: &str, endpoint: &str) -> (TenantName, EndpointName) {
     let route = route(tenant, endpoint);
@@ -60,6 +63,48 @@ async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
         };
         assert_eq!(found, truth, "{lie:?}");
     }
+}
+
+/// A node that serves more than others read does not take its own word for somebody else's.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_serves_more_than_others_read_keeps_its_own_word() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    let session = session();
+    for number in 0..=MemoryRegistry::MAX_ROUTES {
+        let (tenant, endpoint) = route_names("acme", &format!("esx-{number}"));
+        let place = Place::Here(session.clone());
+        let id = SessionId(number as u64);
+        node.directory
+            .register(&tenant, &endpoint, id, &place, Service::default());
+    }
+    pass(10).await;
+    let said = all(&registry).await.remove(0).0;
+    assert_eq!(said.routes.len(), MemoryRegistry::MAX_ROUTES);
+    // It has looked at its own entry more than once.
+    pass(200).await;
+    assert_eq!(all(&registry).await.remove(0).0, said);
+}
+
+/// A look at a registry in which nothing has changed does no work for each of the endpoints.
+#[tokio::test(start_paused = true)]
+async fn what_has_not_changed_is_bound_again_only_where_a_call_found_nothing() {
+    let registry = MemoryRegistry::default();
+    let node = Node::start(&registry);
+    publish(&registry, &entry(1, &[("acme", "vcenter")])).await;
+    pass(1).await;
+    let (tenant, endpoint) = route_names("acme", "vcenter");
+    let places = node.directory.places(&tenant, &endpoint);
+    let (id, Place::There(link)) = &places[0] else {
+        panic!("{places:?}");
+    };
+    // Nobody but the test does so: it shows whether the next look binds it.
+    node.directory.withdraw(&tenant, &endpoint, *id);
+    pass(5).await;
+    assert_eq!(node.finds("acme", "vcenter"), "offline");
+    link.note_miss();
+    pass(5).await;
+    assert_eq!(node.finds("acme", "vcenter"), "moving");
 }
 
 /// One call at the wrong moment, while nobody can say whether it was right.
