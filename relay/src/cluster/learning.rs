@@ -59,7 +59,7 @@ impl<R: Registry> Cluster<R> {
             self.note(RegistryWork::Learn, &read);
             // A call that found no session at a node was told so, and the route is out. For as long as
             // the node claims it, or nobody can say whether it does, it is tried again.
-            for node in nodes.values() {
+            for node in nodes.values().filter(|node| node.link.take_miss()) {
                 self.bind(&node.link, &node.routes);
             }
             self.show(&nodes);

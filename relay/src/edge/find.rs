@@ -43,6 +43,7 @@ impl Finder<'_> {
         {
             self.directory
                 .withdraw(self.tenant, self.endpoint, link.id());
+            link.note_miss();
         }
     }
 }

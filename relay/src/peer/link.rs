@@ -48,6 +48,8 @@ pub struct Link {
     session: ArcSwapOption<Session>,
     /// The node is about to leave: others come first.
     leaving: AtomicBool,
+    /// The node had no session for a call.
+    missed: AtomicBool,
 }
 
 impl Link {
@@ -79,6 +81,16 @@ impl Link {
     /// Notes whether the node says that it is about to leave.
     pub(crate) fn set_leaving(&self, leaving: bool) {
         self.leaving.store(leaving, Ordering::Relaxed);
+    }
+
+    /// Notes that the node had no session for a call, and its route is out.
+    pub(crate) fn note_miss(&self) {
+        self.missed.store(true, Ordering::Release);
+    }
+
+    /// Whether that was so since this was asked last.
+    pub(crate) fn take_miss(&self) -> bool {
+        self.missed.swap(false, Ordering::Acquire)
     }
 }
 
@@ -152,6 +164,7 @@ impl Peers {
             target,
             session: ArcSwapOption::empty(),
             leaving: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
         });
         let keeping = self.clone().keep_up(link.clone());
         let keeping = self.workers.next().spawn(keeping);

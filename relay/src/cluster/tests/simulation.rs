@@ -249,7 +249,10 @@ impl World {
                     match there.node.directory.sessions_here(tenant, endpoint).first() {
                         Some(id) => return there.sessions.get(id).cloned(),
                         // Not here: the entry is out until the node claims it again.
-                        None => at.node.directory.withdraw(tenant, endpoint, link.id()),
+                        None => {
+                            at.node.directory.withdraw(tenant, endpoint, link.id());
+                            link.note_miss();
+                        }
                     }
                 }
             }

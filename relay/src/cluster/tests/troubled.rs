@@ -118,8 +118,11 @@ async fn without_the_registry_a_node_that_had_no_session_once_is_asked_again() {
     for _ in 0..3 {
         pass(1).await;
         let (tenant, endpoint) = route_names("acme", "vcenter");
-        for (id, _) in node.directory.places(&tenant, &endpoint) {
+        for (id, place) in node.directory.places(&tenant, &endpoint) {
             node.directory.withdraw(&tenant, &endpoint, id);
+            if let Place::There(link) = place {
+                link.note_miss();
+            }
         }
         assert_eq!(node.finds("acme", "vcenter"), "offline");
         pass(5).await;
