@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -112,6 +112,7 @@ impl<R: Registry> Cluster<R> {
         let mut had_too_many = false;
         loop {
             let _ = changes.borrow_and_update();
+            let begun = Instant::now();
             let mut entry = self.me.clone();
             entry.leaving = self.leaving.is_cancelled();
             let routes = self.directory.routes_here();
@@ -153,7 +154,8 @@ impl<R: Registry> Cluster<R> {
                     let entry = Arc::new(entry);
                     self.word.given.store(Some(entry.clone()));
                     told = Some(entry);
-                    self.lease / 3
+                    // The lease runs while the engine takes its time to answer.
+                    (self.lease / 3).saturating_sub(begun.elapsed())
                 }
                 Err(_) => {
                     // The engine may have forgotten everything: say it all again, but not with

@@ -58,8 +58,10 @@ const TRIES: usize = 3;
 pub(crate) struct RedisRegistry {
     prefix: String,
     server: Server,
-    /// The connection for commands, while it works.
-    connection: Mutex<Option<Connection>>,
+    /// The connections for commands, while they work: what keeps this node's lease waits for no other
+    /// answer.
+    telling: Mutex<Option<Connection>>,
+    asking: Mutex<Option<Connection>>,
     hints: Mutex<Option<PubSubStream>>,
 }
 
@@ -77,7 +79,8 @@ impl RedisRegistry {
         Ok(Self {
             prefix: format!("{{{}}}", config.prefix),
             server: Server::new(config)?,
-            connection: Mutex::new(None),
+            telling: Mutex::new(None),
+            asking: Mutex::new(None),
             hints: Mutex::new(None),
         })
     }
@@ -102,9 +105,23 @@ impl RedisRegistry {
         format!("{}:changes", self.prefix)
     }
 
-    /// Runs commands on the connection, a new one if need be.
+    /// Runs commands that keep this node's entry.
+    async fn tell<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, RegistryError> {
+        self.run_on(&self.telling, commands).await
+    }
+
+    /// Runs any others.
     async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, RegistryError> {
-        let mut held = self.connection.lock().await;
+        self.run_on(&self.asking, commands).await
+    }
+
+    /// Runs commands on a connection, a new one if need be.
+    async fn run_on<T: FromRedisValue>(
+        &self,
+        connection: &Mutex<Option<Connection>>,
+        commands: &Pipeline,
+    ) -> Result<T, RegistryError> {
+        let mut held = connection.lock().await;
         let before = held.take();
         let (connection, answer) = in_time(async {
             let mut connection = match before {
@@ -151,6 +168,8 @@ impl From<RedisError> for RegistryError {
 }
 
 impl Registry for RedisRegistry {
+    const MAX_ROUTES: usize = MAX_ROUTES;
+
     async fn publish(
         &self,
         entry: &Entry,
@@ -168,8 +187,6 @@ impl Registry for RedisRegistry {
                 lease,
             )
             .ignore()
-    const MAX_ROUTES: usize = MAX_ROUTES;
-
             .pset_ex(
                 self.key("node", instance),
                 Meta::of(entry, load).to_json(),
@@ -180,7 +197,7 @@ impl Registry for RedisRegistry {
             .ignore()
             .publish(self.channel(), instance.to_string())
             .ignore();
-        self.run(&commands).await
+        self.tell(&commands).await
     }
 
     async fn renew(
@@ -203,7 +220,7 @@ impl Registry for RedisRegistry {
             .arg(lease)
             .sadd(self.nodes(), instance.to_string())
             .ignore();
-        let (routes, node): (bool, Option<String>) = self.run(&commands).await?;
+        let (routes, node): (bool, Option<String>) = self.tell(&commands).await?;
         Ok(routes && node.is_some())
     }
 
@@ -260,7 +277,7 @@ impl Registry for RedisRegistry {
             .ignore()
             .publish(self.channel(), instance.to_string())
             .ignore();
-        self.run(&commands).await
+        self.tell(&commands).await
     }
 
     async fn say(&self, words: &[Word]) -> Result<(), RegistryError> {

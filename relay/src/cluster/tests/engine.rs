@@ -1,12 +1,16 @@
 //! The registry in a real Redis: what every registry must do, and what comes of what others leave there, of
 //! routes that are many, and of an engine that says no or is gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_config::cluster::{RedisDirectory, Topology};
 use culvert_config::units::Span;
 use culvert_tests::redis::Redis;
 use culvert_tests::wait::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::conformance::{
@@ -30,8 +34,12 @@ fn write(redis: &Redis, words: &[&str]) {
 }
 
 fn registry(redis: &Redis, prefix: &str) -> RedisRegistry {
+    registry_at(&redis.url(), prefix)
+}
+
+fn registry_at(url: &str, prefix: &str) -> RedisRegistry {
     RedisRegistry::new(&RedisDirectory {
-        urls: vec![redis.url()],
+        urls: vec![url.to_owned()],
         topology: Topology::Single,
         prefix: prefix.into(),
         lease: Span(LEASE),
@@ -49,6 +57,60 @@ async fn redis_conforms() {
     hints(registry(&redis, "two"), registry(&redis, "two")).await;
     let others = all(&registry(&redis, "three")).await;
     assert!(others.is_empty(), "clusters of other prefixes are not seen");
+}
+
+/// A way to an engine on this machine that lets through whatever is said on a connection, until its nodes are
+/// asked for there; then it says so.
+async fn stalling(engine: u16) -> (u16, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, stalled) = (
+        listener.local_addr().unwrap().port(),
+        Arc::new(Notify::new()),
+    );
+    let stalls = stalled.clone();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(("127.0.0.1", engine)).await.unwrap();
+            tokio::spawn(pass_on(near, far, stalls.clone()));
+        }
+    });
+    (port, stalled)
+}
+
+async fn pass_on(near: TcpStream, far: TcpStream, stalled: Arc<Notify>) {
+    let (mut from_near, mut to_near) = near.into_split();
+    let (mut from_far, mut to_far) = far.into_split();
+    let asked = async {
+        let mut piece = [0; 4096];
+        while let Ok(length @ 1..) = from_near.read(&mut piece).await {
+            let piece = &piece[..length];
+            if piece.windows(8).any(|word| word == b"SMEMBERS") {
+                stalled.notify_one();
+                std::future::pending::<()>().await;
+            }
+            to_far.write_all(piece).await.unwrap();
+        }
+    };
+    let _ = tokio::join!(asked, tokio::io::copy(&mut from_far, &mut to_near));
+}
+
+#[tokio::test]
+async fn what_keeps_the_lease_does_not_wait_for_other_answers() {
+    let redis = redis();
+    let (port, stalled) = stalling(redis.port()).await;
+    let registry = registry_at(&format!("redis://127.0.0.1:{port}"), "slow");
+    let mine = entry("a", 1, 1, Vec::new());
+    let load = Load::default();
+    registry.publish(&mine, load, LEASE).await.unwrap();
+    let renewed = async {
+        stalled.notified().await;
+        registry.renew(&mine, load, LEASE).await
+    };
+    tokio::select! {
+        read = registry.read() => panic!("it waits for no answer any more: {read:?}"),
+        renewed = renewed => assert!(renewed.unwrap()),
+    }
 }
 
 /// The lease is the engine's to end.

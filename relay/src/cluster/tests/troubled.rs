@@ -181,6 +181,17 @@ async fn from_a_slow_registry_one_node_s_routes_are_learnt_after_the_other_s() {
     assert_eq!(node.neighbours.trouble(), None);
 }
 
+/// The lease goes on while the engine takes its time: it is renewed in time for all that, not said again.
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_kept_by_an_engine_that_takes_most_of_it_for_an_answer() {
+    let registry = MemoryRegistry::default();
+    registry.set_pace(LEASE * 4 / 5);
+    let _node = Node::start(&registry);
+    pass(20 * LEASE.as_secs()).await;
+    registry.set_pace(Duration::ZERO);
+    assert_eq!(registry.read().await.unwrap()[0].version, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn hints_are_taken_while_the_registry_is_read() {
     let registry = MemoryRegistry::default();
