@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::pace::Untaken;
 
 /// Body bytes, in both directions.
@@ -41,15 +43,23 @@ pub struct Progress {
     pub cut: AtomicBool,
     /// The call was ended because its caller did not take the answer, on a connection that goes on.
     pub untaken: OnceLock<Untaken>,
+    /// Cancelled when the connection is to end after its calls.
+    drain: Arc<CancellationToken>,
 }
 
 impl Progress {
-    /// Of a call that begins. What it moves is part of `all`.
-    pub fn new(all: Arc<Carried>) -> Self {
+    /// Of a call that begins. What it moves is part of `all`; its connection is to end after `drain`.
+    pub fn new(all: Arc<Carried>, drain: Arc<CancellationToken>) -> Self {
         Self {
             all,
+            drain,
             ..Self::default()
         }
+    }
+
+    /// Cancelled when the connection is to end after its calls.
+    pub(crate) fn drain(&self) -> &Arc<CancellationToken> {
+        &self.drain
     }
 
     /// What the call has carried so far.

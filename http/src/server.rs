@@ -201,9 +201,9 @@ impl Server {
     {
         let guard = Guard::new(io, traffic.clone(), self.pace, self.long_heads.clone());
         // The guard has counted the call already: it holds the next one back.
-        let carried = self.carried.clone();
+        let (carried, ending) = (self.carried.clone(), Arc::new(drain.clone()));
         let service = service_fn(move |request| {
-            let progress = Arc::new(Progress::new(carried.clone()));
+            let progress = Arc::new(Progress::new(carried.clone(), ending.clone()));
             traffic.leave_progress(&progress);
             answer(request, progress).map(whole)
         });
@@ -256,9 +256,9 @@ impl Server {
         B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
     {
         let guard = FrameGuard::new(io, traffic.clone(), self.pace, self.long_heads.clone());
-        let carried = self.carried.clone();
+        let (carried, ending) = (self.carried.clone(), Arc::new(drain.clone()));
         let service = service_fn(move |request| {
-            let progress = Arc::new(Progress::new(carried.clone()));
+            let progress = Arc::new(Progress::new(carried.clone(), ending.clone()));
             traffic.on_begin();
             traffic.leave_progress(&progress);
             answer(request, progress).map(whole)

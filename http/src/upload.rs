@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::headers;
 use crate::pace::Patience;
@@ -25,11 +25,13 @@ use crate::throttle::Throttle;
 /// may stay for longer, and one on which nobody is known ends at its time whatever is read.
 const HEAR_OUT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(5);
+/// How long it is read yet once the connection is to end: a drain waits for it.
+const HEAR_OUT_LAST: Duration = Duration::from_secs(5);
 const HEAR_OUT_BYTES: u64 = 1 << 30;
 
 /// A request's body: counted, filtered, and given up where the caller stalls.
 ///
-/// Dropped in the midst, the rest of it is read and thrown away for up to 30 s. The answer is there already
+/// Dropped in the midst, the rest of it is read and thrown away for up to 30 s, of a drain 5 s. The answer is there already
 /// then, and a caller that is cut off while it still sends may never look at it: a closed connection resets,
 /// and curl 7.88, which Debian 12 has, throws away an answer whose HTTP/2 stream was reset behind it.
 #[derive(Debug)]
@@ -200,7 +202,13 @@ impl Drop for Upload {
             && let Some(rest) = self.incoming.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(timeout(HEAR_OUT, hear_out(rest)));
+            let drain = self.progress.drain().clone();
+            runtime.spawn(async move {
+                tokio::select! {
+                    _ = timeout(HEAR_OUT, hear_out(rest)) => {}
+                    () = async { drain.cancelled().await; sleep(HEAR_OUT_LAST).await } => {}
+                }
+            });
         }
     }
 }

@@ -67,3 +67,30 @@ async fn a_refused_upload_that_pauses_or_never_ends_ends_the_connection() {
         sending.abort();
     }
 }
+
+/// A drain waits for connections; an answer that is there already is not worth all of its time.
+#[tokio::test(start_paused = true)]
+async fn a_refused_upload_that_goes_on_holds_a_drain_up_for_seconds() {
+    let rig = Rig::new();
+    let known = rig.token(json!({"scope": "other"}));
+    let known = format!("Culvert-Authorization: Bearer {known}\r\n");
+    let caller = refused_upload(&rig, &known, 1_000_000).await;
+    let (mut read, mut write) = tokio::io::split(caller);
+    let sending = tokio::spawn(async move {
+        while write.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    });
+    sleep(Duration::from_secs(2)).await;
+    rig.drain.cancel();
+    let start = Instant::now();
+    let mut all = Vec::new();
+    let _ = timeout(SOON, read.read_to_end(&mut all))
+        .await
+        .expect("it stays");
+    assert!(show(&all).starts_with("HTTP/1.1 403 "), "{}", show(&all));
+    // 5 s, and 2 s in which the last bytes are read.
+    let took = start.elapsed();
+    assert!(took <= Duration::from_secs(8), "{took:?}");
+    sending.abort();
+}
