@@ -169,7 +169,9 @@ impl App {
         audit.start().map_err(RunError::Audit)?;
         let proxying = proxying(self.config.relay.proxy.clone());
         let grant = tokens::grant(&self.config.oauth, proxying)?;
-        let tokens = TokenSource::start(grant.clone()).await;
+        let (tokens, renewing) = TokenSource::new(grant.clone());
+        let mut background = Background::default();
+        background.spawn("token renewal", renewing);
         let live = Arc::new(LiveSessions::default());
         let desk = Desk {
             started: Instant::now(),
@@ -181,7 +183,6 @@ impl App {
             serving: self.serving.clone(),
         };
         let admin = Admin::bind(&self.config.admin, desk).await?;
-        let mut background = Background::default();
         background.spawn("admin listener", admin.run());
         background.spawn("policy", self.policy.clone().keep());
         let files = Arc::new(Files {

@@ -32,12 +32,14 @@ pub(super) async fn desk() -> (tempfile::TempDir, Desk) {
     let accounts = Accounts::new(Audit::new(&AuditConfig::default()), &endpoints);
     let serving = Serving::new(&endpoints, "relay.example", policy.watch(), accounts).unwrap();
     let nothing = Grant::TokenFile(folder.path().join("token"));
+    let (tokens, renewing) = TokenSource::new(nothing);
+    tokio::spawn(renewing);
     let desk = Desk {
         started: Instant::now(),
         relay: "wss://relay.example.com".into(),
         endpoints,
         sessions: Arc::new(LiveSessions::default()),
-        tokens: TokenSource::start(nothing).await,
+        tokens,
         policy,
         serving: Arc::new(serving),
     };

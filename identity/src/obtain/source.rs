@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::{AccessToken, Fault, Grant, ObtainError};
@@ -29,18 +28,18 @@ const REFUSED_FLOOR: Duration = Duration::from_secs(10);
 /// Longest Retry-After that is believed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// A task that keeps an access token at hand.
+/// An access token that is kept at hand.
 ///
-/// It renews at two thirds of a token's life, up to a tenth of that earlier so that many agents
+/// The work that comes with it renews at two thirds of a token's life, up to a tenth of that earlier so that many agents
 /// do not come at once, and never sooner than [`MIN_RENEWAL`]. While the issuer is away it keeps
 /// the old token until that expires, and tries again with growing, jittered waits.
 ///
-/// Cheap to clone; the task ends with the last clone.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct TokenSource {
     tokens: watch::Receiver<Option<AccessToken>>,
     progress: watch::Receiver<Progress>,
-    task: Arc<Task>,
+    wanted: Arc<Notify>,
 }
 
 /// How a [`TokenSource`] is doing, for status and metrics.
@@ -60,32 +59,25 @@ struct Progress {
     failures: u32,
 }
 
-struct Task {
-    handle: AbortHandle,
-    wanted: Arc<Notify>,
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.handle.abort();
-    }
-}
-
 impl TokenSource {
-    /// Starts the task; the first attempt begins at once. Needs a tokio runtime.
-    pub async fn start(grant: Grant) -> Self {
+    /// A source, and the work that keeps it: to be watched, for without it the last token expires. The
+    /// first attempt begins with the work.
+    pub fn new(grant: Grant) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let pace = match &grant {
             Grant::TokenFile(_) => Pace::Look,
             Grant::ClientCredentials(_) | Grant::RefreshToken(..) => Pace::Renew,
         };
         let grant = Arc::new(grant);
-        Self::start_with(pace, move || {
+        Self::with(pace, move || {
             let grant = grant.clone();
             async move { grant.obtain().await }
         })
     }
 
-    pub(super) fn start_with<F, Fut>(pace: Pace, obtain: F) -> Self
+    pub(super) fn with<F, Fut>(
+        pace: Pace,
+        obtain: F,
+    ) -> (Self, impl Future<Output = ()> + Send + use<F, Fut>)
     where
         F: Fn() -> Fut + Send + 'static,
         Fut: Future<Output = Result<AccessToken, ObtainError>> + Send + 'static,
@@ -98,18 +90,12 @@ impl TokenSource {
             tokens: token_sender,
             progress: progress_sender,
         };
-        let task = tokio::spawn({
-            let wanted = wanted.clone();
-            async move { renewing.run(obtain, &wanted).await }
-        });
-        Self {
+        let source = Self {
             tokens,
             progress,
-            task: Arc::new(Task {
-                handle: task.abort_handle(),
-                wanted,
-            }),
-        }
+            wanted: wanted.clone(),
+        };
+        (source, async move { renewing.run(obtain, &wanted).await })
     }
 
     /// The current token and its successors. `None`: none yet, or it expired in an outage.
@@ -140,7 +126,7 @@ impl TokenSource {
     /// than [`MIN_RENEWAL`] after the token was obtained, twice that when the next one is refused too,
     /// and so on up to five minutes; and none while the issuer is away, which is asked again anyway.
     pub fn renew(&self) {
-        self.task.wanted.notify_one();
+        self.wanted.notify_one();
     }
 
     /// How it is going.
@@ -174,7 +160,7 @@ pub(super) enum Pace {
     Look,
 }
 
-/// The task's side.
+/// The side of the work.
 struct Renewing {
     pace: Pace,
     tokens: watch::Sender<Option<AccessToken>>,

@@ -12,6 +12,15 @@ use tokio::time::Instant;
 
 use super::*;
 
+/// A source whose work goes on for as long as the test's runtime.
+fn started<F>((source, renewing): (TokenSource, F)) -> TokenSource
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(renewing);
+    source
+}
+
 /// A token that lives so long from now.
 fn token(text: &str, lifetime: Duration) -> AccessToken {
     AccessToken {

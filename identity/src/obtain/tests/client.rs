@@ -387,10 +387,9 @@ async fn neither_the_secret_nor_the_token_shows_in_debug_output() {
 async fn an_outage_ends_when_the_issuer_is_back() {
     let address = deserted();
     let url = Url::parse(&format!("http://{address}/token")).unwrap();
-    let source = TokenSource::start(Grant::ClientCredentials(credentials(
+    let source = started(TokenSource::new(Grant::ClientCredentials(credentials(
         TokenServer::TokenUrl(url),
-    )))
-    .await;
+    ))));
     assert!(matches!(
         source.token().await,
         Err(ObtainError::Exchange(_))

@@ -14,6 +14,7 @@ use crate::obtain::source::Pace;
 enum Reply {
     Token(Duration),
     Fail(ObtainError),
+    Defect,
     Hang,
 }
 
@@ -37,10 +38,10 @@ impl FakeIssuer {
 
     fn start(&self) -> TokenSource {
         let issuer = self.clone();
-        TokenSource::start_with(Pace::Renew, move || {
+        started(TokenSource::with(Pace::Renew, move || {
             let issuer = issuer.clone();
             async move { issuer.ask().await }
-        })
+        }))
     }
 
     async fn ask(&self) -> Result<AccessToken, ObtainError> {
@@ -52,6 +53,7 @@ impl FakeIssuer {
                 Ok(token(&format!("token-{number}"), life))
             }
             Reply::Fail(error) => Err(error),
+            Reply::Defect => panic!("as the test wants it"),
             Reply::Hang => std::future::pending().await,
         }
     }
@@ -306,18 +308,26 @@ async fn a_refused_token_does_not_hurry_an_issuer_that_asked_for_time() {
     assert_eq!(issuer.asked(), 2);
 }
 
+/// Nobody hears of a task that fails but who watches it: what keeps the token is the owner's to run.
 #[tokio::test(start_paused = true)]
-async fn the_task_ends_with_the_last_clone() {
-    let issuer = FakeIssuer::new(Reply::Token(HOUR));
-    let source = issuer.start();
-    let clone = source.clone();
-    let mut tokens = clone.watch();
-    tokens.changed().await.unwrap();
-    drop(source);
-    sleep(HOUR).await;
-    assert_eq!(issuer.asked(), 2);
-    drop(clone);
-    while tokens.changed().await.is_ok() {}
+async fn the_work_that_renews_fails_before_its_owner_and_ends_with_it() {
+    let work = |reply: Reply| {
+        let issuer = FakeIssuer::new(reply);
+        let asks = issuer.clone();
+        let (source, renewing) = TokenSource::with(Pace::Renew, move || {
+            let issuer = asks.clone();
+            async move { issuer.ask().await }
+        });
+        (issuer, source, tokio::spawn(renewing))
+    };
+    let (_, source, renewing) = work(Reply::Defect);
+    assert!(renewing.await.unwrap_err().is_panic());
+    assert!(matches!(source.token().await, Err(ObtainError::Stopped)));
+
+    let (issuer, source, renewing) = work(Reply::Token(HOUR));
+    source.token().await.unwrap();
+    renewing.abort();
+    assert!(renewing.await.unwrap_err().is_cancelled());
     sleep(10 * HOUR).await;
-    assert_eq!(issuer.asked(), 2);
+    assert_eq!(issuer.asked(), 1);
 }

@@ -20,7 +20,7 @@ async fn a_file_that_changes_is_read_again_and_the_same_token_is_no_news() {
     let path = folder.path().join("token");
     let (first, second) = (jwt("first", 3600), jwt("second", 3600));
     std::fs::write(&path, format!("{first}\n")).unwrap();
-    let source = TokenSource::start(Grant::TokenFile(path.clone())).await;
+    let source = started(TokenSource::new(Grant::TokenFile(path.clone())));
     let mut tokens = source.watch();
     let seen = tokens.wait_for(Option::is_some).await.unwrap().clone();
     assert_eq!(seen.unwrap().expose(), first);
@@ -48,7 +48,7 @@ async fn an_opaque_token_that_stays_in_its_file_neither_expires_nor_is_news() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
     std::fs::write(&path, "an-opaque-token").unwrap();
-    let source = TokenSource::start(Grant::TokenFile(path.clone())).await;
+    let source = started(TokenSource::new(Grant::TokenFile(path.clone())));
     let mut tokens = source.watch();
     tokens.wait_for(Option::is_some).await.unwrap();
 
