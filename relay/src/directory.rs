@@ -135,7 +135,6 @@ impl<S: Target> Directory<S> {
         let tenants = Tenants {
             by_name: HashMap::new(),
             served: 0,
-            here: 0,
             remembered: 0,
         };
         Self {
@@ -250,7 +249,7 @@ impl<S: Target> Directory<S> {
     /// What sessions of this node serve, by tenant and endpoint.
     pub fn routes_here(&self) -> Vec<RouteHere> {
         let tenants = self.read();
-        let mut routes = Vec::with_capacity(tenants.here);
+        let mut routes = Vec::new();
         for (tenant, found) in &tenants.by_name {
             for (endpoint, found) in found.endpoints.iter().filter(|(_, found)| found.here > 0) {
                 routes.push(found.route(tenant, endpoint));
@@ -309,7 +308,6 @@ impl<S: Target> Directory<S> {
                 if session.is_here() {
                     entry.sessions.insert(entry.here, served);
                     entry.here += 1;
-                    tenants.here += usize::from(entry.here == 1);
                 } else {
                     entry.sessions.push(served);
                 }

@@ -15,8 +15,6 @@ pub(super) struct Tenants<S> {
     pub(super) by_name: HashMap<TenantName, Tenant<S>>,
     /// Endpoints of all tenants that have a session, here or elsewhere.
     pub(super) served: usize,
-    /// Endpoints of all tenants that have a session here.
-    pub(super) here: usize,
     /// Endpoints of all tenants that are remembered without one.
     pub(super) remembered: usize,
 }
@@ -132,7 +130,6 @@ impl<S> Tenants<S> {
         let was_here = at < entry.here;
         if was_here {
             entry.here -= 1;
-            self.here -= usize::from(entry.here == 0);
         }
         if !entry.sessions.is_empty() {
             tenant.name_anew(endpoint);
