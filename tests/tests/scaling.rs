@@ -1,4 +1,4 @@
-//! What a cluster costs, by size: the figures in `docs/scaling.md`.
+//! Many agents at a cluster; and what it costs, by size: the figures in `docs/scaling.md`.
 //!
 //! ```sh
 //! cargo test --workspace --test scaling -- --ignored --nocapture
@@ -50,6 +50,13 @@ fn endpoints(cluster: &Cluster, relay: usize) -> usize {
     served.count()
 }
 
+/// Waits until each node knows as many endpoints that are served.
+fn await_endpoints(cluster: &Cluster, count: usize) {
+    let known = || (0..cluster.relays.len()).all(|relay| endpoints(cluster, relay) == count);
+    let what = format!("everybody knows {count} endpoints");
+    eventually_within(Duration::from_secs(120), &what, || known().then_some(()));
+}
+
 fn mean_memory(cluster: &Cluster) -> u64 {
     let memory = cluster.relays.iter().map(|relay| relay.process.memory());
     memory.sum::<u64>() / cluster.relays.len() as u64
@@ -69,12 +76,7 @@ fn measure(nodes: usize, agents: usize) {
     let begun = Instant::now();
     let before = Engine::read(&cluster.redis);
     let swarm = Swarm::start(agents, &ports);
-    let known = || (0..nodes).all(|relay| endpoints(&cluster, relay) == agents);
-    eventually_within(
-        Duration::from_secs(120),
-        "everybody knows every endpoint",
-        || (swarm.up() == agents && known()).then_some(()),
-    );
+    await_endpoints(&cluster, agents);
     let joined = begun.elapsed().as_secs_f64();
     std::thread::sleep(Duration::from_secs(5));
     let full = mean_memory(&cluster);
@@ -98,6 +100,17 @@ fn measure(nodes: usize, agents: usize) {
     );
     // One agent goes: what a change costs.
     drop(swarm);
+}
+
+#[test]
+fn every_node_knows_what_the_agents_of_all_serve_and_that_they_have_gone() {
+    const AGENTS: usize = 60;
+    let cluster = Cluster::start(3, Stack::options());
+    let ports: Vec<_> = cluster.relays.iter().map(|relay| relay.public).collect();
+    let swarm = Swarm::start(AGENTS, &ports);
+    await_endpoints(&cluster, AGENTS);
+    drop(swarm);
+    await_endpoints(&cluster, 0);
 }
 
 #[test]
