@@ -4,6 +4,7 @@ mod again;
 mod keeper;
 mod lanes;
 mod live;
+mod lost;
 mod trust;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use culvert_proto::code::GoawayCode;
 use culvert_proto::control::{self, LaneId, Offer};
 use culvert_proto::mux;
 use culvert_session::backoff::Backoff;
-use culvert_session::dial::{DialError, DialTarget, dial};
+use culvert_session::dial::{DialTarget, dial};
 use culvert_session::{Session, SessionError, WebSocketIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::keeper::{Keeper, Tries};
 use self::lanes::Lanes;
 pub(crate) use self::live::{LiveSession, LiveSessions};
+use self::lost::{Lost, Quiet};
 pub(crate) use self::trust::RelayTrust;
 use crate::register::ANSWER_TIMEOUT;
 use crate::serve::Serving;
@@ -34,15 +36,8 @@ pub(crate) const SOFTWARE: &str = concat!("culvert-agent/", env!("CARGO_PKG_VERS
 /// How long the greeting of a new session may take.
 pub(crate) const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time that a draining relay is believed to want before the agent comes back.
-const MAX_DRAIN_HINT: Duration = Duration::from_secs(10);
-
 /// How long a session must have lasted to prove that the next attempt needs no long wait.
 const STEADY: Duration = Duration::from_secs(3);
-
-/// Least wait after the relay said that another session took this one's place: to dial at once
-/// would only take it back.
-const REPLACED_WAIT: Duration = Duration::from_secs(60);
 
 /// How often a slot dials again because the node that answered has a session of this agent already:
 /// behind one address it is chance which one answers, and there may be only one.
@@ -69,78 +64,6 @@ pub(crate) struct Link {
     /// Set when the agent ends.
     pub(crate) stop: CancellationToken,
     pub(crate) live: Arc<LiveSessions>,
-}
-
-/// Why there is no session, or no longer one.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    #[error("the session ended: {0}")]
-    Session(#[from] SessionError),
-    #[error("the relay did not greet within {} s", GREETING_TIMEOUT.as_secs())]
-    Greeting,
-    #[error("the relay did not answer the registration within {} s", ANSWER_TIMEOUT.as_secs())]
-    Registration,
-    #[error("the relay registered none of the endpoints; the reasons are logged above")]
-    Nothing,
-    #[error("the relay node {0} has a session of this agent already")]
-    SameNode(Arc<str>),
-    #[error(
-        "the relay asks for another session ({code}{})",
-        if *code == GoawayCode::Replaced {
-            ": it has a newer one of this process, with which this one does not compete"
-        } else {
-            ""
-        }
-    )]
-    Draining {
-        code: GoawayCode,
-        retry_after: Duration,
-    },
-}
-
-impl Lost {
-    fn advice(&self) -> &'static str {
-        match self {
-            Self::Dial(error) => error.advice(),
-            Self::Session(_) | Self::Draining { .. } | Self::SameNode(_) => "",
-            Self::Greeting | Self::Registration => {
-                "something between here and the relay holds messages back, or the relay is stuck"
-            }
-            Self::Nothing => "check the endpoints claim and the scope of the agent's token",
-        }
-    }
-
-    /// The least time to stay away.
-    fn floor(&self) -> Option<Duration> {
-        match self {
-            Self::Dial(error) => error.retry_after(),
-            Self::Draining {
-                code: GoawayCode::Replaced,
-                ..
-            } => Some(REPLACED_WAIT),
-            Self::Draining { retry_after, .. } => Some((*retry_after).min(MAX_DRAIN_HINT)),
-            Self::Session(error) if is_replaced(error) => Some(REPLACED_WAIT),
-            _ => None,
-        }
-    }
-
-    /// Whether the relay found fault with the token.
-    fn blames_the_token(&self) -> bool {
-        matches!(self, Self::Dial(error)
-            if error.refusal().is_some_and(|refusal| refusal.status.as_u16() == 401))
-    }
-}
-
-fn is_replaced(error: &SessionError) -> bool {
-    matches!(
-        error,
-        SessionError::Protocol(mux::SessionError::Closed {
-            code: GoawayCode::Replaced,
-            ..
-        })
-    )
 }
 
 /// One of the sessions that the agent wants to hold.
@@ -337,35 +260,6 @@ impl Slot {
                 Err(Lost::Registration)
             }
         }
-    }
-}
-
-/// Says why there is no session: aloud when it is news, and now and then while it lasts.
-#[derive(Default)]
-struct Quiet {
-    said: String,
-}
-
-impl Quiet {
-    fn say(&mut self, lost: &Lost, attempts: u32, wait: Duration) {
-        let retry_s = wait.as_secs_f32();
-        let text = lost.to_string();
-        let replaced = Some(REPLACED_WAIT) == lost.floor();
-        if matches!(lost, Lost::Draining { .. }) && !replaced {
-            tracing::info!(retry_s, "{text}");
-        } else if matches!(lost, Lost::SameNode(_)) {
-            tracing::debug!(retry_s, "{text}");
-        } else if text != self.said || attempts.is_power_of_two() {
-            tracing::warn!(
-                attempts,
-                retry_s,
-                advice = lost.advice(),
-                "no session: {text}"
-            );
-        } else {
-            tracing::debug!(attempts, retry_s, "no session: {text}");
-        }
-        self.said = text;
     }
 }
 

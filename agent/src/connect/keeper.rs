@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::again::Again;
 use super::live::{Choice, LiveSession};
-use super::{Link, Lost, next_token};
+use super::lost::Lost;
+use super::{Link, next_token};
 use crate::drain::{LINGER, emptied};
 use crate::register::Registrations;
 

@@ -274,16 +274,6 @@ async fn a_drained_session_goes_on_until_it_is_replaced_and_its_calls_are_done()
     relay.session.closed().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_relay_cannot_send_the_agent_away_for_long() {
-    let away = |code| Lost::Draining {
-        code,
-        retry_after: Duration::from_secs(1_000_000),
-    };
-    assert_eq!(away(GoawayCode::Drain).floor(), Some(MAX_DRAIN_HINT));
-    assert_eq!(away(GoawayCode::Replaced).floor(), Some(REPLACED_WAIT));
-}
-
 /// A relay on loopback: what it is asked on each connection, and its side of those that it
 /// accepts.
 pub(super) async fn relay(

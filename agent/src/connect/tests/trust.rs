@@ -1,5 +1,7 @@
 //! What the relay is known by, while the file changes.
 
+use culvert_session::dial::DialError;
+
 use super::*;
 
 #[tokio::test]
