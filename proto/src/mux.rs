@@ -1,5 +1,6 @@
 //! The multiplexer core of one session.
 
+mod abort;
 mod accounts;
 mod backlog;
 mod budget;
@@ -7,6 +8,7 @@ mod commands;
 mod drain;
 mod error;
 mod event;
+mod incoming;
 mod liveness;
 #[cfg(any(test, feature = "model"))]
 pub mod model;

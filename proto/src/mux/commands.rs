@@ -14,7 +14,7 @@ use crate::control::Control;
 use crate::controls::{Goaway, encode_control};
 use crate::head::{CallHead, Head};
 use crate::heads::{encode_call, encode_call_without_token, encode_head};
-use crate::limits::{FLOOR, KEPT_BACK, MAX_REASON};
+use crate::limits::{FLOOR, MAX_REASON};
 use crate::priority::Priority;
 use crate::wire::plain;
 
@@ -62,22 +62,6 @@ impl Mux {
         self.counts.opened += 1;
         self.schedule(id);
         Ok(id)
-    }
-
-    /// The next call of the peer, after [`Event::Incoming`](super::Event::Incoming). There may be
-    /// more than one.
-    pub fn accept(&mut self) -> Option<(StreamId, CallHead)> {
-        while let Some(id) = self.backlog.pop() {
-            // A call that was cancelled meanwhile is forgotten already.
-            if let Some(stream) = self.streams.find_mut(id)
-                && let Some((head, length)) = stream.call.take()
-            {
-                self.backlog.on_taken(length);
-                self.counts.accepted += 1;
-                return Some((id, *head));
-            }
-        }
-        None
     }
 
     /// Why the peer wants no more of our data on a stream, if it has stopped it. It may have done so
@@ -166,106 +150,6 @@ impl Mux {
         }
         self.schedule(id);
         Ok(())
-    }
-
-    /// Aborts both halves, as far as they are not over.
-    pub fn reset(&mut self, id: StreamId, code: ResetCode) {
-        if self.ended.is_some() || !self.abort(id, code, false) {
-            return;
-        }
-        self.reset_due(id, code);
-    }
-
-    /// Aborts both halves like [`reset`](Self::reset), but ours behind what is queued: what was written
-    /// before something broke may be all that there will ever be, and the peer's reader gets it before
-    /// the error, where `code` [says so](ResetCode::keeps_data). What the peer sends is dropped from now
-    /// on. Only answers are worth that: on a stream that this side opened it is a reset. Said again, it
-    /// changes nothing.
-    pub fn cut_short(&mut self, id: StreamId, code: ResetCode) {
-        let ours = self.streams.is_ours(id);
-        let Some(stream) = self.streams.find_mut(id) else {
-            return;
-        };
-        if matches!(stream.send.state, SendState::CutShort(_)) {
-            return;
-        }
-        let unsent = matches!(stream.send.state, SendState::Open | SendState::Finishing)
-            && !stream.send.queue.is_empty();
-        if ours || !unsent || self.ended.is_some() {
-            return self.reset(id, code);
-        }
-        stream.send.state = SendState::CutShort(code);
-        stream.stop_due = None;
-        if !stream.recv.is_over() {
-            stream.recv.state = RecvState::Reset(code);
-            self.streams.clear_recv(id);
-        }
-        self.streams.wake_reader(id);
-        self.streams.wake_writer(id);
-    }
-
-    /// Sends the RESET of a half that was cut short, once nothing is left to go before it.
-    pub(super) fn end_cut_short(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.find_mut(id)
-            && let SendState::CutShort(code) = stream.send.state
-            && stream.send.queue.is_empty()
-        {
-            stream.send.state = SendState::Reset(code);
-            self.reset_due(id, code);
-        }
-    }
-
-    /// The peer is to be told of a stream that was aborted here, if it has heard of it.
-    fn reset_due(&mut self, id: StreamId, code: ResetCode) {
-        if let Some(stream) = self.streams.find_mut(id) {
-            stream.stop_due = None;
-            if stream.send.on_wire {
-                stream.reset_here = true;
-                stream.reset_due = Some(code);
-                self.cancel_due(id);
-            }
-        }
-        self.streams.settle(id);
-    }
-
-    /// Asks the peer to send no more. What it has sent is dropped, what is on its way will be.
-    pub fn stop(&mut self, id: StreamId, code: ResetCode) {
-        let Some(stream) = self.streams.find_mut(id) else {
-            return;
-        };
-        let recv = &stream.recv;
-        if let RecvState::CutShort(code) = recv.state {
-            stream.recv.state = RecvState::Reset(code);
-            return self.streams.clear_recv(id);
-        }
-        if recv.state != RecvState::Open || recv.ended && recv.queue.is_empty() {
-            return;
-        }
-        stream.recv.state = RecvState::Stopped(code);
-        if !stream.recv.ended && self.ended.is_none() {
-            stream.stop_due = Some(code);
-            if stream.send.on_wire {
-                self.cancel_due(id);
-            }
-        }
-        self.streams.clear_recv(id);
-        self.streams.wake_reader(id);
-    }
-
-    /// RESET or STOP is to be sent: now, or later if it is one of too many for calls that were opened
-    /// a moment ago. The peer would take these for a flood and end the session with everybody's
-    /// calls. A stream whose RESET is kept back counts as open: who gives up early uses up room.
-    pub(super) fn cancel_due(&mut self, id: StreamId) {
-        let ours = self.streams.is_ours(id);
-        let Some(stream) = self.streams.find_mut(id).filter(|_| ours) else {
-            return self.streams.list_due(id);
-        };
-        if stream.take_young(KEPT_BACK, self.now) && self.own_cancels.spend(self.now).is_err() {
-            stream.kept_back = true;
-            self.kept_back.push_back((self.now + KEPT_BACK, id));
-        } else if !stream.kept_back {
-            self.streams.list_due(id);
-        }
     }
 
     /// The next head or data, and credit for more back to the peer. `None`:
@@ -422,34 +306,6 @@ impl Mux {
     fn misused(&mut self, id: StreamId) -> StreamError {
         self.reset(id, ResetCode::Internal);
         StreamError::Reset(ResetCode::Internal)
-    }
-
-    /// Puts both halves into Reset, as far as they are not over. `false`: both were. `keeps`: what has
-    /// come can still be read.
-    pub(super) fn abort(&mut self, id: StreamId, code: ResetCode, keeps: bool) -> bool {
-        let Some(stream) = self.streams.find_mut(id) else {
-            return false;
-        };
-        if stream.is_over() {
-            return false;
-        }
-        if !stream.send.is_over() {
-            stream.send.state = SendState::Reset(code);
-            self.streams.clear_send(id);
-        }
-        if let Some(stream) = self.streams.find_mut(id)
-            && !stream.recv.is_over()
-        {
-            if keeps && stream.recv.state == RecvState::Open {
-                stream.recv.state = RecvState::CutShort(code);
-            } else {
-                stream.recv.state = RecvState::Reset(code);
-                self.streams.clear_recv(id);
-            }
-        }
-        self.streams.wake_reader(id);
-        self.streams.wake_writer(id);
-        true
     }
 
     /// Forgets a stream whose handles are both gone, as soon as it is over; at once if the

@@ -8,20 +8,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::accounts::AccountId;
 use super::budget::Budget;
-use super::drain::Drain;
 use super::error::{Flood, SessionError, Violation};
-use super::stream::{Received, SendState, Stream};
-use super::transmit::Refused;
+use super::stream::{Received, Stream};
 use super::{Mux, StreamId, VERSION};
 use crate::code::ResetCode;
 use crate::controls::{decode_control, decode_goaway, decode_hello, decode_versions};
 use crate::frame::{self, CLOSE, FIN, Frame, Kind};
-use crate::head::CallHead;
-use crate::heads::{decode_call, decode_head};
-use crate::limits::{FLOOR, MAX_CALL_HEAD, MAX_CONTROL, MAX_HEAD, MAX_WINDOW, MIN_WINDOW, RAPID};
-use crate::wire::{Malformed, array, malformed, take_bytes, take_length};
+use crate::heads::decode_head;
+use crate::limits::{FLOOR, MAX_CONTROL, MAX_HEAD, MAX_WINDOW, MIN_WINDOW};
+use crate::wire::{Malformed, array};
 
 /// Payloads below this size, or below a quarter of their message, are copied out of it, so that
 /// a few waiting bytes do not hold on to a large buffer: what waits holds at most four times its
@@ -171,59 +167,6 @@ impl Mux {
         Ok(())
     }
 
-    fn on_open(
-        &mut self,
-        id: StreamId,
-        mut payload: Bytes,
-        whole: usize,
-        fin: bool,
-        now: Instant,
-    ) -> Result<(), SessionError> {
-        if self.streams.is_ours(id) || id.0 <= self.streams.highest {
-            return Err(Violation::OpenId(id).into());
-        }
-        self.streams.highest = id.0;
-        let head = split_head(&mut payload).map_err(|what| wrong(Kind::Open, what))?;
-        let head = compact(head, whole);
-        let head_length = head.len();
-        let send_window = self.peer.as_ref().map_or(0, |peer| peer.initial_window);
-        let mut stream = Stream::new(false, send_window, self.hello.initial_window);
-        let body = payload.len();
-        stream
-            .recv
-            .window
-            .receive(body)
-            .or(Err(SessionError::FlowControl(id)))?;
-        stream.recv.ended = fin;
-        let call = match self.admit(head, body) {
-            Ok((call, account)) => {
-                stream.account = account;
-                call
-            }
-            Err(code) => {
-                let credit = if fin { 0 } else { stream.recv.window.credit() };
-                return self.refuse(id, code, credit, now);
-            }
-        };
-        stream.call = Some((Box::new(call), head_length));
-        stream.opened = Some(now);
-        if body > 0 {
-            // Cannot fail: data may begin a direction.
-            let _ = stream.recv.order.on_data();
-            let small = is_small(payload.len(), whole);
-            stream.recv.push_data(payload, small);
-        }
-        self.streams.insert(id, stream);
-        let waits = |id| {
-            self.streams
-                .find(id)
-                .is_some_and(|stream| stream.call.is_some())
-        };
-        self.backlog.push(id, head_length, waits);
-        self.news.incoming = true;
-        Ok(())
-    }
-
     fn on_head(
         &mut self,
         id: StreamId,
@@ -347,73 +290,6 @@ impl Mux {
         }
     }
 
-    fn on_reset(
-        &mut self,
-        id: StreamId,
-        code: ResetCode,
-        now: Instant,
-    ) -> Result<(), SessionError> {
-        let Some(stream) = self.known(Kind::Reset, id)? else {
-            return Ok(());
-        };
-        if !stream.is_over() {
-            self.count_cancel(id, now)?;
-            self.on_aborted(id, code);
-        } else if stream.reset_due.take().is_some() {
-            // Both sides reset it at once. The peer counts it no more and may open another one,
-            // so we must not count it until our RESET, which it does not need, is sent.
-            stream.reset_here = false;
-            self.streams.settle(id);
-        }
-        Ok(())
-    }
-
-    /// The peer aborted a stream.
-    fn on_aborted(&mut self, id: StreamId, code: ResetCode) {
-        let keeps = self.streams.is_ours(id) && code.keeps_data();
-        let aborted = self.abort(id, code, keeps);
-        let Some(stream) = self.streams.find_mut(id) else {
-            return;
-        };
-        stream.reset_due = None;
-        stream.stop_due = None;
-        if let Some((_, length)) = stream.call.take() {
-            // Nobody has taken the call: nobody needs to know.
-            self.backlog.on_taken(length);
-            self.streams.forget(id);
-            return;
-        }
-        if aborted {
-            stream.news.reset = Some(code);
-            self.streams.list_news(id);
-        }
-        self.streams.settle(id);
-    }
-
-    fn on_stop(&mut self, id: StreamId, code: ResetCode, now: Instant) -> Result<(), SessionError> {
-        let Some(stream) = self.known(Kind::Stop, id)? else {
-            return Ok(());
-        };
-        if stream.send.is_over() || matches!(stream.send.state, SendState::Stopped(_)) {
-            return Ok(());
-        }
-        if matches!(stream.send.state, SendState::CutShort(_)) {
-            // What was to go before the RESET is not wanted.
-            self.count_cancel(id, now)?;
-            self.streams.clear_send(id);
-            self.end_cut_short(id);
-            return Ok(());
-        }
-        stream.send.state = SendState::Stopped(code);
-        stream.news.stopped = Some(code);
-        self.count_cancel(id, now)?;
-        self.streams.list_news(id);
-        self.streams.clear_send(id);
-        self.streams.wake_writer(id);
-        self.schedule(id);
-        Ok(())
-    }
-
     fn on_window(&mut self, id: StreamId, credit: u32) -> Result<(), SessionError> {
         if credit == 0 {
             return Err(Violation::Credit(id, credit).into());
@@ -431,102 +307,20 @@ impl Mux {
 
     /// The stream of a frame without bytes, which is counted. `None`: the stream is forgotten,
     /// and the frame is late and means nothing any more.
-    fn known(&mut self, kind: Kind, id: StreamId) -> Result<Option<&mut Stream>, SessionError> {
+    pub(super) fn known(
+        &mut self,
+        kind: Kind,
+        id: StreamId,
+    ) -> Result<Option<&mut Stream>, SessionError> {
         if !self.streams.was_opened(id) {
             return Err(Violation::NeverOpened(kind, id).into());
         }
         self.streams.late.spend_idle()?;
         Ok(self.streams.find_mut(id))
     }
-
-    /// Whether a call is taken, on which account, or why not; so much of its `body` came with it.
-    fn admit(&mut self, head: Bytes, body: usize) -> Result<(CallHead, AccountId), ResetCode> {
-        let full = self.streams.theirs_open >= self.hello.max_streams
-            || self.backlog.len() >= self.limits.backlog
-            || self.backlog.bytes() + head.len() > self.limits.backlog_bytes;
-        if full || matches!(self.drain, Drain::Done) {
-            return Err(ResetCode::Refused);
-        }
-        let call = decode_call(head).or(Err(ResetCode::Protocol))?;
-        let accounts = &mut self.streams.accounts;
-        let account = accounts.enter(&call.caller.tenant);
-        if body > FLOOR && !accounts.has_memory(account, body) {
-            accounts.leave(account);
-            return Err(ResetCode::Refused);
-        }
-        Ok((call, account))
-    }
-
-    /// Turns a call away without keeping anything of it but its number.
-    fn refuse(
-        &mut self,
-        id: StreamId,
-        code: ResetCode,
-        credit: u32,
-        now: Instant,
-    ) -> Result<(), SessionError> {
-        self.cancels.spend(now)?;
-        if self.refused.len() >= self.limits.cancel_burst as usize {
-            return Err(Flood::Cancels.into());
-        }
-        self.counts.refused += 1;
-        self.streams.late.on_stream();
-        self.streams.late.on_forgotten(credit);
-        self.refused.push_back(Refused { id, code });
-        Ok(())
-    }
-
-    /// A stream on which the peer's side above the multiplexer made a mistake: it is reset, and
-    /// our side is told as if the peer had done so. `bytes` are thrown away.
-    fn broken(&mut self, id: StreamId, bytes: usize, now: Instant) -> Result<(), SessionError> {
-        self.count_cancel(id, now)?;
-        self.break_off(id, bytes, ResetCode::Protocol);
-        Ok(())
-    }
-
-    /// Resets a stream, and tells our side as if the peer had done so. `bytes`, which its window
-    /// counts already, are thrown away.
-    fn break_off(&mut self, id: StreamId, bytes: usize, code: ResetCode) {
-        let Some(stream) = self.streams.find_mut(id) else {
-            return;
-        };
-        stream.recv.window.read(bytes);
-        if let Some((_, length)) = stream.call.take() {
-            // Nobody has taken the call: nobody will let go of it.
-            self.backlog.on_taken(length);
-            (stream.send.released, stream.recv.released) = (true, true);
-        } else {
-            stream.news.reset = Some(code);
-            self.streams.list_news(id);
-        }
-        self.reset(id, code);
-    }
-
-    /// A stream of the peer's that ends soon after it began costs it something, once, or opening
-    /// and cancelling would be a way to make us work for nothing. One that has been open for a
-    /// while is free: the limit of streams bounds how many of these there are in that time.
-    fn count_cancel(&mut self, id: StreamId, now: Instant) -> Result<(), SessionError> {
-        if self.streams.is_ours(id) {
-            return Ok(());
-        }
-        let stream = self.streams.find_mut(id);
-        if stream.is_some_and(|stream| stream.take_young(RAPID, now)) {
-            self.cancels.spend(now)?;
-        }
-        Ok(())
-    }
 }
 
-/// Takes the call head off an OPEN; what is left is the body's beginning.
-fn split_head(payload: &mut Bytes) -> Result<Bytes, Malformed> {
-    let length = take_length(payload)?;
-    if length > MAX_CALL_HEAD {
-        return malformed("a call head that is too long");
-    }
-    take_bytes(payload, length)
-}
-
-fn wrong(frame: Kind, Malformed(what): Malformed) -> SessionError {
+pub(super) fn wrong(frame: Kind, Malformed(what): Malformed) -> SessionError {
     Violation::Malformed { frame, what }.into()
 }
 
@@ -543,11 +337,12 @@ fn number(kind: Kind, payload: &Bytes) -> Result<u64, SessionError> {
 }
 
 /// Whether a payload is to be copied out of its message of `whole` bytes.
-fn is_small(payload: usize, whole: usize) -> bool {
+pub(super) fn is_small(payload: usize, whole: usize) -> bool {
     payload < COPY_BELOW || payload < whole / 4
 }
 
-fn compact(payload: Bytes, whole: usize) -> Bytes {
+/// The payload, copied out of its message of `whole` bytes if it is small.
+pub(super) fn compact(payload: Bytes, whole: usize) -> Bytes {
     if is_small(payload.len(), whole) {
         Bytes::copy_from_slice(&payload)
     } else {
