@@ -32,10 +32,7 @@ if ! profdata=$(find_profdata); then
         echo "$0: there is no llvm-profdata: rustup component add llvm-tools, or LLVM 19 or newer" >&2
         exit 1
     fi
-    as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
-    echo "Installing llvm-19"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends llvm-19
+    bash deploy/install.sh llvm-19
     profdata=$(find_profdata)
 fi
 

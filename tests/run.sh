@@ -5,12 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
-}
-
-# What cc, curl, nginx, squid, chromium, redis-server, haproxy, faketime, certutil, node and python are called as packages. nginx may lie where only
-# root's PATH looks.
+# What each of these programs is called as a package. nginx may lie where only root's PATH looks.
 export PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
@@ -26,10 +21,7 @@ command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 python3 -c "import ensurepip, venv" 2>/dev/null || missing+=(python3 python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then
-    echo "Installing ${missing[*]}"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        ca-certificates "${missing[@]}"
+    bash deploy/install.sh ca-certificates "${missing[@]}"
 fi
 
 # Again only if the lock file has changed since. No package needs to run anything to be installed.

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 if ! command -v systemd-analyze >/dev/null; then
-    apt-get update -qq && apt-get install -y -qq systemd >/dev/null
+    bash ../install.sh systemd >/dev/null
 fi
 
 folder=$(mktemp -d)

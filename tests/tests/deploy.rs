@@ -108,3 +108,20 @@ fn compose_refers_to_nothing_that_is_not_there() {
     let trusted = format!("proxy_protocol = [{subnet}]");
     assert!(relay.contains(&trusted), "{trusted}");
 }
+
+/// It asks for root where it has to. Those that did so themselves differed, and one did not.
+#[test]
+fn packages_are_installed_by_one_script() {
+    for script in [
+        ".ci/run",
+        "benches/instructions.sh",
+        "deploy/release.sh",
+        "deploy/systemd/verify.sh",
+        "tests/run.sh",
+    ] {
+        let text = std::fs::read_to_string(deploy().join("..").join(script)).unwrap();
+        for line in text.lines() {
+            assert!(!line.contains("apt-get install"), "{script}: {line}");
+        }
+    }
+}

@@ -27,8 +27,9 @@ fn the_build_gets_every_crate_of_the_workspace() {
 }
 
 #[test]
-fn the_build_gets_the_script_that_it_runs() {
+fn the_build_gets_the_script_that_it_runs_and_those_that_this_one_runs() {
     let ignore = read(".dockerignore");
+    let is_taken = |script: &str| ignore.lines().any(|line| line == format!("!{script}"));
     for file in FILES {
         let text = read(file);
         let build = text
@@ -36,9 +37,16 @@ fn the_build_gets_the_script_that_it_runs() {
             .find(|line| line.starts_with("RUN CARGO_"))
             .unwrap();
         let script = build.split("bash ").nth(1).unwrap();
-        assert!(!read(script).is_empty());
-        let taken = format!("!{script}");
-        assert!(ignore.lines().any(|line| line == taken), "{file}: {script}");
+        assert!(is_taken(script), "{file}: {script}");
+        let lines = read(script);
+        for line in lines.lines().map(str::trim) {
+            let Some(words) = line.strip_prefix("bash ") else {
+                continue;
+            };
+            let further = words.split(' ').next().unwrap();
+            assert!(!read(further).is_empty());
+            assert!(is_taken(further), "{file}: {script}: {further}");
+        }
     }
 }
 
