@@ -7,6 +7,7 @@ use culvert_tests::issuer::world;
 use culvert_tests::stack::{Configured, run};
 use culvert_tests::wait::until;
 use culvert_tests::{Curl, Stack, port};
+use serde_json::Value;
 
 const TOKEN: &str = "c0ffee00c0ffee00";
 
@@ -53,6 +54,20 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&out[..], &err[..]].concat()).into_owned()
 }
 
+/// Path, method and responses of each operation in a description of OpenAPI.
+fn operations(description: &Value) -> Vec<(String, String, &Value)> {
+    let paths = description["paths"].as_object().unwrap().iter();
+    let operations = paths.flat_map(|(path, operations)| {
+        let path = path.replace("{id}", "0123456789abcdef");
+        let operations = operations.as_object().unwrap().iter();
+        operations.map(move |(method, operation)| {
+            let method = method.to_uppercase();
+            (path.clone(), method, &operation["responses"])
+        })
+    });
+    operations.collect()
+}
+
 /// What an operator's tools do from another machine, and what strangers get there.
 #[test]
 fn operators_elsewhere_are_answered_over_tls_and_for_the_token_alone() {
@@ -83,6 +98,12 @@ fn operators_elsewhere_are_answered_over_tls_and_for_the_token_alone() {
             assert_eq!(stranger.status, 401, "{program} {path}: {stranger}");
             let wrong = shows(ask(path), "c0ffee00c0ffee01").run();
             assert_eq!(wrong.status, 401, "{program} {path}: {wrong}");
+        }
+        let description = shows(ask("/api/v1/openapi.json"), TOKEN).ok().json();
+        for (path, method, responses) in operations(&description) {
+            let stranger = ask(&path).method(&method).run();
+            assert_eq!(stranger.status, 401, "{program} {method} {path}");
+            assert!(responses["401"].is_object(), "{program} {method} {path}");
         }
         let metrics = shows(ask("/metrics"), TOKEN).ok();
         assert!(metrics.text().contains("# EOF"), "{metrics}");
@@ -190,4 +211,36 @@ fn an_address_beyond_this_machine_without_a_token_is_refused() {
         shown.contains("at least 16") && !shown.contains("short"),
         "{shown}"
     );
+}
+
+/// By a name that is not this machine's, and with a body that is too long.
+#[test]
+fn the_descriptions_have_every_refusal_of_every_operation() {
+    let mut stack = Stack::options()
+        .endpoint("vcenter", "https://127.0.0.1:9")
+        .without_waiting()
+        .start();
+    until("the agent's listener answers", || {
+        stack.agent.assert_running();
+        stack.ask_agent("/healthz").status == 200
+    });
+    let socket = stack.file("admin.sock").display().to_string();
+    let relay = |path: &str| Curl::new(&format!("http://127.0.0.1:{}{path}", stack.admin));
+    let agent =
+        |path: &str| Curl::new(&format!("http://localhost{path}")).args(["--unix-socket", &socket]);
+    let programs: [&dyn Fn(&str) -> Curl; 2] = [&relay, &agent];
+    let long = "x".repeat(20_000);
+    for ask in programs {
+        let description = ask("/api/v1/openapi.json").ok().json();
+        for (path, method, responses) in operations(&description) {
+            let ask = || ask(&path).method(&method);
+            let foreign = ask().header("Host: elsewhere.example").run();
+            let too_long = ask().args(["--data-binary", &long]).run();
+            for (refused, status) in [(foreign, 403), (too_long, 413)] {
+                assert_eq!(refused.status, status, "{method} {path}: {refused}");
+                let described = &responses[status.to_string()];
+                assert!(described.is_object(), "{method} {path}: {status}");
+            }
+        }
+    }
 }
