@@ -251,8 +251,10 @@ pub fn status_page(title: &str, heading: &str, status: &str) -> String {
     let (title, heading, status) = (escape(title), escape(heading), escape(status));
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\">\
          <meta http-equiv=\"refresh\" content=\"5\"><title>{title}</title>\
-         <style>body{{font:15px/1.5 ui-monospace,monospace;margin:2rem;color-scheme:light dark}}\
+         <style>:root{{font:15px/1.5 ui-monospace,monospace;color-scheme:light dark}}\
+         body{{margin:min(2rem,4vw)}}pre{{font:inherit;white-space:pre-wrap;overflow-wrap:anywhere}}\
          a{{margin-right:1rem}}</style><h1>{heading}</h1><pre>{status}</pre>\
          <p><a href=\"/readyz\">readiness</a><a href=\"/metrics\">metrics</a>\
          <a href=\"/api/v1/status\">status</a><a href=\"/api/v1/openapi.json\">API</a></p></html>\n"
@@ -332,6 +334,8 @@ mod tests {
     #[test]
     fn a_page_shows_text_and_loads_nothing() {
         let page = status_page("a & b", "<b>", "sub \"<script>\"");
+        // The page behind the text is the root's.
+        assert!(page.contains(":root{") && page.contains("color-scheme:light dark}body{"));
         assert!(page.contains("<title>a &amp; b</title>"), "{page}");
         assert!(page.contains("<h1>&lt;b&gt;</h1>"), "{page}");
         assert!(page.contains("<pre>sub &quot;&lt;script&gt;&quot;</pre>"));
