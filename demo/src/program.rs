@@ -1,5 +1,6 @@
 //! The programs that the demo starts: found or built, logged to files, ended with it.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -159,6 +160,12 @@ impl Program {
         }
     }
 
+    /// Whether it has ended by SIGKILL, which is nobody's mistake but the wish of whoever sent it.
+    pub fn was_killed(&mut self) -> bool {
+        let ended = self.child.try_wait().ok().flatten();
+        ended.is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw()))
+    }
+
     fn epitaph(&self, status: ExitStatus) -> Failure {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -203,5 +210,30 @@ impl Program {
                 )))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_was_killed_is_told_from_who_failed_and_from_who_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            Program::start("program", folder.path(), &mut command).unwrap()
+        };
+        for (script, killed) in [
+            ("kill -KILL $$", true),
+            ("kill -TERM $$", false),
+            ("exit 1", false),
+        ] {
+            let mut program = start(script);
+            program.ended().await;
+            assert_eq!(program.was_killed(), killed, "{script}");
+        }
+        assert!(!start("exec sleep 1000").was_killed());
     }
 }

@@ -215,7 +215,9 @@ impl<'a> Stage<'a> {
 
     /// Ends all programs, each when what depends on it has ended.
     pub(super) async fn stop(self) -> Result<()> {
+        // Of those that whoever watches has killed, as was suggested, nothing is left to end.
         let relays = self.relays.into_iter().filter_map(|relay| relay.program);
+        let relays = relays.filter_map(|mut program| (!program.was_killed()).then_some(program));
         let rest = [self.registry, self.sddc, self.issuer];
         let mut wrong = Vec::new();
         // Side by side: each drains.
