@@ -250,10 +250,12 @@ impl App {
         stop.cancel();
         self.serving.front().draining.cancel();
         slots.ended().await;
+        let again = async { while !matches!(signals.next().await, Asked::End) {} };
         drain(
             &link.live.sessions(),
             self.serving.calls(),
             self.config.limits.drain.0,
+            again,
         )
         .await;
         audit.close().await;

@@ -18,8 +18,14 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
 
 /// Drains every session: the relays are asked to open no more calls here; those in progress, and those
-/// that come before a relay has heard so, have `limit` to finish, and are broken off after it.
-pub(crate) async fn drain(sessions: &[Session], calls: &TaskTracker, limit: Duration) {
+/// that come before a relay has heard so, have `limit` to finish, and are broken off after it, or once
+/// there is a `hurry`.
+pub(crate) async fn drain(
+    sessions: &[Session],
+    calls: &TaskTracker,
+    limit: Duration,
+    hurry: impl Future<Output = ()>,
+) {
     let in_progress = sessions.iter().map(Session::stream_count).sum::<usize>();
     let accepted = || {
         let accepted = sessions.iter().map(|session| session.stats().accepted);
@@ -37,14 +43,20 @@ pub(crate) async fn drain(sessions: &[Session], calls: &TaskTracker, limit: Dura
             emptied(session).await;
         }
     };
-    match timeout(limit, done).await {
-        Ok(()) => {
+    let broken_off = tokio::select! {
+        biased;
+        () = done => None,
+        () = sleep(limit) => Some("the time is up"),
+        () = hurry => Some("asked again"),
+    };
+    match broken_off {
+        None => {
             if in_progress > 0 || accepted() > before {
                 ended(sessions, LINGER).await;
             }
             tracing::info!("every call has finished");
         }
-        Err(_) => tracing::warn!(calls = calls.len(), "calls are broken off: the time is up"),
+        Some(why) => tracing::warn!(calls = calls.len(), "calls are broken off: {why}"),
     }
     for session in sessions {
         session.close(GoawayCode::Drain, "the agent has ended");

@@ -431,9 +431,8 @@ fn a_frozen_relay_is_noticed_and_found_again_when_it_thaws() {
     assert_eq!(stack.call("/").ok().status, 200);
 }
 
-/// A call that is surely in flight: its caller has half of the answer. The upstream sends the
-/// other half when told.
-fn call_in_flight(http: Http) -> (Stack, Running, Sender<()>) {
+/// An upstream that sends half of its answer, and the other half when told.
+fn half_an_answer() -> (Upstream, Sender<()>) {
     let (go, told) = mpsc::channel();
     let told = Mutex::new(told);
     let upstream = Upstream::start(move |_, connection| {
@@ -444,10 +443,22 @@ fn call_in_flight(http: Http) -> (Stack, Running, Sender<()>) {
         }
         Ok(Then::KeepAlive)
     });
-    let stack = Stack::start(&upstream.url());
+    (upstream, go)
+}
+
+/// A call that is surely in flight: its caller has half of the answer.
+fn half_answered(stack: &Stack, http: Http) -> Running {
     let mut call = stack.call("/").http(http).start();
     assert_eq!(call.head().status, 200);
     assert_eq!(call.body(5), b"first");
+    call
+}
+
+/// The same on a stack of its own, and what tells the upstream to go on.
+fn call_in_flight(http: Http) -> (Stack, Running, Sender<()>) {
+    let (upstream, go) = half_an_answer();
+    let stack = Stack::start(&upstream.url());
+    let call = half_answered(&stack, http);
     (stack, call, go)
 }
 
@@ -502,6 +513,25 @@ fn a_terminated_agent_finishes_the_calls_in_flight_and_exits_with_0() {
         assert_eq!(stack.agent.wait().code(), Some(0));
         stack.relay.assert_running();
     }
+}
+
+/// As who presses Ctrl-C twice.
+#[test]
+fn an_agent_that_is_terminated_again_gives_up_the_calls_in_flight() {
+    let (upstream, _go) = half_an_answer();
+    let mut stack = Stack::options()
+        .endpoint("vcenter", &upstream.url())
+        .agent("[limits]\ndrain = \"1h\"\n")
+        .start();
+    let call = half_answered(&stack, Http::One);
+    stack.agent.terminate();
+    until("the agent drains", || {
+        stack.agent.log().contains("draining")
+    });
+    stack.agent.terminate();
+    assert_eq!(stack.agent.wait().code(), Some(0));
+    let end = call.finish();
+    assert_ne!(end.exit, Some(0), "the answer is no whole one: {end}");
 }
 
 /// The upstream is done long before its caller is: what is still on the way arrives.

@@ -286,7 +286,8 @@ async fn draining() -> (
     let (agent, serving) = (tunnel.agent.clone(), tunnel.serving.clone());
     let drain = tokio::spawn(async move {
         let started = Instant::now();
-        crate::drain::drain(&[agent], serving.calls(), Duration::from_secs(30)).await;
+        let limit = Duration::from_secs(30);
+        crate::drain::drain(&[agent], serving.calls(), limit, std::future::pending()).await;
         started.elapsed()
     });
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -302,7 +303,8 @@ async fn a_call_that_is_on_its_way_when_the_agent_begins_to_drain_is_served() {
     let mut call = tunnel.call(&get("/api/vms"), "");
     let (agent, serving) = (tunnel.agent.clone(), tunnel.serving.clone());
     let drain = tokio::spawn(async move {
-        crate::drain::drain(&[agent], serving.calls(), Duration::from_secs(30)).await;
+        let limit = Duration::from_secs(30);
+        crate::drain::drain(&[agent], serving.calls(), limit, std::future::pending()).await;
     });
     let mut upstream = tunnel.connection().await;
     upstream.request().await.unwrap();
