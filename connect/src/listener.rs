@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use culvert_process::descriptors::{self, Room};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -54,15 +54,14 @@ fn make_room() -> usize {
     connections
 }
 
-/// Serves tools until SIGTERM or SIGINT; then lets those that are connected go on for a while, and
-/// breaks off what is left.
+/// Serves tools until SIGTERM or SIGINT; then lets those that are connected go on for a while, or until
+/// a second signal, and breaks off what is left.
 pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunError> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|error| RunError::Listen { address, error })?;
     let address = listener.local_addr().unwrap_or(address);
     let connections = make_room();
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
     tracing::info!(
         %address,
         relay = relay.name(),
@@ -78,8 +77,7 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
     let end = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = signals.end() => break,
             accepted = async {
                 let seat = seats.clone().acquire_owned().await;
                 (listener.accept().await, seat)
@@ -101,10 +99,48 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
     }
     drop(listener);
     tools.close();
-    if timeout(DRAIN, tools.wait()).await.is_err() {
-        tracing::warn!(connections = tools.len(), "connections are broken off");
+    if !tools.is_empty() {
+        tracing::info!(
+            connections = tools.len(),
+            "asked to end: connections may go on for {} s",
+            DRAIN.as_secs()
+        );
+    }
+    let broken_off = tokio::select! {
+        biased;
+        () = tools.wait() => None,
+        () = sleep(DRAIN) => Some("the time is up"),
+        () = signals.end() => Some("asked again"),
+    };
+    if let Some(why) = broken_off {
+        tracing::warn!(
+            connections = tools.len(),
+            "connections are broken off: {why}"
+        );
         end.cancel();
         let _ = timeout(GOODBYE, tools.wait()).await;
     }
     Ok(())
+}
+
+/// What asks for the end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -10,6 +10,7 @@ use culvert_tests::issuer::{CALLER, OTHER_CALLER, world};
 use culvert_tests::process::{Process, program};
 use culvert_tests::wait::{LONG, eventually, until};
 use culvert_tests::{Nginx, Stack, Upstream, port, stack};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 const POLICY: &str = r#"
@@ -282,6 +283,26 @@ fn a_connection_that_outlives_the_drain_ends_with_a_reset_on_both_sides() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
     assert!(connect.process.wait().success());
+}
+
+/// Who presses Ctrl-C twice waits no longer.
+#[test]
+fn a_second_signal_breaks_off_what_the_first_one_lets_go_on() {
+    let (stack, upstream) = start_tcp();
+    let mut connect = Connect::start(&stack);
+    let mut tool = connect.tool(CONNECT);
+    let _upstream = accepted(&upstream);
+    connect.process.signal(Signal::INT);
+    until("it lets the connection go on", || {
+        connect.process.log().contains("connections may go on")
+    });
+    connect.process.signal(Signal::INT);
+    let mut answer = Vec::new();
+    let broken = tool.read_to_end(&mut answer).expect_err("no clean end");
+    assert_eq!(broken.kind(), ErrorKind::ConnectionReset);
+    assert!(connect.process.wait().success());
+    let log = connect.process.log();
+    assert!(log.contains("asked again"), "{log}");
 }
 
 #[test]
