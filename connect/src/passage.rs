@@ -19,6 +19,12 @@ const HEAD: Duration = Duration::from_secs(10);
 /// What is held each way.
 const BUFFER: usize = 16 * 1024;
 
+/// How long a tool may take to read an answer that is all there is.
+const SAY: Duration = Duration::from_secs(10);
+
+/// How long it may take to hang up then.
+const HANG_UP: Duration = Duration::from_secs(2);
+
 /// Most bytes that a tool may send before it is answered.
 const MAX_EARLY: usize = 64 * 1024;
 
@@ -123,11 +129,12 @@ async fn watch(tool: &mut TcpStream, early: &mut BytesMut) -> io::Error {
 
 /// Says something and hangs up, so that the tool gets to read it.
 async fn say(tool: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
-    tool.write_all(answer).await?;
+    // A tool that reads nothing has its place among the connections no longer than others.
+    timeout(SAY, tool.write_all(answer)).await??;
     tool.shutdown().await?;
     let mut waste = [0; 1024];
     let rest = async { while matches!(tool.read(&mut waste).await, Ok(1..)) {} };
-    let _ = timeout(Duration::from_secs(2), rest).await;
+    let _ = timeout(HANG_UP, rest).await;
     Ok(())
 }
 
@@ -138,6 +145,18 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tool_that_does_not_read_its_answer_is_not_waited_for_for_ever() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (tool, accepted) = tokio::join!(connecting, listener.accept());
+        let (_tool, (mut here, _)) = (tool.unwrap(), accepted.unwrap());
+        // More than lies in the kernel.
+        let answer = vec![b'x'; 64 << 20];
+        let error = say(&mut here, &answer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 
     /// What says of a tool that it is gone, when its input has ended before.
     #[tokio::test]
