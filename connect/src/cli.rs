@@ -37,7 +37,12 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
     /// Where tools connect.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3128")]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:3128",
+        value_parser = address
+    )]
     listen: SocketAddr,
     /// The CA of the relay's certificate, PEM; default: the system's roots.
     #[arg(long, value_name = "FILE")]
@@ -80,6 +85,12 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, error),
     }
+}
+
+/// Reads an address; the standard library says only that it cannot.
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "expected an IP address and a port, like 127.0.0.1:3128")
 }
 
 fn fail(code: u8, error: impl Display) -> ExitCode {

@@ -40,6 +40,8 @@ const OF_CONNECTION: [&str; 5] = [
 /// A relay, and the token for it.
 #[derive(Debug)]
 pub(crate) struct Relay {
+    /// Host and port, for people.
+    shown: String,
     host: String,
     port: u16,
     name: ServerName<'static>,
@@ -106,9 +108,12 @@ impl Relay {
             .trim_end_matches(']')
             .to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
+        let port = parsed.port_or_known_default().unwrap_or(443);
+        let shown = format!("{}:{port}", parsed.host_str().unwrap_or_default());
         let trust = ca.map_or(ServerTrust::SystemRoots, ServerTrust::CaFile);
         let relay = Self {
-            port: parsed.port_or_known_default().unwrap_or(443),
+            shown,
+            port,
             name,
             tls: TlsSettings(TlsConnector::from(client_tls(&trust, TlsMin::V12)?)),
             token_file,
@@ -120,7 +125,7 @@ impl Relay {
 
     /// For the log.
     pub(crate) fn name(&self) -> &str {
-        &self.host
+        &self.shown
     }
 
     /// The token as the file has it now: a renewed one must count at once.
@@ -139,7 +144,7 @@ impl Relay {
             Refusal::no_gateway("proxy_configuration_error", detail)
         })?;
         let failed = |kind: &'static str, what: &str, error: &dyn std::fmt::Display| {
-            let detail = format!("{what} {}: {error}", self.host);
+            let detail = format!("{what} {}: {error}", self.shown);
             tracing::warn!("{detail}");
             Refusal::no_gateway(kind, detail)
         };
@@ -305,4 +310,26 @@ fn parse_head(bytes: &[u8]) -> std::io::Result<Option<(usize, Head)>> {
         body,
     };
     Ok(Some((length, head)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_cannot_reach_the_relay_is_told_which_host_and_port_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "a.b.c").unwrap();
+        std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
+        // Where nobody listens.
+        let url = "https://127.0.0.1:1";
+        let relay = Relay::new(url, token, None).unwrap();
+        let target = ConnectName::parse("vc.sddc.local:443").unwrap();
+        let refusal = relay.connect(&target).await.err().unwrap();
+        let detail = refusal.detail;
+        assert!(detail.contains("127.0.0.1:1: "), "{detail}");
+    }
 }

@@ -337,12 +337,10 @@ fn flags_that_make_no_sense_end_it_with_2_and_files_that_are_of_no_use_with_78()
         assert_eq!(output.status.code(), Some(code), "{errors}");
         assert!(errors.contains(reason), "{errors}");
     }
-    assert_eq!(
-        stack::run("culvert-connect", &["--listen", "x"])
-            .status
-            .code(),
-        Some(2)
-    );
+    let output = run(relay, &token, "localhost:3128");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("expected an IP address"), "{errors}");
     assert_eq!(
         stack::run("culvert-connect", &["--version"]).status.code(),
         Some(0)
