@@ -197,6 +197,7 @@ mod tests {
                 mode: Mode::Http,
                 method: "GET",
                 target: Some(&target),
+                destination: None,
                 caller: "director-7",
                 scopes: &[],
                 soap: Soap::No,

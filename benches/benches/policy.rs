@@ -96,6 +96,7 @@ fn decisions(c: &mut Criterion) {
             mode: Mode::Http,
             method,
             target: Some(&target),
+            destination: None,
             caller: "director-7",
             scopes: &scopes,
             soap,

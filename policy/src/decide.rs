@@ -46,6 +46,7 @@ pub struct Permit {
 pub struct Denial<'p> {
     rule: Option<&'p str>,
     reason: DenyReason,
+    at_destination: bool,
     shadow: Vec<ShadowHit>,
 }
 
@@ -152,6 +153,11 @@ impl<'p> Denial<'p> {
         self.reason
     }
 
+    /// Whether it is about the call's destination; its target is allowed then.
+    pub fn is_at_destination(&self) -> bool {
+        self.at_destination
+    }
+
     /// The shadow rules that matched.
     pub fn shadow(&self) -> &[ShadowHit] {
         &self.shadow
@@ -194,10 +200,32 @@ impl Policy {
 
     /// Decides on a call. Does not allocate, unless a shadow rule matches.
     ///
+    /// What is written to a destination may be what no rule lets be written: the same call must be allowed
+    /// there, too. The permit is that of the target.
+    ///
     /// A call that [`look`](Self::look) would look into, and that nobody did look into, is
     /// undetermined, never "no SOAP": so a policy that came after the look is safe too. So is an
     /// operation on a path of the JSON twin, which names one itself.
     pub fn decide<'p>(&'p self, call: &CallFacts<'_>) -> Decision<'p> {
+        let decision = self.decide_at_target(call);
+        let Some(there) = call.at_destination() else {
+            return decision;
+        };
+        match (decision, self.decide_at_target(&there)) {
+            (denied @ Decision::Deny(_), _) => denied,
+            (Decision::Allow(permit), Decision::Allow(second)) => Decision::Allow(Permit {
+                shadow: both(permit.shadow, second.shadow),
+                ..permit
+            }),
+            (Decision::Allow(permit), Decision::Deny(denial)) => Decision::Deny(Denial {
+                at_destination: true,
+                shadow: both(permit.shadow, denial.shadow),
+                ..denial
+            }),
+        }
+    }
+
+    fn decide_at_target<'p>(&'p self, call: &CallFacts<'_>) -> Decision<'p> {
         let call = &self.looked_into(call);
         let index = &self.index;
         let path = call.target.map(|target| target.path());
@@ -227,6 +255,7 @@ impl Policy {
         Decision::Deny(Denial {
             rule,
             reason,
+            at_destination: false,
             shadow,
         })
     }
@@ -251,6 +280,7 @@ impl Policy {
         let denial = |rule, reason| Denial {
             rule,
             reason,
+            at_destination: false,
             shadow: Vec::new(),
         };
         match (found(Action::Deny), found(Action::Allow)) {
@@ -260,9 +290,16 @@ impl Policy {
         }
     }
 
-    /// Decides on a call and says, for every rule, which keys did not match.
+    /// Decides on a call and says, for every rule, which keys did not match: at the target, and at the
+    /// destination where there is one.
     pub fn explain(&self, call: &CallFacts<'_>) -> Explanation {
-        Explanation::new(&self.rules, &self.decide(call), &self.looked_into(call))
+        let there = call.at_destination();
+        Explanation::new(
+            &self.rules,
+            &self.decide(call),
+            &self.looked_into(call),
+            there.map(|there| self.looked_into(&there)).as_ref(),
+        )
     }
 
     fn looked_into<'c>(&self, call: &CallFacts<'c>) -> CallFacts<'c> {
@@ -303,6 +340,16 @@ impl Policy {
             }
         }));
     }
+}
+
+/// The shadow rules that matched at a target or at a destination, each once.
+fn both(mut shadow: Vec<ShadowHit>, there: Vec<ShadowHit>) -> Vec<ShadowHit> {
+    for hit in there {
+        if !shadow.contains(&hit) {
+            shadow.push(hit);
+        }
+    }
+    shadow
 }
 
 #[cfg(test)]

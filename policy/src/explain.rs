@@ -14,6 +14,8 @@ pub struct Explanation {
     pub outcome: Outcome,
     /// Every rule, in the order of the file.
     pub rules: Vec<RuleExplanation>,
+    /// Every rule again, about the call's destination, where it has one.
+    pub at_destination: Option<Vec<RuleExplanation>>,
 }
 
 /// A decision without its permit: it explains, it does not open.
@@ -30,6 +32,8 @@ pub enum Outcome {
         rule: Option<String>,
         /// Why.
         reason: DenyReason,
+        /// Whether it is about the destination.
+        at_destination: bool,
     },
 }
 
@@ -58,7 +62,12 @@ pub struct Mismatch {
 }
 
 impl Explanation {
-    pub(crate) fn new(rules: &[Rule], decision: &Decision<'_>, call: &CallFacts<'_>) -> Self {
+    pub(crate) fn new(
+        rules: &[Rule],
+        decision: &Decision<'_>,
+        call: &CallFacts<'_>,
+        there: Option<&CallFacts<'_>>,
+    ) -> Self {
         let outcome = match decision {
             Decision::Allow(permit) => Outcome::Allow {
                 rule: permit.rule().to_string(),
@@ -66,33 +75,40 @@ impl Explanation {
             Decision::Deny(denial) => Outcome::Deny {
                 rule: denial.rule().map(|rule| rule.to_string()),
                 reason: denial.reason(),
+                at_destination: denial.is_at_destination(),
             },
         };
-        let rules = rules.iter().map(|rule| {
-            let missed = Key::ALL
-                .into_iter()
-                .filter(|key| !rule.key_matches(*key, call));
-            RuleExplanation {
-                id: rule.spec.id.clone(),
-                action: rule.spec.action,
-                enforce: rule.spec.enforce,
-                mismatches: missed
-                    .map(|key| Mismatch {
-                        key,
-                        found: found(key, call),
-                        expected: expected(key, &rule.spec),
-                    })
-                    .collect(),
-            }
-        });
+        let explained = |call: &CallFacts<'_>| {
+            let rules = rules.iter();
+            rules.map(|rule| RuleExplanation::new(rule, call)).collect()
+        };
         Self {
             outcome,
-            rules: rules.collect(),
+            rules: explained(call),
+            at_destination: there.map(explained),
         }
     }
 }
 
 impl RuleExplanation {
+    fn new(rule: &Rule, call: &CallFacts<'_>) -> Self {
+        let missed = Key::ALL
+            .into_iter()
+            .filter(|key| !rule.key_matches(*key, call));
+        Self {
+            id: rule.spec.id.clone(),
+            action: rule.spec.action,
+            enforce: rule.spec.enforce,
+            mismatches: missed
+                .map(|key| Mismatch {
+                    key,
+                    found: found(key, call),
+                    expected: expected(key, &rule.spec),
+                })
+                .collect(),
+        }
+    }
+
     /// Whether the rule matches the call.
     pub fn matches(&self) -> bool {
         self.mismatches.is_empty()
@@ -104,11 +120,27 @@ impl fmt::Display for Explanation {
         match &self.outcome {
             Outcome::Allow { rule } => writeln!(f, "allow, by rule {rule:?}")?,
             Outcome::Deny {
-                rule: Some(rule), ..
-            } => writeln!(f, "deny, by rule {rule:?}")?,
-            Outcome::Deny { rule: None, reason } => writeln!(f, "deny: {reason}")?,
+                rule,
+                reason,
+                at_destination,
+            } => {
+                match rule {
+                    Some(rule) => write!(f, "deny, by rule {rule:?}")?,
+                    None => write!(f, "deny: {reason}")?,
+                }
+                f.write_str(if *at_destination {
+                    " (at the destination)\n"
+                } else {
+                    "\n"
+                })?;
+            }
         }
-        self.rules.iter().try_for_each(|rule| rule.fmt(f))
+        self.rules.iter().try_for_each(|rule| rule.fmt(f))?;
+        let Some(there) = &self.at_destination else {
+            return Ok(());
+        };
+        writeln!(f, "at the destination:")?;
+        there.iter().try_for_each(|rule| rule.fmt(f))
     }
 }
 

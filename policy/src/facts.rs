@@ -77,6 +77,8 @@ pub struct CallFacts<'a> {
     pub method: &'a str,
     /// The target, in the modes that have one ([`Mode::has_target`]).
     pub target: Option<&'a CanonicalTarget>,
+    /// Where the call leads besides, where it [has a destination](has_destination).
+    pub destination: Option<&'a CanonicalTarget>,
     /// The caller's subject.
     pub caller: &'a str,
     /// The caller's scopes, as whole words.
@@ -94,10 +96,25 @@ pub struct CallFacts<'a> {
     pub port: Option<u16>,
 }
 
+/// Whether calls of this method have a second target, WebDAV's `Destination` (RFC 4918, 10.3).
+pub fn has_destination(method: &str) -> bool {
+    matches!(method, "COPY" | "MOVE")
+}
+
 impl CallFacts<'_> {
     /// Whether these are the facts of a connection whose calls are decided on one by one
     /// ([`crate::Policy::decide_connection`]), and not of a call.
     pub fn is_connection(&self) -> bool {
         self.mode == Mode::Terminate && self.target.is_none()
+    }
+
+    /// The same call as if its destination, where it has one, were its target.
+    pub fn at_destination(&self) -> Option<Self> {
+        let target = Some(self.destination?);
+        Some(Self {
+            target,
+            destination: None,
+            ..*self
+        })
     }
 }

@@ -45,7 +45,7 @@ pub use canonical::{CanonicalTarget, PathOptions, TargetError};
 pub use compile::{MAX_ITEMS, RuleError};
 pub use decide::{Decision, Denial, DenyReason, Permit, Policy, ShadowHit};
 pub use explain::{Explanation, Mismatch, Outcome, RuleExplanation};
-pub use facts::{CallFacts, Mode, Soap};
+pub use facts::{CallFacts, Mode, Soap, has_destination};
 pub use lint::{Finding, FindingCode, LintEndpoint};
 pub use look::Look;
 pub use matching::Key;

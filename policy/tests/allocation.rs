@@ -48,6 +48,7 @@ fn a_decision_without_shadow_hits_does_not_allocate() {
             mode: Mode::Http,
             method: "GET",
             target: Some(&target),
+            destination: None,
             caller: "director-7",
             scopes: &scopes,
             soap: Soap::No,

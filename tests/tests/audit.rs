@@ -169,6 +169,27 @@ fn a_log(stack: &mut Stack) -> (PathBuf, Vec<String>) {
 }
 
 #[test]
+fn a_move_leaves_a_line_that_says_where_it_led_and_which_path_was_refused() {
+    let upstream = Upstream::start(|_, connection| connection.answer("201 Created", b""));
+    let stack = audited(&upstream.url(), "").start();
+    let moved = |to: &str| {
+        let call = stack.call("/dav/a").method("MOVE");
+        let answer = call.header(&format!("Destination: {to}")).ok();
+        (answer.status, line_of(&stack, &answer.call()))
+    };
+    let (status, line) = moved("/dav/b?token=t0ps3cret");
+    assert_eq!((status, &line["reason"]), (201, &Value::Null), "{line}");
+    assert_eq!(line["destination"], "/dav/b?token=***");
+    let elsewhere = stack.url("/forbidden/b");
+    let (status, line) = moved(&elsewhere);
+    assert_eq!((status, &line["target"]), (403, &"/dav/a".into()), "{line}");
+    assert_eq!(line["destination"], elsewhere);
+    assert_eq!(line["rule"], "nothing-forbidden");
+    assert_eq!(line["reason"], "destination: rule");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
 fn tampering_is_found_and_named_by_file_and_line() {
     let mut stack = audited(&Upstream::plain().url(), "").start();
     let (file, good) = a_log(&mut stack);

@@ -51,6 +51,8 @@ pub(crate) struct CallLine<'c> {
     pub(crate) method: &'c str,
     pub(crate) target: &'c str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) destination: Option<&'c str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) upgrade: Option<&'c str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) soap_op: Option<&'c str>,

@@ -264,6 +264,7 @@ fn a_call(call: &str) -> CallLine<'_> {
         name: None,
         method: "GET",
         target: "/",
+        destination: None,
         upgrade: None,
         soap_op: None,
         soap_ns: None,

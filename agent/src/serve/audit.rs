@@ -10,7 +10,7 @@ use culvert_proto::code::ErrorCode;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::principal::Principal;
 use culvert_proto::trace::TraceContext;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::accounts::{Accounts, RefusedCall};
@@ -89,6 +89,8 @@ pub(crate) struct Record<'c> {
     pub(crate) rule: Option<Arc<str>>,
     /// Rules that are not enforced and match.
     shadow: Vec<Arc<str>>,
+    /// Where it leads besides, its secrets masked.
+    destination: Option<String>,
     /// Namespace and name of a SOAP call's operation.
     soap: Option<(String, String)>,
     /// A bounded word or the error: why the call was refused or failed.
@@ -128,6 +130,7 @@ impl<'c> Record<'c> {
             decision: "none",
             rule: None,
             shadow: Vec::new(),
+            destination: None,
             soap: None,
             reason: None,
             security: None,
@@ -158,6 +161,12 @@ impl<'c> Record<'c> {
             self.accounts.metrics.shadow_hit(&hit.rule);
         }
         self.shadow = hits.iter().map(|hit| hit.rule.clone()).collect();
+    }
+
+    /// Notes where the call leads besides: the field as it is decided on.
+    pub(crate) fn note_destination(&mut self, value: &HeaderValue) {
+        let text = Printable(value.as_bytes()).text();
+        self.destination = Some(mask_target(&text).into_owned());
     }
 
     /// Notes the operation of a SOAP call.
@@ -247,6 +256,7 @@ impl Drop for Record<'_> {
             name: call.name.as_ref().map(ConnectName::as_str),
             method: &method,
             target: &target,
+            destination: self.destination.as_deref(),
             upgrade: upgrade.as_deref(),
             soap_op,
             soap_ns,

@@ -131,6 +131,7 @@ impl Call {
             mode: crate::policy::mode(self.mode),
             method: self.method.as_str(),
             target: None,
+            destination: None,
             caller: &self.caller.subject,
             scopes: &self.caller.scopes,
             soap: Soap::No,
@@ -159,6 +160,7 @@ impl Call {
     pub(crate) fn facts<'a>(
         &'a self,
         target: &'a CanonicalTarget,
+        destination: Option<&'a CanonicalTarget>,
         soap: Soap<'a>,
     ) -> CallFacts<'a> {
         CallFacts {
@@ -166,6 +168,7 @@ impl Call {
             mode: crate::policy::mode(self.mode),
             method: self.method.as_str(),
             target: Some(target),
+            destination,
             caller: &self.caller.subject,
             scopes: &self.caller.scopes,
             soap,

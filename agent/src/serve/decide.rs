@@ -78,7 +78,7 @@ pub(super) fn decide_connection(
 }
 
 /// Notes a denial, and what its caller is told.
-pub(super) fn refused(
+fn refused(
     denial: &Denial<'_>,
     policy: &ActivePolicy,
     facts: &CallFacts<'_>,
@@ -86,7 +86,12 @@ pub(super) fn refused(
 ) -> Failure {
     record.decision = "deny";
     record.rule = denial.rule().map(Into::into);
-    record.reason = Some(denial.reason().as_str().to_owned());
+    let reason = denial.reason().as_str();
+    record.reason = Some(if denial.is_at_destination() {
+        format!("destination: {reason}")
+    } else {
+        reason.to_owned()
+    });
     Failure::Refused(Outcome::Refused, denied(denial, policy, facts))
 }
 
@@ -116,9 +121,14 @@ pub(super) fn denied(denial: &Denial<'_>, policy: &ActivePolicy, facts: &CallFac
         }
         DenyReason::NoTarget => "The call has no target to decide on.",
     };
+    let place = if denial.is_at_destination() {
+        " It is about the path in Destination."
+    } else {
+        ""
+    };
     Refusal {
         code: ErrorCode::PolicyDenied,
-        detail: detail.to_owned(),
+        detail: format!("{detail}{place}"),
         rule: denial
             .rule()
             .filter(|_| policy.reveal_rule)

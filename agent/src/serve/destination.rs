@@ -3,42 +3,29 @@
 //! Its `Destination` is a second target: what is written there may be what no rule lets be written. So the
 //! policy is asked about its path as if that were called itself, with the same method.
 
-use culvert_policy::{CallFacts, CanonicalTarget, Decision, PathOptions};
+use culvert_policy::{CanonicalTarget, PathOptions, has_destination};
 use http::{HeaderMap, HeaderValue};
 
 use super::audit::Record;
-use super::decide::refused;
 use super::failure::Failure;
 use super::translate::{Authority, DESTINATION};
-use crate::policy::ActivePolicy;
 
-/// Asks the policy about the second target of a call, if it has one, and leaves it in its canonical spelling
-/// in `headers`: what is decided on is what is forwarded. Whose host it is at is the upstream's affair.
-pub(super) fn judge(
-    policy: &ActivePolicy,
-    facts: &CallFacts<'_>,
+/// The second target of a call, if it has one; leaves it in its canonical spelling in `headers`: what is
+/// decided on is what is forwarded. Whose host it is at is the upstream's affair.
+pub(super) fn take(
+    method: &str,
     paths: PathOptions,
     headers: &mut HeaderMap,
     record: &mut Record<'_>,
-) -> Result<(), Failure> {
-    if !matches!(facts.method, "COPY" | "MOVE") || !headers.contains_key(DESTINATION) {
-        return Ok(());
+) -> Result<Option<CanonicalTarget>, Failure> {
+    if !has_destination(method) || !headers.contains_key(DESTINATION) {
+        return Ok(None);
     }
     let (target, value) = read(headers, paths)
         .map_err(|what| Failure::bad_request(format!("The call's Destination {what}.")))?;
+    record.note_destination(&value);
     headers.insert(DESTINATION, value);
-    let facts = CallFacts {
-        target: Some(&target),
-        ..*facts
-    };
-    let Decision::Deny(denial) = policy.policy.decide(&facts) else {
-        return Ok(());
-    };
-    let mut failure = refused(&denial, policy, &facts, record);
-    if let Failure::Refused(_, refusal) = &mut failure {
-        refusal.detail += " It is about the path in Destination.";
-    }
-    Err(failure)
+    Ok(Some(target))
 }
 
 /// The path in the one Destination, and the field with that in its canonical spelling. The error says what

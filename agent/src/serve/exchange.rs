@@ -163,15 +163,10 @@ impl<'c> Exchange<'c> {
             }
         };
         record.note_soap(inspection.fact());
-        let facts = call.facts(&target, inspection.fact());
+        let (method, headers) = (call.method.as_str(), &mut message.headers);
+        let destination = destination::take(method, endpoint.paths, headers, record)?;
+        let facts = call.facts(&target, destination.as_ref(), inspection.fact());
         let policy = policies.borrow_and_update().clone();
-        destination::judge(
-            &policy,
-            &facts,
-            endpoint.paths,
-            &mut message.headers,
-            record,
-        )?;
         let decided = decide(&policy, &facts, message.length, record);
         let permit = decided.map_err(|failure| soap_problem(failure, &inspection, record))?;
         let mut withdrawn = pin!(withdrawn(policies, facts, &call.caller));

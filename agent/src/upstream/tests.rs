@@ -34,6 +34,7 @@ fn permit() -> Permit {
         mode: Mode::Http,
         method: "GET",
         target: Some(&target),
+        destination: None,
         caller: "somebody",
         scopes: &[],
         soap: Soap::No,

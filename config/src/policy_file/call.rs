@@ -168,6 +168,7 @@ impl TestCall {
             mode: self.mode,
             method: &self.method,
             target: self.target.as_ref(),
+            destination: None,
             caller: &self.caller,
             scopes: &self.scopes,
             soap,

@@ -7,6 +7,7 @@ use crate::matching::Key;
 use crate::rule::SoapOps;
 
 mod connections;
+mod destination;
 mod model;
 mod soap;
 mod twin;
@@ -32,6 +33,7 @@ fn get(target: &CanonicalTarget) -> CallFacts<'_> {
         mode: Mode::Http,
         method: "GET",
         target: Some(target),
+        destination: None,
         caller: "director-7",
         scopes: &[],
         soap: Soap::No,
@@ -365,6 +367,7 @@ fn get_without_target() -> CallFacts<'static> {
         mode: Mode::Http,
         method: "GET",
         target: None,
+        destination: None,
         caller: "",
         scopes: &[],
         soap: Soap::No,

@@ -10,6 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::super::audit::shown_target;
+use super::heads::{FILES, dav};
 use super::*;
 
 type Line = BTreeMap<String, String>;
@@ -101,6 +102,53 @@ async fn an_answered_call_leaves_a_line_with_all_that_was_decided() {
             ("outcome", "answered".into()),
         ],
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_says_where_a_move_led_and_which_of_both_was_refused() {
+    for (destination, shown, rule, reason) in [
+        (
+            "/files/secret%5bs%5d/b",
+            "/files/secret%5Bs%5D/b",
+            "secrets".into(),
+            "destination: rule",
+        ),
+        (
+            "https://other/ticket/b?token=c",
+            "https://other/ticket/***?token=***",
+            Value::Null,
+            "destination: no-rule",
+        ),
+    ] {
+        let tunnel = Tunnel::new(FILES).await;
+        refusal(&mut tunnel.call(&dav("MOVE", &[destination]), "")).await;
+        assert_line(
+            &one(&tunnel).await,
+            &[
+                ("target", "/files/a".into()),
+                ("destination", shown.into()),
+                ("decision", "deny".into()),
+                ("rule", rule),
+                ("reason", reason.into()),
+            ],
+        );
+    }
+    for (method, shown) in [("MOVE", "/files/b".into()), ("GET", Value::Null)] {
+        let mut tunnel = Tunnel::new(FILES).await;
+        let mut call = tunnel.call(&dav(method, &["/files/b"]), "");
+        let mut upstream = tunnel.connection().await;
+        upstream.request().await.unwrap();
+        upstream.send(HELLO).await;
+        assert_eq!(body_of(&mut call).await, b"hello");
+        assert_line(
+            &one(&tunnel).await,
+            &[
+                ("destination", shown),
+                ("decision", "allow".into()),
+                ("reason", Value::Null),
+            ],
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

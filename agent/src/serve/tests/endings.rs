@@ -8,6 +8,7 @@ use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_session::tls::pin_of;
 use tokio::time::Instant;
 
+use super::heads::{FILES, dav};
 use super::*;
 use crate::testing::{Identity, Server};
 
@@ -256,6 +257,20 @@ async fn a_new_policy_ends_the_live_calls_that_it_forbids() {
     assert_reset(end, ResetCode::Withdrawn);
     first.closed().await;
     second.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_policy_ends_a_move_to_where_nothing_may_go_any_more() {
+    let mut tunnel = Tunnel::new(FILES).await;
+    let mut moving = tunnel.call(&dav("MOVE", &["/files/bin/a"]), "");
+    let mut upstream = tunnel.connection().await;
+    upstream.request().await.unwrap();
+    let bin = "[[rule]]\nid = \"bin\"\naction = \"deny\"\npath = [\"/files/bin/**\"]\n";
+    tunnel.policy.send_replace(policy(&format!("{FILES}{bin}")));
+    let refusal = refusal(&mut moving).await;
+    assert_eq!(refusal.code, ErrorCode::PolicyDenied);
+    assert!(refusal.detail.contains("Destination"), "{refusal:?}");
+    upstream.closed().await;
 }
 
 #[tokio::test(start_paused = true)]

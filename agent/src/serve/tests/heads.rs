@@ -179,7 +179,7 @@ async fn headers_that_a_relay_forges_do_not_reach_the_upstream() {
     }
 }
 
-const FILES: &str = r#"
+pub(super) const FILES: &str = r#"
 version = 1
 [[rule]]
 id = "files"
@@ -193,7 +193,7 @@ path = ["/files/secret%5Bs%5D/**"]
 "#;
 
 /// A call of WebDAV with these fields.
-fn dav(method: &str, destinations: &[&'static str]) -> CallHead {
+pub(super) fn dav(method: &str, destinations: &[&'static str]) -> CallHead {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let mut head = head(method, "/files/a");
     for destination in destinations {

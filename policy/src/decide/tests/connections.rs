@@ -81,6 +81,7 @@ fn a_connection_may_begin_where_some_call_on_it_could_be_allowed() {
         mode: Mode::Terminate,
         method: "CONNECT",
         target: None,
+        destination: None,
         caller: "director-7",
         scopes: &[],
         soap: Soap::No,

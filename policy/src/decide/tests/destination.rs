@@ -1,0 +1,96 @@
+//! A COPY or MOVE leads only where the same call would be allowed.
+
+use super::*;
+
+/// What may be moved, where nothing may go, and what is watched.
+fn files() -> Policy {
+    policy([
+        RuleSpec {
+            path: strings(&["/files/**"]),
+            max_body: Some(7),
+            ..allow("files")
+        },
+        RuleSpec {
+            path: strings(&["/bin/**"]),
+            max_body: Some(1),
+            ..allow("bin")
+        },
+        RuleSpec {
+            path: strings(&["/files/secret/**"]),
+            ..deny("secret")
+        },
+        RuleSpec {
+            path: strings(&["/**"]),
+            enforce: false,
+            ..deny("all")
+        },
+        RuleSpec {
+            path: strings(&["/bin/**", "/files/secret/**"]),
+            enforce: false,
+            ..deny("there")
+        },
+    ])
+}
+
+fn move_to<'a>(target: &'a CanonicalTarget, destination: &'a CanonicalTarget) -> CallFacts<'a> {
+    CallFacts {
+        method: "MOVE",
+        destination: Some(destination),
+        ..get(target)
+    }
+}
+
+#[test]
+fn a_call_must_be_allowed_where_it_leads_too() {
+    let policy = files();
+    for (from, to, allowed, rule, at_destination) in [
+        ("/files/a", "/files/b", true, Some("files"), false),
+        ("/files/a", "/bin/b", true, Some("files"), false),
+        ("/files/a", "/files/Secret/b", false, Some("secret"), true),
+        ("/files/a", "/elsewhere", false, None, true),
+        ("/files/secret/a", "/files/b", false, Some("secret"), false),
+        ("/elsewhere", "/files/secret/b", false, None, false),
+        // Nobody has looked whether it is SOAP there.
+        ("/files/a", "/sdk", false, None, true),
+    ] {
+        let (target, destination) = (target(from), target(to));
+        let decision = policy.decide(&move_to(&target, &destination));
+        let found = match &decision {
+            Decision::Allow(permit) => (true, Some(&**permit.rule()), false),
+            Decision::Deny(denial) => (false, denial.rule(), denial.is_at_destination()),
+        };
+        assert_eq!(found, (allowed, rule, at_destination), "{from} to {to}");
+    }
+}
+
+#[test]
+fn limits_are_those_of_the_target_and_shadow_rules_are_noted_once() {
+    let policy = files();
+    for (to, allowed) in [("/bin/b", true), ("/files/secret/b", false)] {
+        let (target, destination) = (target("/files/a"), target(to));
+        let decision = policy.decide(&move_to(&target, &destination));
+        let noted: Vec<&str> = decision.shadow().iter().map(|hit| &*hit.rule).collect();
+        assert_eq!(noted, ["all", "there"]);
+        match decision {
+            Decision::Allow(permit) => assert_eq!(permit.max_body(), Some(7)),
+            Decision::Deny(_) => assert!(!allowed),
+        }
+    }
+}
+
+#[test]
+fn an_explanation_has_the_rules_at_the_destination_too() {
+    let policy = policy([RuleSpec {
+        path: strings(&["/files/**"]),
+        ..allow("files")
+    }]);
+    let (target, destination) = (target("/files/a"), target("/b"));
+    let text = policy.explain(&move_to(&target, &destination)).to_string();
+    let expected = r#"deny: no rule allows the call (at the destination)
+  "files" (allow) matches
+at the destination:
+  "files" (allow) does not match
+    path: the call has "/b", the rule wants ["/files/**"]
+"#;
+    assert_eq!(text, expected);
+}
