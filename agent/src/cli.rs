@@ -53,7 +53,7 @@ enum Command {
     Pin(PinArgs),
     /// Questions about the policy.
     #[command(subcommand)]
-    Policy(Box<PolicyCommand>),
+    Policy(PolicyCommand),
     /// Questions about the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),

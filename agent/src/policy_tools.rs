@@ -16,7 +16,7 @@ mod show;
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     /// What the policy decides about a made-up call, and what each rule says to it.
-    Explain(explain::ExplainArgs),
+    Explain(Box<explain::ExplainArgs>),
     /// What is probably wrong with the policy although it can be used. Exits with 1 if there is
     /// anything.
     Lint(lint::LintArgs),

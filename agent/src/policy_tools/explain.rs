@@ -7,7 +7,7 @@ use clap::Args;
 use culvert_config::endpoint::Endpoint;
 use culvert_config::policy_file::TestCall;
 use culvert_http::upgrade::is_http;
-use culvert_policy::{CanonicalTarget, Look, Mode, PathOptions};
+use culvert_policy::{CanonicalTarget, Look, Mode, PathOptions, has_destination};
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::heads::is_method;
 
@@ -28,6 +28,9 @@ pub(crate) struct ExplainArgs {
     /// Path and query, in the modes that have them.
     #[arg(long)]
     path: Option<String>,
+    /// Path and query of where a COPY or MOVE leads (WebDAV's Destination).
+    #[arg(long, value_name = "PATH")]
+    destination: Option<String>,
     /// The caller's subject.
     #[arg(long, default_value = "")]
     caller: String,
@@ -100,6 +103,21 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
             "GET"
         };
         call.method = args.method.as_deref().unwrap_or(usual).to_owned();
+    }
+    if let Some(destination) = &args.destination {
+        if !has_destination(&call.method) {
+            return Err(ToolError::Usage(
+                "--destination is for --method COPY or MOVE".to_owned(),
+            ));
+        }
+        match CanonicalTarget::parse(destination, paths) {
+            Ok(target) => call.destination = Some(target),
+            Err(error) => {
+                return Ok(format!(
+                    "deny: the destination is not accepted: {error}\n  (no rule is asked)\n"
+                ));
+            }
+        }
     }
     call.caller.clone_from(&args.caller);
     call.scopes.clone_from(&args.scope);

@@ -52,6 +52,47 @@ fn explain_knows_the_endpoints_and_refuses_paths_like_the_agent() {
     assert_eq!(none.status.code(), Some(2), "a path is needed in http mode");
 }
 
+#[test]
+fn explain_says_what_is_decided_of_where_a_move_leads() {
+    let files = Files::new();
+    files.write(
+        "policy.toml",
+        &POLICY.replace("\"GET\"]", "\"GET\", \"MOVE\"]"),
+    );
+    let moved = |method: &str, to: &str| {
+        let call = [
+            "--endpoint",
+            "vcenter",
+            "--path",
+            "/api/vcenter/a",
+            "--caller",
+            "director-7",
+        ];
+        let to = ["--method", method, "--destination", to];
+        explain(&files, &[&call[..], &to].concat())
+    };
+    let allowed = stdout(&moved("MOVE", "/api/vcenter/b"));
+    assert!(
+        allowed.starts_with("allow, by rule \"inventory\"\n"),
+        "{allowed}"
+    );
+    let denied = stdout(&moved("MOVE", "/etc"));
+    assert!(
+        denied.starts_with("deny: no rule allows the call (at the destination)\n"),
+        "{denied}"
+    );
+    assert!(
+        denied.contains("at the destination:\n  \"inventory\" (allow) does not match"),
+        "{denied}"
+    );
+    let refused = stdout(&moved("MOVE", "container/object"));
+    assert!(
+        refused.starts_with("deny: the destination is not accepted"),
+        "{refused}"
+    );
+    assert_eq!(moved("GET", "/api/vcenter/b").status.code(), Some(2));
+}
+
 /// What no rule is ever asked about is not explained as if one were.
 #[test]
 fn explain_knows_which_calls_cannot_be_made() {

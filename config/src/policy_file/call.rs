@@ -3,7 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use culvert_policy::{CallFacts, CanonicalTarget, Look, Mode, PathOptions, Policy, Soap};
+use culvert_policy::{
+    CallFacts, CanonicalTarget, Decision, Look, Mode, PathOptions, Policy, Soap, has_destination,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -48,6 +50,8 @@ pub struct TestCall {
     pub method: String,
     /// Path and query, in the modes that have them.
     pub target: Option<CanonicalTarget>,
+    /// Path and query of where a COPY or MOVE leads.
+    pub destination: Option<CanonicalTarget>,
     /// The caller's subject.
     pub caller: String,
     /// The caller's scopes.
@@ -103,9 +107,13 @@ impl PolicyTest {
         Err(TestFailure {
             test: self.name.clone(),
             message: format!(
-                "found {}{}; expected {}{}",
+                "found {}{}{}; expected {}{}",
                 word(decision.is_allow()),
                 by(decision.rule()).unwrap_or_else(|| " without a rule".to_owned()),
+                match &decision {
+                    Decision::Deny(denial) if denial.is_at_destination() => " at the destination",
+                    _ => "",
+                },
                 word(expected),
                 by(self.rule.as_deref()).unwrap_or_default(),
             ),
@@ -122,6 +130,7 @@ impl TestCall {
             mode,
             method: if mode.has_target() { "GET" } else { "CONNECT" }.to_owned(),
             target: None,
+            destination: None,
             caller: String::new(),
             scopes: Vec::new(),
             soap_op: None,
@@ -168,7 +177,7 @@ impl TestCall {
             mode: self.mode,
             method: &self.method,
             target: self.target.as_ref(),
-            destination: None,
+            destination: self.destination.as_ref(),
             caller: &self.caller,
             scopes: &self.scopes,
             soap,
@@ -196,6 +205,7 @@ struct WrittenCall {
     mode: Option<WrittenMode>,
     method: Option<Spanned<String>>,
     path: Option<Spanned<String>>,
+    destination: Option<Spanned<String>>,
     #[serde(default)]
     caller: String,
     #[serde(default)]
@@ -246,6 +256,15 @@ impl WrittenTest {
                 let message = format!("mode {:?} has no method and path", call.mode.as_str());
                 return Err(document.error(self.call.span(), message));
             }
+        }
+        if let Some(destination) = &written.destination {
+            if !has_destination(&call.method) {
+                let message = "only a call with method = \"COPY\" or \"MOVE\" has a destination";
+                return Err(document.error(destination.span(), message));
+            }
+            let target = TestCall::parse_target(destination.get_ref());
+            let wrong = |error| document.error(destination.span(), format!("{error}"));
+            call.destination = Some(target.map_err(wrong)?);
         }
         call.caller.clone_from(&written.caller);
         call.scopes.clone_from(&written.scope);

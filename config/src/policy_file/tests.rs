@@ -241,3 +241,45 @@ rule = "twin"
 "#;
     parsed(text).unwrap();
 }
+
+/// As the agent decides: the same call must be allowed where it leads.
+#[test]
+fn a_test_can_say_where_a_move_leads() {
+    let file = |expect: &str, call: &str| {
+        parsed(&format!(
+            r#"
+version = 1
+[[rule]]
+id = "files"
+action = "allow"
+path = ["/files/**"]
+[[rule]]
+id = "bin"
+action = "allow"
+path = ["/bin/**"]
+[[test]]
+name = "moves"
+call = {{ endpoint = "e", path = "/files/a", {call} }}
+expect = "{expect}"
+"#
+        ))
+    };
+    let moves = |to: &str| format!("method = \"MOVE\", destination = \"{to}\"");
+    let moved = file("allow", &moves("/bin/a")).unwrap();
+    assert!(moved.untested_rules().is_empty(), "both rules decide");
+    file("deny", &moves("/etc/a")).unwrap();
+    for (call, what) in [
+        (
+            moves("/etc/a"),
+            "found deny without a rule at the destination; expected allow",
+        ),
+        (moves("bin/a"), "must begin with '/'"),
+        (
+            "method = \"PUT\", destination = \"/bin/a\"".to_owned(),
+            "only a call with method = \"COPY\" or \"MOVE\" has a destination",
+        ),
+    ] {
+        let error = file("allow", &call).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
