@@ -66,6 +66,7 @@ struct Seen {
     mode: String,
     method: String,
     target: String,
+    destination: Option<String>,
     caller: String,
     soap_op: Option<String>,
     soap_ns: Option<String>,
@@ -128,7 +129,7 @@ fn wanted(line: &Line, rules: &[String]) -> bool {
         && line
             .reason
             .as_deref()
-            .is_none_or(|reason| reason == "no-rule");
+            .is_none_or(|reason| matches!(reason, "no-rule" | "destination: no-rule"));
     let named = rules.iter().any(|id| is_of(line, id));
     (line.event == "call" && denied) || named
 }

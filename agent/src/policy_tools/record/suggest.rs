@@ -76,29 +76,39 @@ impl Suggestions {
         if caller.contains('*') {
             return Err("the caller's subject has a '*', which a rule cannot mean literally");
         }
-        let (what, name) = what(mode, call)?;
         let place = Place {
             endpoint: call.endpoint.clone(),
             mode: mode.as_str(),
             caller,
         };
-        let known = self.seen.get(&place).and_then(|calls| calls.get(&what));
-        if known.is_some_and(|names| names.contains(&name)) {
-            return Ok(());
+        let mut called = vec![what(mode, call, &call.target)?];
+        if let Some(destination) = &call.destination {
+            called.push(what(mode, call, path_of(destination)?)?);
         }
-        if self.different >= MAX_SEEN {
+        // A call that is allowed at one of its targets only is not allowed.
+        called.retain(|(what, name)| !self.has(&place, what, name));
+        if self.different + called.len() > MAX_SEEN {
             return Err("too many different calls; read the log in parts");
         }
         // Callers write what they like, and one of them must not spoil the rules for all others.
-        let mut alone = place.rule("recorded", &[&place.caller]);
-        what.narrow(&mut alone, std::slice::from_ref(&name));
-        if Policy::compile(vec![alone]).is_err() {
+        let can_say = |(what, name): &(What, String)| {
+            let mut alone = place.rule("recorded", &[&place.caller]);
+            what.narrow(&mut alone, std::slice::from_ref(name));
+            Policy::compile(vec![alone]).is_ok()
+        };
+        if !called.iter().all(can_say) {
             return Err("what they call, or who calls, is more than a rule can say");
         }
-        self.different += 1;
-        let calls = self.seen.entry(place).or_default();
-        calls.entry(what).or_default().insert(name);
+        for (what, name) in called {
+            let calls = self.seen.entry(place.clone()).or_default();
+            self.different += usize::from(calls.entry(what).or_default().insert(name));
+        }
         Ok(())
+    }
+
+    fn has(&self, place: &Place, what: &What, name: &str) -> bool {
+        let known = self.seen.get(place).and_then(|calls| calls.get(what));
+        known.is_some_and(|names| names.contains(name))
     }
 
     /// The rules: callers who do the same share them.
@@ -173,9 +183,9 @@ impl What {
     }
 }
 
-fn what(mode: Mode, call: &Seen) -> Result<(What, String), &'static str> {
+fn what(mode: Mode, call: &Seen, target: &str) -> Result<(What, String), &'static str> {
     if !mode.has_target() {
-        let target = call.target.rsplit_once(':');
+        let target = target.rsplit_once(':');
         let (host, port) = target.ok_or("their target is no NAME:PORT")?;
         let port = port.parse().map_err(|_| "their target is no NAME:PORT")?;
         if host.contains('*') {
@@ -183,10 +193,7 @@ fn what(mode: Mode, call: &Seen) -> Result<(What, String), &'static str> {
         }
         return Ok((What::Connect { port }, host.to_ascii_lowercase()));
     }
-    let (path, query) = match call.target.split_once('?') {
-        Some((path, query)) => (path, query),
-        None => (&*call.target, ""),
-    };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if let Some(operation) = &call.soap_op {
         if call.method != "POST" {
             return Err("they are SOAP by another method than POST, which no rule allows");
@@ -208,6 +215,16 @@ fn what(mode: Mode, call: &Seen) -> Result<(What, String), &'static str> {
         },
     };
     Ok((what, pattern(path)?))
+}
+
+/// The path and query of a destination, which may be a URL.
+fn path_of(destination: &str) -> Result<&str, &'static str> {
+    if destination.starts_with('/') && !destination.starts_with("//") {
+        return Ok(destination);
+    }
+    let url = destination.split_once("//").map(|(_, behind)| behind);
+    let path = url.and_then(|url| Some(&url[url.find('/')?..]));
+    path.ok_or("their destination is neither a URL nor a path")
 }
 
 /// The parameter that says what a request does, where there is one.

@@ -314,3 +314,36 @@ fn calls_that_the_log_has_only_counted_are_told_of() {
     let text = suggested(&[], &[]);
     assert!(!text.contains("in this log"), "{text}");
 }
+
+/// A rule for one of its two paths would allow no such call.
+#[test]
+fn a_move_is_allowed_where_it_led_too() {
+    let moved = |destination: &str, reason: &str| {
+        line(&format!(
+            "\"decision\":\"deny\",\"reason\":\"{reason}\",\"method\":\"MOVE\",\
+             \"target\":\"/files/a\",\"destination\":\"{destination}\",\"caller\":\"a\""
+        ))
+    };
+    for destination in [
+        "/bin/b",
+        "/bin/b?u=https://c/d",
+        "//other/bin/b",
+        "https://api--acme.relay.example/bin/b",
+    ] {
+        for reason in ["no-rule", "destination: no-rule"] {
+            let text = suggested(&[moved(destination, reason)], &[]);
+            let both = "method = [\"MOVE\"]\npath = [\"/bin/b\", \"/files/a\"]";
+            assert!(rules(&text).contains(both), "{destination}: {text}");
+            assert!(text.starts_with("# Suggested from 1 call "), "{text}");
+        }
+    }
+    let denied = suggested(&[moved("/bin/b", "destination: rule")], &[]);
+    assert_eq!(
+        rules(&denied),
+        "",
+        "what a rule denies is not for another to allow"
+    );
+    let odd = suggested(&[moved("/b*n/b", "no-rule")], &[]);
+    assert_eq!(rules(&odd), "");
+    assert!(odd.contains("# No rule for 1 of them"), "{odd}");
+}
