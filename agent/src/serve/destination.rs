@@ -31,7 +31,8 @@ pub(super) fn take(
 /// The path in the one Destination, and the field with that in its canonical spelling. The error says what
 /// is wrong with it.
 fn read(headers: &HeaderMap, paths: PathOptions) -> Result<(CanonicalTarget, HeaderValue), String> {
-    const NO_URL: &str = "is neither a URL nor a path";
+    // What else there is in use, OpenStack Swift's `container/object`, each server reads in its own way.
+    const NO_URL: &str = "is neither a URL nor a path that begins with '/' (RFC 4918, 10.3)";
     let mut values = headers.get_all(DESTINATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return Err("is there more than once".to_owned());
