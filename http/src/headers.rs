@@ -183,7 +183,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a request is SOAP 1.2 (RFC 3902); that of 1.1 is `text/xml`.
-pub fn is_soap12(headers: &HeaderMap) -> bool {
+pub(crate) fn is_soap12(headers: &HeaderMap) -> bool {
     const MEDIA: &[u8] = b"application/soap+xml";
     let media = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let parts = media.and_then(|media| media.split_at_checked(MEDIA.len()));

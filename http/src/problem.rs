@@ -13,9 +13,11 @@ use culvert_proto::head::{CallId, Refusal};
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHENTICATE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::headers::{is_grpc, is_soap12};
 
 /// The id of the call, on every answer.
 pub const CULVERT_CALL: HeaderName = HeaderName::from_static("culvert-call");
@@ -26,6 +28,30 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// reconnect.
 const OFFLINE_RETRY: Duration = Duration::from_secs(5);
 const OVERLOAD_RETRY: Duration = Duration::from_secs(1);
+
+/// What a caller speaks, by the media type of its request: what it shows of a problem is told in that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// gRPC, over whatever HTTP.
+    Grpc,
+    /// SOAP 1.2.
+    Soap12,
+    /// Anything else.
+    Other,
+}
+
+impl Dialect {
+    /// That of a request.
+    pub fn of(headers: &HeaderMap) -> Self {
+        if is_grpc(headers) {
+            Self::Grpc
+        } else if is_soap12(headers) {
+            Self::Soap12
+        } else {
+            Self::Other
+        }
+    }
+}
 
 /// Why a call gets no answer from its upstream, ready to be told to its caller.
 #[derive(Debug, Clone)]
@@ -81,6 +107,12 @@ impl Problem {
             basic: false,
             log: None,
         }
+    }
+
+    /// Is told to a caller who speaks so, over this version of HTTP.
+    pub fn told_in(&mut self, dialect: Dialect, version: Version) {
+        self.grpc = dialect == Dialect::Grpc && version == Version::HTTP_2;
+        self.soap12 = dialect == Dialect::Soap12;
     }
 
     /// Says what only the relay's own log may say.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use culvert_http::pace::PacedIo;
-use culvert_http::problem::insert_call;
+use culvert_http::problem::{Dialect, insert_call};
 use culvert_http::request::check;
 use culvert_http::upload::Upload;
 use culvert_http::{
@@ -97,9 +97,9 @@ impl Inside {
         let in_flight = InFlight(self.traffic.clone());
         let id = CallId(fastrand::u128(..).to_ne_bytes());
         let (version, method) = (request.version(), request.method().clone());
-        let grpc = headers::is_grpc(request.headers());
-        let soap12 = headers::is_soap12(request.headers());
-        progress.unhurried.store(grpc, Ordering::Relaxed);
+        let dialect = Dialect::of(request.headers());
+        let unhurried = dialect == Dialect::Grpc;
+        progress.unhurried.store(unhurried, Ordering::Relaxed);
         let answered = match self.begin(id, request, &progress) {
             Ok(underway) => {
                 self.finish(version, underway, progress.clone(), in_flight)
@@ -113,8 +113,7 @@ impl Inside {
                 response
             }
             Err((mut problem, in_flight)) => {
-                problem.grpc = grpc && version == Version::HTTP_2;
-                problem.soap12 = soap12;
+                problem.told_in(dialect, version);
                 let domain = &self.serving.front().domain;
                 let (response, body) = problem.answer(domain, id, &method);
                 response.map(|()| AnswerBody::text(body, progress, in_flight))

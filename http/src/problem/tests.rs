@@ -92,6 +92,42 @@ fn a_missing_and_a_bad_credential_are_challenged() {
     assert!(challenge.ends_with("error=\"insufficient_scope\""));
 }
 
+/// Trailers alone are an answer in HTTP/2 only.
+#[test]
+fn a_problem_is_told_in_what_its_caller_speaks() {
+    for (media, version, kind) in [
+        (
+            "application/grpc+proto",
+            Version::HTTP_2,
+            "application/grpc",
+        ),
+        (
+            "application/grpc",
+            Version::HTTP_11,
+            "text/xml; charset=utf-8",
+        ),
+        (
+            "application/grpc-web",
+            Version::HTTP_2,
+            "text/xml; charset=utf-8",
+        ),
+        (
+            "application/soap+xml; action=\"a\"",
+            Version::HTTP_11,
+            "application/soap+xml; charset=utf-8",
+        ),
+        ("text/xml", Version::HTTP_2, "text/xml; charset=utf-8"),
+    ] {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media))]);
+        let mut problem = Problem::new(ErrorCode::PolicyDenied, "x");
+        problem.soap = true;
+        problem.told_in(Dialect::of(&headers), version);
+        let (response, _) = problem.answer("d", CALL, &Method::POST);
+        assert_eq!(header(&response, "content-type"), Some(kind), "{media}");
+    }
+    assert_eq!(Dialect::of(&HeaderMap::new()), Dialect::Other);
+}
+
 /// Clients of gRPC show the message of trailers, and of anything else only the status of HTTP.
 #[test]
 fn a_refused_grpc_call_gets_trailers_with_the_same_text() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use culvert_http::problem::insert_call;
+use culvert_http::problem::{Dialect, insert_call};
 use culvert_http::request::{check, is_connect};
 use culvert_http::upload::Upload;
 use culvert_http::{Grip, Problem, answer, headers, trace, upgrade};
@@ -54,10 +54,13 @@ impl Edge {
         async move {
             let version = request.version();
             let proxy = is_connect(&request);
-            let grpc = headers::is_grpc(request.headers());
-            let soap12 = headers::is_soap12(request.headers());
+            let dialect = Dialect::of(request.headers());
             // A server of gRPC may say nothing at all before it has something to say.
-            record.progress.unhurried.store(grpc, Ordering::Relaxed);
+            let unhurried = dialect == Dialect::Grpc;
+            record
+                .progress
+                .unhurried
+                .store(unhurried, Ordering::Relaxed);
             match self.call(&connection, request, &mut record).await {
                 Ok(answer) => {
                     let last = match &answer {
@@ -73,8 +76,7 @@ impl Edge {
                 Err(mut problem) => {
                     problem.proxy = proxy;
                     problem.basic |= proxy;
-                    problem.grpc = grpc && version == Version::HTTP_2;
-                    problem.soap12 = soap12;
+                    problem.told_in(dialect, version);
                     let method = record.method.as_ref().unwrap_or(&Method::GET);
                     let (response, body) =
                         problem.answer(self.routes.domain(), record.call, method);
