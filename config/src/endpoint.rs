@@ -9,6 +9,7 @@ use culvert_proto::head::Mode;
 use culvert_proto::names::{EndpointName, MAX_NAME};
 use culvert_proto::priority::{Priority, UnknownPriority};
 use ipnet::IpNet;
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use url::Url;
@@ -45,11 +46,12 @@ pub struct Endpoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub terminate: Option<Terminate>,
     /// Whose certificate the upstream may have.
+    #[serde(flatten, serialize_with = "trust_keys")]
     pub trust: Trust,
     /// Which HTTP the upstream is spoken to in.
     pub upstream_protocol: UpstreamProtocol,
     /// What the agent shows an upstream that asks for a client certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(flatten)]
     pub client_identity: Option<ClientIdentity>,
     /// The networks that the upstream's addresses must be in; none: any but this machine's own,
     /// link-local ones and metadata services.
@@ -74,23 +76,24 @@ pub struct Endpoint {
 }
 
 /// Whose certificate an upstream may have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// A root of this machine signed it, for the upstream's name.
     SystemRoots,
     /// The CA in this file signed it, for the upstream's name.
     Ca(PathBuf),
     /// The SHA-256 of the certificate itself is one of these; names and dates do not matter.
-    Pins(#[serde(serialize_with = "hex_pins")] Vec<[u8; 32]>),
+    Pins(Vec<[u8; 32]>),
 }
 
 /// A certificate with its key, both PEM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClientIdentity {
     /// The certificate, and those between it and its CA.
+    #[serde(rename = "client_certificate")]
     pub certificate: PathBuf,
     /// Its private key.
+    #[serde(rename = "client_private_key")]
     pub private_key: PathBuf,
 }
 
@@ -101,12 +104,19 @@ fn priority_word<S: serde::Serializer>(
     priority.map(Priority::as_str).serialize(serializer)
 }
 
-fn hex_pins<S: serde::Serializer>(pins: &[[u8; 32]], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(pins.iter().map(|pin| {
-        pin.iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    }))
+/// As it is written: one of two keys, or neither.
+fn trust_keys<S: serde::Serializer>(trust: &Trust, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut keys = serializer.serialize_map(None)?;
+    match trust {
+        Trust::SystemRoots => {}
+        Trust::Ca(file) => keys.serialize_entry("ca", file)?,
+        Trust::Pins(pins) => {
+            let hex = |pin: &[u8; 32]| pin.iter().map(|byte| format!("{byte:02x}")).collect();
+            let pins: Vec<String> = pins.iter().map(hex).collect();
+            keys.serialize_entry("pin_sha256", &pins)?;
+        }
+    }
+    keys.end()
 }
 
 /// Which HTTP an upstream is spoken to in.

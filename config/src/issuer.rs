@@ -21,6 +21,7 @@ pub struct Issuer {
     /// JWS algorithms (RFC 7518, 3.1) that its tokens may use.
     pub algorithms: Vec<Algorithm>,
     /// Where its keys are.
+    #[serde(skip_serializing_if = "Jwks::is_discovery")]
     pub jwks: Jwks,
     /// Where it is asked about tokens that are not JWTs (RFC 7662).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,8 +73,7 @@ pub enum Algorithm {
 }
 
 /// Where an issuer's key set is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Jwks {
     /// Named by the issuer's metadata (RFC 8414, OpenID Connect Discovery).
     Discovery,
@@ -81,6 +81,23 @@ pub enum Jwks {
     Url(Url),
     /// In this file.
     File(PathBuf),
+}
+
+impl Jwks {
+    fn is_discovery(&self) -> bool {
+        *self == Self::Discovery
+    }
+}
+
+impl Serialize for Jwks {
+    /// As it is written; discovery is not.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Discovery => serializer.serialize_none(),
+            Self::Url(url) => url.serialize(serializer),
+            Self::File(file) => serializer.collect_str(&format_args!("file:{}", file.display())),
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -111,6 +111,54 @@ fn every_grant_and_every_proof_of_a_client_is_read_and_shown_without_secrets() {
     assert!(oauth["token_file"].as_str().is_some());
 }
 
+/// Whoever writes a file from what is shown puts the place of a secret where `***` is.
+#[test]
+fn what_is_shown_is_a_configuration_that_says_the_same() {
+    let again = |file: &Path, shown: &str| fs::write(file, shown).unwrap();
+    let issuer = "algorithms = [\"ES256\", \"RS256\"]";
+    for jwks in [
+        "",
+        "jwks = \"https://issuer.example.com/keys\"",
+        "jwks = \"file:keys.json\"",
+    ] {
+        let (_folder, file) = folder_with(&manifest("examples/relay.toml"), "relay.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        again(
+            &file,
+            &text.replacen(issuer, &format!("{issuer}\n{jwks}"), 1),
+        );
+        let shown = load_relay(&file).unwrap().render();
+        again(&file, &shown);
+        let loaded = load_relay(&file).unwrap_or_else(|error| panic!("{error}:\n{shown}"));
+        assert_eq!(loaded.render(), shown);
+    }
+    for more in [
+        "",
+        "ca = \"vmca.pem\"",
+        "pin_sha256 = [\"0707070707070707070707070707070707070707070707070707070707070707\"]",
+        "client_certificate = \"relay.pem\"\nclient_private_key = \"relay.key\"",
+    ] {
+        let (_folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let endpoint = "[[endpoint]]\nname = \"more\"\nupstream = \"https://more.sddc.local\"";
+        again(
+            &file,
+            &text.replacen(
+                "[[endpoint]]",
+                &format!("{endpoint}\n{more}\n[[endpoint]]"),
+                1,
+            ),
+        );
+        let shown = load_agent(&file).unwrap().render();
+        again(
+            &file,
+            &shown.replace("client_secret = \"***\"", "client_secret_file = \"secret\""),
+        );
+        let loaded = load_agent(&file).unwrap_or_else(|error| panic!("{error}:\n{shown}"));
+        assert_eq!(loaded.render(), shown);
+    }
+}
+
 #[test]
 fn the_shipped_agent_example_loads_and_never_shows_its_secret() {
     let (folder, file) = folder_with(&manifest("examples/agent.toml"), "agent.toml");
