@@ -31,9 +31,10 @@ const HEAR_OUT_BYTES: u64 = 1 << 30;
 
 /// A request's body: counted, filtered, and given up where the caller stalls.
 ///
-/// Dropped in the midst, the rest of it is read and thrown away for up to 30 s, of a drain 5 s. The answer is there already
-/// then, and a caller that is cut off while it still sends may never look at it: a closed connection resets,
-/// and curl 7.88, which Debian 12 has, throws away an answer whose HTTP/2 stream was reset behind it.
+/// Dropped in the midst, the rest of it is read and thrown away for up to 30 s, and for 5 s once the
+/// connection is to end. The answer is there already then, and a caller that is cut off while it still
+/// sends may never look at it: a closed connection resets, and curl 7.88, which Debian 12 has, throws away
+/// an answer whose HTTP/2 stream was reset behind it.
 #[derive(Debug)]
 pub struct Upload {
     /// `None` once it has ended or failed.

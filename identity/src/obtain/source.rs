@@ -30,9 +30,9 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// An access token that is kept at hand.
 ///
-/// The work that comes with it renews at two thirds of a token's life, up to a tenth of that earlier so that many agents
-/// do not come at once, and never sooner than [`MIN_RENEWAL`]. While the issuer is away it keeps
-/// the old token until that expires, and tries again with growing, jittered waits.
+/// The work that comes with it renews at two thirds of a token's life, up to a tenth of that earlier
+/// so that many agents do not come at once, and never sooner than [`MIN_RENEWAL`]. While the issuer is
+/// away it keeps the old token until that expires, and tries again with growing, jittered waits.
 ///
 /// Cheap to clone.
 #[derive(Clone)]
