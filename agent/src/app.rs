@@ -11,6 +11,7 @@ use culvert_identity::{Proxying, TokenSource};
 use culvert_process::background::Background;
 use culvert_process::descriptors::{self, Room};
 use culvert_process::files::ReadOnce;
+use culvert_process::signals::EndSignals;
 use culvert_process::workers::{Workers, processors};
 use culvert_proto::control::Hello;
 use culvert_proto::growth::GrowthBudget;
@@ -331,23 +332,20 @@ enum Asked {
 }
 
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    ends: EndSignals,
     hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            ends: EndSignals::listen()?,
             hangup: signal(SignalKind::hangup())?,
         })
     }
     async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
+            () = self.ends.next() => Asked::End,
             _ = self.hangup.recv() => Asked::Reload,
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_process::descriptors::{self, Room};
+use culvert_process::signals::EndSignals;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +61,7 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
     let listener = listener.map_err(|error| RunError::Listen { address, error })?;
     let address = listener.local_addr().unwrap_or(address);
     let connections = make_room();
-    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let mut signals = EndSignals::listen().map_err(RunError::Signals)?;
     tracing::info!(
         %address,
         relay = relay.name(),
@@ -77,7 +77,7 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
     let end = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
-            () = signals.end() => break,
+            () = signals.next() => break,
             accepted = async {
                 let seat = seats.clone().acquire_owned().await;
                 (listener.accept().await, seat)
@@ -110,7 +110,7 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
         biased;
         () = tools.wait() => None,
         () = sleep(DRAIN) => Some("the time is up"),
-        () = signals.end() => Some("asked again"),
+        () = signals.next() => Some("asked again"),
     };
     if let Some(why) = broken_off {
         tracing::warn!(
@@ -121,26 +121,4 @@ pub(crate) async fn run(address: SocketAddr, relay: Relay) -> Result<(), RunErro
         let _ = timeout(GOODBYE, tools.wait()).await;
     }
     Ok(())
-}
-
-/// What asks for the end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

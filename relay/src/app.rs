@@ -14,10 +14,11 @@ use culvert_http::Alpn;
 use culvert_identity::{Proxying, Verifier};
 use culvert_process::background::Background;
 use culvert_process::files::ReadOnce;
+use culvert_process::signals::EndSignals;
 use culvert_process::workers::Workers;
 use culvert_session::tls::TlsConfigError;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval, timeout};
 
 use crate::admin::{self, Admin};
@@ -160,7 +161,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         cluster,
     } = prepared;
     // First of all: a node that is asked to stop while it starts stops in good order too.
-    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let mut signals = EndSignals::listen().map_err(RunError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
     let limits = &config.limits;
     let connections = descriptors::make_room_for(limits.connections as usize);
@@ -322,7 +323,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     background.spawn("listen.public", listener.run(ending.clone(), home, serve));
 
     let (signalled, failed) = tokio::select! {
-        () = signals.end() => (true, None),
+        () = signals.next() => (true, None),
         () = ending.drain.cancelled() => (false, None),
         // What is left of the node ends in order, and another one takes its place.
         name = background.failed() => (true, Some(name)),
@@ -333,10 +334,10 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     let again = async {
         if !signalled {
             // What told us to drain may well be followed by a signal to stop: that asks for no more.
-            signals.end().await;
+            signals.next().await;
             tracing::info!("asked to stop: the node drains already");
         }
-        signals.end().await;
+        signals.next().await;
     };
     tokio::select! {
         () = &mut draining => {}
@@ -399,27 +400,5 @@ async fn announce(node: Arc<Node>) {
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "systemd was not told");
-    }
-}
-
-/// What asks a node to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
