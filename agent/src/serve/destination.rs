@@ -38,13 +38,18 @@ fn read(headers: &HeaderMap, paths: PathOptions) -> Result<(CanonicalTarget, Hea
         return Err("is there more than once".to_owned());
     };
     let text = value.to_str().map_err(|_| NO_URL)?;
-    let path = match text.strip_prefix('/') {
-        Some(rest) if !rest.starts_with('/') => text,
-        _ => Authority::of(text).ok_or(NO_URL)?.rest,
-    };
+    let path = destination_path(text).ok_or(NO_URL)?;
     let target =
         CanonicalTarget::parse(path, paths).map_err(|error| format!("is not accepted: {error}"))?;
     let before = text.strip_suffix(path).unwrap_or_default();
     let value = HeaderValue::try_from(format!("{before}{target}")).map_err(|_| NO_URL)?;
     Ok((target, value))
+}
+
+/// The path and query of a Destination, which is a URL or begins with them (RFC 4918, 10.3).
+pub(crate) fn destination_path(destination: &str) -> Option<&str> {
+    match destination.strip_prefix('/') {
+        Some(rest) if !rest.starts_with('/') => Some(destination),
+        _ => Some(Authority::of(destination)?.rest),
+    }
 }

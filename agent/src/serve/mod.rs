@@ -55,6 +55,7 @@ pub(crate) use self::audit::Outcome;
 pub(crate) use self::call::{Call, Message};
 pub(crate) use self::caller::{FromCaller, ToCaller};
 pub(crate) use self::callers::CallerChecks;
+pub(crate) use self::destination::destination_path;
 pub(crate) use self::exchange::{note_refused, run_inside};
 use self::hands::Hands;
 pub(crate) use self::hello::UNRECOGNIZED_NAME;

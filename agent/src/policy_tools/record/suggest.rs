@@ -10,6 +10,7 @@ use culvert_policy::{Action, MAX_ITEMS, Mode, Policy, RuleSpec, SoapOps};
 
 use super::Seen;
 use crate::audit::mask_target;
+use crate::serve::destination_path;
 
 /// Most different things that are told apart; a log with more is looked at in parts.
 const MAX_SEEN: usize = 10_000;
@@ -83,7 +84,9 @@ impl Suggestions {
         };
         let mut called = vec![what(mode, call, &call.target)?];
         if let Some(destination) = &call.destination {
-            called.push(what(mode, call, path_of(destination)?)?);
+            let path = destination_path(destination);
+            let path = path.ok_or("their destination is neither a URL nor a path")?;
+            called.push(what(mode, call, path)?);
         }
         // A call that is allowed at one of its targets only is not allowed.
         called.retain(|(what, name)| !self.has(&place, what, name));
@@ -215,16 +218,6 @@ fn what(mode: Mode, call: &Seen, target: &str) -> Result<(What, String), &'stati
         },
     };
     Ok((what, pattern(path)?))
-}
-
-/// The path and query of a destination, which may be a URL.
-fn path_of(destination: &str) -> Result<&str, &'static str> {
-    if destination.starts_with('/') && !destination.starts_with("//") {
-        return Ok(destination);
-    }
-    let url = destination.split_once("//").map(|(_, behind)| behind);
-    let path = url.and_then(|url| Some(&url[url.find('/')?..]));
-    path.ok_or("their destination is neither a URL nor a path")
 }
 
 /// The parameter that says what a request does, where there is one.
