@@ -103,6 +103,20 @@ impl Stack {
         Self::options().endpoint("vcenter", upstream).start()
     }
 
+    /// The same with nothing at `vcenter`'s upstream: for what the programs say of themselves. Their admin
+    /// listeners answer.
+    pub fn without_upstream() -> Self {
+        let mut stack = Self::options()
+            .endpoint("vcenter", "https://127.0.0.1:9")
+            .without_waiting()
+            .start();
+        until("the agent's listener answers", || {
+            stack.agent.assert_running();
+            stack.ask_agent("/healthz").status == 200
+        });
+        stack
+    }
+
     /// Says what to start.
     pub fn options() -> StackOptions {
         StackOptions::default()
