@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use clap::{Args, Parser, Subcommand};
 use culvert_admin::{Access, AskError};
 use culvert_config::secret;
@@ -64,6 +65,11 @@ enum Command {
         /// As JSON, for programs.
         #[arg(long)]
         json: bool,
+    },
+    /// Says whether a running agent is ready for calls: exit code 0, or 1 and why not. For probes.
+    Ready {
+        #[command(flatten)]
+        admin: AdminArg,
     },
 }
 
@@ -134,7 +140,12 @@ pub fn main() -> ExitCode {
             Err(error @ VerifyError::Config(_)) => fail(BAD_CONFIG, error),
             Err(error) => fail(FAILED, error),
         },
-        Command::Status { admin, json } => status(&admin, json),
+        Command::Status { admin, json } => asked(&admin, "/api/v1/status", |body| {
+            shown(&admin.admin, body, json)
+        }),
+        Command::Ready { admin } => asked(&admin, "/readyz", |body| {
+            print(String::from_utf8_lossy(&body))
+        }),
     }
 }
 
@@ -146,28 +157,35 @@ impl AdminArg {
     }
 }
 
-/// Asks a running agent.
-fn status(admin: &AdminArg, json: bool) -> ExitCode {
-    let admin = match admin.access() {
-        Ok(admin) => admin,
+/// Asks a running agent, and hands on what it answers.
+fn asked(admin: &AdminArg, path: &str, then: impl FnOnce(Bytes) -> ExitCode) -> ExitCode {
+    let access = match admin.access() {
+        Ok(access) => access,
         Err(error) => return fail(USAGE, error),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let answer = match runtime {
-        Ok(runtime) => runtime.block_on(CLIENT.get(&admin, "/api/v1/status")),
+        Ok(runtime) => runtime.block_on(CLIENT.get(&access, path)),
         Err(error) => return fail(FAILED, error),
     };
-    match answer.map(|body| (serde_json::from_slice::<Status>(&body), body)) {
-        Ok((Ok(_), body)) if json => print(String::from_utf8_lossy(&body)),
-        Ok((Ok(status), _)) => print(status),
-        Ok((Err(error), _)) => fail(
-            FAILED,
-            format!("{admin} answered with something else than an agent's status: {error}"),
-        ),
+    match answer {
+        Ok(body) => then(body),
         Err(error @ AskError::Address { .. }) => fail(USAGE, error),
         Err(error) => fail(FAILED, error),
+    }
+}
+
+/// Shows a status that came from this address.
+fn shown(address: &str, body: Bytes, json: bool) -> ExitCode {
+    match serde_json::from_slice::<Status>(&body) {
+        Ok(_) if json => print(String::from_utf8_lossy(&body)),
+        Ok(status) => print(status),
+        Err(error) => fail(
+            FAILED,
+            format!("{address} answered with something else than an agent's status: {error}"),
+        ),
     }
 }
 

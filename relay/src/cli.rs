@@ -62,6 +62,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Says whether a running node is ready for work: exit code 0, or 1 and why not. For probes.
+    Ready {
+        #[command(flatten)]
+        admin: AdminArg,
+    },
     /// Ends what fits all that is given, on a running node, and keeps it out until it is lifted.
     Revoke {
         #[command(flatten)]
@@ -171,6 +176,7 @@ pub fn main() -> ExitCode {
             }
         }),
         Command::Status { admin, json } => asking(status(&admin, json)),
+        Command::Ready { admin } => asking(ready(&admin)),
         Command::Revoke { admin, what } => asking(revoke(&admin, what)),
         Command::Lift { admin, id } => asking(lift(&admin, id)),
         Command::Revocations { admin, json } => asking(revocations(&admin, json)),
@@ -256,6 +262,13 @@ async fn status(admin: &AdminArg, json: bool) -> Result<(), AskingError> {
     } else {
         print(status.to_string().trim_end())?;
     }
+    Ok(())
+}
+
+async fn ready(admin: &AdminArg) -> Result<(), AskingError> {
+    let node = admin.access()?;
+    let answer = CLIENT.get(&node, "/readyz").await?;
+    print(String::from_utf8_lossy(&answer).trim_end())?;
     Ok(())
 }
 

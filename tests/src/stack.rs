@@ -12,6 +12,7 @@ pub use self::options::{POLICY, StackOptions};
 pub(crate) use self::options::{write_agent, write_relay};
 use crate::curl::{Answer, Curl};
 use crate::issuer::{CALLER, world};
+use crate::port;
 use crate::process::{Process, program};
 use crate::wait::{eventually, until};
 use crate::wires::Wires;
@@ -39,6 +40,30 @@ impl Configured {
     /// `PROGRAM run`, not started yet.
     pub fn command(&self, name: &str) -> Command {
         run_command(name, self.folder.path())
+    }
+
+    /// Writes something else into a file, in place of what must be there.
+    pub fn replace(&self, file: &str, from: &str, to: &str) {
+        let file = self.file(file);
+        let text = std::fs::read_to_string(&file).expect("a file of ours");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(file, text.replace(from, to)).expect("a file of ours");
+    }
+
+    /// Lets operators on other machines ask relay and agent: over TLS, for this token, which lies in
+    /// `admin.token`. Gives the agent's port.
+    pub fn open_admin(&self, token: &str) -> u16 {
+        let agent = port::free();
+        culvert_demo::files::write_private(&self.file("admin.token"), token).expect("a token");
+        let token = "[admin]\ntoken_file = \"admin.token\"\n\n[tls]";
+        self.replace("relay.toml", "[tls]", token);
+        self.replace("relay.toml", "admin = \"127.0.0.1", "admin = \"0.0.0.0");
+        let beyond = format!(
+            "listen = \"[::]:{agent}\"\ncertificate = \"relay.pem\"\nprivate_key = \"relay.key\"\n\
+             token_file = \"admin.token\""
+        );
+        self.replace("agent.toml", "socket = \"admin.sock\"", &beyond);
+        agent
     }
 
     /// Starts relay and agent, and waits until a call reaches `vcenter`.

@@ -6,43 +6,17 @@ use culvert_demo::files::write_private;
 use culvert_tests::issuer::world;
 use culvert_tests::stack::{Configured, run};
 use culvert_tests::wait::until;
-use culvert_tests::{Curl, Stack, port};
+use culvert_tests::{Curl, Stack};
 use serde_json::Value;
 
 const TOKEN: &str = "c0ffee00c0ffee00";
 
-/// Relay and agent that answer operators on every address of this machine.
+/// Relay and agent that answer operators on every address of this machine, and the agent's port.
 fn open() -> (Configured, u16) {
-    let agent = port::free();
-    let configured = Stack::options()
-        .endpoint("vcenter", "https://127.0.0.1:9")
-        .relay("[admin]\ntoken_file = \"admin.token\"\n")
-        .configure();
-    write_private(&configured.file("admin.token"), TOKEN).unwrap();
-    edit(
-        &configured,
-        "relay.toml",
-        "admin = \"127.0.0.1",
-        "admin = \"0.0.0.0",
-    );
-    let beyond = format!(
-        "listen = \"[::]:{agent}\"\ncertificate = \"relay.pem\"\nprivate_key = \"relay.key\"\n\
-         token_file = \"admin.token\""
-    );
-    edit(
-        &configured,
-        "agent.toml",
-        "socket = \"admin.sock\"",
-        &beyond,
-    );
+    let options = Stack::options().endpoint("vcenter", "https://127.0.0.1:9");
+    let configured = options.configure();
+    let agent = configured.open_admin(TOKEN);
     (configured, agent)
-}
-
-fn edit(configured: &Configured, file: &str, from: &str, to: &str) {
-    let file = configured.file(file);
-    let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.contains(from), "{text}");
-    std::fs::write(file, text.replace(from, to)).unwrap();
 }
 
 fn shows(request: Curl, token: &str) -> Curl {
@@ -123,6 +97,11 @@ fn operators_elsewhere_are_answered_over_tls_and_for_the_token_alone() {
         };
         let (code, shown) = status(&["--token-file", file, "--ca", ca]);
         assert_eq!(code, Some(0), "{shown}");
+        let asked = ["ready", "--admin", &url, "--token-file", file, "--ca", ca];
+        until("the probe says so", || {
+            let output = run(program, &asked);
+            output.status.code() == Some(0) && output.stdout == b"ready\n"
+        });
         let (code, shown) = status(&["--ca", ca]);
         assert_eq!(code, Some(1), "{shown}");
         assert!(shown.contains("401") && shown.contains("token"), "{shown}");
@@ -142,6 +121,17 @@ fn operators_elsewhere_are_answered_over_tls_and_for_the_token_alone() {
         let log = process.log();
         assert!(!log.contains(TOKEN) && !log.contains("decafbad"), "{log}");
     }
+
+    // Without its relay the agent serves nobody: the probe says so.
+    processes[0].kill();
+    let url = format!("https://localhost:{agent}");
+    let (file, ca) = (file.to_str().unwrap(), world().ca_file());
+    let (token, ca) = (["--token-file", file], ["--ca", ca.to_str().unwrap()]);
+    until("the agent is not ready", || {
+        let asked = [&["ready", "--admin", &url], &token[..], &ca].concat();
+        let output = run("culvert-agent", &asked);
+        output.status.code() == Some(1) && text(&output).contains("503")
+    });
 }
 
 /// What lacks one of the two is refused before it runs, and the error says what is missing.
@@ -185,7 +175,7 @@ fn an_address_beyond_this_machine_without_a_token_is_refused() {
             "culvert-relay" => format!("[admin]\n{from}"),
             _ => from.to_owned(),
         };
-        edit(&configured, file, &from, to);
+        configured.replace(file, &from, to);
         let file = configured.file(file);
         let output = run(program, &["check", "--config", file.to_str().unwrap()]);
         let shown = text(&output);
