@@ -27,6 +27,7 @@
 //! | [`swarm`] | thousands of agents at once |
 //! | [`haproxy`] | a real balancer in front of the relay |
 //! | [`raw`] | callers that send bytes no HTTP client would |
+//! | [`prometheus`] | who scrapes the metrics |
 //! | [`squid`] | a corporate proxy on the agent's way out |
 //! | [`way`] | callers that CONNECT, and look at how a connection ends |
 //! | [`nginx`], [`upstream`] | the local API: a real server, and one that does what a test says |
@@ -49,6 +50,7 @@ pub mod pattern;
 pub mod peers;
 pub mod port;
 pub mod process;
+pub mod prometheus;
 pub mod proof;
 pub mod raw;
 pub mod redis;
