@@ -1,0 +1,17 @@
+{{- define "relay.selector" -}}
+app.kubernetes.io/name: culvert-relay
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "relay.labels" -}}
+{{ include "relay.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "relay.metadata" -}}
+name: {{ .Release.Name }}
+labels:
+  {{- include "relay.labels" . | nindent 2 }}
+{{- end }}

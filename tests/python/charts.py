@@ -1,0 +1,26 @@
+"""Renders a Helm chart with values (JSON), and prints what comes of it as a list in JSON.
+
+Ends with an error where Helm's linter has one to say, or where a resource is none of Kubernetes.
+"""
+import json
+import sys
+
+import kubernetes_validate
+import yaml
+from helm_python.chart import Chart, lint
+
+folder, values = sys.argv[1], json.loads(sys.argv[2])
+errors = lint(folder)["errors"]
+if errors:
+    sys.exit(f"{folder}: {errors}")
+resources = []
+with Chart.load(folder) as chart:
+    for name, text in chart.render(values=values, name="culvert", namespace="edge").items():
+        if name.endswith("NOTES.txt"):
+            continue
+        resources += [resource for resource in yaml.safe_load_all(text) if resource]
+for resource in resources:
+    # Of the Prometheus Operator's kinds there is no schema at hand.
+    if not resource["apiVersion"].startswith("monitoring.coreos.com/"):
+        kubernetes_validate.validate(resource, "1.37", strict=True)
+print(json.dumps(resources))
