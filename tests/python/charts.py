@@ -1,6 +1,7 @@
 """Renders a Helm chart with values (JSON), and prints what comes of it as a list in JSON.
 
-Ends with an error where Helm's linter has one to say, or where a resource is none of Kubernetes.
+Ends with an error where Helm's linter has one to say, where the values are not the chart's, or where a
+resource is none of Kubernetes.
 """
 import json
 import sys
@@ -15,6 +16,7 @@ if errors:
     sys.exit(f"{folder}: {errors}")
 resources = []
 with Chart.load(folder) as chart:
+    chart.validate_schema(values)
     for name, text in chart.render(values=values, name="culvert", namespace="edge").items():
         if name.endswith("NOTES.txt"):
             continue

@@ -300,3 +300,16 @@ fn a_new_policy_starts_no_agent_anew_and_a_new_agent_toml_does() {
     assert_eq!(before, template(json!({ "files": { "ca.pem": "x" } })));
     assert_ne!(before, template(json!({ "config": "[relay]\n" })));
 }
+
+/// Helm itself would pass over it, and the administrator believe that it counts.
+#[test]
+fn a_value_that_a_chart_does_not_have_is_refused() {
+    for (chart, values) in [
+        ("culvert-relay", json!({ "admin": { "exposed": true } })),
+        ("culvert-relay", json!({ "replicas": "three" })),
+        ("culvert-agent", json!({ "polcy": "version = 1" })),
+    ] {
+        let refused = rendered(chart, &values).unwrap_err();
+        assert!(refused.contains("HelmValuesError"), "{refused}");
+    }
+}
