@@ -115,6 +115,7 @@ fn packages_are_installed_by_one_script() {
     for script in [
         ".ci/run",
         "benches/instructions.sh",
+        "deploy/packages.sh",
         "deploy/release.sh",
         "deploy/systemd/verify.sh",
         "tests/run.sh",
