@@ -79,7 +79,7 @@ pub const MAX_CONNECT_NAMES: usize = 64;
 /// Most CONNECT names in one REGISTER: a short name takes far more memory than bytes of the wire.
 pub const MAX_REGISTERED_NAMES: usize = 1024;
 
-/// Longest payload of a control frame (HELLO, REGISTER, REGISTERED, AUTH, NOTICE, GOAWAY).
+/// Longest payload of a control message (REGISTER, REGISTERED, AUTH, NOTICE), in bytes.
 pub const MAX_CONTROL: usize = 64 * 1024;
 
 /// Smallest initial window that a peer may announce. A head travels in one piece, so a window
