@@ -255,9 +255,9 @@ pub fn status_page(title: &str, heading: &str, status: &str) -> String {
          <meta http-equiv=\"refresh\" content=\"5\"><title>{title}</title>\
          <style>:root{{font:15px/1.5 ui-monospace,monospace;color-scheme:light dark}}\
          body{{margin:min(2rem,4vw)}}pre{{font:inherit;white-space:pre-wrap;overflow-wrap:anywhere}}\
-         a{{margin-right:1rem}}</style><h1>{heading}</h1><pre>{status}</pre>\
-         <p><a href=\"/readyz\">readiness</a><a href=\"/metrics\">metrics</a>\
-         <a href=\"/api/v1/status\">status</a><a href=\"/api/v1/openapi.json\">API</a></p></html>\n"
+         a{{margin-right:1rem}}</style><main><h1>{heading}</h1><pre>{status}</pre></main>\
+         <nav><a href=\"/readyz\">readiness</a><a href=\"/metrics\">metrics</a>\
+         <a href=\"/api/v1/status\">status</a><a href=\"/api/v1/openapi.json\">API</a></nav></html>\n"
     )
 }
 
@@ -338,7 +338,7 @@ mod tests {
         assert!(page.contains(":root{") && page.contains("color-scheme:light dark}body{"));
         assert!(page.contains("<title>a &amp; b</title>"), "{page}");
         assert!(page.contains("<h1>&lt;b&gt;</h1>"), "{page}");
-        assert!(page.contains("<pre>sub &quot;&lt;script&gt;&quot;</pre>"));
+        assert!(page.contains("<pre>sub &quot;&lt;script&gt;&quot;</pre></main>"));
         let answer = answered(Ok(Found::html(page)));
         let policy = answer.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'"), "{policy}");

@@ -13,7 +13,7 @@ pub fn page(report: &Report) -> String {
     let mut html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\">\
-         <title>culvert-bench {started}</title><style>{STYLE}</style></head><body>\
+         <title>culvert-bench {started}</title><style>{STYLE}</style></head><body><main>\
          <h1>culvert-bench</h1><p class=\"sub\">{started} &middot; version {} &middot; {:.0} s \
          &middot; {} ({} cores, {:.1} GiB) &middot; {}</p>",
         escape(&report.version),
@@ -37,7 +37,7 @@ pub fn page(report: &Report) -> String {
     for case in &report.cases {
         section(&mut html, case);
     }
-    html.push_str("</body></html>\n");
+    html.push_str("</main></body></html>\n");
     html
 }
 
@@ -46,24 +46,47 @@ const EXPLANATION: &str = "<p class=\"sub\">Medians of the rounds. <b>closed</b>
     by a schedule and their latency counts from their time in it, so that a stall shows in every call \
     that it delays. CPU and memory are those of all processes of the way together.</p>";
 
+const COLUMNS: [&str; 14] = [
+    "case",
+    "way",
+    "load",
+    "calls/s",
+    "MB/s",
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "p99.9 ms",
+    "max ms",
+    "errors",
+    "CPU ms / 1000 calls",
+    "CPU s / GiB",
+    "memory MiB",
+];
+
 fn summary(html: &mut String, report: &Report) {
     html.push_str(
-        "<div class=\"wide\"><table><thead><tr><th>case<th>way<th>load<th>calls/s<th>MB/s<th>p50 ms\
-         <th>p90<th>p99<th>p99.9<th>max<th>errors<th>CPU ms / 1000 calls<th>CPU s / GiB<th>memory MiB\
-         </tr></thead><tbody>",
+        "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"Summary\"><table><thead><tr>",
     );
+    for column in COLUMNS {
+        let _ = write!(html, "<th scope=\"col\">{column}");
+    }
+    html.push_str("</tr></thead>");
     for case in &report.cases {
+        let rows = case.ways.len();
         for (number, way) in case.ways.iter().enumerate() {
-            let name = if number == 0 {
-                format!("<a href=\"#{0}\">{0}</a>", escape(&case.name))
+            if number == 0 {
+                let _ = write!(
+                    html,
+                    "<tbody><tr><th scope=\"rowgroup\" rowspan=\"{rows}\"><a href=\"#{0}\">{0}</a>",
+                    escape(&case.name)
+                );
             } else {
-                String::new()
-            };
-            let first = if number == 0 { " class=\"first\"" } else { "" };
-            let _ = write!(html, "<tr{first}><th>{name}{}", cells(way));
+                html.push_str("<tr>");
+            }
+            html.push_str(&cells(way));
         }
     }
-    html.push_str("</tbody></table></div>");
+    html.push_str("</table></div>");
 }
 
 fn cells(way: &Way) -> String {
@@ -287,7 +310,7 @@ p{margin:6px 0}.sub{color:var(--dim);font-size:13px}.sub code{background:var(--c
 .note{background:var(--card);border-left:3px solid var(--c1);padding:6px 12px}.wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;white-space:nowrap}
 th,td{padding:3px 10px;text-align:right}thead th{color:var(--dim);font-weight:600;border-bottom:1px solid var(--rule)}
-tbody th,td.w,thead th:nth-child(-n+3){text-align:left}tr.first>*{border-top:1px solid var(--rule)}
+tbody th,td.w,thead th:nth-child(-n+3){text-align:left}tbody th{vertical-align:top}tbody{border-top:1px solid var(--rule)}
 a{color:var(--c0);text-decoration:none}.bad{color:var(--bad);font-weight:600}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));gap:14px;margin:10px 0}
 figure{margin:0;background:var(--card);border-radius:8px;padding:8px;max-width:560px}svg{width:100%;height:auto;display:block}

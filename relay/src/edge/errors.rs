@@ -7,21 +7,37 @@ use culvert_proto::code::ErrorCode;
 pub(crate) fn page(domain: &str) -> Bytes {
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <title>Errors of {domain}</title></head><body>\n<h1>Errors of {domain}</h1>\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\
+         <title>Errors of {domain}</title><style>{STYLE}</style></head><body><main>\n\
+         <h1>Errors of {domain}</h1>\n\
          <p>A call that got no answer from its upstream gets one of these. Its id \
-         (<code>Culvert-Call</code>) is the same in the logs of relay and agent.</p>\n"
+         (<code>Culvert-Call</code>) is the same in the logs of relay and agent. A SOAP call that the agent refuses \
+         gets a fault with status 500 in its place, and gRPC over HTTP/2 an answer of its own kind with status \
+         200: both say the same in words.</p>\n"
     );
     for code in ErrorCode::ALL {
         page += &format!(
-            "<h2 id=\"{code}\">{code}: {}</h2>\n<p>Status {}. {}</p>\n",
+            "<h2 id=\"{code}\">{code}: {}</h2>\n<p>Status {}{}. {}</p>\n",
             code.title(),
             code.status(),
+            match code {
+                ErrorCode::Unauthenticated => " (407 to a CONNECT)",
+                _ => "",
+            },
             advice(*code),
         );
     }
-    page += "</body></html>\n";
+    page += "</main></body></html>\n";
     page.into()
 }
+
+/// As wide as is good to read, in the browser's own light or dark colours; the heading that a problem's
+/// type leads to is marked.
+const STYLE: &str = "\
+    :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}\
+    main{max-width:45rem;margin:0 auto;padding:0 1rem;overflow-wrap:anywhere}\
+    h2{font-size:1.15rem;margin:1.75rem 0 .25rem}h2+p{margin-top:0}\
+    :target{border-left:.25rem solid;padding-left:.5rem}";
 
 fn advice(code: ErrorCode) -> &'static str {
     match code {
@@ -108,6 +124,21 @@ fn advice(code: ErrorCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_is_for_any_screen_and_says_which_part_of_it_is_the_text() {
+        let page = page("relay.example.com");
+        let page = std::str::from_utf8(&page).unwrap();
+        for what in [
+            "<html lang=\"en\">",
+            "<meta name=\"viewport\"",
+            "color-scheme:light dark",
+            "<main>",
+            "Status 401 (407 to a CONNECT).",
+        ] {
+            assert!(page.contains(what), "{what}");
+        }
+    }
 
     #[test]
     fn every_problem_type_points_to_a_heading_with_advice() {
