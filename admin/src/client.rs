@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, client_tls};
+use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, TlsTrouble, client_tls};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
@@ -213,7 +213,7 @@ impl Client {
         };
         let name = ServerName::try_from(name.to_owned()).map_err(|error| failed(address, error))?;
         let io = TlsConnector::from(tls.clone()).connect(name, io).await;
-        let io = io.map_err(|error| failed(address, error))?;
+        let io = io.map_err(|error| failed(address, no_tls(&error)))?;
         exchange(io, address, authority, request).await
     }
 
@@ -258,6 +258,18 @@ fn failed(address: &str, error: impl Display) -> AskError {
     }
 }
 
+/// Why there is no TLS with a listener, and what to do about it.
+fn no_tls(error: &io::Error) -> String {
+    let advice = match TlsTrouble::of(error) {
+        TlsTrouble::NotTls => return "what answers there speaks no TLS; is it http://?".to_owned(),
+        TlsTrouble::Untrusted => "name the authority of its certificate with --ca",
+        TlsTrouble::OtherName => "ask it by a name that its certificate is for",
+        TlsTrouble::Expired => "renew its certificate, or check this machine's clock",
+        _ => return error.to_string(),
+    };
+    format!("{error}; {advice}")
+}
+
 async fn exchange<IO>(
     io: IO,
     address: &str,
@@ -276,7 +288,12 @@ where
         .map_err(|error| failed(&error))?;
     let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await;
-    let response = response.map_err(|error| failed(&error))?;
+    let response = response.map_err(|error| match error.is_parse() {
+        true => failed(&format_args!(
+            "it speaks no HTTP ({error}); is it https://?"
+        )),
+        false => failed(&error),
+    })?;
     let status = response.status();
     let kind = response.headers().get(CONTENT_TYPE);
     let is_problem = kind.is_some_and(|kind| kind == PROBLEM);

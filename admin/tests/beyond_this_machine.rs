@@ -11,6 +11,7 @@ use http_body_util::Full;
 use rcgen::{CertificateParams, KeyPair};
 use secrecy::SecretString;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 
 const CLIENT: Client = Client {
     program: "relay",
@@ -116,7 +117,8 @@ async fn the_token_is_shown_to_no_listener_of_another_authority() {
     let access = Access::new(&ours.address, Some(SecretString::from(TOKEN)), Some(&ca)).unwrap();
     let refused = CLIENT.get(&access, "/").await.unwrap_err();
     assert!(matches!(refused, AskError::Answer { .. }), "{refused}");
-    assert!(refused.to_string().contains("certificate"), "{refused}");
+    let words = "; name the authority of its certificate with --ca";
+    assert!(refused.to_string().ends_with(words), "{refused}");
 }
 
 #[tokio::test]
@@ -126,4 +128,29 @@ async fn what_speaks_no_tls_gets_nothing() {
     let access = Access::new(&plain, Some(SecretString::from(TOKEN)), None).unwrap();
     let refused = CLIENT.get(&access, "/").await.unwrap_err();
     assert!(matches!(refused, AskError::Answer { .. }), "{refused}");
+    assert!(
+        refused.to_string().ends_with("; is it https://?"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn who_asks_for_tls_where_there_is_none_is_told_so() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", server.local_addr().unwrap());
+    let plain = async {
+        let (mut io, _) = server.accept().await.unwrap();
+        let answer = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        io.write_all(answer).await.unwrap();
+        io
+    };
+    let beyond = Beyond::start().await;
+    let ca = beyond.folder.path().join("ca.pem");
+    let access = Access::new(&address, None, Some(&ca)).unwrap();
+    let (asked, _io) = tokio::join!(CLIENT.get(&access, "/"), plain);
+    let refused = asked.unwrap_err().to_string();
+    assert!(
+        refused.ends_with("what answers there speaks no TLS; is it http://?"),
+        "{refused}"
+    );
 }

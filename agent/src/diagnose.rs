@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use culvert_config::AgentConfig;
 use culvert_identity::{AccessToken, Grant};
+use culvert_process::words::sentence;
 use culvert_proto::code::GoawayCode;
 use culvert_proto::control::{Control, Offer};
 use culvert_proto::mux;
@@ -214,7 +215,7 @@ impl Diagnosis {
                     match refused {
                         None => report.passed("registration", endpoint),
                         Some(reason) => {
-                            let text = format!("{endpoint}: refused: {}", reason.escape_debug());
+                            let text = format!("{endpoint}: refused: {}", sentence(reason));
                             let advice = "check the endpoints claim and the scope of the agent's \
                                           token at the issuer";
                             report.failed("registration", &text, advice);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use culvert_session::race;
+use culvert_session::tls::TlsTrouble;
 use rustls_pki_types::ServerName;
 use serde_json::json;
 use tokio::time::timeout;
@@ -66,12 +67,20 @@ pub(crate) enum PinError {
         port: u16,
         source: io::Error,
     },
-    #[error("{host} port {port} shows no certificate: {source}")]
+    #[error("{host} port {port} shows no certificate: {}", why(.source))]
     Tls {
         host: String,
         port: u16,
         source: io::Error,
     },
+}
+
+/// Why there is no certificate, for who does not know TLS's words.
+fn why(error: &io::Error) -> String {
+    match TlsTrouble::of(error) {
+        TlsTrouble::NotTls => "what answers there speaks no TLS; is it another port?".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// What the server shows, as text to print.

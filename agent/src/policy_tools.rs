@@ -1,11 +1,11 @@
 //! `culvert-agent policy ...`: what an administrator asks about a policy, without running it.
 
-use std::fmt::Display;
 use std::path::Path;
 
 use clap::Subcommand;
 use culvert_config::policy_file::PolicyFile;
 use culvert_config::{AgentConfig, ConfigError, policy_file};
+use culvert_process::words::count;
 
 mod explain;
 mod lint;
@@ -115,11 +115,4 @@ pub(crate) fn summary(config: &AgentConfig) -> Result<String, ConfigError> {
 fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.map(|name| format!("{name:?}")).collect();
     names.join(", ")
-}
-
-fn count(number: usize, what: impl Display) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        number => format!("{number} {what}s"),
-    }
 }

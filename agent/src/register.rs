@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use culvert_config::endpoint::Endpoint;
 use culvert_identity::AccessToken;
+use culvert_process::words::sentence;
 use culvert_proto::control::{Control, Offer, Registration};
 use culvert_proto::mux::ControlError;
 use culvert_session::Session;
@@ -96,10 +97,7 @@ impl<'a> Registrations<'a> {
             let endpoint = offer.endpoint.as_str();
             let result = results.iter().find(|r| r.endpoint == offer.endpoint);
             let refused = match result {
-                Some(result) => result
-                    .refused
-                    .as_deref()
-                    .map(|r| r.escape_debug().to_string()),
+                Some(result) => result.refused.as_deref().map(sentence),
                 None => Some("the relay's answer does not mention it".to_owned()),
             };
             let result = Registered {

@@ -1,8 +1,10 @@
 //! Durations and sizes as people write them: `"15s"`, `"2m 30s"`, `"64 KiB"`.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Longest span that a file may have: more is a mistake, and some sums of it no clock can hold.
@@ -19,20 +21,34 @@ impl Span {
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let span = humantime::parse_duration(&text).map_err(|error| {
-            serde::de::Error::custom(format!(
+/// Reads what is written; anything but text has no unit.
+struct WrittenSpan;
+
+impl Visitor<'_> for WrittenSpan {
+    type Value = Span;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a time span with its unit, like \"15s\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
+        let span = humantime::parse_duration(text).map_err(|error| {
+            E::custom(format!(
                 "{text:?} is not a time span ({error}); expected a number with its unit, like \"15s\""
             ))
         })?;
         if span > MAX_SPAN {
-            return Err(serde::de::Error::custom(format!(
+            return Err(E::custom(format!(
                 "{text:?} is too long a time span; expected 100 years at most"
             )));
         }
-        Ok(Self(span))
+        Ok(Span(span))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(WrittenSpan)
     }
 }
 
@@ -59,7 +75,7 @@ impl<'de> Deserialize<'de> for Size {
             WrittenSize::Bytes(bytes) => Ok(Self(bytes)),
             WrittenSize::Text(text) => match text.parse::<ByteSize>() {
                 Ok(size) => Ok(Self(size.as_u64())),
-                Err(_) => Err(serde::de::Error::custom(format!(
+                Err(_) => Err(Error::custom(format!(
                     "{text:?} is not a size; expected a number with its unit, like \"64 KiB\""
                 ))),
             },

@@ -65,6 +65,11 @@ impl RevocationId {
     }
 }
 
+/// The text is not a [`RevocationId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected the id of a revocation: 16 hexadecimal digits")]
+pub struct NoRevocationId;
+
 impl fmt::Display for RevocationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -72,10 +77,11 @@ impl fmt::Display for RevocationId {
 }
 
 impl std::str::FromStr for RevocationId {
-    type Err = std::num::ParseIntError;
+    type Err = NoRevocationId;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u64::from_str_radix(text, 16).map(Self)
+    fn from_str(text: &str) -> Result<Self, NoRevocationId> {
+        let id = u64::from_str_radix(text, 16);
+        id.map(Self).or(Err(NoRevocationId))
     }
 }
 

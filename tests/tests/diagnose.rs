@@ -291,8 +291,17 @@ fn pin_shows_the_chain_and_the_line_to_paste() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(shown.contains(json["pin_sha256"].as_str().unwrap()));
     assert_eq!(json["verified"], false);
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = server.local_addr().unwrap().to_string();
+    let answering = std::thread::spawn(move || {
+        let (mut io, _) = server.accept().unwrap();
+        io.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        // Until the other side has read it and leaves.
+        let _ = io.read_to_end(&mut Vec::new());
+    });
     for (arguments, code, words) in [
         (vec!["pin", "localhost:1"], 1, "cannot connect"),
+        (vec!["pin", &plain], 1, "speaks no TLS"),
         (vec!["pin", "nowhere.invalid"], 1, "cannot resolve"),
         (vec!["pin", "http://x"], 2, "expected HOST"),
         (vec!["pin"], 2, "Usage"),
@@ -302,4 +311,5 @@ fn pin_shows_the_chain_and_the_line_to_paste() {
         assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.contains(words), "{said}");
     }
+    answering.join().unwrap();
 }

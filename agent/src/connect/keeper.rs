@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_identity::AccessToken;
+use culvert_process::words::sentence;
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::Control;
 use culvert_session::{Controls, Incoming, Session, SessionEvent};
@@ -178,7 +179,7 @@ impl Keeper {
                 }
             }
             SessionEvent::Control(Control::Notice { code, text }) => {
-                self.on_notice(code, text.escape_debug().to_string(), registrations, live);
+                self.on_notice(code, sentence(&text), registrations, live);
             }
             SessionEvent::Control(Control::Register { .. } | Control::Auth { .. }) => {
                 // What is still in the queue of a session that has ended is not said again.

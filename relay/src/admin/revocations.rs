@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use culvert_admin::Refused;
+use culvert_process::words::sentence;
 use culvert_proto::names::NameError;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
@@ -270,7 +271,7 @@ impl fmt::Display for Shown {
             write!(f, ", until {expires}")?;
         }
         if let Some(reason) = &self.reason {
-            write!(f, ": {}", reason.escape_debug())?;
+            write!(f, ": {}", sentence(reason))?;
         }
         if self.other_nodes == Some(OtherNodes::Pending) {
             f.write_str(" (other nodes cannot be told yet; this one keeps trying)")?;

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
+use culvert_process::words::{count, sentence};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Load, Neighbours};
@@ -328,13 +329,18 @@ impl fmt::Display for Status {
             let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + expires);
             writeln!(f, "certificate good until {date}")?;
         }
-        writeln!(f, "{connections} connections, {calls} calls in flight")?;
-        writeln!(f, "\n{} sessions", self.sessions.len())?;
+        let (connections, calls) = (count(*connections, "connection"), count(*calls, "call"));
+        writeln!(f, "{connections}, {calls} in flight")?;
+        writeln!(f, "\n{}", count(self.sessions.len(), "session"))?;
         for session in &self.sessions {
             let agent = session.agent.as_deref().unwrap_or("?").escape_debug();
             let mut line = format!(
-                "  {:<5} {}/{agent} from {}, {} s, {} calls",
-                session.id, session.tenant, session.peer, session.age_s, session.calls
+                "  {:<5} {}/{agent} from {}, {} s, {}",
+                session.id,
+                session.tenant,
+                session.peer,
+                session.age_s,
+                count(session.calls, "call")
             );
             if let Some(rtt) = session.rtt_ms {
                 write!(line, ", {rtt:.1} ms")?;
@@ -349,7 +355,7 @@ impl fmt::Display for Status {
             }
             writeln!(f, "{line}: {}", session.endpoints.join(" "))?;
         }
-        writeln!(f, "\n{} endpoints", self.endpoints.len())?;
+        writeln!(f, "\n{}", count(self.endpoints.len(), "endpoint"))?;
         for endpoint in &self.endpoints {
             let EndpointStatus {
                 tenant,
@@ -360,19 +366,17 @@ impl fmt::Display for Status {
             } = endpoint;
             match (sessions, elsewhere) {
                 (0, 0) => write!(f, "  {endpoint}--{tenant}: offline")?,
-                (1, _) => write!(f, "  {endpoint}--{tenant}: 1 session")?,
-                _ => write!(f, "  {endpoint}--{tenant}: {sessions} sessions")?,
+                _ => write!(f, "  {endpoint}--{tenant}: {}", count(*sessions, "session"))?,
             }
             if *draining > 0 {
                 write!(f, ", {draining} draining")?;
             }
             match elsewhere {
                 0 => writeln!(f)?,
-                1 => writeln!(f, ", on 1 other node")?,
-                _ => writeln!(f, ", on {elsewhere} other nodes")?,
+                _ => writeln!(f, ", on {}", count(*elsewhere, "other node"))?,
             }
         }
-        writeln!(f, "\n{} tenants", self.tenants.len())?;
+        writeln!(f, "\n{}", count(self.tenants.len(), "tenant"))?;
         for tenant in &self.tenants {
             let TenantStatus {
                 tenant,
@@ -391,14 +395,14 @@ impl fmt::Display for Status {
                 _ => writeln!(f, ", {refused} refused over its quota")?,
             }
         }
-        writeln!(f, "\n{} issuers", self.issuers.len())?;
+        writeln!(f, "\n{}", count(self.issuers.len(), "issuer"))?;
         for issuer in &self.issuers {
-            write!(f, "  {}: {} keys", issuer.issuer, issuer.keys)?;
+            write!(f, "  {}: {}", issuer.issuer, count(issuer.keys, "key"))?;
             if let Some(age) = issuer.age_s {
                 write!(f, ", {age} s old")?;
             }
             match &issuer.error {
-                Some(error) => writeln!(f, " ({})", error.escape_debug())?,
+                Some(error) => writeln!(f, " ({})", sentence(error))?,
                 None => writeln!(f)?,
             }
         }
@@ -417,7 +421,11 @@ impl fmt::Display for ClusterStatus {
                 connections,
                 calls,
             } = load;
-            format!("{sessions} sessions, {connections} connections, {calls} calls in flight")
+            let (sessions, calls) = (count(*sessions, "session"), count(*calls, "call"));
+            format!(
+                "{sessions}, {}, {calls} in flight",
+                count(*connections, "connection")
+            )
         };
         writeln!(
             f,
@@ -433,14 +441,14 @@ impl fmt::Display for ClusterStatus {
                 Some(load) => write!(f, "{}", words(load))?,
                 None => write!(f, "load unknown")?,
             }
-            write!(f, ", {} endpoints", other.endpoints)?;
+            write!(f, ", {}", count(other.endpoints, "endpoint"))?;
             if !other.reached {
                 write!(f, ", NOT REACHED from here")?;
             }
             writeln!(f, "{}", if other.leaving { ", leaving" } else { "" })?;
         }
         if let Some(error) = &self.registry_error {
-            let error = error.escape_debug();
+            let error = sentence(error);
             writeln!(
                 f,
                 "  THE REGISTRY FAILS, this or what other nodes see may be old: {error}"

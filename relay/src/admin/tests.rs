@@ -356,7 +356,7 @@ async fn the_status_shows_sessions_and_endpoints_as_json_text_and_page() {
     assert_eq!(status.sessions[0].subject, "sddc-1");
     let text = status.to_string();
     assert!(
-        text.contains("1 sessions\n") && text.contains("vcenter--acme: 1 session\n"),
+        text.contains("\n1 session\n") && text.contains("vcenter--acme: 1 session\n"),
         "{text}"
     );
     assert!(

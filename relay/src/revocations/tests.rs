@@ -184,3 +184,13 @@ fn an_id_is_read_as_it_is_written() {
     assert_eq!(id.to_string().parse(), Ok(id));
     assert!("g".parse::<RevocationId>().is_err());
 }
+
+#[test]
+fn an_id_is_read_as_it_is_shown_and_what_is_none_is_told_what_one_is() {
+    let id = RevocationId::random();
+    assert_eq!(id.to_string().parse(), Ok(id));
+    for text in ["", "zzz", "12345678901234567"] {
+        let error = text.parse::<RevocationId>().unwrap_err().to_string();
+        assert!(error.contains("16 hexadecimal digits"), "{text}: {error}");
+    }
+}

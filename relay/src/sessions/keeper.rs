@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use culvert_identity::VerifiedToken;
+use culvert_process::words::sentence;
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::{Control, Offer, Registration};
 use culvert_proto::limits::MAX_REASON;
@@ -193,7 +194,7 @@ impl Keeper {
             SessionEvent::Control(Control::Notice { code, text }) => tracing::info!(
                 session = %self.record.id,
                 code = code.map(ErrorCode::as_str),
-                text = %text.escape_debug(),
+                text = %sentence(&text),
                 "the agent says"
             ),
             SessionEvent::Control(Control::Registered { .. }) => {

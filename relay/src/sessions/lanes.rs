@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use culvert_process::words::sentence;
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::{Control, Hello, Lane, LaneId};
 use culvert_proto::mux::LANES;
@@ -133,7 +134,7 @@ pub(crate) async fn keep(
                 Some(SessionEvent::Control(Control::Notice { code, text })) => tracing::debug!(
                     %session,
                     code = code.map(ErrorCode::as_str),
-                    text = %text.escape_debug(),
+                    text = %sentence(&text),
                     "the agent says on a lane"
                 ),
                 Some(SessionEvent::Control(_)) => {

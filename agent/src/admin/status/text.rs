@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use culvert_process::words::count;
 use culvert_proto::code::ErrorCode;
 
 use super::{AuditReport, EndpointStatus, PolicyReport, SessionStatus, Status};
@@ -19,7 +20,8 @@ impl fmt::Display for Status {
         for what in &self.waiting_for {
             writeln!(f, "  waits for {what}")?;
         }
-        write!(f, "\n{} sessions with {}", self.sessions.len(), self.relay)?;
+        let sessions = count(self.sessions.len(), "session");
+        write!(f, "\n{sessions} with {}", self.relay)?;
         match self.nodes {
             nodes if nodes < self.sessions.len() => {
                 writeln!(f, ", degraded: on {nodes} relay node only")?;
@@ -34,7 +36,8 @@ impl fmt::Display for Status {
                 state,
                 ..
             } = session;
-            let mut line = format!("  {node}: {state}, {age_s} s, {calls} calls");
+            let calls = count(*calls, "call");
+            let mut line = format!("  {node}: {state}, {age_s} s, {calls}");
             if let Some(rtt) = session.rtt_ms {
                 write!(line, ", {rtt:.1} ms")?;
             }
@@ -64,9 +67,9 @@ impl fmt::Display for Status {
         }
         writeln!(
             f,
-            "\n{} endpoints, {} calls in flight",
-            self.endpoints.len(),
-            self.calls
+            "\n{}, {} in flight",
+            count(self.endpoints.len(), "endpoint"),
+            count(self.calls, "call")
         )?;
         for endpoint in &self.endpoints {
             let EndpointStatus {
@@ -80,8 +83,7 @@ impl fmt::Display for Status {
             } = endpoint;
             let registered = match sessions {
                 0 => "not registered".to_owned(),
-                1 => "on 1 session".to_owned(),
-                _ => format!("on {sessions} sessions"),
+                _ => format!("on {}", count(*sessions, "session")),
             };
             write!(f, "  {endpoint}: {upstream}, {registered}")?;
             match answered_s {
@@ -89,7 +91,7 @@ impl fmt::Display for Status {
                 None => writeln!(f)?,
             }
             if let (Some(failure), 1..) = (failure, failures) {
-                writeln!(f, "    failed {failures} times, now: {failure}")?;
+                writeln!(f, "    failed {}, now: {failure}", count(*failures, "time"))?;
             }
         }
         let PolicyReport {
@@ -100,7 +102,8 @@ impl fmt::Display for Status {
         } = &self.policy;
         writeln!(
             f,
-            "\npolicy: {rules} rules of {file}, in force since {loaded}"
+            "\npolicy: {} of {file}, in force since {loaded}",
+            count(*rules, "rule")
         )?;
         if let (Some(error), Some(since)) = (&self.policy.error, &self.policy.error_since) {
             writeln!(f, "  THE FILE IS REFUSED since {since}: {error}")?;
