@@ -27,9 +27,13 @@ const USAGE: u8 = 2;
 /// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
 const BAD_CONFIG: u8 = 78;
 
+/// They stand in the manual, too.
+const EXIT_CODES: &str =
+    "Exit codes: 0 done or drained, 1 failed at run time, 2 wrong usage, 78 wrong configuration";
+
 /// Serves local APIs of a private data centre through an outbound tunnel.
 #[derive(Debug, Parser)]
-#[command(name = "culvert-agent", version)]
+#[command(name = "culvert-agent", version, after_help = EXIT_CODES)]
 struct Cli {
     /// Form of the log on standard error. What is logged: RUST_LOG, for example
     /// "info,culvert_agent=debug".

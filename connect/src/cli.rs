@@ -21,13 +21,17 @@ const USAGE: u8 = 2;
 /// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
 const BAD_CONFIG: u8 = 78;
 
+/// They stand in the manual, too.
+const EXIT_CODES: &str =
+    "Exit codes: 0 ended by a signal, 1 failed at run time, 2 wrong usage, 78 wrong configuration";
+
 /// A local HTTP proxy for callers whose tools cannot speak TLS to a proxy or carry a token.
 ///
 /// Tools are pointed at it with HTTPS_PROXY=http://127.0.0.1:3128 or a setting of their own. It takes
 /// CONNECT and nothing else: TLS goes on from the tool to the local API, and nobody between sees
 /// what it carries.
 #[derive(Debug, Parser)]
-#[command(name = "culvert-connect", version)]
+#[command(name = "culvert-connect", version, after_help = EXIT_CODES)]
 struct Cli {
     /// The relay: https://HOST[:PORT].
     #[arg(long, value_name = "URL")]

@@ -17,7 +17,7 @@ use crate::setup::{self, ENDPOINT, Setup, TENANT};
 use crate::tour::{self, Tour};
 use crate::{cluster, issuer, sddc};
 
-/// Shows Culvert on this machine, with nothing installed but Rust.
+/// Shows Culvert on this machine, with nothing installed but Rust and a C compiler.
 ///
 /// Starts a development token issuer, a relay, an agent and a sample SDDC API on loopback; makes
 /// an allowed call, a denied one, one of a wrong tenant and one without a credential; explains

@@ -33,12 +33,16 @@ const USAGE: u8 = 2;
 /// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
 const BAD_CONFIG: u8 = 78;
 
+/// They stand in the manual, too.
+const EXIT_CODES: &str =
+    "Exit codes: 0 done or drained, 1 failed at run time, 2 wrong usage, 78 wrong configuration";
+
 /// How often `drain --wait` looks whether the relay is still there.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Takes callers and agents, and passes calls from the ones to the others.
 #[derive(Debug, Parser)]
-#[command(name = "culvert-relay", version)]
+#[command(name = "culvert-relay", version, after_help = EXIT_CODES)]
 struct Cli {
     /// Form of the log on standard error. What is logged: RUST_LOG, for example
     /// "info,culvert_relay=debug".
@@ -50,7 +54,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a relay node until SIGTERM or SIGINT; SIGHUP reloads the certificates.
+    /// Runs a relay node until SIGTERM or SIGINT. SIGHUP reads certificates again; `relay.toml` and
+    /// secrets are not read again.
     Run(ConfigArg),
     /// Validates the configuration and prints what the node would run with.
     Check(ConfigArg),
@@ -108,7 +113,7 @@ struct ConfigArg {
 
 #[derive(Debug, Args)]
 struct AdminArg {
-    /// The node's admin listener.
+    /// The node's admin listener: http://IP:PORT or https://HOST:PORT.
     #[arg(
         long = "admin",
         value_name = "URL",

@@ -37,6 +37,8 @@ fn help_and_version_succeed_and_a_wrong_flag_is_usage() {
             assert_eq!(output.status.code(), Some(0), "{program} {arguments:?}");
             assert!(!output.stdout.is_empty());
         }
+        let help = String::from_utf8(run(program, &["--help"]).stdout).unwrap();
+        assert!(help.contains("Exit codes: 0 "), "{help}");
         for arguments in [&["--no-such-flag"][..], &["no-such-command"], &["run"], &[]] {
             let output = run(program, arguments);
             assert_eq!(output.status.code(), Some(2), "{program} {arguments:?}");
