@@ -17,6 +17,42 @@
 //! [`Policy::explain`] answers the same question in words: for every rule, the keys that did not
 //! match.
 //!
+//! ```
+//! use culvert_policy::{
+//!     Action, CallFacts, CanonicalTarget, Decision, Mode, PathOptions, Policy, RuleSpec, Soap,
+//! };
+//!
+//! let policy = Policy::compile(vec![RuleSpec {
+//!     method: vec!["GET".into()],
+//!     path: vec!["/api/vcenter/**".into()],
+//!     ..RuleSpec::new("inventory", Action::Allow)
+//! }])
+//! .unwrap();
+//!
+//! let target = CanonicalTarget::parse("/api/vcenter/vm?names=a", PathOptions::default()).unwrap();
+//! let call = CallFacts {
+//!     endpoint: "vcenter",
+//!     mode: Mode::Http,
+//!     method: "GET",
+//!     target: Some(&target),
+//!     destination: None,
+//!     caller: "director-7",
+//!     scopes: &[],
+//!     soap: Soap::No,
+//!     upgrade: None,
+//!     source: None,
+//!     host: None,
+//!     port: None,
+//! };
+//! let Decision::Allow(permit) = policy.decide(&call) else {
+//!     panic!("{}", policy.explain(&call));
+//! };
+//! assert_eq!(&**permit.rule(), "inventory");
+//!
+//! let other = CallFacts { method: "DELETE", ..call };
+//! assert!(!policy.decide(&other).is_allow());
+//! ```
+//!
 //! Matching leans to the safe side from both ends. An allow rule sees the exact spelling; a deny
 //! rule sees through letter case, escapes, trailing slashes and path parameters, and matches when
 //! a parameter that it names is ambiguous.

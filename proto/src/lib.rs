@@ -9,7 +9,7 @@
 //! - [`growth`]: the memory that windows of all sessions share.
 //! - [`websocket`]: the framing of the messages that carry all this.
 //! - [`code`], [`limits`], [`names`], [`connect_name`], [`certificate_name`], [`principal`],
-//!   [`trace`]: the words that the other rooms share.
+//!   [`priority`], [`trace`]: the words that the other rooms share.
 //!
 //! A driver owns the connection and a `Mux`. In each turn it hands over what came
 //! (`handle_message`) and the time (`handle_timeout`), tells its users what happened

@@ -101,6 +101,53 @@ pub struct Config {
 /// [`send_head`](Self::send_head), [`write`](Self::write), [`read`](Self::read) and so on.
 /// After a command, 2 and 4 apply.
 ///
+/// ```
+/// use bytes::BytesMut;
+/// use culvert_proto::code::GoawayCode;
+/// use culvert_proto::control::{Control, Hello};
+/// use culvert_proto::mux::{Config, Event, Limits, Mux, Side, VERSION};
+///
+/// let now = std::time::Instant::now();
+/// let end = |side, name: &str| {
+///     let hello = Hello {
+///         min_version: VERSION,
+///         max_version: VERSION,
+///         features: 0,
+///         name: name.into(),
+///         instance: [0; 16],
+///         software: String::new(),
+///         max_streams: 100,
+///         initial_window: 256 * 1024,
+///         lane: None,
+///         slot: None,
+///     };
+///     Mux::new(Config { side, hello, limits: Limits::default() }, now)
+/// };
+/// let (mut agent, mut relay) = (end(Side::Dialer, "agent"), end(Side::Acceptor, "relay"));
+///
+/// // The line between them: each takes what the other has to send.
+/// let pass = |from: &mut Mux, to: &mut Mux| {
+///     let mut batch = BytesMut::new();
+///     while from.poll_transmit(&mut batch, now) {
+///         let _ = to.handle_message(batch.split().freeze(), now);
+///     }
+/// };
+/// pass(&mut agent, &mut relay);
+/// pass(&mut relay, &mut agent);
+/// assert!(matches!(agent.poll_event(), Some(Event::Ready)));
+/// assert_eq!(agent.peer().unwrap().name, "relay");
+///
+/// let notice = Control::Notice { code: None, text: "good morning".into() };
+/// relay.send_control(&notice).unwrap();
+/// pass(&mut relay, &mut agent);
+/// assert!(matches!(agent.poll_event(), Some(Event::Control(said)) if said == notice));
+///
+/// agent.close(GoawayCode::Drain, "that is all");
+/// pass(&mut agent, &mut relay);
+/// assert!(matches!(relay.poll_event(), Some(Event::Ready)));
+/// assert!(matches!(relay.poll_event(), Some(Event::Closed(_))));
+/// ```
+///
 /// # What it promises
 ///
 /// - After a `read` that gave nothing, an event comes as soon as that changes, for whatever
