@@ -1,6 +1,7 @@
 //! Frames: round trip, exact length, bytes, damage.
 
 use super::*;
+use crate::code::{ErrorCode, GoawayCode, ResetCode};
 
 fn one(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Bytes {
     let mut out = BytesMut::new();
@@ -71,6 +72,23 @@ fn the_documentation_has_every_kind() {
         let stream = if kind.is_stream() { "id" } else { "0" };
         let row = format!("| {:#04x} | {kind} | {stream} |", *kind as u8);
         assert!(documentation.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn the_documentation_has_every_code() {
+    let documentation = include_str!("../../../docs/protocol.md");
+    let has = |entry: String| assert!(documentation.contains(&entry), "{entry}");
+    for code in ErrorCode::ALL {
+        has(format!("{} `{code}`", code.number()));
+    }
+    let resets = (1..).map(ResetCode::from_number);
+    for code in resets.take_while(|code| !matches!(code, ResetCode::Unknown(_))) {
+        has(format!("| {} | `{code}`", code.number()));
+    }
+    let goaways = (1..).map(GoawayCode::from_number);
+    for code in goaways.take_while(|code| !matches!(code, GoawayCode::Unknown(_))) {
+        has(format!("| {} | `{code}`", code.number()));
     }
 }
 
