@@ -18,6 +18,7 @@ for tool in cargo-deb cargo-generate-rpm; do
 done
 missing=()
 command -v dpkg-deb >/dev/null || missing+=(dpkg)
+command -v xz >/dev/null || missing+=(xz-utils)
 command -v rpm >/dev/null || missing+=(rpm)
 [ ${#missing[@]} -eq 0 ] || bash deploy/install.sh "${missing[@]}"
 
