@@ -249,6 +249,7 @@ pub(crate) fn endpoint(upstream: &str, trust: Trust) -> Endpoint {
         max_streams: 100,
         allow_semicolon: false,
         allow_encoded_slash: false,
+        allow_encoded_percent: false,
     }
 }
 

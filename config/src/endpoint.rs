@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use culvert_policy::PathOptions;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::head::Mode;
 use culvert_proto::names::{EndpointName, MAX_NAME};
@@ -73,6 +74,19 @@ pub struct Endpoint {
     pub allow_semicolon: bool,
     /// Whether `%2F` may occur in paths, where it never matches as `/`.
     pub allow_encoded_slash: bool,
+    /// Whether `%25` may occur in paths, where it never matches as what it may begin.
+    pub allow_encoded_percent: bool,
+}
+
+impl Endpoint {
+    /// What its paths may hold beyond the strict form.
+    pub fn paths(&self) -> PathOptions {
+        PathOptions {
+            allow_semicolon: self.allow_semicolon,
+            allow_encoded_slash: self.allow_encoded_slash,
+            allow_encoded_percent: self.allow_encoded_percent,
+        }
+    }
 }
 
 /// Whose certificate an upstream may have.
@@ -195,6 +209,8 @@ pub(crate) struct WrittenEndpoint {
     allow_semicolon: bool,
     #[serde(default)]
     allow_encoded_slash: bool,
+    #[serde(default)]
+    allow_encoded_percent: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -261,6 +277,7 @@ pub(crate) fn check(
         priority,
         allow_semicolon: written.allow_semicolon,
         allow_encoded_slash: written.allow_encoded_slash,
+        allow_encoded_percent: written.allow_encoded_percent,
     })
 }
 

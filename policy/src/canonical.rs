@@ -24,6 +24,19 @@ pub struct PathOptions {
     pub allow_semicolon: bool,
     /// Accept `%2F` in the path. It stays as it is and never counts as a `/`.
     pub allow_encoded_slash: bool,
+    /// Accept `%25` in the path, as vSphere has it for names: the `/` of a name is `%2f` there, and
+    /// `%252f` in a path. What a second decoding would make of it is refused, but for `%`, `/` and `\`,
+    /// which never count as such.
+    pub allow_encoded_percent: bool,
+}
+
+impl PathOptions {
+    /// Everything that some endpoint may accept, for whoever does not know the endpoint.
+    pub const ALL: Self = Self {
+        allow_semicolon: true,
+        allow_encoded_slash: true,
+        allow_encoded_percent: true,
+    };
 }
 
 /// Why a target was refused. Offsets count bytes from the start of the target.
@@ -71,6 +84,12 @@ pub enum TargetError {
         /// Where the `%` is.
         at: usize,
     },
+    /// An escape within an escape, of a character that a second decoding must not bring about.
+    #[error("the path has the double escape %25{byte:02X}, which is not accepted")]
+    DoubleEscape {
+        /// What it decodes to in the end.
+        byte: u8,
+    },
     /// The decoded path is not shortest-form UTF-8.
     #[error("the decoded path is not UTF-8")]
     NotUtf8,
@@ -107,6 +126,7 @@ impl TargetError {
             Self::PathByte { .. } | Self::QueryByte { .. } => "illegal-byte",
             Self::BrokenEscape { .. } => "broken-escape",
             Self::ForbiddenEscape { .. } => "forbidden-escape",
+            Self::DoubleEscape { .. } => "double-escape",
             Self::NotUtf8 => "not-utf8",
             Self::Control => "control",
             Self::Semicolon { .. } => "semicolon",
@@ -114,6 +134,16 @@ impl TargetError {
             Self::DotSegment => "dot-segment",
             Self::MethodOverride => "method-override",
             Self::NotCanonical => "not-canonical",
+        }
+    }
+
+    /// The one of [`PathOptions`] that accepts it, where there is one.
+    pub fn accepted_by(&self) -> Option<&'static str> {
+        match self {
+            Self::Semicolon { .. } => Some("allow_semicolon"),
+            Self::ForbiddenEscape { byte: b'/', .. } => Some("allow_encoded_slash"),
+            Self::ForbiddenEscape { byte: b'%', .. } => Some("allow_encoded_percent"),
+            _ => None,
         }
     }
 }
@@ -293,14 +323,34 @@ fn check_segments(canonical: &str, options: PathOptions) -> Result<(), TargetErr
             Err(TargetError::EmptySegment)
         };
     }
+    let lenient = options.allow_encoded_slash || options.allow_encoded_percent;
     for segment in inside.split('/') {
         check_segment(segment)?;
-        // An upstream that does decode `%2F` must not find dot segments behind it.
-        if options.allow_encoded_slash && segment.contains("%2F") {
-            segment.split("%2F").try_for_each(check_segment)?;
+        // An upstream that does decode `%2F`, or decodes twice, must not find dot segments behind it.
+        if lenient && segment.contains('%') {
+            segment.split("%2F").try_for_each(check_decoded_twice)?;
         }
     }
     Ok(())
+}
+
+/// What an upstream finds that decodes twice, or more often: of all that an escaped `%` may begin, only
+/// the escapes of `%`, `/` and `\`, and between these no segments that are refused elsewhere.
+fn check_decoded_twice(segment: &str) -> Result<(), TargetError> {
+    let mut begin = 0;
+    for (at, escape) in segment.match_indices("%25") {
+        // `%2525` is `%25` once more escaped, and so on.
+        let digits = segment[at + escape.len()..].trim_start_matches("25");
+        match decode::digit_pair(digits.as_bytes()) {
+            None => {}
+            Some(b'/' | b'\\') => {
+                check_segment(&segment[begin..at])?;
+                begin = segment.len() - digits.len() + 2;
+            }
+            Some(byte) => return Err(TargetError::DoubleEscape { byte }),
+        }
+    }
+    check_segment(&segment[begin..])
 }
 
 fn check_segment(segment: &str) -> Result<(), TargetError> {
@@ -381,7 +431,8 @@ fn is_pchar(byte: u8) -> bool {
 fn is_forbidden_escape(byte: u8, options: PathOptions) -> bool {
     match byte {
         b'/' => !options.allow_encoded_slash,
-        b'\\' | b'%' | b';' | b'#' | b'?' => true,
+        b'%' => !options.allow_encoded_percent,
+        b'\\' | b';' | b'#' | b'?' => true,
         _ => byte.is_ascii_control(),
     }
 }

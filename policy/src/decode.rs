@@ -2,8 +2,16 @@
 
 /// The byte that the escape at `at` stands for; `None` if there is no whole escape.
 pub(crate) fn hex_pair(bytes: &[u8], at: usize) -> Option<u8> {
-    match bytes.get(at..at + 3)? {
-        &[b'%', high, low] => nibble(high)
+    match bytes.get(at..)? {
+        [b'%', digits @ ..] => digit_pair(digits),
+        _ => None,
+    }
+}
+
+/// The byte that the two hex digits at the beginning stand for; `None` if there are no two.
+pub(crate) fn digit_pair(bytes: &[u8]) -> Option<u8> {
+    match *bytes {
+        [high, low, ..] => nibble(high)
             .zip(nibble(low))
             .map(|(high, low)| high << 4 | low),
         _ => None,
@@ -52,7 +60,8 @@ impl<I: Iterator<Item = u8> + Clone> Iterator for Decoding<I> {
 }
 
 /// A canonical path without the differences that a lenient upstream may not see: escapes are
-/// decoded (`%2F` stays, it is no separator), letter case is folded. `None` where nothing changes.
+/// decoded, letter case is folded. `%2F` stays, which is no separator, and so does `%25`, which makes
+/// another name of what follows. `None` where nothing changes.
 pub(crate) fn folded(path: &str) -> Option<String> {
     if !path
         .bytes()
@@ -60,12 +69,13 @@ pub(crate) fn folded(path: &str) -> Option<String> {
     {
         return None;
     }
-    let mut decoded = Vec::with_capacity(path.len());
-    for (index, part) in path.split("%2F").enumerate() {
-        if index > 0 {
-            decoded.extend_from_slice(b"%2f");
-        }
-        decoded.extend(decoding(part.bytes()));
+    let bytes = path.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = hex_pair(bytes, at).filter(|byte| !matches!(byte, b'/' | b'%'));
+        decoded.push(escaped.unwrap_or(bytes[at]));
+        at += if escaped.is_some() { 3 } else { 1 };
     }
     let text = String::from_utf8_lossy(&decoded);
     // Upper-casing first also folds letters that have no lower-case partner of their own, such

@@ -183,10 +183,7 @@ fn canonical_pattern(pattern: &str) -> Result<String, String> {
         );
     }
     // What an endpoint accepts is for its options to say: a pattern may name all of it.
-    let options = PathOptions {
-        allow_semicolon: true,
-        allow_encoded_slash: true,
-    };
+    let options = PathOptions::ALL;
     // `[ab]` and `{a,b}` are choices elsewhere. Taken for themselves, such a deny rule would deny nothing.
     let choice = pattern.bytes().position(is_left_raw);
     let canonical = match choice {

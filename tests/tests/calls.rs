@@ -2,7 +2,7 @@
 
 use culvert_tests::curl::{Curl, Http};
 use culvert_tests::issuer::{OTHER_CALLER, world};
-use culvert_tests::stack::caller_token;
+use culvert_tests::stack::{caller_token, run};
 use culvert_tests::wait::until;
 use culvert_tests::{Nginx, Stack, Upstream};
 
@@ -225,6 +225,54 @@ fn what_tools_leave_raw_in_a_target_is_escaped_for_policy_logs_and_upstream() {
     assert_eq!(requests.len(), 2);
     let spelled = format!("{path}?{query}");
     assert!(requests.iter().all(|request| request.target() == spelled));
+}
+
+/// vSphere has `%2f` in its own names for a `/`, and so `%252f` in paths.
+#[test]
+fn an_escaped_percent_sign_passes_where_the_endpoint_takes_it_and_is_no_escaped_slash() {
+    let upstream = Upstream::plain();
+    let policy = "version = 1\n[[rule]]\nid = \"disks\"\naction = \"allow\"\n\
+                  path = [\"/folder/a%252fb/**\"]\n";
+    let stack = Stack::options()
+        .endpoint("vcenter", &upstream.url())
+        .endpoint_settings("allow_encoded_slash = true\nallow_encoded_percent = true\n")
+        .policy(policy)
+        .agent("\n[audit]\nfile = \"audit.log\"\n")
+        .start();
+    let disk = "/folder/a%252fb/x.vmdk?dcPath=a%252fb&dsName=c";
+    for http in Http::BOTH {
+        let call = |path| stack.call(path).http(http).ok();
+        assert_eq!(call(disk).status, 200);
+        for path in ["/folder/a%2fb/x", "/folder/a/b/x", "/folder/c%252fd/x"] {
+            call(path).assert_refused(403, "policy-denied", "agent");
+        }
+        for path in ["/folder/a%252fb/%252e%252e/x", "/folder/a%252fb/%2578"] {
+            call(path).assert_refused(400, "bad-request", "relay");
+        }
+    }
+    let requests = upstream.requests();
+    assert_eq!(requests.len(), 2);
+    assert!(requests.iter().all(|request| request.target() == disk));
+
+    let (config, log) = (stack.file("agent.toml"), stack.file("audit.log"));
+    let policy = |arguments: &[&str]| {
+        let output = run("culvert-agent", &[&["policy"], arguments].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let config = ["--config", config.to_str().unwrap()];
+    let explained = [
+        &["explain", "--endpoint", "vcenter", "--path", disk],
+        &config[..],
+    ]
+    .concat();
+    let explained = policy(&explained);
+    assert!(
+        explained.starts_with("allow, by rule \"disks\""),
+        "{explained}"
+    );
+    until("the log has the calls that no rule allowed", || {
+        policy(&["record", log.to_str().unwrap()]).contains("\"/folder/c%252fd/x\"")
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use clap::Args;
 use culvert_config::endpoint::Endpoint;
 use culvert_config::policy_file::TestCall;
 use culvert_http::upgrade::is_http;
-use culvert_policy::{CanonicalTarget, Look, Mode, PathOptions, has_destination};
+use culvert_policy::{CanonicalTarget, Look, Mode, TargetError, has_destination};
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::heads::is_method;
 
@@ -79,10 +79,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
             known.join(", ")
         )));
     };
-    let paths = PathOptions {
-        allow_semicolon: endpoint.allow_semicolon,
-        allow_encoded_slash: endpoint.allow_encoded_slash,
-    };
+    let paths = endpoint.paths();
     if let Some(why) = impossible(args, endpoint) {
         return Ok(format!("deny: {why}\n  (no rule is asked)\n"));
     }
@@ -94,7 +91,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
         };
         match CanonicalTarget::parse(path, paths) {
             Ok(target) => call.target = Some(target),
-            Err(error) => return Ok(format!("deny: {error}\n  (no rule is asked)\n")),
+            Err(error) => return Ok(refused(&error.to_string(), error)),
         }
         // An operation is called by POST; whoever names one need not say so.
         let usual = if args.soap_op.is_some() {
@@ -113,9 +110,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
         match CanonicalTarget::parse(destination, paths) {
             Ok(target) => call.destination = Some(target),
             Err(error) => {
-                return Ok(format!(
-                    "deny: the destination is not accepted: {error}\n  (no rule is asked)\n"
-                ));
+                let why = format!("the destination is not accepted: {error}");
+                return Ok(refused(&why, error));
             }
         }
     }
@@ -145,6 +141,14 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
         .policy
         .explain(&call.facts(&policy.policy))
         .to_string())
+}
+
+/// That a target is none, and what may be done about it.
+fn refused(why: &str, error: TargetError) -> String {
+    let choice = error.accepted_by().map_or_else(String::new, |key| {
+        format!("; an endpoint with {key} may accept it")
+    });
+    format!("deny: {why}\n  (no rule is asked{choice})\n")
 }
 
 /// Why such a call reaches no rule, whatever the policy says.

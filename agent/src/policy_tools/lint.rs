@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use culvert_config::AgentConfig;
-use culvert_policy::{Finding, FindingCode, LintEndpoint, PathOptions};
+use culvert_policy::{Finding, FindingCode, LintEndpoint};
 
 use super::{Answer, ToolError, count, load};
 
@@ -67,10 +67,7 @@ fn endpoints(config: &AgentConfig) -> Vec<LintEndpoint> {
             .copied()
             .map(crate::policy::mode)
             .collect(),
-        paths: PathOptions {
-            allow_semicolon: endpoint.allow_semicolon,
-            allow_encoded_slash: endpoint.allow_encoded_slash,
-        },
+        paths: endpoint.paths(),
     });
     endpoints.collect()
 }

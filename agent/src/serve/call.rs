@@ -214,10 +214,7 @@ impl BadHead {
     pub(crate) fn is_suspicious(self) -> bool {
         match self {
             // What an endpoint accepts in paths beyond the strict form is only known here.
-            Self::Target(error) => !matches!(
-                error,
-                TargetError::Semicolon { .. } | TargetError::ForbiddenEscape { .. }
-            ),
+            Self::Target(error) => error.accepted_by().is_none(),
             // Which modes an endpoint has, relays that were here before do not know.
             Self::Mode | Self::HostMode => false,
             Self::Endpoint | Self::Name | Self::Method | Self::Upgrade | Self::Request(_) => true,

@@ -239,10 +239,7 @@ impl ServedEndpoint {
     }
 
     fn new(endpoint: &Endpoint, upstream: Upstream) -> Result<Self, BadEndpoint> {
-        let paths = PathOptions {
-            allow_semicolon: endpoint.allow_semicolon,
-            allow_encoded_slash: endpoint.allow_encoded_slash,
-        };
+        let paths = endpoint.paths();
         let host = match &endpoint.terminate {
             None => None,
             Some(terminate) => Some(Host {

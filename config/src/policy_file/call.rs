@@ -142,16 +142,10 @@ impl TestCall {
         }
     }
 
-    /// Reads path and query of a made-up call. What single endpoints refuse (`;`, `%2F`) is
+    /// Reads path and query of a made-up call. What single endpoints refuse (`;`, `%2F`, `%25`) is
     /// accepted here, because only the endpoint can tell.
     pub fn parse_target(target: &str) -> Result<CanonicalTarget, culvert_policy::TargetError> {
-        CanonicalTarget::parse(
-            target,
-            PathOptions {
-                allow_semicolon: true,
-                allow_encoded_slash: true,
-            },
-        )
+        CanonicalTarget::parse(target, PathOptions::ALL)
     }
 
     /// How the agent would look into the call under this policy.

@@ -1,20 +1,25 @@
 //! What must hold of every target, and targets to try it with: for tests and fuzzers.
 
-use super::lenient::{MODELS, Segments};
+use super::lenient::{MODELS, Model, Segments};
 use super::{CanonicalTarget, PathOptions};
 use crate::decode;
 
 pub(super) const STRICT: PathOptions = PathOptions {
     allow_semicolon: false,
     allow_encoded_slash: false,
+    allow_encoded_percent: false,
 };
 pub(super) const SEMICOLON: PathOptions = PathOptions {
     allow_semicolon: true,
-    allow_encoded_slash: false,
+    ..STRICT
 };
 pub(super) const SLASH: PathOptions = PathOptions {
-    allow_semicolon: false,
     allow_encoded_slash: true,
+    ..STRICT
+};
+pub(super) const PERCENT: PathOptions = PathOptions {
+    allow_encoded_percent: true,
+    ..STRICT
 };
 
 /// What a path means to whoever reads the canonical form as it is meant.
@@ -79,14 +84,50 @@ pub(crate) fn check(input: &str) {
             );
         }
     }
+    if let Ok(target) = CanonicalTarget::parse(input, PERCENT) {
+        check_double_escapes(&target, &MODELS);
+    }
     // The options refuse or accept; they never change the spelling.
-    let spellings =
-        [STRICT, SEMICOLON, SLASH].map(|options| CanonicalTarget::parse(input, options));
+    let spellings = [STRICT, SEMICOLON, SLASH, PERCENT, PathOptions::ALL]
+        .map(|options| CanonicalTarget::parse(input, options));
     if let Ok(strict) = &spellings[0] {
         assert!(
             spellings
                 .iter()
                 .all(|spelling| spelling.as_ref() == Ok(strict))
+        );
+    }
+}
+
+/// A server that decodes once sees what the policy saw. One that decodes again and again sees at most more
+/// slashes, and none of what it would take something else for.
+fn check_double_escapes(target: &CanonicalTarget, models: &[Model]) {
+    let seen = seen_by_policy(target);
+    let twice = ["double decoding", "everything at once"];
+    for (name, model) in models.iter().filter(|(name, _)| !twice.contains(name)) {
+        assert_eq!(
+            model(target.as_str()),
+            seen,
+            "{name} sees {target} differently"
+        );
+    }
+    let mut path = target.path().as_bytes().to_vec();
+    loop {
+        let again = decode::decoding(path.iter().copied()).collect::<Vec<_>>();
+        if again == path {
+            break;
+        }
+        path = again;
+        let harmless = |byte: &u8| !byte.is_ascii_control() && !b";#?".contains(byte);
+        assert!(path.iter().all(harmless), "{target} becomes {path:?}");
+        let slash = |byte: &u8| matches!(byte, b'/' | b'\\');
+        let inside = path.strip_prefix(b"/").unwrap_or(&path);
+        let inside = inside.strip_suffix(b"/").unwrap_or(inside);
+        let mut names = inside.split(slash);
+        let is_name = |name: &[u8]| !name.is_empty() && !name.ends_with(b".");
+        assert!(
+            inside.is_empty() || names.all(is_name),
+            "{target} becomes {path:?}"
         );
     }
 }

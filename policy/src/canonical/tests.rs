@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::model::{NASTY, SEMICOLON, SLASH, STRICT, Targets, check};
+use super::model::{NASTY, PERCENT, SEMICOLON, SLASH, STRICT, Targets, check};
 use super::*;
 
 /// How many generated targets the property sees; `CULVERT_CASES` raises it for long runs.
@@ -169,6 +169,52 @@ fn an_endpoint_can_accept_escaped_slashes_but_nothing_that_hides_behind_them() {
 }
 
 #[test]
+fn an_endpoint_can_accept_escaped_percent_signs_but_nothing_that_hides_behind_them() {
+    use TargetError::*;
+    let parse = |target| CanonicalTarget::parse(target, PERCENT).map(|target| target.to_string());
+    // As it was sent: `%2f` and `%2F` are two names.
+    for target in [
+        "/folder/a%252fb/x.vmdk?dcPath=a%252fb",
+        "/a%252Fb",
+        "/100%25",
+        "/50%25.iso",
+        "/%25",
+        "/a%255cb",
+        "/a%2525b",
+        "/a%252525252fb",
+        "/%25%25",
+        "/a%252",
+    ] {
+        assert_eq!(parse(target).as_deref(), Ok(target));
+    }
+    assert_eq!(parse("/a%25%32%66b").as_deref(), Ok("/a%252fb"));
+    for (target, error) in [
+        ("/%252e%252e/b", DoubleEscape { byte: b'.' }),
+        ("/%2541", DoubleEscape { byte: b'A' }),
+        ("/a%2500", DoubleEscape { byte: 0 }),
+        ("/a%253Bb", DoubleEscape { byte: b';' }),
+        ("/a%25252e", DoubleEscape { byte: b'.' }),
+        ("/a%25%32e", DoubleEscape { byte: b'.' }),
+        ("/a%25%252e", DoubleEscape { byte: b'.' }),
+        ("/a%25c0%25af", DoubleEscape { byte: 0xC0 }),
+        ("/a%252f..%252fb", DotSegment),
+        ("/a/..%255cb", DotSegment),
+        ("/a%25252f..", DotSegment),
+        ("/a.%252fb", DotSegment),
+        ("/%252fb", EmptySegment),
+        ("/a%252f%255cb", EmptySegment),
+        ("/a%252f/b", EmptySegment),
+        ("/a%2fb", ForbiddenEscape { byte: b'/', at: 2 }),
+    ] {
+        assert_eq!(parse(target), Err(error), "{target}");
+    }
+    for target in ["/a%2F%252fb", "/a%252f%2Fb", "/a%252f;x"] {
+        let parsed = CanonicalTarget::parse(target, PathOptions::ALL);
+        assert_eq!(parsed.unwrap_err(), EmptySegment, "{target}");
+    }
+}
+
+#[test]
 fn a_target_that_should_be_canonical_already_is_not_repaired() {
     let check = |target| CanonicalTarget::parse_canonical(target, STRICT).map(|_| ());
     assert_eq!(check("/a%20b?c=%2f"), Ok(()));
@@ -204,12 +250,18 @@ fn deny_rules_see_through_case_and_escapes() {
         let target = CanonicalTarget::parse(path, STRICT).unwrap();
         assert_eq!(target.folded_path(), folded);
     }
-    let target = CanonicalTarget::parse("/A%2fB", SLASH).unwrap();
-    assert_eq!(
-        target.folded_path(),
-        "/a%2fb",
-        "an escaped slash is no separator"
-    );
+    for (path, folded) in [
+        ("/A%2fB", "/a%2fb"),
+        ("/A%252FB", "/a%252fb"),
+        ("/%252525%20A", "/%252525 a"),
+    ] {
+        let target = CanonicalTarget::parse(path, PathOptions::ALL).unwrap();
+        assert_eq!(
+            target.folded_path(),
+            folded,
+            "an escaped slash is no separator, and an escaped % makes no escape"
+        );
+    }
 }
 
 /// Ten million in a release build, as a long run does it:

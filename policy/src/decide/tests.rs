@@ -17,10 +17,7 @@ pub(crate) fn strings(items: &[&str]) -> Vec<String> {
 }
 
 fn target(text: &str) -> CanonicalTarget {
-    let options = PathOptions {
-        allow_semicolon: true,
-        allow_encoded_slash: true,
-    };
+    let options = PathOptions::ALL;
     CanonicalTarget::parse(text, options).unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! What can be wrong with one rule, looked at alone.
 
 use super::{Finding, FindingCode, LintEndpoint};
+use crate::canonical::PathOptions;
 use crate::facts::Mode;
 use crate::glob::Case;
 use crate::matching::Rule;
@@ -238,17 +239,21 @@ fn never(spec: &RuleSpec, rule: &Rule, endpoints: &[LintEndpoint]) -> Option<Str
                     .to_owned(),
             );
         }
-        let accepts = |what: &str| match what {
-            ";" => named.iter().any(|endpoint| endpoint.paths.allow_semicolon),
-            _ => named
-                .iter()
-                .any(|endpoint| endpoint.paths.allow_encoded_slash),
-        };
         let lower = |path: &String| path.to_ascii_lowercase();
-        for (what, key) in [(";", "allow_semicolon"), ("%2f", "allow_encoded_slash")] {
+        let choices: [(&str, &str, fn(&PathOptions) -> bool); 3] = [
+            (";", "allow_semicolon", |paths| paths.allow_semicolon),
+            ("%2f", "allow_encoded_slash", |paths| {
+                paths.allow_encoded_slash
+            }),
+            ("%25", "allow_encoded_percent", |paths| {
+                paths.allow_encoded_percent
+            }),
+        ];
+        for (what, key, accepts) in choices {
             let every =
                 !spec.path.is_empty() && spec.path.iter().all(|path| lower(path).contains(what));
-            if every && !named.is_empty() && !accepts(what) {
+            let accepted = named.iter().any(|endpoint| accepts(&endpoint.paths));
+            if every && !named.is_empty() && !accepted {
                 return Some(format!(
                     "its endpoints refuse paths with {what:?}, and every path of it has one; set \
                      {key} at the endpoint"

@@ -70,7 +70,7 @@ fn a_sound_policy_has_no_findings() {
 #[test]
 fn a_rule_that_no_call_can_match_is_found() {
     type Change = fn(&mut RuleSpec);
-    let table: [(&str, Change); 8] = [
+    let table: [(&str, Change); 9] = [
         ("show no request", |rule| {
             rule.mode = vec![Mode::Tcp, Mode::Connect]
         }),
@@ -95,6 +95,9 @@ fn a_rule_that_no_call_can_match_is_found() {
         ("allow_semicolon", |rule| rule.path = strings(&["/a;b"])),
         ("allow_encoded_slash", |rule| {
             rule.path = strings(&["/a%2Fb"])
+        }),
+        ("allow_encoded_percent", |rule| {
+            rule.path = strings(&["/a%252fb"])
         }),
     ];
     for (words, change) in table {

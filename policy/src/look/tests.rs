@@ -3,10 +3,7 @@ use crate::canonical::PathOptions;
 use crate::{Policy, RuleSpec, SoapOps};
 
 fn target(text: &str) -> CanonicalTarget {
-    let options = PathOptions {
-        allow_semicolon: true,
-        allow_encoded_slash: true,
-    };
+    let options = PathOptions::ALL;
     CanonicalTarget::parse(text, options).unwrap()
 }
 

@@ -2,10 +2,7 @@ use super::*;
 use crate::canonical::CanonicalTarget;
 
 fn matches(pattern: &str, path: &str, action: Action) -> bool {
-    let options = PathOptions {
-        allow_semicolon: true,
-        allow_encoded_slash: true,
-    };
+    let options = PathOptions::ALL;
     let target = CanonicalTarget::parse(path, options).unwrap();
     let path = match action {
         Action::Allow => target.path(),
@@ -56,6 +53,12 @@ fn patterns_match_whole_segments_with_or_without_a_trailing_slash() {
         ("/a%2fb", "/a%2Fb", true),
         ("/a/b", "/a%2Fb", false),
         ("/a/*", "/a/b%2Fc", true),
+        ("/a/*", "/a/b%252fc", true),
+        ("/a/b%25*", "/a/b%252fc", true),
+        ("/a/b%252fc", "/a/b%252fc", true),
+        ("/a/b%2Fc", "/a/b%252fc", false),
+        ("/a/b%252fc", "/a/b%2Fc", false),
+        ("/a/b/c", "/a/b%252fc", false),
     ] {
         for action in [Action::Allow, Action::Deny] {
             assert_eq!(
@@ -78,6 +81,7 @@ fn only_deny_patterns_ignore_letter_case_and_escapes() {
         ("/folder/%C3%84", "/folder/%C3%A4"),
         ("/sdk", "/%C5%BFdk"),
         ("/a%2Ab", "/a*b"),
+        ("/a%252fb", "/a%252Fb"),
     ] {
         assert!(matches(pattern, path, Action::Deny), "{pattern} {path}");
         assert!(!matches(pattern, path, Action::Allow), "{pattern} {path}");
@@ -122,6 +126,7 @@ fn a_pattern_that_no_path_can_match_is_refused() {
         ("/vm-[0-9]", "0x5B at 4"),
         ("/a%", "hex digits"),
         ("/a%00", "%00"),
+        ("/a%2541", "%2541"),
         ("/a**", "whole segment"),
         ("/a/***", "whole segment"),
     ] {

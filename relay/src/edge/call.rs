@@ -33,12 +33,6 @@ use super::record::CallRecord;
 use super::route::{Destination, Endpoint, host};
 use crate::listener::Door;
 
-/// What the relay cannot know of an endpoint it allows: the agent decides.
-const LENIENT: PathOptions = PathOptions {
-    allow_semicolon: true,
-    allow_encoded_slash: true,
-};
-
 impl Edge {
     /// Answers a request, whatever it takes.
     #[expect(
@@ -311,7 +305,8 @@ fn canonical(request: &Request<Upload>) -> Result<Bytes, Problem> {
         .uri()
         .path_and_query()
         .map_or("/", |target| target.as_str());
-    let target = CanonicalTarget::parse(target, LENIENT);
+    // What it cannot know of an endpoint the relay allows: the agent decides.
+    let target = CanonicalTarget::parse(target, PathOptions::ALL);
     let target = target
         .map_err(|error| Problem::bad_request(format!("the target is not accepted: {error}")))?;
     Ok(Bytes::copy_from_slice(target.as_str().as_bytes()))
