@@ -37,6 +37,18 @@ struct Bucket {
     since: Instant,
 }
 
+impl Bucket {
+    /// Adds what time has brought, and says how long there is none for a call.
+    fn grow(&mut self, now: Instant) -> Duration {
+        let Rate { count, per } = self.rate;
+        let burst = f64::from(count.get());
+        let grown = (now - self.since).as_secs_f64() / per.as_secs_f64() * burst;
+        self.tokens = (self.tokens + grown).min(burst);
+        self.since = now;
+        per.mul_f64((1.0 - self.tokens).max(0.0) / burst)
+    }
+}
+
 impl ActivePolicy {
     pub(crate) fn new(policy: Policy, reveal_rule: bool) -> Self {
         Self {
@@ -57,33 +69,35 @@ impl ActivePolicy {
         self.buckets().extend(kept);
     }
 
-    /// Counts a call against the rate of the rule that allowed it; where that is used up, says for how
-    /// long.
+    /// Counts a call against the rates of the rules that allowed it; where one is used up, says for how
+    /// long, and counts it against none.
     ///
     /// A rule may be used at its rate, with bursts of up to what the rate gives in its unit of
     /// time. One bucket per rule that has a rate: never more than the file has rules.
     pub(crate) fn count(&self, permit: &Permit) -> Result<(), Duration> {
-        let Some(rate) = permit.rate() else {
+        if permit.rates().next().is_none() {
             return Ok(());
-        };
-        let burst = f64::from(rate.count.get());
+        }
         let now = Instant::now();
         let mut buckets = self.buckets();
-        let bucket = buckets.entry(permit.rule().clone()).or_insert(Bucket {
-            rate,
-            tokens: burst,
-            since: now,
-        });
-        let grown = (now - bucket.since).as_secs_f64() / rate.per.as_secs_f64() * burst;
-        *bucket = Bucket {
-            rate,
-            tokens: (bucket.tokens + grown).min(burst),
-            since: now,
-        };
-        if bucket.tokens < 1.0 {
-            return Err(rate.per.mul_f64((1.0 - bucket.tokens) / burst));
+        let mut wait = Duration::ZERO;
+        for (rule, rate) in permit.rates() {
+            let full = Bucket {
+                rate,
+                tokens: f64::from(rate.count.get()),
+                since: now,
+            };
+            let bucket = buckets.entry(rule.clone()).or_insert(full);
+            wait = wait.max(bucket.grow(now));
         }
-        bucket.tokens -= 1.0;
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        for (rule, _) in permit.rates() {
+            if let Some(bucket) = buckets.get_mut(rule) {
+                bucket.tokens -= 1.0;
+            }
+        }
         Ok(())
     }
 
@@ -96,4 +110,52 @@ impl ActivePolicy {
 pub(crate) fn read(file: &Path) -> Result<ActivePolicy, ConfigError> {
     let file = culvert_config::policy_file::load(file)?;
     Ok(ActivePolicy::new(file.policy, file.reveal_rule))
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_policy::{CallFacts, CanonicalTarget, Decision, PathOptions, Soap};
+
+    use super::*;
+
+    /// A MOVE is one call of the rule at each of its paths.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_one_rule_has_no_room_for_is_counted_against_none() {
+        let policy = "version = 1\n\
+            [[rule]]\nid = \"files\"\naction = \"allow\"\npath = [\"/files/*\"]\nrate = \"2/h\"\n\
+            [[rule]]\nid = \"bin\"\naction = \"allow\"\npath = [\"/bin/*\"]\nrate = \"1/h\"\n";
+        let policy = culvert_config::policy_file::parse(policy, Path::new("policy.toml")).unwrap();
+        let policy = ActivePolicy::new(policy.policy, false);
+        let moved = |from: &str, to: &str| {
+            let parse = |path| CanonicalTarget::parse(path, PathOptions::default()).unwrap();
+            let (target, destination) = (parse(from), parse(to));
+            let facts = CallFacts {
+                endpoint: "files",
+                mode: rules::Mode::Http,
+                method: "MOVE",
+                target: Some(&target),
+                destination: Some(&destination),
+                caller: "director-7",
+                scopes: &[],
+                soap: Soap::No,
+                upgrade: None,
+                source: None,
+                host: None,
+                port: None,
+            };
+            let Decision::Allow(permit) = policy.policy.decide(&facts) else {
+                panic!("{from} to {to} is denied")
+            };
+            policy.count(&permit)
+        };
+        assert_eq!(moved("/files/a", "/bin/a"), Ok(()));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(moved("/files/b", "/bin/b"), Err(hour), "one into bin");
+        assert_eq!(moved("/bin/a", "/files/a"), Err(hour), "or out of it");
+        assert_eq!(moved("/files/b", "/files/c"), Ok(()), "the second of files");
+        assert_eq!(moved("/files/c", "/files/d"), Err(hour / 2));
+        tokio::time::advance(hour / 2).await;
+        assert_eq!(moved("/files/c", "/bin/c"), Err(hour / 2));
+        assert_eq!(moved("/files/c", "/files/d"), Ok(()));
+    }
 }

@@ -57,17 +57,12 @@ impl PolicyFile {
             .map(|rule| &*rule.id)
             .collect();
         for test in &self.tests {
-            let facts = test.call.facts(&self.policy);
-            let decision = self.policy.decide(&facts);
-            // Where a COPY or MOVE may lead, a second rule says.
-            let there = facts.at_destination().filter(|_| decision.is_allow());
-            let second = there.map(|there| self.policy.decide(&there));
-            for decision in [Some(decision), second].into_iter().flatten() {
-                let shadow = decision.shadow();
-                untested.retain(|id| {
-                    decision.rule() != Some(id) && shadow.iter().all(|hit| *hit.rule != **id)
-                });
-            }
+            let decision = self.policy.decide(&test.call.facts(&self.policy));
+            let deciding = [decision.rule(), decision.destination_rule()];
+            let shadow = decision.shadow();
+            untested.retain(|id| {
+                !deciding.contains(&Some(id)) && shadow.iter().all(|hit| *hit.rule != **id)
+            });
         }
         untested
     }

@@ -38,6 +38,8 @@ pub struct Permit {
     rule: Arc<str>,
     max_body: Option<u64>,
     rate: Option<Rate>,
+    /// What allows a call at its destination, where it has one.
+    there: Option<Box<Permit>>,
     shadow: Vec<ShadowHit>,
 }
 
@@ -109,6 +111,14 @@ impl Decision<'_> {
         }
     }
 
+    /// The rule that allows a call at its destination.
+    pub fn destination_rule(&self) -> Option<&str> {
+        match self {
+            Self::Allow(permit) => permit.destination_rule().map(|rule| &**rule),
+            Self::Deny(_) => None,
+        }
+    }
+
     /// The shadow rules that matched, deny rules first, each kind in the order of the file.
     pub fn shadow(&self) -> &[ShadowHit] {
         match self {
@@ -124,15 +134,24 @@ impl Permit {
         &self.rule
     }
 
-    /// Longest body that may be forwarded, in bytes.
-    pub fn max_body(&self) -> Option<u64> {
-        self.max_body
+    /// The rule that allows the call at its destination, where it has one.
+    pub fn destination_rule(&self) -> Option<&Arc<str>> {
+        self.there.as_deref().map(Self::rule)
     }
 
-    /// How many calls the rule allows. The policy has no clock: whoever holds the permit counts,
-    /// under the key [`Permit::rule`].
-    pub fn rate(&self) -> Option<Rate> {
-        self.rate
+    /// Longest body that may be forwarded, in bytes: of two rules' limits the lower one.
+    pub fn max_body(&self) -> Option<u64> {
+        let there = self.there.as_ref().and_then(|there| there.max_body);
+        [self.max_body, there].into_iter().flatten().min()
+    }
+
+    /// How many calls each of its rules allows, under the rule's id. The policy has no clock: whoever
+    /// holds the permit counts the call, once for each of these.
+    pub fn rates(&self) -> impl Iterator<Item = (&Arc<str>, Rate)> {
+        let there = self.there.as_deref();
+        let there = there.filter(|there| there.rule != self.rule);
+        let rules = [Some(self), there].into_iter().flatten();
+        rules.filter_map(|permit| Some((&permit.rule, permit.rate?)))
     }
 
     /// The shadow rules that matched.
@@ -198,10 +217,10 @@ impl Policy {
         &self.rules
     }
 
-    /// Decides on a call. Does not allocate, unless a shadow rule matches.
+    /// Decides on a call. Does not allocate, unless a shadow rule matches or the call has a destination.
     ///
     /// What is written to a destination may be what no rule lets be written: the same call must be allowed
-    /// there, too. The permit is that of the target.
+    /// there, too, within the limits of the rule that allows it there.
     ///
     /// A call that [`look`](Self::look) would look into, and that nobody did look into, is
     /// undetermined, never "no SOAP": so a policy that came after the look is safe too. So is an
@@ -213,8 +232,9 @@ impl Policy {
         };
         match (decision, self.decide_at_target(&there)) {
             (denied @ Decision::Deny(_), _) => denied,
-            (Decision::Allow(permit), Decision::Allow(second)) => Decision::Allow(Permit {
-                shadow: both(permit.shadow, second.shadow),
+            (Decision::Allow(permit), Decision::Allow(mut second)) => Decision::Allow(Permit {
+                shadow: both(permit.shadow, std::mem::take(&mut second.shadow)),
+                there: Some(Box::new(second)),
                 ..permit
             }),
             (Decision::Allow(permit), Decision::Deny(denial)) => Decision::Deny(Denial {
@@ -247,6 +267,7 @@ impl Policy {
                 rule,
                 max_body,
                 rate,
+                there: None,
                 shadow,
             });
         } else {

@@ -25,6 +25,8 @@ pub enum Outcome {
     Allow {
         /// By this rule.
         rule: String,
+        /// And by this one at the destination, where it has one.
+        destination_rule: Option<String>,
     },
     /// The call would be denied.
     Deny {
@@ -71,6 +73,7 @@ impl Explanation {
         let outcome = match decision {
             Decision::Allow(permit) => Outcome::Allow {
                 rule: permit.rule().to_string(),
+                destination_rule: permit.destination_rule().map(|rule| rule.to_string()),
             },
             Decision::Deny(denial) => Outcome::Deny {
                 rule: denial.rule().map(|rule| rule.to_string()),
@@ -118,7 +121,16 @@ impl RuleExplanation {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.outcome {
-            Outcome::Allow { rule } => writeln!(f, "allow, by rule {rule:?}")?,
+            Outcome::Allow {
+                rule,
+                destination_rule,
+            } => {
+                write!(f, "allow, by rule {rule:?}")?;
+                if let Some(rule) = destination_rule {
+                    write!(f, ", and by {rule:?} at the destination")?;
+                }
+                writeln!(f)?;
+            }
             Outcome::Deny {
                 rule,
                 reason,

@@ -109,7 +109,7 @@ impl CallFacts<'_> {
     }
 
     /// The same call as if its destination, where it has one, were its target.
-    pub fn at_destination(&self) -> Option<Self> {
+    pub(crate) fn at_destination(&self) -> Option<Self> {
         let target = Some(self.destination?);
         Some(Self {
             target,

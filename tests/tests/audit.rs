@@ -180,6 +180,7 @@ fn a_move_leaves_a_line_that_says_where_it_led_and_which_path_was_refused() {
     let (status, line) = moved("/dav/b?token=t0ps3cret");
     assert_eq!((status, &line["reason"]), (201, &Value::Null), "{line}");
     assert_eq!(line["destination"], "/dav/b?token=***");
+    assert_eq!(line["destination_rule"], "everything-of-acme");
     let elsewhere = stack.url("/forbidden/b");
     let (status, line) = moved(&elsewhere);
     assert_eq!((status, &line["target"]), (403, &"/dav/a".into()), "{line}");

@@ -61,6 +61,8 @@ pub(crate) struct CallLine<'c> {
     pub(crate) decision: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rule: Option<&'c str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) destination_rule: Option<&'c str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) shadow: Vec<&'c str>,
     pub(crate) status: u16,

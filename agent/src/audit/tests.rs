@@ -270,6 +270,7 @@ fn a_call(call: &str) -> CallLine<'_> {
         soap_ns: None,
         decision: "allow",
         rule: Some("read"),
+        destination_rule: None,
         shadow: Vec::new(),
         status: 200,
         upstream_status: Some(200),

@@ -44,6 +44,7 @@ struct Line {
     #[serde(default)]
     decision: String,
     rule: Option<String>,
+    destination_rule: Option<String>,
     reason: Option<String>,
     #[serde(default)]
     shadow: Vec<String>,
@@ -134,9 +135,10 @@ fn wanted(line: &Line, rules: &[String]) -> bool {
     (line.event == "call" && denied) || named
 }
 
-/// Calls that a rule allowed, or would have allowed or denied.
+/// Calls that a rule allowed, at one of their paths at least, or would have allowed or denied.
 fn is_of(line: &Line, rule: &str) -> bool {
-    let decided = line.decision == "allow" && line.rule.as_deref() == Some(rule);
+    let rules = [line.rule.as_deref(), line.destination_rule.as_deref()];
+    let decided = line.decision == "allow" && rules.contains(&Some(rule));
     line.event == "call" && (decided || line.shadow.iter().any(|id| id == rule))
 }
 

@@ -87,6 +87,8 @@ pub(crate) struct Record<'c> {
     /// `allow` or `deny`; `none` where the policy was not asked.
     pub(crate) decision: &'static str,
     pub(crate) rule: Option<Arc<str>>,
+    /// The rule that allows it where it leads besides.
+    pub(crate) destination_rule: Option<Arc<str>>,
     /// Rules that are not enforced and match.
     shadow: Vec<Arc<str>>,
     /// Where it leads besides, its secrets masked.
@@ -129,6 +131,7 @@ impl<'c> Record<'c> {
             started: Instant::now(),
             decision: "none",
             rule: None,
+            destination_rule: None,
             shadow: Vec::new(),
             destination: None,
             soap: None,
@@ -262,6 +265,7 @@ impl Drop for Record<'_> {
             soap_ns,
             decision: self.decision,
             rule: self.rule.as_deref(),
+            destination_rule: self.destination_rule.as_deref(),
             shadow: self.shadow.iter().map(|id| &**id).collect(),
             status: self.status,
             upstream_status: self.upstream_status,

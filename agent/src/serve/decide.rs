@@ -26,6 +26,7 @@ pub(super) fn decide(
         Decision::Allow(permit) => {
             record.decision = "allow";
             record.rule = Some(permit.rule().clone());
+            record.destination_rule = permit.destination_rule().cloned();
             let too_long = match (length, permit.max_body()) {
                 (BodyLength::Exact(length), Some(limit)) => length > limit,
                 _ => false,

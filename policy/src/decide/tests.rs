@@ -134,7 +134,8 @@ fn the_first_matching_rule_of_the_file_decides_and_its_limits_count() {
     };
     assert_eq!(&**permit.rule(), "deep");
     assert_eq!(permit.max_body(), Some(2));
-    assert_eq!(permit.rate().unwrap().to_string(), "20/s");
+    let rates: Vec<_> = permit.rates().collect();
+    assert_eq!(rates, [(permit.rule(), "20/s".parse().unwrap())]);
     assert!(permit.shadow().is_empty());
 }
 

@@ -151,6 +151,15 @@ fn only_calls_that_a_rule_could_have_allowed_count() {
 }
 
 #[test]
+fn a_rule_that_allows_moves_to_somewhere_is_found_by_them() {
+    let moved = "\"decision\":\"allow\",\"rule\":\"files\",\"destination_rule\":\"learn\",\
+        \"method\":\"MOVE\",\"target\":\"/files/a\",\"destination\":\"/bin/b\",\"caller\":\"a\"";
+    let text = suggested(&[line(moved)], &["learn"]);
+    let both = "method = [\"MOVE\"]\npath = [\"/bin/b\", \"/files/a\"]";
+    assert!(rules(&text).contains(both), "{text}");
+}
+
+#[test]
 fn what_a_rule_cannot_say_is_left_out_and_told() {
     let call = |target: &str, caller: &str| {
         denied(&format!(

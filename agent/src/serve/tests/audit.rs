@@ -133,7 +133,8 @@ async fn a_line_says_where_a_move_led_and_which_of_both_was_refused() {
             ],
         );
     }
-    for (method, shown) in [("MOVE", "/files/b".into()), ("GET", Value::Null)] {
+    let moved = ("MOVE", "/files/b".into(), "files".into());
+    for (method, shown, rule) in [moved, ("GET", Value::Null, Value::Null)] {
         let mut tunnel = Tunnel::new(FILES).await;
         let mut call = tunnel.call(&dav(method, &["/files/b"]), "");
         let mut upstream = tunnel.connection().await;
@@ -145,6 +146,7 @@ async fn a_line_says_where_a_move_led_and_which_of_both_was_refused() {
             &[
                 ("destination", shown),
                 ("decision", "allow".into()),
+                ("destination_rule", rule),
                 ("reason", Value::Null),
             ],
         );

@@ -8,11 +8,13 @@ fn files() -> Policy {
         RuleSpec {
             path: strings(&["/files/**"]),
             max_body: Some(7),
+            rate: Some("7/s".parse().unwrap()),
             ..allow("files")
         },
         RuleSpec {
             path: strings(&["/bin/**"]),
             max_body: Some(1),
+            rate: Some("1/s".parse().unwrap()),
             ..allow("bin")
         },
         RuleSpec {
@@ -63,18 +65,34 @@ fn a_call_must_be_allowed_where_it_leads_too() {
     }
 }
 
+/// Nobody gets around a rule's limits by a MOVE to where it allows one.
 #[test]
-fn limits_are_those_of_the_target_and_shadow_rules_are_noted_once() {
+fn limits_are_those_of_both_rules_and_one_rule_counts_once() {
+    let policy = files();
+    for (from, to, max_body, rates) in [
+        ("/files/a", "/bin/b", 1, &["files 7/s", "bin 1/s"][..]),
+        ("/bin/b", "/files/a", 1, &["bin 1/s", "files 7/s"]),
+        ("/files/a", "/files/b", 7, &["files 7/s"]),
+    ] {
+        let (target, destination) = (target(from), target(to));
+        let Decision::Allow(permit) = policy.decide(&move_to(&target, &destination)) else {
+            panic!("{from} to {to} is denied")
+        };
+        let found = permit.rates().map(|(rule, rate)| format!("{rule} {rate}"));
+        assert_eq!(found.collect::<Vec<_>>(), rates, "{from} to {to}");
+        assert_eq!(permit.max_body(), Some(max_body), "{from} to {to}");
+    }
+}
+
+#[test]
+fn shadow_rules_of_both_paths_are_noted_once() {
     let policy = files();
     for (to, allowed) in [("/bin/b", true), ("/files/secret/b", false)] {
         let (target, destination) = (target("/files/a"), target(to));
         let decision = policy.decide(&move_to(&target, &destination));
         let noted: Vec<&str> = decision.shadow().iter().map(|hit| &*hit.rule).collect();
         assert_eq!(noted, ["all", "there"]);
-        match decision {
-            Decision::Allow(permit) => assert_eq!(permit.max_body(), Some(7)),
-            Decision::Deny(_) => assert!(!allowed),
-        }
+        assert_eq!(decision.is_allow(), allowed);
     }
 }
 
@@ -93,4 +111,9 @@ at the destination:
     path: the call has "/b", the rule wants ["/files/**"]
 "#;
     assert_eq!(text, expected);
+
+    let (policy, destination) = (files(), self::target("/bin/b"));
+    let text = policy.explain(&move_to(&target, &destination)).to_string();
+    let expected = "allow, by rule \"files\", and by \"bin\" at the destination\n";
+    assert!(text.starts_with(expected), "{text}");
 }
