@@ -239,6 +239,7 @@ fn endpoint(pattern: &str) -> Result<Glob, String> {
 
 /// A host name in lower case, or an address.
 fn host(pattern: &str) -> Result<Glob, String> {
+    bounded(pattern)?;
     let legal =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.:*".contains(&byte);
     if pattern.is_empty() || !pattern.bytes().all(legal) || pattern.ends_with('.') {

@@ -5,6 +5,7 @@
 //! under every such reading, and an allow rule accepts it only where all readings agree.
 
 use crate::canonical::is_query_byte;
+use crate::compile::MAX_ITEMS;
 use crate::decode::{decoding, hex_pair};
 
 /// Parameters by which some server lets the query replace the method.
@@ -39,6 +40,12 @@ impl QueryMatcher {
         if values.is_empty() {
             return Err(format!(
                 "parameter {name:?} has no values; expected at least one"
+            ));
+        }
+        if values.len() > MAX_ITEMS {
+            let found = values.len();
+            return Err(format!(
+                "parameter {name:?} has {found} values; expected at most {MAX_ITEMS}"
             ));
         }
         for value in values {

@@ -159,8 +159,14 @@ fn lists_and_patterns_have_bounds() {
         errors(|rule| rule.caller = long("a*", MAX_STARS + 1)).len(),
         1
     );
+    let host = |count| strings(&[&"a*".repeat(count)]);
+    assert_eq!(errors(|rule| rule.host = host(MAX_STARS + 1)).len(), 1);
+    assert!(errors(|rule| rule.host = host(MAX_STARS)).is_empty());
     let many = vec!["x".to_owned(); MAX_ITEMS + 1];
     assert_eq!(errors(|rule| rule.scope = many.clone())[0].key, "scope");
+    let values = |count| vec![("q".to_owned(), many[..count].to_vec())];
+    assert_eq!(errors(|rule| rule.query = values(MAX_ITEMS + 1)).len(), 1);
+    assert!(errors(|rule| rule.query = values(MAX_ITEMS)).is_empty());
     let rules = (0..=MAX_RULES).map(|at| RuleSpec::new(at.to_string(), Action::Allow));
     let errors = compile(rules.collect()).unwrap_err();
     assert_eq!((errors.len(), errors[0].rule), (1, MAX_RULES));
