@@ -31,10 +31,11 @@ pub fn check_content_type(value: &str, operation: &Operation) -> Result<(), Cont
     if kind.eq_ignore_ascii_case("multipart/") {
         return Err(ContentTypeError::Multipart);
     }
-    let mut charsets = parameters(value, "charset");
-    match (charsets.next(), charsets.next()) {
-        (None, _) => {}
-        (Some(charset), None) if charset.eq_ignore_ascii_case("utf-8") => {}
+    // Some servers take the word wherever it stands, without a `;` before it or in another name.
+    let named = value.to_ascii_lowercase().matches("charset").count();
+    match (parameters(value, "charset").next(), named) {
+        (None, 0) => {}
+        (Some(charset), 1) if charset.eq_ignore_ascii_case("utf-8") => {}
         _ => return Err(ContentTypeError::Charset),
     }
     // RFC 3902: what the SOAPAction header was in SOAP 1.1.

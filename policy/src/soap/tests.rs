@@ -316,6 +316,10 @@ fn a_content_type_may_call_the_body_anything_but_must_not_disagree() {
         ("text/xml; charset*=us-ascii''utf-16", Err(Charset)),
         ("text/xml; charset*0=utf-; charset*1=16", Err(Charset)),
         ("text/xml; charset =utf-16", Err(Charset)),
+        ("text/xml charset=utf-7", Err(Charset)),
+        ("text/xml; x=y Charset=utf-7", Err(Charset)),
+        ("text/xml; xcharset=utf-7", Err(Charset)),
+        ("text/xml; charset=utf-8 charset=utf-7", Err(Charset)),
         (
             "text/xml; action*=us-ascii''urn:vim25/Destroy_Task",
             Err(Action),
