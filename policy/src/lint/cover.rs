@@ -17,10 +17,16 @@ pub(super) fn covers(wide: &RuleSpec, narrow: &RuleSpec) -> bool {
         // Read as text, the `*` of `narrow` is a character that only a `*` of `wide` stands for.
         Glob::new(a).matches(b, case(wide))
     };
+    // A rule without `path` reaches what one with this reaches, and no more.
+    let everywhere = ["/**".to_owned()];
+    let paths = match &*wide.path {
+        [] if !narrow.path.is_empty() => &everywhere,
+        paths => paths,
+    };
     all(&wide.endpoint, &narrow.endpoint, glob)
         && modes(wide, narrow)
         && all(&wide.method, &narrow.method, same)
-        && all(&wide.path, &narrow.path, |a, b| path(wide.action, a, b))
+        && all(paths, &narrow.path, |a, b| path(wide.action, a, b))
         && all(&wide.caller, &narrow.caller, glob)
         && all(&wide.scope, &narrow.scope, same)
         && query(wide, narrow)

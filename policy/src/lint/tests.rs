@@ -155,6 +155,23 @@ fn a_rule_that_leaves_nothing_to_another_is_found() {
             },
             false,
         ),
+        // Only a rule that names the twin reaches it.
+        (
+            RuleSpec::new("a", Action::Allow),
+            path("b", "/sdk/vim25/*/*/*/PowerOnVM_Task"),
+            false,
+        ),
+        (
+            RuleSpec::new("a", Action::Allow),
+            path("b", "/api/**"),
+            true,
+        ),
+        (
+            RuleSpec::new("d", Action::Deny),
+            path("b", "/sdk/vim25/*/*/*/PowerOnVM_Task"),
+            true,
+        ),
+        (deny("d", "/a/b"), path("b", "/a%2fb"), false),
         (path("b", "/api/x"), deny("d", "/API/**"), true),
         (deny("d", "/API/**"), path("b", "/api/x"), true),
         (deny("d", "/api/**"), deny("e", "/Api/x"), true),
