@@ -121,26 +121,43 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<String, ToolError> {
     call.soap_ns.clone_from(&args.soap_ns);
     call.upgrade.clone_from(&args.upgrade);
     call.source = args.source;
-    call.host = args.host.as_deref().map(one_spelling);
-    call.port = args.port;
-    if args.soap_op.is_some() && call.look(&policy.policy) == Look::No {
-        return Err(ToolError::Usage(
-            "a call with a SOAP operation is a POST to /sdk, or to a path that an enforced rule with \
-             soap_op names"
-                .to_owned(),
-        ));
+    if args.mode != Mode::Http {
+        call.host = args.host.as_deref().map(one_spelling);
+        call.port = args.port;
     }
-    if args.soap_op.is_some() && call.look(&policy.policy) == Look::Json {
-        return Ok(
-            "deny: under /sdk/vim25/ the path names the operation, and no SOAP is taken; leave \
-             --soap-op out\n  (no rule is asked)\n"
-                .to_owned(),
-        );
-    }
-    Ok(policy
-        .policy
-        .explain(&call.facts(&policy.policy))
-        .to_string())
+    let hint = match (call.look(&policy.policy), &args.soap_op) {
+        (Look::No, Some(_)) => {
+            return Err(ToolError::Usage(
+                "a call with a SOAP operation is a POST to /sdk, or to a path that an enforced rule \
+                 with soap_op names"
+                    .to_owned(),
+            ));
+        }
+        (Look::Json, Some(_)) => {
+            return Ok(
+                "deny: under /sdk/vim25/ the path names the operation, and no SOAP is taken; leave \
+                 --soap-op out\n  (no rule is asked)\n"
+                    .to_owned(),
+            );
+        }
+        (Look::Soap, None) => "(a call to this path is SOAP: say with --soap-op what it calls)\n",
+        (Look::Soap, Some(_)) | (Look::No | Look::Json, None) => "",
+    };
+    let explained = policy.policy.explain(&call.facts(&policy.policy));
+    Ok(format!("{explained}{hint}{}", ignored(args)))
+}
+
+/// What was said of the call that calls of its mode do not have.
+fn ignored(args: &ExplainArgs) -> String {
+    let mode = args.mode.as_str();
+    let what = match args.mode {
+        Mode::Http if args.host.is_some() || args.port.is_some() => "--host and --port do",
+        Mode::Connect | Mode::Tcp if args.method.is_some() || args.path.is_some() => {
+            "--method and --path do"
+        }
+        _ => return String::new(),
+    };
+    format!("({what} not count in mode {mode})\n")
 }
 
 /// That a target is none, and what may be done about it.
@@ -196,4 +213,111 @@ fn one_spelling(host: &str) -> String {
     names
         .next()
         .map_or_else(|| host.to_owned(), |name| name.host().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        args: ExplainArgs,
+    }
+
+    const AGENT: &str = r#"
+[relay]
+url = "wss://relay.example.com"
+[oauth]
+grant = "token_file"
+token_file = "token"
+client_id = "x"
+[[endpoint]]
+name = "e"
+upstream = "https://vcenter.sddc.local"
+connect = ["vcenter.sddc.local:443"]
+mode = ["http", "connect"]
+[[endpoint]]
+name = "percent"
+upstream = "https://vcenter.sddc.local"
+allow_encoded_percent = true
+[policy]
+file = "policy.toml"
+"#;
+
+    const POLICY: &str = r#"
+version = 1
+[[rule]]
+id = "there"
+action = "allow"
+host = ["vcenter.sddc.local"]
+[[rule]]
+id = "files"
+action = "allow"
+method = ["GET", "MOVE"]
+path = ["/folder/*/x"]
+"#;
+
+    #[test]
+    fn what_no_rule_is_asked_about_or_what_does_not_count_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("agent.toml");
+        std::fs::write(&config, AGENT).unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "t").unwrap();
+        std::fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+        let explained = |words: &str| {
+            let config = config.to_str().unwrap();
+            let given = ["explain", "--config", config].into_iter();
+            let line = given.chain(words.split(' '));
+            explain(&CommandLine::parse_from(line).args).unwrap()
+        };
+        for (words, decision, said) in [
+            (
+                "--endpoint e --path /folder/a%252fb/x",
+                "deny: the path has the escape %25 at 9",
+                "(no rule is asked; an endpoint with allow_encoded_percent may accept it)",
+            ),
+            (
+                "--endpoint e --path /a/..",
+                "deny: the path has a segment",
+                "(no rule is asked)",
+            ),
+            (
+                "--endpoint percent --path /folder/a%252fb/x",
+                "allow, by rule \"files\"",
+                "\"files\" (allow) matches",
+            ),
+            (
+                "--endpoint e --method MOVE --path /folder/a/x --destination /folder/b;c/x",
+                "deny: the destination is not accepted",
+                "an endpoint with allow_semicolon",
+            ),
+            (
+                "--endpoint e --method POST --path /sdk",
+                "deny: the SOAP operation could not be read",
+                "say with --soap-op what it calls",
+            ),
+            (
+                "--endpoint e --path /other --host vcenter.sddc.local --port 443",
+                "deny: no rule",
+                "(--host and --port do not count in mode http)",
+            ),
+            (
+                "--endpoint e --mode connect --path /x --host vcenter.sddc.local --port 443",
+                "allow, by rule \"there\"",
+                "(--method and --path do not count in mode connect)",
+            ),
+        ] {
+            let text = explained(words);
+            assert!(text.starts_with(decision), "{words}: {text}");
+            assert!(text.contains(said), "{words}: {text}");
+        }
+    }
 }
