@@ -1,6 +1,7 @@
 //! From written rules to compiled ones; every mistake is found here, none at a call.
 
 use std::collections::HashSet;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use crate::facts::Mode;
@@ -237,12 +238,21 @@ fn endpoint(pattern: &str) -> Result<Glob, String> {
     Ok(Glob::new(pattern))
 }
 
-/// A host name in lower case, or an address.
+/// A host name in lower case, or an address. With a port it would match nothing, and deny nothing.
 fn host(pattern: &str) -> Result<Glob, String> {
     bounded(pattern)?;
     let legal =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.:*".contains(&byte);
-    if pattern.is_empty() || !pattern.bytes().all(legal) || pattern.ends_with('.') {
+    let of_address = |byte: u8| byte.is_ascii_hexdigit() || b":.*".contains(&byte);
+    let is_one = match (pattern.contains(':'), pattern.contains('*')) {
+        (false, _) => true,
+        (true, true) => pattern.bytes().all(of_address),
+        (true, false) => {
+            let address = pattern.parse::<Ipv6Addr>();
+            address.is_ok_and(|address| address.to_string() == pattern)
+        }
+    };
+    if pattern.is_empty() || !pattern.bytes().all(legal) || pattern.ends_with('.') || !is_one {
         return Err(format!(
             "{pattern:?} matches no name; expected a host name in lower case, without port and \
              brackets; '*' stands for any characters"

@@ -56,10 +56,13 @@ fn every_mistake_of_every_rule_is_reported_at_once() {
 #[test]
 fn what_could_never_match_is_refused() {
     type Change = fn(&mut RuleSpec);
-    let table: [(&str, Change); 22] = [
+    let table: [(&str, Change); 25] = [
         ("host", |rule| rule.host = strings(&["ESX-01"])),
         ("host", |rule| rule.host = strings(&["esx-01."])),
         ("host", |rule| rule.host = strings(&[""])),
+        ("host", |rule| rule.host = strings(&["esx-01:443"])),
+        ("host", |rule| rule.host = strings(&["*.sddc.local:*"])),
+        ("host", |rule| rule.host = strings(&["2001:0db8::1"])),
         ("port", |rule| rule.port = vec![0]),
         ("port", |rule| {
             rule.mode = vec![Mode::Http];
@@ -105,6 +108,8 @@ fn what_could_never_match_is_refused() {
         assert_eq!(errors[0].key, key);
     }
     assert!(errors(|_| ()).is_empty());
+    let addresses = ["10.0.0.*", "2001:db8::1", "2001:db8:*", "::ffff:192.0.2.1"];
+    assert!(errors(|rule| rule.host = strings(&addresses)).is_empty());
 }
 
 #[test]
