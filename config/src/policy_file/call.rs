@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use culvert_policy::{
     CallFacts, CanonicalTarget, Decision, Look, Mode, PathOptions, Policy, Soap, has_destination,
 };
+use culvert_proto::heads::is_method;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -236,6 +237,12 @@ impl WrittenTest {
             written.mode.map_or(Mode::Http, Mode::from),
         );
         match (&written.method, &written.path) {
+            (Some(method), Some(_)) if !is_method(method.get_ref().as_bytes()) => {
+                // Nobody gets through with it: whatever the rules say, it would show nothing.
+                let found = method.get_ref();
+                let message = format!("found {found:?}; expected a method, such as \"GET\"");
+                return Err(document.error(method.span(), message));
+            }
             (Some(method), Some(path)) if call.mode.has_target() => {
                 call.method.clone_from(method.get_ref());
                 let target = TestCall::parse_target(path.get_ref());

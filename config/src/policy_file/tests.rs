@@ -275,6 +275,10 @@ expect = "{expect}"
         ),
         (moves("bin/a"), "must begin with '/'"),
         (
+            "method = \"move\"".to_owned(),
+            "found \"move\"; expected a method, such as \"GET\"",
+        ),
+        (
             "method = \"PUT\", destination = \"/bin/a\"".to_owned(),
             "only a call with method = \"COPY\" or \"MOVE\" has a destination",
         ),
