@@ -326,17 +326,17 @@ impl Listener {
             let Some(mut tcp) = arrived.settle() else {
                 return;
             };
-            match timeout(terms.handshake, tcp.introduced(address, &terms.strangers)).await {
-                Ok(Ok(from)) => serve(tcp, from).await,
-                failed => {
-                    metrics.connections.on_arrival(Arrival::NotIntroduced);
-                    let why = match failed {
-                        Ok(Err(error)) => error.to_string(),
-                        _ => "no PROXY header in time".to_owned(),
-                    };
-                    tracing::debug!(peer = %address, "a balancer's connection is closed: {why}");
+            let introduced = timeout(terms.handshake, tcp.introduced(address)).await;
+            let (arrival, why) = match introduced {
+                Ok(Ok(from)) if tcp.arrive(from, &terms.strangers) => {
+                    return serve(tcp, from).await;
                 }
-            }
+                Ok(Ok(from)) => (Arrival::SourceShed, too_many_of(from)),
+                Ok(Err(error)) => (Arrival::NotIntroduced, error.to_string()),
+                Err(_) => (Arrival::NotIntroduced, "no PROXY header in time".to_owned()),
+            };
+            metrics.connections.on_arrival(arrival);
+            tracing::debug!(peer = %address, "a balancer's connection is closed: {why}");
         });
     }
 
@@ -367,10 +367,7 @@ impl Listener {
         };
         let Some(standing) = standing else {
             self.metrics.connections.on_arrival(Arrival::SourceShed);
-            self.complain(&format!(
-                "too many unauthenticated connections from {}: new ones are closed",
-                address.ip()
-            ));
+            self.complain(&format!("{}: new ones are closed", too_many_of(address)));
             return None;
         };
         socket::tune(&tcp);
@@ -403,6 +400,10 @@ impl Listener {
             tracing::warn!("{what}");
         }
     }
+}
+
+fn too_many_of(source: SocketAddr) -> String {
+    format!("too many unauthenticated connections from {}", source.ip())
 }
 
 /// `[::]` takes IPv4 too, whatever the system's default is.

@@ -53,20 +53,20 @@ pub struct Admitted {
 impl Admitted {
     /// Reads what the balancer at `by` says about where the connection is from; `by` itself where it
     /// speaks for itself, as in health checks.
-    pub(super) async fn introduced(
-        &mut self,
-        by: SocketAddr,
-        strangers: &Arc<Strangers>,
-    ) -> io::Result<SocketAddr> {
-        let from = proxy_header::read(&mut self.tcp).await?.unwrap_or(by);
-        let standing = strangers.arrive(from.ip());
-        self.standing = standing.ok_or_else(|| {
-            io::Error::other(format!(
-                "too many unauthenticated connections from {}",
-                from.ip()
-            ))
-        })?;
-        Ok(from)
+    pub(super) async fn introduced(&mut self, by: SocketAddr) -> io::Result<SocketAddr> {
+        Ok(proxy_header::read(&mut self.tcp).await?.unwrap_or(by))
+    }
+
+    /// Counts the connection among its source's, once it is known whose it is; says whether that may have
+    /// another one.
+    pub(super) fn arrive(&mut self, from: SocketAddr, strangers: &Arc<Strangers>) -> bool {
+        match strangers.arrive(from.ip()) {
+            Some(standing) => {
+                self.standing = standing;
+                true
+            }
+            None => false,
+        }
     }
 }
 

@@ -380,3 +380,43 @@ async fn a_connection_goes_to_the_worker_that_its_name_belongs_to() {
         assert_eq!(&echo, b"hear me");
     }
 }
+
+/// It is the source that the balancer's header names which has too many, and that is what is counted.
+#[tokio::test]
+async fn too_many_of_one_source_behind_a_balancer_are_shed_as_its() {
+    let limits = RelayLimits {
+        unauthenticated_per_source: 1,
+        ..RelayLimits::default()
+    };
+    let rig = Rig::with(10, &limits).await;
+    let terms = Terms {
+        balancers: ["127.0.0.1/32".parse().unwrap()].into(),
+        ..rig.terms.clone()
+    };
+    let any = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(any, terms, rig.metrics.clone()).unwrap();
+    let address = listener.address().unwrap();
+    let (tell, mut served) = mpsc::channel(10);
+    let serve = move |mut connection: PlainConnection, peer: Peer| {
+        let tell = tell.clone();
+        async move {
+            tell.send(peer.address).await.unwrap();
+            // Nobody proves anything until the caller goes.
+            let _ = connection.read(&mut [0; 1]).await;
+        }
+    };
+    tokio::spawn(listener.run_plain(rig.ending.clone(), serve));
+    let arrive = async || {
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        let header = b"PROXY TCP4 192.0.2.7 10.0.0.1 80 443\r\n";
+        tcp.write_all(header).await.unwrap();
+        tcp
+    };
+    let _first = arrive().await;
+    let first = served.recv().await.unwrap();
+    assert_eq!(first, "192.0.2.7:80".parse().unwrap());
+    let mut second = arrive().await;
+    assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    assert!(rig.has("arrivals_total{outcome=\"source-shed\"} 1"));
+    assert!(rig.has("arrivals_total{outcome=\"not-introduced\"} 0"));
+}
