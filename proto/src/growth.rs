@@ -144,6 +144,13 @@ impl GrowthBudget {
         TenantBudgets::new(move |tenant| all.of_tenant(tenant.as_str()))
     }
 
+    /// Takes so many bytes for one thing of that size; `None`: there is no room for all of it.
+    pub fn hold(&self, bytes: u32) -> Option<Held> {
+        let mut share = Share::new(self.clone());
+        let taken = share.take(bytes);
+        (taken == bytes).then_some(Held { _share: share })
+    }
+
     /// All of it, in bytes.
     pub fn total(&self) -> u64 {
         self.shared.total
@@ -300,6 +307,12 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// Bytes that one thing holds of a budget. Dropping it gives them back.
+#[derive(Debug)]
+pub struct Held {
+    _share: Share,
 }
 
 #[cfg(test)]

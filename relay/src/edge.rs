@@ -52,6 +52,7 @@ use culvert_http::Server;
 use culvert_http::pace::Pace;
 use culvert_identity::Verifier;
 use culvert_identity::verify::Proofs;
+use culvert_proto::growth::TenantBudgets;
 use tokio::sync::Semaphore;
 
 pub use self::certificates::CertificateCallers;
@@ -78,6 +79,8 @@ pub struct Edge {
     /// An empty directory: where endpoints of other tenants are looked up.
     nowhere: Directory,
     agents: Arc<Agents>,
+    /// What may wait of each tenant.
+    waiting: TenantBudgets,
     metrics: Arc<Metrics>,
     limits: RelayLimits,
     /// One for each call that may be in progress.
@@ -120,6 +123,7 @@ impl Edge {
             agents,
             metrics,
         } = parts;
+        let (_, waiting) = agents.memory();
         let pace = Pace {
             head: limits.request_head.0,
             keep_alive: limits.keep_alive.0,
@@ -135,6 +139,7 @@ impl Edge {
             tenants,
             revocations,
             nowhere: Directory::new(Duration::ZERO),
+            waiting,
             agents,
             server: Server::new(pace, limits.streams_per_connection, metrics.carried()),
             metrics,

@@ -12,6 +12,10 @@ use http_body::{Body, Frame, SizeHint};
 use super::download::{Download, DownloadError};
 use super::record::CallRecord;
 
+/// The relay's own words go in pieces of so many bytes: of what hyper has, it keeps all until the caller
+/// takes it.
+const PIECE: usize = 16 * 1024;
+
 /// The body of an answer. With it the call ends: dropping it writes the call's record, and
 /// breaks off what is still under way.
 pub(crate) struct AnswerBody {
@@ -27,8 +31,8 @@ pub(crate) struct AnswerBody {
     reason = "there is one a call, and a box would be one more allocation a call"
 )]
 enum Source {
-    /// The relay's own words, until they are taken.
-    Text(Option<Bytes>),
+    /// What is left of the relay's own words.
+    Text(Bytes),
     /// The upstream's.
     Stream(Download),
     /// It broke off.
@@ -38,7 +42,6 @@ enum Source {
 impl AnswerBody {
     /// The relay's own words; may be empty.
     pub(crate) fn text(text: Bytes, record: CallRecord) -> Self {
-        let text = (!text.is_empty()).then_some(text);
         Self {
             source: Source::Text(text),
             http1: false,
@@ -50,7 +53,7 @@ impl AnswerBody {
     /// carries it.
     pub(crate) fn none() -> Self {
         Self {
-            source: Source::Text(None),
+            source: Source::Text(Bytes::new()),
             http1: false,
             record: None,
         }
@@ -85,7 +88,11 @@ impl Body for AnswerBody {
         };
         record.progress.handed.store(false, Ordering::Relaxed);
         let next = match source {
-            Source::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Text(text) if text.is_empty() => None,
+            Source::Text(text) => {
+                let piece = text.split_to(text.len().min(PIECE));
+                Some(Ok(Frame::data(piece)))
+            }
             Source::Stream(download) => match ready!(Pin::new(download).poll_frame(cx)) {
                 // Not what is withdrawn: that ends at once.
                 Some(Err(error @ DownloadError::Body(_))) => {
@@ -125,7 +132,7 @@ impl Body for AnswerBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Text(text) => text.is_none(),
+            Source::Text(text) => text.is_empty(),
             Source::Stream(download) => download.is_end_stream(),
             Source::Broken(_) => false,
         }
@@ -133,7 +140,7 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Text(text) => SizeHint::with_exact(text.len() as u64),
             Source::Stream(download) => download.size_hint(),
             Source::Broken(_) => SizeHint::default(),
         }
@@ -145,7 +152,7 @@ impl Drop for AnswerBody {
         // hyper does not ask for the end where it knows it: behind the last announced byte, and
         // where the answer has no body.
         let whole = match &self.source {
-            Source::Text(text) => text.is_none(),
+            Source::Text(text) => text.is_empty(),
             Source::Stream(download) => download.is_whole(),
             Source::Broken(_) => false,
         };

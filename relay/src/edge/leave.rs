@@ -139,7 +139,7 @@ impl Edge {
     }
 
     /// What a caller is told that is withdrawn, or asks for what is.
-    pub(super) fn refuse_revoked(&self, revocation: &Revocation) -> Problem {
+    fn refuse_revoked(&self, revocation: &Revocation) -> Problem {
         self.metrics.revocations.refused_calls.inc();
         let reason = revocation.reason.as_deref().unwrap_or("no reason given");
         Problem::new(ErrorCode::Forbidden, revocations::REFUSED)

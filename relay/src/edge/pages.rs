@@ -6,6 +6,7 @@ use bytes::Bytes;
 use culvert_http::Problem;
 use culvert_http::upload::Upload;
 use culvert_identity::verify::{ProvedRequest, ProvedTarget};
+use culvert_proto::code::ErrorCode;
 use culvert_session::dial::SESSION_PATH;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHORIZATION, VARY,
@@ -18,6 +19,10 @@ use super::connection::Connection;
 use super::forward::unknown_endpoint;
 use super::record::CallRecord;
 use super::{ERRORS_PATH, Edge, pac};
+
+/// Most bytes of a script that counts as nothing. A longer one draws on its tenant's part of the memory:
+/// how long it is, the tenant's agents decide.
+const SHORT: usize = 16 * 1024;
 
 /// A browser asks for the script again after so many seconds, and not before.
 const PAC_CACHE: &str = "private, max-age=60";
@@ -107,16 +112,20 @@ impl Edge {
         let caller = caller.verified;
         record.caller = Some(caller.clone());
         must_call(&caller)?;
-        if let Some(revocation) = self.revocations.of_call(&caller.principal, None) {
-            return Err(self.refuse_revoked(&revocation));
-        }
-        let names = self.directory.names(&caller.principal.tenant);
+        let _leave = self.begin(record, None)?;
+        let tenant = &caller.principal.tenant;
+        let names = self.directory.names(tenant);
         let names: Vec<_> = names
             .into_iter()
             .filter(|(_, endpoint)| caller.may_call_endpoint(endpoint))
             .map(|(name, _)| name)
             .collect();
         let script = pac::script(proxy, &names);
+        if script.len() > SHORT {
+            let held = u32::try_from(script.len()).ok();
+            let held = held.and_then(|bytes| self.waiting.of(tenant).hold(bytes));
+            record.held = Some(held.ok_or_else(no_room)?);
+        }
         let Answer::Own(mut response) = page_answer(request, pac::CONTENT_TYPE, script) else {
             return Err(unknown_endpoint());
         };
@@ -126,6 +135,11 @@ impl Edge {
         headers.insert(VARY, HeaderValue::from_static(vary));
         Ok(Answer::Own(response))
     }
+}
+
+fn no_room() -> Problem {
+    let detail = "there is no memory for the names of your tenant at the moment; try again";
+    Problem::new(ErrorCode::Overloaded, detail)
 }
 
 /// A request's credentials for a page of the relay's own: there is no upstream to which

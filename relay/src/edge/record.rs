@@ -8,6 +8,7 @@ use culvert_http::mask::mask_target;
 use culvert_http::{Problem, Progress, Throttle, Traffic};
 use culvert_identity::verify::VerifiedToken;
 use culvert_process::log::ACCESS;
+use culvert_proto::growth::Held;
 use culvert_proto::head::{CallId, Mode};
 use culvert_proto::trace::TraceId;
 use http::{Method, StatusCode};
@@ -40,6 +41,8 @@ pub(crate) struct CallRecord {
     pub(crate) seat: Option<OwnedSemaphorePermit>,
     /// Its place among those of its tenant.
     pub(crate) live: Option<CallSeat>,
+    /// What its tenant's memory has for its answer.
+    pub(crate) held: Option<Held>,
     ending: Ending,
     /// Whether the metrics count it: an agent's request for a session is no call.
     is_call: bool,
@@ -78,6 +81,7 @@ impl CallRecord {
             progress,
             seat: None,
             live: None,
+            held: None,
             ending: Ending::Open,
             is_call: true,
             metrics,

@@ -3,14 +3,17 @@
 use bytes::Bytes;
 use culvert_config::quota::{ByteRate, PerSecond};
 use culvert_config::relay::RelayLimits;
+use culvert_config::units::Size;
 use culvert_http::Alpn;
 use culvert_proto::head::BodyLength;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout};
 
 use super::connect::{NAME, read_head, way};
-use super::rig::{HOST, Rig, SOON, read_body, response};
+use super::rig::{DOMAIN, HOST, Rig, SOON, read_body, response};
 
 #[tokio::test]
 async fn a_call_above_the_quota_gets_429_and_the_next_one_passes() {
@@ -212,4 +215,73 @@ async fn a_slowed_call_ends_when_it_is_revoked() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// A tenant's agents decide how long its script is, and its callers for how long it is held.
+#[tokio::test]
+async fn scripts_that_nobody_takes_are_held_in_their_tenants_part_of_the_memory() {
+    let rig = Rig::with_limits(RelayLimits {
+        waiting_buffer: Size(1 << 20),
+        ..RelayLimits::default()
+    });
+    let label = "x".repeat(60);
+    let names: Vec<_> = (100..1100)
+        .map(|number| format!("vc-{number}.{label}.{label}:443"))
+        .collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let _agent = rig.agent_with_names("vc", &names).await;
+    let io = TokioIo::new(rig.connect(Alpn::H2));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let builder = builder.initial_stream_window_size(1024);
+    let (mut caller, connection) = builder.handshake(io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut untaken = Vec::new();
+    while untaken.len() < 20 {
+        let mut request = rig.request("GET", "/", "");
+        let page = format!("https://{DOMAIN}/.culvert/proxy.pac");
+        *request.uri_mut() = page.parse().unwrap();
+        let answer = caller.send_request(request).await.unwrap();
+        if answer.status() != 200 {
+            assert_eq!(answer.status(), 503);
+            break;
+        }
+        untaken.push(answer);
+    }
+    assert!((1..10).contains(&untaken.len()), "{}", untaken.len());
+    // A short one has room all the same.
+    let globex = rig.token(json!({"tenant": "globex"}));
+    let token = format!("Culvert-Authorization: Bearer {globex}\r\n");
+    assert_eq!(rig.exchange(script(&token)).await.status, 200);
+
+    drop((caller, untaken));
+    connection.abort();
+    let whole = loop {
+        let reply = rig.exchange(script(&rig.bearer())).await;
+        if reply.status == 200 {
+            break reply;
+        }
+    };
+    let whole = String::from_utf8(whole.body).unwrap();
+    for name in names {
+        assert!(whole.contains(name), "{name}");
+    }
+}
+
+fn script(fields: &str) -> String {
+    format!(
+        "GET /.culvert/proxy.pac HTTP/1.1\r\nHost: {DOMAIN}\r\nConnection: close\r\n{fields}\r\n"
+    )
+}
+
+/// A script costs what a call does.
+#[tokio::test(start_paused = true)]
+async fn a_script_is_one_of_the_calls_of_its_tenant() {
+    let rig = Rig::with_limits(RelayLimits {
+        tenant_max_call_rate: Some(PerSecond(2)),
+        ..RelayLimits::default()
+    });
+    for status in [200, 200, 429] {
+        let reply = rig.exchange(script(&rig.bearer())).await;
+        assert_eq!(reply.status, status, "{reply:?}");
+    }
 }
