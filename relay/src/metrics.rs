@@ -63,6 +63,8 @@ pub enum Outcome {
     CallerGone,
     /// The answer broke off after its head had been passed on.
     CutShort,
+    /// A defect of this relay ended it.
+    InternalError,
 }
 
 /// What happened to a TCP connection of a caller or an agent.
@@ -173,6 +175,7 @@ impl Metrics {
             }
             Outcome::CallerGone => _ = calls.caller_gone.inc(),
             Outcome::CutShort => _ = calls.cut_short.inc(),
+            Outcome::InternalError => _ = calls.internal_error.inc(),
         }
         calls.duration.observe(duration.as_secs_f64());
     }
@@ -402,6 +405,7 @@ struct Calls {
     refused: Vec<Counter>,
     caller_gone: Counter,
     cut_short: Counter,
+    internal_error: Counter,
     duration: Histogram,
     carried: Arc<Carried>,
 }
@@ -419,6 +423,7 @@ impl Calls {
                 .collect(),
             caller_gone: counter("caller-gone", ""),
             cut_short: counter("cut-short", ""),
+            internal_error: counter("internal-error", ""),
             duration: Histogram::new(DURATIONS),
             carried: Arc::default(),
         };
@@ -474,6 +479,10 @@ mod tests {
             ),
             (Outcome::CallerGone, "outcome=\"caller-gone\",code=\"\""),
             (Outcome::CutShort, "outcome=\"cut-short\",code=\"\""),
+            (
+                Outcome::InternalError,
+                "outcome=\"internal-error\",code=\"\"",
+            ),
         ];
         for (outcome, _) in outcomes {
             metrics.call_started();
@@ -489,7 +498,7 @@ mod tests {
             );
         }
         assert!(
-            text.contains("culvert_relay_call_duration_seconds_count 4\n"),
+            text.contains("culvert_relay_call_duration_seconds_count 5\n"),
             "{text}"
         );
         assert!(text.ends_with("# EOF\n"));

@@ -21,6 +21,9 @@ use super::route::Endpoint;
 use crate::metrics::{Metrics, Outcome};
 use crate::tenants::CallSeat;
 
+/// Why a call ended that a panic ended: the log has another line with what it was.
+const DEFECT: &str = "a defect of this relay";
+
 /// The record of one request. Dropped when it is over, it writes the access line, and counts it if it is
 /// a call.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ enum Ending {
     Answered(StatusCode),
     CutShort(StatusCode, String),
     Refused(Box<Problem>),
+    /// By a panic, perhaps after this status.
+    Defect(Option<StatusCode>),
 }
 
 impl CallRecord {
@@ -133,6 +138,15 @@ impl CallRecord {
         }
     }
 
+    /// What holds the call fails. That an answer was given or broken off before is still so.
+    fn on_defect(&mut self) {
+        match self.ending {
+            Ending::Open => self.ending = Ending::Defect(None),
+            Ending::Answering(status) => self.ending = Ending::Defect(Some(status)),
+            _ => {}
+        }
+    }
+
     fn write(&self, duration: std::time::Duration) {
         let tenant = self
             .endpoint
@@ -165,6 +179,7 @@ impl CallRecord {
                 Some(problem.log.as_deref().unwrap_or(&problem.detail)),
                 "refused",
             ),
+            Ending::Defect(status) => (*status, None, Some(DEFECT), "internal-error"),
         };
         info!(
             target: ACCESS,
@@ -192,6 +207,9 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.on_defect();
+        }
         // Such a caller is still there: it was this relay that ended the call.
         let untaken = self.progress.untaken.get().copied();
         if let Some(untaken) = untaken.or_else(|| self.traffic().untaken()) {
@@ -205,6 +223,7 @@ impl Drop for CallRecord {
                 Ending::Answered(status) => Outcome::Answered(*status),
                 Ending::CutShort(..) => Outcome::CutShort,
                 Ending::Refused(problem) => Outcome::Refused(problem.code),
+                Ending::Defect(_) => Outcome::InternalError,
             };
             self.metrics.call_finished(outcome, duration);
         }

@@ -1,17 +1,23 @@
 //! What a call leaves in the log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_config::relay::RelayLimits;
-use culvert_http::Alpn;
+use culvert_http::{Alpn, Progress};
 use culvert_proto::head::BodyLength;
 use culvert_session::Stream;
+use http::{Method, StatusCode};
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, duplex};
 
 use super::connect::{NAME, connect, way};
 use super::rig::*;
+use crate::edge::connection::Connection;
+use crate::edge::record::CallRecord;
+use crate::listener::{Door, Peer};
+use crate::metrics::Metrics;
 use crate::sessions::tests::rig::HANDSHAKE;
 use crate::testing::Lines;
 
@@ -212,5 +218,56 @@ async fn a_caller_that_is_cut_off_for_taking_nothing_is_not_said_to_have_gone() 
     for line in access {
         assert_eq!(line["outcome"], "cut-short", "{line}");
         assert_eq!(line["why"], "the caller took nothing for 1 s", "{line}");
+    }
+}
+
+async fn fail(_record: CallRecord) {
+    panic!("as the test wants it");
+}
+
+/// Whoever looks at lines and metrics looks for the fault here, and not with the caller.
+#[tokio::test]
+async fn a_call_that_a_defect_ends_is_the_relays_own_fault() {
+    let (lines, _guards) = Lines::listen();
+    let metrics = Arc::new(Metrics::new());
+    let peer = Peer {
+        address: "192.0.2.7:4711".parse().unwrap(),
+        tls13: true,
+        door: Door::Public,
+    };
+    let connection = Arc::new(Connection::new(peer, &duplex(1).0));
+    let begin = || {
+        let (metrics, connection) = (metrics.clone(), connection.clone());
+        CallRecord::begin(metrics, connection, Method::GET, Progress::default().into())
+    };
+    let mut answering = begin();
+    answering.on_answer(StatusCode::OK);
+    let mut answered = begin();
+    answered.on_answer(StatusCode::OK);
+    answered.on_end();
+    for record in [begin(), answering, answered] {
+        assert!(tokio::spawn(fail(record)).await.unwrap_err().is_panic());
+    }
+
+    let access = lines.access();
+    let ends: Vec<_> = access
+        .iter()
+        .map(|line| (&line["outcome"], &line["status"], &line["why"]))
+        .collect();
+    let why = json!("a defect of this relay");
+    let (internal, none) = (json!("internal-error"), json!(null));
+    let expected = [
+        (&internal, &none, &why),
+        (&internal, &json!(200), &why),
+        (&json!("answered"), &json!(200), &none),
+    ];
+    assert_eq!(ends, expected, "{}", lines.text());
+    let counted = metrics.render().unwrap();
+    for line in [
+        "calls_total{outcome=\"internal-error\",code=\"\"} 2\n",
+        "calls_total{outcome=\"caller-gone\",code=\"\"} 0\n",
+        "calls_in_flight 0\n",
+    ] {
+        assert!(counted.contains(line), "{line}{counted}");
     }
 }
