@@ -116,19 +116,21 @@ impl<R: Registry> Cluster<R> {
             let mut entry = self.me.clone();
             entry.leaving = self.leaving.is_cancelled();
             let routes = self.directory.routes_here();
-            let has_too_many = routes.len() > R::MAX_ROUTES;
-            if has_too_many && !had_too_many {
-                tracing::error!(
-                    endpoints = routes.len(),
-                    "this node serves more than {} endpoints: other nodes hear of no more",
-                    R::MAX_ROUTES
-                );
-            }
-            had_too_many = has_too_many;
+            let routes: Vec<_> = routes.iter().map(Route::from).collect();
+            let endpoints = routes.len();
             // What others would not read is not written: it would look like somebody else's when it is
             // compared.
-            let routes = routes.iter().take(R::MAX_ROUTES);
-            entry.routes = routes.map(Route::from).collect();
+            entry.routes = R::fit(routes);
+            let left_out = endpoints - entry.routes.len();
+            if left_out > 0 && !had_too_many {
+                tracing::error!(
+                    endpoints,
+                    left_out,
+                    "this node serves more than its entry in the registry has room for: of what is left \
+                     out other nodes hear nothing"
+                );
+            }
+            had_too_many = left_out > 0;
             entry.version = version;
             let load = self.metrics.load();
             let renewed = match &told {

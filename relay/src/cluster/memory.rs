@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use super::registry::{
-    Entry, Heard, Instance, Load, Registry, RegistryError, Routes, Seen, Stamp, WORDS,
+    Entry, Heard, Instance, Load, Registry, RegistryError, Route, Routes, Seen, Stamp, WORDS,
 };
 use crate::revocations::RevocationId;
 use crate::revocations::sharing::{Says, Word};
@@ -68,6 +68,9 @@ impl Drop for MemoryRegistry {
 }
 
 impl MemoryRegistry {
+    /// Most routes of one entry that are read.
+    pub(crate) const MAX_ROUTES: usize = 64;
+
     fn of(shared: Arc<Shared>) -> Self {
         let new = Self {
             shared,
@@ -176,7 +179,10 @@ impl MemoryRegistry {
 }
 
 impl Registry for MemoryRegistry {
-    const MAX_ROUTES: usize = 64;
+    fn fit(mut routes: Vec<Route>) -> Vec<Route> {
+        routes.truncate(Self::MAX_ROUTES);
+        routes
+    }
 
     async fn publish(
         &self,

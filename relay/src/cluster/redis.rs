@@ -11,6 +11,7 @@
 //! ```
 //! The prefix is in braces, so that all keys are in one slot of a Cluster and can be set at once.
 
+mod room;
 mod server;
 mod words;
 mod written;
@@ -27,11 +28,12 @@ use redis::{
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use self::room::MAX_BYTES;
 use self::server::{Connection, Server};
 use self::words::{MAX_WORD, Written};
-use self::written::{MAX_ROUTES, Meta, WrittenRoutes};
+use self::written::{Meta, WrittenRoutes};
 use super::registry::{
-    Entry, Heard, Instance, Load, Registry, RegistryError, Routes, Seen, Stamp, WORDS,
+    Entry, Heard, Instance, Load, Registry, RegistryError, Route, Routes, Seen, Stamp, WORDS,
 };
 use crate::revocations::sharing::{Says, Word};
 use crate::revocations::{LONGEST, MAX_REVOCATIONS};
@@ -47,9 +49,6 @@ const MAX_WORDS: usize = 4 * MAX_REVOCATIONS;
 
 /// How much of a node's routes is read at once, in bytes: what a slow engine gives in time.
 const PIECE: usize = 1 << 20;
-
-/// Most bytes of a node's routes that are read.
-const MAX_BYTES: usize = 64 << 20;
 
 /// How often reading a node's routes is begun, where they change while they are read.
 const TRIES: usize = 3;
@@ -168,7 +167,9 @@ impl From<RedisError> for RegistryError {
 }
 
 impl Registry for RedisRegistry {
-    const MAX_ROUTES: usize = MAX_ROUTES;
+    fn fit(routes: Vec<Route>) -> Vec<Route> {
+        room::fit(routes)
+    }
 
     async fn publish(
         &self,
@@ -372,7 +373,7 @@ impl RedisRegistry {
                 return Ok(Some(text));
             }
             if text.len() >= MAX_BYTES {
-                tracing::error!(%instance, "the routes of a node take more than {MAX_BYTES} bytes: they are not read");
+                tracing::error!(%instance, "the routes of a node take {MAX_BYTES} bytes or more: they are not read");
                 return Ok(Some(Vec::new()));
             }
         }

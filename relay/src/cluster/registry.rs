@@ -153,8 +153,8 @@ pub(crate) const WORDS: usize = 128;
 ///
 /// Nothing here is trusted beyond what [`crate::cluster`] says.
 pub(crate) trait Registry: Send + Sync + 'static {
-    /// Most routes of one entry that are read; an entry is to have no more.
-    const MAX_ROUTES: usize;
+    /// Leaves out routes for which one entry has no room: no more would be read. The same of the same.
+    fn fit(routes: Vec<Route>) -> Vec<Route>;
 
     /// Leaves an entry, in place of an older one of the same process, and hints at it.
     fn publish(

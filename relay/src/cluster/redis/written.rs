@@ -7,10 +7,8 @@ use culvert_proto::names::{EndpointName, TenantName};
 use culvert_proto::priority::Priority;
 use serde::{Deserialize, Serialize};
 
+use super::room::MAX_ROUTES;
 use crate::cluster::registry::{Entry, Instance, Load, Route, Routes, Seen};
-
-/// Most endpoints of one node.
-pub(super) const MAX_ROUTES: usize = 200_000;
 
 /// An entry without its routes.
 #[derive(Debug, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use crate::cluster::memory::MemoryRegistry;
 use crate::cluster::registry::{Entry, Load, Registry};
 use crate::directory::{Service, SessionId};
 use crate::place::Place;
+use crate::testing::Lines;
 
 fn route_names(tenant: &str, endpoint: &str) -> (TenantName, EndpointName) {
     let route = route(tenant, endpoint);
@@ -65,9 +66,10 @@ async fn what_somebody_else_writes_in_a_node_s_name_does_not_last() {
     }
 }
 
-/// A node that serves more than others read does not take its own word for somebody else's.
+/// A node that serves more than others read says so, and does not take its own word for somebody else's.
 #[tokio::test(start_paused = true)]
-async fn a_node_that_serves_more_than_others_read_keeps_its_own_word() {
+async fn a_node_that_serves_more_than_others_read_says_so_and_keeps_its_own_word() {
+    let (lines, _guards) = Lines::listen();
     let registry = MemoryRegistry::default();
     let node = Node::start(&registry);
     let session = session();
@@ -84,6 +86,13 @@ async fn a_node_that_serves_more_than_others_read_keeps_its_own_word() {
     // It has looked at its own entry more than once.
     pass(200).await;
     assert_eq!(all(&registry).await.remove(0).0, said);
+    let told = lines.text();
+    let told: Vec<_> = told
+        .lines()
+        .filter(|line| line.contains("has room for"))
+        .collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(r#""left_out":1"#), "{told:?}");
 }
 
 /// A look at a registry in which nothing has changed does no work for each of the endpoints.
