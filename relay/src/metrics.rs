@@ -3,16 +3,18 @@
 //! Every handle is made once, here: to count is one atomic addition, no look-up of labels. Labels
 //! come from closed sets, never from what a peer sends.
 
+mod connections;
 mod handshakes;
 mod peers;
 mod rights;
+mod sessions;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_http::Carried;
-use culvert_proto::code::{ErrorCode, GoawayCode};
+use culvert_proto::code::ErrorCode;
 use http::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -24,9 +26,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+pub(crate) use self::connections::{Arrival, Connections};
 pub(crate) use self::handshakes::HandshakeCounts;
 pub(crate) use self::peers::{Peers, RegistryWork};
 pub(crate) use self::rights::{Issuers, QuotaKind, Quotas, Revoked, StrangerCounts};
+pub(crate) use self::sessions::{Lanes, Refused, Sessions};
 use crate::cluster::Load;
 
 /// Bounds of the duration histogram: from a call beside the relay to a long poll.
@@ -67,49 +71,10 @@ pub enum Outcome {
     InternalError,
 }
 
-/// What happened to a TCP connection of a caller or an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Arrival {
-    /// It may speak HTTP: where there is TLS, that was established.
-    Established,
-    /// Closed at once: the limit of connections is reached.
-    Shed,
-    /// Closed at once: too many of its source's are unproven.
-    SourceShed,
-    /// A balancer did not say whose connection it is.
-    NotIntroduced,
-    /// Closed: it was not its turn in time.
-    Late,
-    /// No TLS in time, or a failed handshake.
-    NoTls,
-    /// The system had no file descriptor, or another error of `accept`.
-    AcceptError,
-}
-
-/// Why an agent got no session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// Not a handshake of ours.
-    Handshake,
-    /// No valid token, or not verified because of what else came from there.
-    Unauthenticated,
-    /// A token that may not register, or is revoked.
-    Forbidden,
-    /// Its tenant has as many sessions as it may.
-    QuotaExceeded,
-    /// The limit of sessions is reached, or the node drains.
-    Overloaded,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
     outcome: &'static str,
     code: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -216,185 +181,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Connections {
-    pub(crate) open: Gauge,
-    established: Counter,
-    shed: Counter,
-    source_shed: Counter,
-    not_introduced: Counter,
-    late: Counter,
-    no_tls: Counter,
-    accept_error: Counter,
-}
-
-impl Connections {
-    fn new(registry: &mut Registry) -> Self {
-        let arrivals = Family::<OutcomeLabel, Counter>::default();
-        let counter = |outcome| arrivals.get_or_create_owned(&OutcomeLabel { outcome });
-        let open = Gauge::default();
-        registry.register(
-            "connections",
-            "Callers' and agents' connections, those to listen.proxy included",
-            open.clone(),
-        );
-        let new = Self {
-            open,
-            established: counter("established"),
-            shed: counter("shed"),
-            source_shed: counter("source-shed"),
-            not_introduced: counter("not-introduced"),
-            late: counter("late"),
-            no_tls: counter("no-tls"),
-            accept_error: counter("accept-error"),
-        };
-        registry.register(
-            "arrivals",
-            "What became of callers' and agents' connections as they came",
-            arrivals,
-        );
-        new
-    }
-
-    pub(crate) fn on_arrival(&self, arrival: Arrival) {
-        match arrival {
-            Arrival::Established => &self.established,
-            Arrival::Shed => &self.shed,
-            Arrival::SourceShed => &self.source_shed,
-            Arrival::NotIntroduced => &self.not_introduced,
-            Arrival::Late => &self.late,
-            Arrival::NoTls => &self.no_tls,
-            Arrival::AcceptError => &self.accept_error,
-        }
-        .inc();
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Sessions {
-    pub(crate) open: Gauge,
-    pub(crate) opened: Counter,
-    pub(crate) endpoints: Gauge,
-    pub(crate) renewals: Counter,
-    pub(crate) refused_renewals: Counter,
-    handshake: Counter,
-    unauthenticated: Counter,
-    forbidden: Counter,
-    quota_exceeded: Counter,
-    overloaded: Counter,
-    ended: Family<ReasonLabel, Counter>,
-}
-
-impl Sessions {
-    fn new(registry: &mut Registry) -> Self {
-        let refusals = Family::<ReasonLabel, Counter>::default();
-        let refusal = |reason| refusals.get_or_create_owned(&ReasonLabel { reason });
-        let renewals = Family::<OutcomeLabel, Counter>::default();
-        let renewal = |outcome| renewals.get_or_create_owned(&OutcomeLabel { outcome });
-        let new = Self {
-            open: Gauge::default(),
-            opened: Counter::default(),
-            endpoints: Gauge::default(),
-            renewals: renewal("renewed"),
-            refused_renewals: renewal("refused"),
-            handshake: refusal("handshake"),
-            unauthenticated: refusal("unauthenticated"),
-            forbidden: refusal("forbidden"),
-            quota_exceeded: refusal("quota-exceeded"),
-            overloaded: refusal("overloaded"),
-            ended: Family::default(),
-        };
-        registry.register("sessions", "Sessions of agents", new.open.clone());
-        registry.register(
-            "session_opens",
-            "Sessions that agents opened",
-            new.opened.clone(),
-        );
-        registry.register(
-            "session_refusals",
-            "Sessions that agents were refused",
-            refusals,
-        );
-        registry.register("session_ends", "Sessions that ended", new.ended.clone());
-        registry.register(
-            "session_renewals",
-            "Tokens renewed within a session",
-            renewals,
-        );
-        registry.register(
-            "endpoints",
-            "Endpoints for which a session takes calls",
-            new.endpoints.clone(),
-        );
-        new
-    }
-
-    pub(crate) fn on_refused(&self, refused: Refused) {
-        match refused {
-            Refused::Handshake => &self.handshake,
-            Refused::Unauthenticated => &self.unauthenticated,
-            Refused::Forbidden => &self.forbidden,
-            Refused::QuotaExceeded => &self.quota_exceeded,
-            Refused::Overloaded => &self.overloaded,
-        }
-        .inc();
-    }
-
-    /// A session ended, with a GOAWAY where there was one.
-    pub(crate) fn on_end(&self, code: Option<GoawayCode>) {
-        let reason = code.map_or("disconnected", GoawayCode::as_str);
-        self.ended.get_or_create(&ReasonLabel { reason }).inc();
-    }
-}
-
-/// Further connections of sessions.
-#[derive(Debug)]
-pub(crate) struct Lanes {
-    open: Gauge,
-    taken: Counter,
-    pub(crate) refused: Counter,
-}
-
-/// Held while a lane is open.
-#[derive(Debug)]
-pub(crate) struct OpenLane<'a>(&'a Gauge);
-
-impl Drop for OpenLane<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-impl Lanes {
-    fn new(registry: &mut Registry) -> Self {
-        let joins = Family::<OutcomeLabel, Counter>::default();
-        let join = |outcome| joins.get_or_create_owned(&OutcomeLabel { outcome });
-        let new = Self {
-            open: Gauge::default(),
-            taken: join("joined"),
-            refused: join("refused"),
-        };
-        registry.register(
-            "lanes",
-            "Connections of sessions beyond each one's first",
-            new.open.clone(),
-        );
-        registry.register(
-            "lane_joins",
-            "Connections that asked to join a session",
-            joins,
-        );
-        new
-    }
-
-    /// A lane joined a session; it is open until what this gives is dropped.
-    pub(crate) fn joined(&self) -> OpenLane<'_> {
-        self.taken.inc();
-        self.open.inc();
-        OpenLane(&self.open)
     }
 }
 
