@@ -8,6 +8,7 @@
 //!
 //! A connection costs one task here and one in its driver; there are never more than the limit.
 
+mod allowance;
 mod handshake;
 mod keeper;
 mod lanes;

@@ -17,6 +17,7 @@ use culvert_session::{Controls, Session, SessionError, SessionEvent};
 use culvert_trust::LEEWAY;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::allowance::Allowance;
 use super::lanes::{self, Key, Place};
 use super::places;
 use super::registrations::{Registrations, SUSPENDED};
@@ -37,11 +38,6 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How often a session that drains is looked at, to end it once its calls are done.
 const LAST_CALLS_TICK: Duration = Duration::from_millis(50);
-
-/// Control messages that an agent may send at once, and how often one more. An agent in order
-/// sends a few in the life of a token; each may cost the check of a signature.
-const CONTROL_BURST: u32 = 32;
-const CONTROL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The keeper of one session.
 pub(crate) struct Keeper {
@@ -411,59 +407,5 @@ fn goaway(error: &SessionError) -> Option<GoawayCode> {
         SessionError::Protocol(error) => Some(error.code()),
         SessionError::WebSocket(_) => Some(GoawayCode::Protocol),
         SessionError::Disconnected | SessionError::Io(_) | SessionError::Aborted => None,
-    }
-}
-
-/// How many control messages an agent may still send.
-struct Allowance {
-    left: u32,
-    since: Instant,
-}
-
-impl Allowance {
-    fn new(now: Instant) -> Self {
-        Self {
-            left: CONTROL_BURST,
-            since: now,
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        while self.left < CONTROL_BURST && now.duration_since(self.since) >= CONTROL_INTERVAL {
-            self.left += 1;
-            self.since += CONTROL_INTERVAL;
-        }
-        if self.left == CONTROL_BURST {
-            self.since = now;
-        }
-        if self.left == 0 {
-            return false;
-        }
-        self.left -= 1;
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn control_messages_are_allowed_in_bursts_and_then_at_a_rate() {
-        let mut allowance = Allowance::new(Instant::now());
-        let mut burst = async |expected| {
-            let mut taken = 0;
-            while allowance.take(Instant::now()) {
-                taken += 1;
-            }
-            assert_eq!(taken, expected);
-        };
-        burst(CONTROL_BURST).await;
-        tokio::time::advance(CONTROL_INTERVAL * 5 / 2).await;
-        burst(2).await;
-        tokio::time::advance(CONTROL_INTERVAL / 2).await;
-        burst(1).await;
-        tokio::time::advance(CONTROL_INTERVAL * 1000).await;
-        burst(CONTROL_BURST).await;
     }
 }
