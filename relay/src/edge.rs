@@ -6,7 +6,7 @@
 //!    HTTP/2 with it, strictly and within its timers; [`connection`] is what the calls of one
 //!    connection share.
 //! 2. [`call`] is one call from top to bottom: [`route`] makes an endpoint of the host,
-//!    [`authenticate`] a principal of the credential (a token, or one of [`certificates`]);
+//!    [`authenticate`] a principal of the [`credential`] (a token, or one of [`certificates`]);
 //!    [`culvert_http`] drops what must not pass and
 //!    carries the caller's trace on.
 //!    What the relay serves itself are the pages in [`pages`]: [`errors`], [`pac`].
@@ -27,6 +27,7 @@ mod call;
 mod certificates;
 mod connect;
 mod connection;
+mod credential;
 mod download;
 mod errors;
 mod find;

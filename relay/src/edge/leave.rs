@@ -125,7 +125,7 @@ impl Edge {
         let caller = record
             .caller
             .clone()
-            .ok_or_else(super::authenticate::no_credential)?;
+            .ok_or_else(super::credential::no_credential)?;
         let (id, progress) = (record.call, &record.progress);
         let seat = self.seat()?;
         let live = self.tenants.enter(id, &caller, endpoint, progress)?;
