@@ -22,30 +22,23 @@ use std::time::Duration;
 use culvert_config::cluster::RedisDirectory;
 use futures_util::StreamExt;
 use redis::aio::PubSubStream;
-use redis::{
-    ErrorKind, FromRedisValue, Pipeline, RedisError, ToRedisArgs, Value, from_redis_value_ref, pipe,
-};
+use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, ToRedisArgs, pipe};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use self::room::MAX_BYTES;
 use self::server::{Connection, Server};
-use self::words::{MAX_WORD, Written};
 use self::written::{Meta, WrittenRoutes};
 use super::registry::{
-    Entry, Heard, Instance, Load, Registry, RegistryError, Route, Routes, Seen, Stamp, WORDS,
+    Entry, Heard, Instance, Load, Registry, RegistryError, Route, Routes, Seen, Stamp,
 };
-use crate::revocations::sharing::{Says, Word};
-use crate::revocations::{LONGEST, MAX_REVOCATIONS};
+use crate::revocations::sharing::Word;
 
 /// How long the engine is waited for: for each answer, and for a connection with it where there is none.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Most names of nodes that are looked at.
 const MAX_NAMES: usize = 4096;
-
-/// Most words about revocations that are read: what a node says at most, twice.
-const MAX_WORDS: usize = 4 * MAX_REVOCATIONS;
 
 /// How much of a node's routes is read at once, in bytes: what a slow engine gives in time.
 const PIECE: usize = 1 << 20;
@@ -90,14 +83,6 @@ impl RedisRegistry {
 
     fn nodes(&self) -> String {
         format!("{}:nodes", self.prefix)
-    }
-
-    fn revocations(&self) -> String {
-        format!("{}:revocations", self.prefix)
-    }
-
-    fn stamp(&self) -> String {
-        format!("{}:revoked", self.prefix)
     }
 
     fn channel(&self) -> String {
@@ -282,51 +267,11 @@ impl Registry for RedisRegistry {
     }
 
     async fn say(&self, words: &[Word]) -> Result<(), RegistryError> {
-        let mut commands = pipe();
-        commands.atomic();
-        for word in words {
-            let set = commands.cmd("SET");
-            set.arg(self.key("revocation", word.id));
-            set.arg(Written::of(word).to_json());
-            if word.says != Says::Lifted {
-                set.arg("NX");
-            }
-            if let Some(left) = word.left {
-                set.arg("PX").arg(milliseconds(left.min(LONGEST)).max(1));
-            }
-            set.ignore();
-            commands
-                .sadd(self.revocations(), word.id.to_string())
-                .ignore();
-        }
-        let stamp = format!("{:032x}", fastrand::u128(..));
-        commands
-            .set(self.stamp(), stamp)
-            .ignore()
-            .publish(self.channel(), "revocations")
-            .ignore();
-        self.run(&commands).await
+        self.say_words(words).await
     }
 
     async fn hear(&self, known: Option<&Stamp>) -> Result<Option<Heard>, RegistryError> {
-        let (stamp,): (Stamp,) = self.run(pipe().get(self.stamp())).await?;
-        if known == Some(&stamp) {
-            return Ok(None);
-        }
-        let (mut names,): (Vec<String>,) = self.run(pipe().smembers(self.revocations())).await?;
-        if names.len() > MAX_WORDS {
-            tracing::error!(
-                target: "culvert::security",
-                words = names.len(),
-                "there is more about revocations in the registry than nodes say: the rest is not read"
-            );
-            names.truncate(MAX_WORDS);
-        }
-        let mut words = Vec::new();
-        for names in names.chunks(WORDS) {
-            words.append(&mut self.read_words(names).await?);
-        }
-        Ok(Some(Heard { words, stamp }))
+        self.hear_words(known).await
     }
 
     async fn hint(&self) -> Result<(), RegistryError> {
@@ -377,31 +322,6 @@ impl RedisRegistry {
                 return Ok(Some(Vec::new()));
             }
         }
-    }
-
-    /// The words with these names; forgets the names of those that are over.
-    async fn read_words(&self, names: &[String]) -> Result<Vec<Word>, RegistryError> {
-        let mut commands = pipe();
-        for name in names {
-            let key = self.key("revocation", name);
-            // One byte more than the longest: what is cut off is no word.
-            commands.getrange(&key, 0, MAX_WORD as isize).pttl(&key);
-        }
-        let read: Vec<Value> = self.run(&commands).await?;
-        let (mut words, mut over) = (Vec::new(), Vec::new());
-        for (name, read) in names.iter().zip(read.chunks_exact(2)) {
-            let text: Vec<u8> = from_redis_value_ref(&read[0]).map_err(RedisError::from)?;
-            let left: i64 = from_redis_value_ref(&read[1]).map_err(RedisError::from)?;
-            match text.is_empty() {
-                true => over.push(name.as_str()),
-                // What others left there is not ours to judge.
-                false => words.extend(Written::read(name, &text, left)),
-            }
-        }
-        if !over.is_empty() {
-            self.forget(self.revocations(), over).await;
-        }
-        Ok(words)
     }
 }
 
