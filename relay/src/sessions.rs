@@ -1,18 +1,20 @@
 //! The agents: how one gets a session, and what becomes of it.
 //!
 //! 1. [`handshake`] judges the request on [`SESSION_PATH`](culvert_session::dial::SESSION_PATH): a WebSocket handshake of ours, over TLS 1.3.
-//! 2. [`Agents::upgrade`] checks the token, finds room, and answers 101, or says why not.
+//! 2. [`admission`] checks the token and finds room; [`Agents::upgrade`] answers 101, or says why not.
 //! 3. [`keeper`] looks after the session until it ends: registration, renewal, expiry. A further
 //!    connection of a session that there is joins it instead ([`lanes`]); a session of an agent that
 //!    comes back takes the place of its older one ([`places`]).
 //!
 //! A connection costs one task here and one in its driver; there are never more than the limit.
 
+mod admission;
 mod allowance;
 mod handshake;
 mod keeper;
 mod lanes;
 mod places;
+mod record;
 mod registrations;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,47 +27,38 @@ use std::time::Duration;
 
 use culvert_config::relay::RelayLimits;
 use culvert_http::Problem;
-use culvert_identity::{TokenError, VerifiedToken, Verifier};
+use culvert_identity::{VerifiedToken, Verifier};
 use culvert_proto::code::{ErrorCode, GoawayCode};
-use culvert_proto::control::{Control, Hello};
+use culvert_proto::control::Hello;
 use culvert_proto::growth::{GrowthBudget, TenantBudgets};
-use culvert_proto::limits::MAX_REASON;
 use culvert_proto::mux;
-use culvert_proto::names::{EndpointName, TenantName};
 use culvert_session::{Session, WebSocketIo};
 use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::handshake::Handshake;
+use self::admission::Seats;
 use self::keeper::Keeper;
 use self::lanes::Joinable;
 use self::places::Places;
+pub(crate) use self::record::Record;
+use self::record::RecordState;
 use crate::directory::{Directory, SessionId};
 use crate::handshakes::Handshakes;
 use crate::listener::Peer;
 use crate::metrics::{Metrics, Refused};
-use crate::revocations::{Revocation, Revocations};
+use crate::revocations::Revocations;
 use crate::strangers::Strangers;
-use crate::tenants::{SessionSeat, Tenants};
+use crate::tenants::Tenants;
 
 /// What the relay calls itself towards agents.
 const SOFTWARE: &str = concat!("culvert-relay/", env!("CARGO_PKG_VERSION"));
 
 /// Receive window of a new stream, in bytes.
 const WINDOW: u32 = 256 * 1024;
-
-/// Why an agent's token is refused though it is good: who dials proves nothing but the token.
-const BOUND: &str = "the token is bound to a key; agents take tokens that are not";
-
-/// When an agent that found no room should come back.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// When an agent whose access is revoked should look whether it still is.
-const REVOKED_RETRY: Duration = Duration::from_secs(30);
 
 /// Agents that a draining node sends away at once come back spread over this time.
 pub(crate) const SPREAD: Duration = Duration::from_secs(1);
@@ -101,12 +94,6 @@ struct Node {
     instance: [u8; 16],
 }
 
-/// The places of a session. They go where its connection goes.
-struct Seats {
-    _of_node: OwnedSemaphorePermit,
-    of_tenant: SessionSeat,
-}
-
 /// The parts of a node that its agents need.
 #[derive(Debug)]
 pub struct Parts {
@@ -124,52 +111,6 @@ pub struct Parts {
     pub revocations: Arc<Revocations>,
     /// Counts sessions.
     pub metrics: Arc<Metrics>,
-}
-
-/// What there is to know of a live session.
-#[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) id: SessionId,
-    pub(crate) tenant: TenantName,
-    /// `sub` of the agent's token.
-    pub(crate) subject: String,
-    pub(crate) peer: Peer,
-    pub(crate) since: Instant,
-    pub(crate) session: Session,
-    /// A newer session has its place: it ends with its last call.
-    pub(crate) replaced: CancellationToken,
-    pub(crate) state: Mutex<RecordState>,
-}
-
-/// The part of a [`Record`] that changes.
-#[derive(Debug, Clone)]
-pub(crate) struct RecordState {
-    /// The agent's greeting, once it came.
-    pub(crate) hello: Option<Hello>,
-    /// Endpoints that are registered now.
-    pub(crate) endpoints: Vec<EndpointName>,
-    /// When the token expires, in seconds since the Unix epoch.
-    pub(crate) token_expires: u64,
-    /// The session whose place it took.
-    pub(crate) replaces: Option<SessionId>,
-    /// The session that took its place.
-    pub(crate) replaced_by: Option<SessionId>,
-    /// When it was last told that others share its calls.
-    pub(crate) told_of_sharing: Option<Instant>,
-}
-
-impl Record {
-    pub(crate) fn state(&self) -> MutexGuard<'_, RecordState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells the agent something that asks nothing of it. What it does not read now, it misses.
-    fn inform(&self, mut text: String) {
-        text.truncate(text.floor_char_boundary(MAX_REASON));
-        let _ = self
-            .session
-            .send_control(&Control::Notice { code: None, text });
-    }
 }
 
 impl Agents {
@@ -238,79 +179,6 @@ impl Agents {
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(self.run(upgraded, token, peer, seats));
         Ok(handshake.response())
-    }
-
-    /// What must hold before a session may begin.
-    async fn admit<B>(
-        &self,
-        request: &Request<B>,
-        peer: Peer,
-    ) -> Result<(Handshake, VerifiedToken, Seats), Problem> {
-        let handshake = Handshake::check(request, peer)?;
-        let bearer = handshake::bearer(request.headers())?;
-        // Who finds no place is told so before it costs anything. But a place is only for a token that
-        // is good: anybody can come with another one and wait.
-        drop(self.seat()?);
-        let token = self.verify(bearer, peer).await?;
-        if token.bound_to.is_some() {
-            return Err(Problem::unauthenticated(BOUND, Some("invalid_token")));
-        }
-        if !token.may_register {
-            return Err(may_not(
-                &token,
-                "the token lacks the scope to register endpoints",
-            ));
-        }
-        if token.endpoints.is_empty() {
-            return Err(may_not(&token, "the token names no endpoints to register"));
-        }
-        let (tenant, subject) = (&token.principal.tenant, &token.principal.subject);
-        if let Some(revocation) = self.revocations.of_agent(tenant, subject, None) {
-            self.metrics.revocations.refused_sessions.inc();
-            return Err(revoked(&revocation));
-        }
-        let seat = self.seat()?;
-        let of_tenant = self.tenants.enter_session(tenant)?;
-        let seats = Seats {
-            _of_node: seat,
-            of_tenant,
-        };
-        Ok((handshake, token, seats))
-    }
-
-    /// What a token says, if there is not too much wrong where it comes from to look at it.
-    async fn verify(&self, bearer: &str, peer: Peer) -> Result<VerifiedToken, Problem> {
-        let from = peer.address.ip();
-        let _trying = self.strangers.try_one(from, bearer).await?;
-        let verified = self
-            .handshakes
-            .take(self.verifier.verify_refreshing(bearer))
-            .await
-            .map_err(|_| {
-                overloaded("too many agents come to this relay node at once; try again")
-            })?;
-        match verified {
-            Ok(token) => {
-                self.strangers.on_good(bearer);
-                Ok(token)
-            }
-            Err(error) => {
-                if !error.is_unavailable() {
-                    self.strangers.on_wrong(from, bearer);
-                }
-                Err(not_verified(error))
-            }
-        }
-    }
-
-    fn seat(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        if self.refusing.load(Ordering::Acquire) {
-            return Err(overloaded(
-                "this relay node is stopping; open the session elsewhere",
-            ));
-        }
-        let full = |_| overloaded("this relay node has as many sessions as it may; try again");
-        self.seats.clone().try_acquire_owned().map_err(full)
     }
 
     /// The life of a session.
@@ -485,40 +353,6 @@ impl Agents {
             self.metrics.sessions.open.dec();
         }
     }
-}
-
-fn overloaded(detail: &'static str) -> Problem {
-    Problem {
-        retry_after: Some(RETRY_AFTER),
-        ..Problem::new(ErrorCode::Overloaded, detail)
-    }
-}
-
-/// Why a good token opens no session. The log says whose it is too.
-fn may_not(token: &VerifiedToken, why: &'static str) -> Problem {
-    let (tenant, subject) = (&token.principal.tenant, &token.principal.subject);
-    Problem::forbidden(why).with_log(format!("{why} (tenant {tenant}, subject {subject:?})"))
-}
-
-/// What an agent is told that is revoked. Nothing changes by coming back at once.
-fn revoked(revocation: &Revocation) -> Problem {
-    let left = revocation.left().unwrap_or(REVOKED_RETRY);
-    Problem {
-        retry_after: Some(left.min(REVOKED_RETRY)),
-        ..Problem::new(ErrorCode::Forbidden, revocation.told())
-    }
-    .with_log(format!("revocation {}", revocation.id))
-}
-
-/// What the agent is told of a token that did not pass, and what the log is.
-fn not_verified(error: TokenError) -> Problem {
-    let reason = error.public_reason();
-    let problem = if error.is_unavailable() {
-        overloaded(reason)
-    } else {
-        Problem::unauthenticated(reason, Some("invalid_token"))
-    };
-    problem.with_log(error.to_string())
 }
 
 impl fmt::Debug for Agents {

@@ -17,11 +17,12 @@ use culvert_session::{Controls, Session, SessionError, SessionEvent};
 use culvert_trust::LEEWAY;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::admission::BOUND;
 use super::allowance::Allowance;
 use super::lanes::{self, Key, Place};
 use super::places;
 use super::registrations::{Registrations, SUSPENDED};
-use super::{Agents, BOUND, Record};
+use super::{Agents, Record};
 use crate::listener::Peer;
 use crate::metrics::Metrics;
 use crate::tenants::Account;
