@@ -8,29 +8,29 @@ mod parting;
 mod proxy_header;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_http::{Alpn, Breaker};
+use culvert_http::Alpn;
 use culvert_process::workers::Workers;
 use culvert_session::socket::{self, ReadAhead};
 use ipnet::IpNet;
 use rustls::ProtocolVersion;
 use rustls::server::Acceptor;
-use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 
 pub use self::admitted::Admitted;
 use self::admitted::{Arrived, Seat};
+pub use self::transport::{Connection, Door, Peer, PlainConnection, Transport};
 use crate::drain::Ending;
 use crate::handshakes::{Handshakes, Late};
 use crate::metrics::{Arrival, Metrics};
@@ -46,72 +46,6 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Least time between two log lines about connections that could not be taken.
 const QUIET: Duration = Duration::from_secs(10);
-
-/// What a connection came in by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// `listen.public`: TLS, everything.
-    Public,
-    /// `listen.proxy`: plain text, CONNECT and the PAC file.
-    Proxy,
-}
-
-/// The other side of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
-    /// Its address.
-    pub address: SocketAddr,
-    /// Whether the connection is TLS 1.3.
-    pub tls13: bool,
-    /// What it came in by.
-    pub door: Door,
-}
-
-/// A connection as the edge gets it.
-pub type Connection = TlsStream<ReadAhead<Admitted>>;
-
-/// A connection without TLS.
-pub type PlainConnection = ReadAhead<Admitted>;
-
-/// What a connection is beside its bytes.
-pub trait Transport {
-    /// What makes it end by a reset.
-    fn breaker(&self) -> Breaker;
-
-    /// What is known of who is on it.
-    fn standing(&self) -> Standing {
-        Standing::default()
-    }
-
-    /// The certificates that the client has shown, its own first. TLS has verified them.
-    fn client_certificates(&self) -> &[CertificateDer<'static>] {
-        &[]
-    }
-}
-
-impl Transport for Connection {
-    fn breaker(&self) -> Breaker {
-        self.get_ref().0.io().breaker.clone()
-    }
-
-    fn standing(&self) -> Standing {
-        self.get_ref().0.io().standing.clone()
-    }
-
-    fn client_certificates(&self) -> &[CertificateDer<'static>] {
-        self.get_ref().1.peer_certificates().unwrap_or_default()
-    }
-}
-
-impl Transport for PlainConnection {
-    fn breaker(&self) -> Breaker {
-        self.io().breaker.clone()
-    }
-
-    fn standing(&self) -> Standing {
-        self.io().standing.clone()
-    }
-}
 
 /// What a listener must know.
 #[derive(Clone)]
