@@ -297,8 +297,9 @@ impl<S: Target> Directory<S> {
             }
         };
         entry.tunnel = service.tunnel.or(entry.tunnel);
-        match entry.sessions.iter_mut().find(|known| known.id == id) {
-            Some(known) => known.service = service,
+        let names = service.names.clone();
+        let before = match entry.sessions.iter_mut().find(|known| known.id == id) {
+            Some(known) => std::mem::replace(&mut known.service, service).names,
             None => {
                 let served = Served {
                     id,
@@ -311,9 +312,11 @@ impl<S: Target> Directory<S> {
                 } else {
                     entry.sessions.push(served);
                 }
+                std::mem::take(&mut entry.left)
             }
-        }
-        tenant.name_anew(endpoint);
+        };
+        tenant.declare(endpoint, &names);
+        tenant.undeclare(endpoint, &before);
         drop(guard);
         if session.is_here() {
             self.changed();

@@ -2,6 +2,7 @@
 //! that have none any more.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_proto::connect_name::ConnectName;
@@ -35,10 +36,13 @@ pub(super) struct Endpoint<S> {
     pub(super) here: usize,
     /// When the last session went, if there is none.
     pub(super) since: Instant,
-    /// What its sessions declare, or the last one did, but for what is another's.
-    pub(super) names: Vec<ConnectName>,
-    /// What its sessions declare that is another's.
-    pub(super) waits_for: HashSet<ConnectName>,
+    /// What its sessions declare, or the last one did, and how often. Sessions come and go: what that costs
+    /// must not grow with those that there are.
+    declared: HashMap<ConnectName, usize>,
+    /// What of it is another's, while there is a session.
+    waits_for: HashSet<ConnectName>,
+    /// What the last session declared, if there is none.
+    pub(super) left: Arc<[ConnectName]>,
     /// How calls to those names are carried, as was said last.
     pub(super) tunnel: Option<Mode>,
 }
@@ -76,8 +80,9 @@ impl<S> Endpoint<S> {
             sessions: Vec::new(),
             here: 0,
             since: Instant::now(),
-            names: Vec::new(),
+            declared: HashMap::new(),
             waits_for: HashSet::new(),
+            left: Arc::default(),
             tunnel: None,
         }
     }
@@ -126,17 +131,18 @@ impl<S> Tenants<S> {
         let Some(at) = entry.sessions.iter().position(|known| known.id == id) else {
             return false;
         };
-        entry.sessions.remove(at);
+        let names = entry.sessions.remove(at).service.names;
         let was_here = at < entry.here;
         if was_here {
             entry.here -= 1;
         }
         if !entry.sessions.is_empty() {
-            tenant.name_anew(endpoint);
+            tenant.undeclare(endpoint, &names);
             return was_here;
         }
         let now = Instant::now();
         entry.since = now;
+        entry.left = names;
         entry.waits_for.clear();
         self.served -= 1;
         self.remembered += 1;
@@ -166,40 +172,48 @@ impl<S> Tenant<S> {
         }
     }
 
-    /// Gives an endpoint the names that its sessions declare, but for those that are another's.
-    pub(super) fn name_anew(&mut self, endpoint: &EndpointName) {
-        let Some(entry) = self.endpoints.get(endpoint) else {
-            return;
-        };
-        let mut names: Vec<ConnectName> = Vec::new();
-        let mut waits_for = HashSet::new();
-        let declared = entry
-            .sessions
-            .iter()
-            .flat_map(|served| &*served.service.names);
-        for name in declared {
-            // Who is only remembered, perhaps this one under its old name, has no need of it.
-            let held = self.names.get(name);
-            let held = held.filter(|holder| *holder != endpoint && self.is_served(holder));
-            if held.is_some() {
-                waits_for.insert(name.clone());
-            } else if !names.contains(name) {
-                names.push(name.clone());
+    /// A session of the endpoint declares names: they are its own, but for those that are another's.
+    pub(super) fn declare(&mut self, endpoint: &EndpointName, names: &[ConnectName]) {
+        for name in names {
+            if let Some(entry) = self.endpoints.get_mut(endpoint) {
+                *entry.declared.entry(name.clone()).or_default() += 1;
+            }
+            self.claim(endpoint, name);
+        }
+    }
+
+    /// A session of the endpoint declares names no more.
+    pub(super) fn undeclare(&mut self, endpoint: &EndpointName, names: &[ConnectName]) {
+        for name in names {
+            let Some(entry) = self.endpoints.get_mut(endpoint) else {
+                return;
+            };
+            let Some(count) = entry.declared.get_mut(name) else {
+                continue;
+            };
+            *count -= 1;
+            if *count == 0 {
+                entry.declared.remove(name);
+                entry.waits_for.remove(name);
+                self.unname(endpoint, name);
             }
         }
-        for name in &names {
-            self.names.insert(name.clone(), endpoint.clone());
-        }
+    }
+
+    /// Gives a name to an endpoint that declares it, or lets that wait for it.
+    fn claim(&mut self, endpoint: &EndpointName, name: &ConnectName) {
+        // Who is only remembered, perhaps this one under its old name, has no need of it.
+        let holder = self.names.get(name);
+        let is_others = holder.is_some_and(|it| it != endpoint && self.is_served(it));
         let Some(entry) = self.endpoints.get_mut(endpoint) else {
             return;
         };
-        entry.waits_for = waits_for;
-        let before = std::mem::replace(&mut entry.names, names.clone());
-        let lost: Vec<_> = before
-            .into_iter()
-            .filter(|name| !names.contains(name))
-            .collect();
-        self.unname(endpoint, &lost);
+        if is_others {
+            entry.waits_for.insert(name.clone());
+        } else {
+            entry.waits_for.remove(name);
+            self.names.insert(name.clone(), endpoint.clone());
+        }
     }
 
     /// Gives names that nobody has needed for `rest` to endpoints that wait for them; says whether there
@@ -210,13 +224,15 @@ impl<S> Tenant<S> {
             let holder = holder.and_then(|holder| self.endpoints.get(holder));
             holder.is_none_or(|it| it.sessions.is_empty() && it.since.elapsed() >= rest)
         };
-        let waiting = self.endpoints.iter();
-        let waiting = waiting.filter(|(_, entry)| entry.waits_for.iter().any(is_free));
-        let mut waiting: Vec<_> = waiting.map(|(endpoint, _)| endpoint.clone()).collect();
+        let mut waiting: Vec<(EndpointName, ConnectName)> = Vec::new();
+        for (endpoint, entry) in &self.endpoints {
+            let free = entry.waits_for.iter().filter(|name| is_free(name));
+            waiting.extend(free.map(|name| (endpoint.clone(), name.clone())));
+        }
         // Where several wait, each node gives it to the same one.
         waiting.sort_unstable();
-        for endpoint in &waiting {
-            self.name_anew(endpoint);
+        for (endpoint, name) in &waiting {
+            self.claim(endpoint, name);
         }
         !waiting.is_empty()
     }
@@ -227,12 +243,10 @@ impl<S> Tenant<S> {
         found.is_some_and(|found| !found.sessions.is_empty())
     }
 
-    /// Takes names from an endpoint, those that are still its own.
-    fn unname(&mut self, endpoint: &EndpointName, names: &[ConnectName]) {
-        for name in names {
-            if self.names.get(name) == Some(endpoint) {
-                self.names.remove(name);
-            }
+    /// Takes a name from an endpoint, if it is still its own.
+    fn unname(&mut self, endpoint: &EndpointName, name: &ConnectName) {
+        if self.names.get(name) == Some(endpoint) {
+            self.names.remove(name);
         }
     }
 
@@ -270,7 +284,9 @@ impl<S> Tenant<S> {
             .get(&name)
             .is_some_and(|entry| entry.is_gone_since(since));
         if still_gone && let Some(entry) = self.endpoints.remove(&name) {
-            self.unname(&name, &entry.names);
+            for declared in entry.declared.keys() {
+                self.unname(&name, declared);
+            }
         }
         still_gone
     }

@@ -556,3 +556,82 @@ fn a_name_leads_to_a_session_that_declares_it() {
     assert_eq!(directory.held("acme", "vc:5480"), None);
     assert_eq!(directory.held("acme", "vc:443").as_deref(), Some("vc"));
 }
+
+/// What a tenant's sessions declare is its own affair: others wait for the directory while it is written.
+/// That each registration looked at all names of the endpoint would keep this going for hours.
+#[test]
+fn the_names_of_one_session_are_registered_without_a_look_at_those_of_others() {
+    let directory = Directory::new(MEMORY);
+    let fake = Fake::default();
+    let names: Vec<_> = (0..100_000)
+        .map(|n| format!("h{n}.sddc.local:443"))
+        .collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    for (id, names) in (1..).zip(names.chunks(50)) {
+        directory.add_named("acme", "vc", id, &fake, names);
+    }
+    for name in [names[0], names[50_000], names[99_999]] {
+        assert_eq!(directory.held("acme", name).as_deref(), Some("vc"));
+    }
+    for id in 2..=2000 {
+        directory.remove("acme", "vc", id);
+    }
+    assert_eq!(directory.held("acme", names[49]).as_deref(), Some("vc"));
+    assert_eq!(directory.held("acme", names[50]), None);
+    assert_eq!(directory.routes_here()[0].names.len(), 50);
+}
+
+/// Whatever comes and goes in whatever order: a name is with one endpoint that declares it or was the last
+/// to, and who declares it besides waits for it.
+#[tokio::test(start_paused = true)]
+async fn names_are_with_who_declares_them_whatever_comes_and_goes() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let directory = Directory::new(MEMORY);
+    let fake = Fake::default();
+    let pool = ["a:1", "b:1", "c:1", "d:1"];
+    let mut live = std::collections::BTreeMap::new();
+    for step in 0..20_000 {
+        let (of, id) = (random.usize(..3), random.u64(..4));
+        let name = ["x", "y", "z"][of];
+        match random.u8(..8) {
+            0..4 => {
+                let names: Vec<_> = pool.into_iter().filter(|_| random.bool()).collect();
+                directory.add_named("acme", name, id, &fake, &names);
+                live.insert((name, id), names);
+            }
+            4..7 => {
+                directory.remove("acme", name, id);
+                live.remove(&(name, id));
+            }
+            _ => {
+                tokio::time::advance(NAME_REST / 2).await;
+                directory.forget_old();
+            }
+        }
+        let declares = |endpoint: &str, name: &str| {
+            let of_it = live.iter().filter(|((of, _), _)| *of == endpoint);
+            of_it.flat_map(|(_, names)| names).any(|it| *it == name)
+        };
+        for name in pool {
+            let server = directory.server(&tenant("acme"), &ConnectName::parse(name).unwrap());
+            if let Some(server) = &server {
+                assert!(
+                    declares(server.as_str(), name),
+                    "{step}: {server} has {name}"
+                );
+            }
+            for route in directory.routes_here() {
+                let is_its = route.names.iter().any(|it| it.as_str() == name);
+                let expected = server.as_ref() == Some(&route.endpoint);
+                assert!(is_its == expected, "{step}: {name} of {}", route.endpoint);
+            }
+        }
+        directory.assert_counts();
+    }
+    tokio::time::advance(MEMORY).await;
+    directory.forget_old();
+    for name in pool {
+        let declaring = live.values().any(|names| names.contains(&name));
+        assert_eq!(directory.held("acme", name).is_some(), declaring, "{name}");
+    }
+}
