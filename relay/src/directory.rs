@@ -388,16 +388,18 @@ impl<S: Target> Directory<S> {
             .collect()
     }
 
-    /// The sessions of this node that serve an endpoint.
-    pub(crate) fn sessions_here(
+    /// The sessions of this node that serve an endpoint, the newest first, no more than so many.
+    pub(crate) fn newest_here(
         &self,
         tenant: &TenantName,
         endpoint: &EndpointName,
+        most: usize,
     ) -> Vec<SessionId> {
         let tenants = self.read();
         let found = tenants.find(tenant, endpoint, self.memory);
         let here = found.map_or(&[][..], |found| &found.sessions[..found.here]);
-        here.iter().map(|served| served.id).collect()
+        let newest = here.iter().rev().take(most);
+        newest.map(|served| served.id).collect()
     }
 
     /// Every endpoint, those that are offline too, by tenant and name.

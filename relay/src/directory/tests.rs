@@ -394,6 +394,25 @@ fn calls_stay_here_while_they_can_and_calls_of_other_nodes_always() {
 }
 
 #[test]
+fn the_newest_sessions_of_this_node_are_found_and_no_more_than_asked_for() {
+    let directory = Directory::new(MEMORY);
+    let elsewhere = Fake {
+        elsewhere: true,
+        ..Fake::default()
+    };
+    directory.add("acme", "vcenter", 1 << 63, &elsewhere);
+    for id in 1..=5 {
+        directory.add("acme", "vcenter", id, &Fake::default());
+    }
+    let newest = |most| {
+        let found = directory.newest_here(&tenant("acme"), &endpoint("vcenter"), most);
+        found.into_iter().map(|id| id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(newest(2), [5, 4]);
+    assert_eq!(newest(10), [5, 4, 3, 2, 1]);
+}
+
+#[test]
 fn an_endpoint_is_listed_with_its_sessions() {
     let directory = Directory::new(MEMORY);
     directory.add("acme", "vcenter", 1, &Fake::with_load(2));

@@ -8,7 +8,7 @@
 //! Tenant and subject of the session's own token and the random id of the agent's process are part
 //! of the key: whoever is somebody else has another place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,10 @@ use crate::directory::SessionId;
 
 /// What an agent is told whose session is not the newest of its slot.
 const REPLACED: &str = "a newer session of this agent has taken this one's place";
+
+/// Most sessions of an endpoint that are told of a further one: where more share it, they know. What is
+/// done for one that registers must not grow with all that there are.
+const MOST_TOLD: usize = 16;
 
 /// How often a session is told at most that further agents serve what it serves: somebody who comes
 /// and goes must not fill others' logs.
@@ -142,19 +146,21 @@ impl Agents {
     /// Tells a session that has registered these endpoints, and those of other agents' processes that
     /// serve one of them too, that they share its calls.
     pub(crate) fn tell_of_sharing(&self, record: &Record, endpoints: &[EndpointName]) {
-        let mut shared: Vec<(Arc<Record>, Vec<&EndpointName>)> = Vec::new();
+        let mut shared: BTreeMap<SessionId, Vec<&EndpointName>> = BTreeMap::new();
         for endpoint in endpoints {
-            for id in self.directory.sessions_here(&record.tenant, endpoint) {
-                match shared.iter_mut().find(|(other, _)| other.id == id) {
-                    Some((_, endpoints)) => endpoints.push(endpoint),
-                    None => {
-                        let other = self.live().get(&id).cloned();
-                        let other = other.filter(|other| !record.is_of_the_process_of(other));
-                        shared.extend(other.map(|other| (other, vec![endpoint])));
-                    }
-                }
+            for id in self
+                .directory
+                .newest_here(&record.tenant, endpoint, MOST_TOLD)
+            {
+                shared.entry(id).or_default().push(endpoint);
             }
         }
+        let live = self.live();
+        let others = shared.into_iter();
+        let others = others.filter_map(|(id, shared)| Some((live.get(&id)?.clone(), shared)));
+        let mut shared: Vec<(Arc<Record>, Vec<&EndpointName>)> = others.collect();
+        drop(live);
+        shared.retain(|(other, _)| !record.is_of_the_process_of(other));
         if shared.is_empty() {
             return;
         }

@@ -246,7 +246,12 @@ impl World {
                     else {
                         continue;
                     };
-                    match there.node.directory.sessions_here(tenant, endpoint).first() {
+                    match there
+                        .node
+                        .directory
+                        .newest_here(tenant, endpoint, 1)
+                        .first()
+                    {
                         Some(id) => return there.sessions.get(id).cloned(),
                         // Not here: the entry is out until the node claims it again.
                         None => {
