@@ -1,5 +1,6 @@
 //! What operators ask: health, metrics, status, drain, revocations (`culvert-admin`).
 
+mod date;
 pub(crate) mod revocations;
 pub(crate) mod status;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::date;
 use crate::directory::SessionId;
 use crate::node::Node;
 use crate::revocations::sharing::Told;
@@ -268,7 +269,8 @@ impl fmt::Display for Shown {
             write!(f, " endpoint {endpoint}")?;
         }
         if let Some(expires) = self.expires {
-            write!(f, ", until {expires}")?;
+            let date = date::of(expires).unwrap_or_else(|| expires.to_string());
+            write!(f, ", until {date}")?;
         }
         if let Some(reason) = &self.reason {
             write!(f, ": {}", sentence(reason))?;

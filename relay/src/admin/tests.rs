@@ -194,6 +194,23 @@ async fn a_revocation_is_made_listed_and_lifted() {
     assert!(node.revocations.is_empty());
 }
 
+#[test]
+fn a_person_reads_until_when_a_revocation_holds() {
+    for (expires, end) in [
+        (json!(1_795_954_540_u64), ", until 2026-11-29T12:15:40Z"),
+        (json!(u64::MAX), ", until 18446744073709551615"),
+        (json!(null), ""),
+    ] {
+        let shown = json!({
+            "id": "ded3b3eda2a7914c", "subject": null, "tenant": "acme", "session": null,
+            "endpoint": null, "reason": "moved", "since": 1, "expires": expires, "other_nodes": null,
+        });
+        let shown: revocations::Shown = serde_json::from_value(shown).unwrap();
+        let expected = format!("ded3b3eda2a7914c tenant acme{end}: moved");
+        assert_eq!(shown.to_string(), expected);
+    }
+}
+
 #[tokio::test]
 async fn a_revocation_that_makes_no_sense_is_not_made() {
     let node = fresh_node();

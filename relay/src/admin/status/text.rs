@@ -1,15 +1,12 @@
 //! The status of a node as text: what `culvert-relay status` prints, and the status page shows.
 
 use std::fmt::{self, Write};
-use std::time::{Duration, UNIX_EPOCH};
 
 use culvert_process::words::{count, sentence};
 
 use super::{ClusterStatus, EndpointStatus, Status, TenantStatus};
+use crate::admin::date;
 use crate::cluster::Load;
-
-/// The end of the year 9999: later, there is no date of four digits.
-const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
 
 /// For a terminal. What agents say of themselves is shown escaped.
 impl fmt::Display for Status {
@@ -31,10 +28,7 @@ impl fmt::Display for Status {
         for what in &self.waiting_for {
             writeln!(f, "  {what}")?;
         }
-        // Of a certificate for ever: what comes out of the JSON of another version need not be a date.
-        let expires = self.certificate_expires.map(Duration::from_secs);
-        if let Some(expires) = expires.filter(|expires| *expires <= LAST_DATE) {
-            let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + expires);
+        if let Some(date) = self.certificate_expires.and_then(date::of) {
             writeln!(f, "certificate good until {date}")?;
         }
         let (connections, calls) = (count(*connections, "connection"), count(*calls, "call"));
