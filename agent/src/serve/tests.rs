@@ -141,6 +141,25 @@ impl Tunnel {
         self.relay.open(head, Bytes::new(), false).unwrap()
     }
 
+    /// A call without a body that has reached the upstream, on a new connection: both ends.
+    async fn under_way(&mut self, head: &CallHead) -> (Stream, Connection) {
+        let call = self.call(head, "");
+        (call, self.asked().await)
+    }
+
+    /// The same of a call whose body follows.
+    async fn uploading(&mut self, head: &CallHead) -> (Stream, Connection) {
+        let call = self.upload(head);
+        (call, self.asked().await)
+    }
+
+    /// The next connection to the upstream, on which a request has come.
+    async fn asked(&mut self) -> Connection {
+        let mut upstream = self.connection().await;
+        upstream.request().await.unwrap();
+        upstream
+    }
+
     /// The next connection to the upstream.
     async fn connection(&mut self) -> Connection {
         self.opened += 1;

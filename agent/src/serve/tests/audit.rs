@@ -80,8 +80,7 @@ fn assert_line(line: &Value, expected: &[(&str, Value)]) {
 async fn an_answered_call_leaves_a_line_with_all_that_was_decided() {
     let mut tunnel = Tunnel::new(POLICY).await;
     let mut call = tunnel.call(&post("/api/vms?x=1", BodyLength::Exact(4)), "four");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let mut upstream = tunnel.asked().await;
     upstream.send(HELLO).await;
     assert_eq!(body_of(&mut call).await, b"hello");
     assert_line(
@@ -136,9 +135,7 @@ async fn a_line_says_where_a_move_led_and_which_of_both_was_refused() {
     let moved = ("MOVE", "/files/b".into(), "files".into());
     for (method, shown, rule) in [moved, ("GET", Value::Null, Value::Null)] {
         let mut tunnel = Tunnel::new(FILES).await;
-        let mut call = tunnel.call(&dav(method, &["/files/b"]), "");
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+        let (mut call, mut upstream) = tunnel.under_way(&dav(method, &["/files/b"])).await;
         upstream.send(HELLO).await;
         assert_eq!(body_of(&mut call).await, b"hello");
         assert_line(
@@ -178,9 +175,7 @@ async fn every_ending_leaves_exactly_one_line() {
     );
 
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.call(&get("/api/1"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&get("/api/1")).await;
     upstream
         .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello")
         .await;
@@ -197,9 +192,7 @@ async fn every_ending_leaves_exactly_one_line() {
     );
 
     let mut tunnel = Tunnel::new(POLICY).await;
-    let call = tunnel.call(&get("/api/1"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (call, _upstream) = tunnel.under_way(&get("/api/1")).await;
     drop(call);
     assert_line(&one(&tunnel).await, &[("outcome", "caller-gone".into())]);
 
@@ -242,9 +235,7 @@ async fn a_call_beyond_a_limit_of_its_rule_is_logged_with_the_name_of_the_limit(
     assert_reason(&tunnel, "refused", "policy-denied", "max-body").await;
 
     let mut tunnel = Tunnel::new(&rule("max_body = \"10\"")).await;
-    let mut call = tunnel.upload(&post("/api/a", BodyLength::Unknown));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, _upstream) = tunnel.uploading(&post("/api/a", BodyLength::Unknown)).await;
     let body = Bytes::from_static(b"more than ten");
     call.send.write_bytes(body).await.unwrap();
     refusal(&mut call).await;
@@ -265,9 +256,7 @@ async fn a_shadow_rule_is_logged_and_counted_and_not_applied() {
         "{POLICY}\n[[rule]]\nid = \"soon\"\naction = \"deny\"\npath = [\"/api/old/**\"]\nenforce = false\n"
     );
     let mut tunnel = Tunnel::new(&rules).await;
-    let call = tunnel.call(&get("/api/old/1"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (call, _upstream) = tunnel.under_way(&get("/api/old/1")).await;
     drop(call);
     let line = one(&tunnel).await;
     assert_line(
@@ -346,9 +335,7 @@ async fn what_the_upstream_said_and_how_long_it_took_is_in_the_line() {
     let mut head = get("/api/vms?sessionTicket=cst-1&x=2");
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     head.headers.insert("traceparent", trace.parse().unwrap());
-    let mut call = tunnel.call(&head, "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&head).await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     upstream.send(HELLO).await;
     assert_eq!(body_of(&mut call).await, b"hello");
@@ -403,9 +390,7 @@ async fn a_call_that_the_relay_ends_since_its_credential_expired_is_logged_as_su
         (now() - 25, "caller-gone", Value::Null),
     ] {
         let mut tunnel = Tunnel::new(POLICY).await;
-        let call = tunnel.call(&expiring("/api/long-poll", expires), "");
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+        let (call, _upstream) = tunnel.under_way(&expiring("/api/long-poll", expires)).await;
         drop(call);
         let line = one(&tunnel).await;
         assert_line(&line, &[("outcome", outcome.into()), ("code", Value::Null)]);
@@ -428,9 +413,9 @@ async fn assert_expired(tunnel: &Tunnel, call: &mut Stream) {
 #[tokio::test]
 async fn a_call_in_progress_ends_when_its_callers_credential_has_expired() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.call(&expiring("/api/long-poll", now() - 39), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel
+        .under_way(&expiring("/api/long-poll", now() - 39))
+        .await;
     assert_expired(&tunnel, &mut call).await;
     upstream.closed().await;
 }
@@ -445,9 +430,7 @@ async fn a_call_of_an_expired_credential_does_not_reach_the_upstream() {
     }
     // One that never expires, whatever a relay says, harms nobody.
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.call(&expiring("/api/vms", u64::MAX), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&expiring("/api/vms", u64::MAX)).await;
     upstream.send(HELLO).await;
     assert_eq!(body_of(&mut call).await, b"hello");
 }

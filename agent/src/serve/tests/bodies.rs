@@ -63,8 +63,7 @@ async fn even_a_get_may_have_a_body() {
         ..get("/api/search")
     };
     let _call = tunnel.call(&head, "hello");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let mut upstream = tunnel.asked().await;
     assert_eq!(upstream.body(15).await.unwrap(), b"5\r\nhello\r\n0\r\n\r\n");
 }
 
@@ -76,9 +75,7 @@ async fn a_request_that_breaks_off_never_looks_complete_to_the_upstream() {
         (BodyLength::Exact(100), true),
     ] {
         let mut tunnel = Tunnel::new(POLICY).await;
-        let mut call = tunnel.upload(&post("/api/upload", length));
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+        let (mut call, mut upstream) = tunnel.uploading(&post("/api/upload", length)).await;
         call.send
             .write_bytes(Bytes::from_static(b"hello"))
             .await
@@ -102,9 +99,9 @@ async fn a_request_that_breaks_off_never_looks_complete_to_the_upstream() {
 #[tokio::test(start_paused = true)]
 async fn a_body_longer_than_announced_is_not_forwarded_beyond_its_length() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.upload(&post("/api/upload", BodyLength::Exact(5)));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel
+        .uploading(&post("/api/upload", BodyLength::Exact(5)))
+        .await;
     let smuggled = Bytes::from_static(b"helloGET /api/secrets HTTP/1.1\r\n\r\n");
     call.send.write_bytes(smuggled).await.unwrap();
     assert_eq!(upstream.body(6).await, None, "not one byte too many");
@@ -119,9 +116,7 @@ async fn a_body_over_the_limit_of_its_rule_is_refused() {
     assert_eq!(announced.code, ErrorCode::PolicyDenied);
     tunnel.assert_untouched();
 
-    let mut call = tunnel.upload(&post("/api/a", BodyLength::Unknown));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.uploading(&post("/api/a", BodyLength::Unknown)).await;
     call.send
         .write_bytes(Bytes::from_static(b"more than ten"))
         .await
@@ -130,8 +125,7 @@ async fn a_body_over_the_limit_of_its_rule_is_refused() {
     assert_eq!(upstream.body(1).await, None);
 
     let _call = tunnel.call(&post("/api/a", BodyLength::Unknown), "just ten..");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let mut upstream = tunnel.asked().await;
     assert_eq!(
         upstream.body(20).await.unwrap(),
         b"A\r\njust ten..\r\n0\r\n\r\n"
@@ -141,9 +135,7 @@ async fn a_body_over_the_limit_of_its_rule_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_large_answer_arrives_whole() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.call(&get("/api/download"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&get("/api/download")).await;
     let sent = pattern(3_000_000);
     let writing = async {
         upstream
@@ -161,9 +153,7 @@ async fn a_large_answer_arrives_whole() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_is_read_no_faster_than_the_caller_reads() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.call(&get("/api/download"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&get("/api/download")).await;
     upstream
         .send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
         .await;
@@ -219,9 +209,9 @@ async fn a_caller_is_read_no_faster_than_the_upstream_reads() {
 #[tokio::test(start_paused = true)]
 async fn an_upload_goes_on_while_nobody_has_room_for_the_answer() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.upload(&post("/api/echo", BodyLength::Unknown));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel
+        .uploading(&post("/api/echo", BodyLength::Unknown))
+        .await;
     upstream
         .send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
         .await;
@@ -240,9 +230,9 @@ async fn an_upload_goes_on_while_nobody_has_room_for_the_answer() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_may_end_before_its_request_does() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.upload(&post("/api/upload", BodyLength::Exact(100)));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel
+        .uploading(&post("/api/upload", BodyLength::Exact(100)))
+        .await;
     upstream
         .send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno!")
         .await;

@@ -51,9 +51,7 @@ async fn an_answer_that_breaks_off_is_seen_to_break_off() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
     ] {
         let mut tunnel = Tunnel::new(POLICY).await;
-        let mut call = tunnel.call(&get("/api/vms"), "");
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+        let (mut call, mut upstream) = tunnel.under_way(&get("/api/vms")).await;
         upstream.send(cut).await;
         answer(&mut call).await;
         drop(upstream);
@@ -74,9 +72,7 @@ async fn an_upstream_that_hangs_up_without_a_word_is_a_protocol_error() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_before_the_answer_closes_the_upstream_connection() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let call = tunnel.call(&get("/api/long-poll"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (call, mut upstream) = tunnel.under_way(&get("/api/long-poll")).await;
     drop(call);
     upstream.closed().await;
 }
@@ -90,8 +86,7 @@ async fn a_caller_that_goes_amid_the_answer_closes_the_upstream_connection() {
         } else {
             tunnel.call(&get("/api/vms"), "")
         };
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+        let mut upstream = tunnel.asked().await;
         upstream
             .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello")
             .await;
@@ -104,9 +99,7 @@ async fn a_caller_that_goes_amid_the_answer_closes_the_upstream_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_lost_closes_the_upstream_connections_of_its_calls() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let _call = tunnel.call(&get("/api/long-poll"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (_call, mut upstream) = tunnel.under_way(&get("/api/long-poll")).await;
     tunnel.relay.close(GoawayCode::Internal, "gone");
     upstream.closed().await;
 }
@@ -130,8 +123,7 @@ async fn an_answer_has_the_time_for_its_head_that_the_endpoint_gives() {
     let mut tunnel = Tunnel::with(POLICY, &patient(secs(1800, 5))).await;
     let mut call = tunnel.call(&get("/api/long-poll"), "");
     let started = Instant::now();
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let mut upstream = tunnel.asked().await;
     let refusal = refusal(&mut call).await;
     assert_eq!(refusal.code, ErrorCode::UpstreamTimeout);
     assert!(refusal.detail.contains("1800 s"), "{}", refusal.detail);
@@ -144,8 +136,7 @@ async fn the_wait_for_the_head_begins_when_the_request_is_out() {
     let mut tunnel = Tunnel::with(POLICY, &patient(secs(10, 60))).await;
     let mut call = tunnel.upload(&post("/api/upload", BodyLength::Unknown));
     let started = Instant::now();
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let _upstream = tunnel.asked().await;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_secs(30)).await;
         call.send
@@ -173,8 +164,7 @@ async fn a_request_that_ends_with_trailers_is_out() {
     let trailers = Head::Trailers(trailers);
     call.send.send_head(&trailers).await.unwrap();
     call.send.finish().unwrap();
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let mut upstream = tunnel.asked().await;
     const SENT: &[u8] = b"5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n";
     assert_eq!(upstream.body(SENT.len()).await.unwrap(), SENT);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -185,9 +175,7 @@ async fn a_request_that_ends_with_trailers_is_out() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_falls_silent_is_broken_off() {
     let mut tunnel = Tunnel::with(POLICY, &patient(secs(5, 60))).await;
-    let mut call = tunnel.call(&get("/api/vms"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&get("/api/vms")).await;
     upstream
         .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
         .await;
@@ -208,9 +196,9 @@ async fn an_answer_that_falls_silent_is_broken_off() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_flows_beside_a_silent_answer_is_not_broken_off() {
     let mut tunnel = Tunnel::with(POLICY, &patient(secs(5, 60))).await;
-    let mut call = tunnel.upload(&post("/api/upload", BodyLength::Unknown));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel
+        .uploading(&post("/api/upload", BodyLength::Unknown))
+        .await;
     upstream
         .send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
         .await;
@@ -228,9 +216,9 @@ async fn a_request_that_flows_beside_a_silent_answer_is_not_broken_off() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_falls_silent_is_given_up() {
     let mut tunnel = Tunnel::with(POLICY, &patient(secs(5, 60))).await;
-    let mut call = tunnel.upload(&post("/api/upload", BodyLength::Exact(100)));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel
+        .uploading(&post("/api/upload", BodyLength::Exact(100)))
+        .await;
     assert_eq!(refusal(&mut call).await.code, ErrorCode::UpstreamTimeout);
     upstream.closed().await;
 }
@@ -240,12 +228,8 @@ const NOTHING: &str = "version = 1\n[[rule]]\nid = \"no\"\naction = \"deny\"\n";
 #[tokio::test(start_paused = true)]
 async fn a_new_policy_ends_the_live_calls_that_it_forbids() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut waiting = tunnel.call(&get("/api/long-poll"), "");
-    let mut first = tunnel.connection().await;
-    first.request().await.unwrap();
-    let mut streaming = tunnel.call(&get("/api/download"), "");
-    let mut second = tunnel.connection().await;
-    second.request().await.unwrap();
+    let (mut waiting, mut first) = tunnel.under_way(&get("/api/long-poll")).await;
+    let (mut streaming, mut second) = tunnel.under_way(&get("/api/download")).await;
     second
         .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello")
         .await;
@@ -262,9 +246,7 @@ async fn a_new_policy_ends_the_live_calls_that_it_forbids() {
 #[tokio::test(start_paused = true)]
 async fn a_new_policy_ends_a_move_to_where_nothing_may_go_any_more() {
     let mut tunnel = Tunnel::new(FILES).await;
-    let mut moving = tunnel.call(&dav("MOVE", &["/files/bin/a"]), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut moving, mut upstream) = tunnel.under_way(&dav("MOVE", &["/files/bin/a"])).await;
     let bin = "[[rule]]\nid = \"bin\"\naction = \"deny\"\npath = [\"/files/bin/**\"]\n";
     tunnel.policy.send_replace(policy(&format!("{FILES}{bin}")));
     let refusal = refusal(&mut moving).await;
@@ -276,9 +258,7 @@ async fn a_new_policy_ends_a_move_to_where_nothing_may_go_any_more() {
 #[tokio::test(start_paused = true)]
 async fn a_new_policy_leaves_the_calls_alone_that_it_allows() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.call(&get("/api/long-poll"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&get("/api/long-poll")).await;
     for _ in 0..3 {
         tunnel.policy.send_replace(policy(POLICY));
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -295,9 +275,7 @@ async fn draining() -> (
     tokio::task::JoinHandle<Duration>,
 ) {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let call = tunnel.call(&get("/api/vms"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (call, upstream) = tunnel.under_way(&get("/api/vms")).await;
     let (agent, serving) = (tunnel.agent.clone(), tunnel.serving.clone());
     let drain = tokio::spawn(async move {
         let started = Instant::now();
@@ -321,8 +299,7 @@ async fn a_call_that_is_on_its_way_when_the_agent_begins_to_drain_is_served() {
         let limit = Duration::from_secs(30);
         crate::drain::drain(&[agent], serving.calls(), limit, std::future::pending()).await;
     });
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let mut upstream = tunnel.asked().await;
     upstream.send(HELLO).await;
     assert_eq!(body_of(&mut call).await, b"hello");
     tunnel.relay.close(GoawayCode::Drain, "all done");

@@ -273,9 +273,7 @@ async fn a_full_endpoint_sheds_calls_and_serves_again_when_there_is_room() {
     );
     endpoint.max_streams = 1;
     let mut tunnel = Tunnel::with(POLICY, &endpoint).await;
-    let mut one = tunnel.call(&get("/api/1"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut one, mut upstream) = tunnel.under_way(&get("/api/1")).await;
     let shed = refusal(&mut tunnel.call(&get("/api/2"), "")).await;
     assert_eq!(shed.code, ErrorCode::Overloaded);
     upstream.send(HELLO).await;

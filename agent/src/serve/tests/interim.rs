@@ -21,9 +21,7 @@ fn waiting(length: BodyLength) -> CallHead {
 #[tokio::test(start_paused = true)]
 async fn interim_answers_go_ahead_of_the_answer() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.call(&get("/api/page"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&get("/api/page")).await;
     upstream
         .send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x\r\n\r\n")
         .await;
@@ -42,9 +40,7 @@ async fn interim_answers_go_ahead_of_the_answer() {
 #[tokio::test(start_paused = true)]
 async fn an_interim_answer_that_the_tunnel_does_not_carry_is_left_out() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.call(&get("/api/page"), "");
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.under_way(&get("/api/page")).await;
     let fields = format!("X-Hint: {}\r\n", "x".repeat(650)).repeat(97);
     upstream
         .send(format!("HTTP/1.1 103 Early Hints\r\n{fields}\r\n{HELLO}"))
@@ -75,9 +71,7 @@ async fn a_caller_that_waits_with_its_body_hears_from_the_upstream() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_waits_may_be_turned_away_without_its_body() {
     let mut tunnel = Tunnel::new(POLICY).await;
-    let mut call = tunnel.upload(&waiting(BodyLength::Exact(1 << 40)));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let (mut call, mut upstream) = tunnel.uploading(&waiting(BodyLength::Exact(1 << 40))).await;
     upstream
         .send("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
         .await;

@@ -63,8 +63,7 @@ fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
 /// A console that is open, with the upstream's end of it.
 async fn console(tunnel: &mut Tunnel) -> (Stream, Box<dyn crate::testing::Io>) {
     let mut call = open(tunnel, &websocket("/ticket/1"));
-    let mut upstream = tunnel.connection().await;
-    upstream.request().await.unwrap();
+    let mut upstream = tunnel.asked().await;
     upstream.send(switching(KEY)).await;
     assert_eq!(answer(&mut call).await.status, 101);
     (call, upstream.into_io())
@@ -197,8 +196,7 @@ async fn an_upstream_that_stays_with_http_is_answered_and_its_connection_is_neve
     let mut tunnel = Tunnel::new(RULES).await;
     for status in ["403 Forbidden", "200 OK"] {
         let mut call = open(&tunnel, &websocket("/ticket/1"));
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+        let mut upstream = tunnel.asked().await;
         upstream
             .send(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno"))
             .await;
@@ -206,9 +204,7 @@ async fn an_upstream_that_stays_with_http_is_answered_and_its_connection_is_neve
         assert_eq!(body(&mut call).await, (b"no".to_vec(), Ok(())));
         upstream.closed().await;
         // An idle connection is not asked to switch either: what it is used for is HTTP.
-        let mut plain = tunnel.call(&get("/api/1"), "");
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+        let (mut plain, mut upstream) = tunnel.under_way(&get("/api/1")).await;
         upstream.send(HELLO.replace("keep", "close")).await;
         assert_eq!(body_of(&mut plain).await, b"hello");
         drop(upstream);
@@ -229,8 +225,7 @@ async fn a_101_that_is_not_the_one_that_was_asked_for_is_an_error() {
     let mut tunnel = Tunnel::new(RULES).await;
     for answer in wrong {
         let mut call = open(&tunnel, &websocket("/ticket/1"));
-        let mut upstream = tunnel.connection().await;
-        upstream.request().await.unwrap();
+        let mut upstream = tunnel.asked().await;
         upstream.send(&answer).await;
         let refusal = refusal(&mut call).await;
         assert_eq!(refusal.code, ErrorCode::UpstreamProtocol, "{answer}");
