@@ -82,6 +82,7 @@ impl Stream {
 
 /// The half of a stream that sends. Dropped before [`finish`](Self::finish), it resets the
 /// stream with [`ResetCode::Cancelled`]: the peer never takes a broken-off body for a whole one.
+/// Where it is a panic that drops it, the code is [`ResetCode::Internal`].
 pub struct SendStream {
     handle: Arc<Handle>,
     id: StreamId,
@@ -184,6 +185,10 @@ impl Drop for SendStream {
     fn drop(&mut self) {
         self.moved.end(&self.handle);
         self.handle.with(|core| {
+            if std::thread::panicking() {
+                // Not that nobody wants it any more: the peer is to know whose fault it is.
+                core.reset(self.id, ResetCode::Internal);
+            }
             core.mux.release_send(self.id);
             core.drop_half(self.id);
         });

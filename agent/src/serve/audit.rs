@@ -22,6 +22,9 @@ use crate::upstream::Progress;
 /// fewer than 60.
 const MAX_WORD: usize = 256;
 
+/// Why a call ended in a panic, which the agent's log has with its place.
+const DEFECT: &str = "a defect of the agent: see its log";
+
 /// Most bytes of a target that [`shown_target`] shows.
 const MAX_SHOWN: usize = 512;
 
@@ -45,11 +48,13 @@ pub(crate) enum Outcome {
     SessionLost,
     /// The agent itself ended.
     Aborted,
+    /// A defect of the agent broke the call off.
+    Defect,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the enum.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Answered,
         Self::Refused,
         Self::Failed,
@@ -58,6 +63,7 @@ impl Outcome {
         Self::CallerGone,
         Self::SessionLost,
         Self::Aborted,
+        Self::Defect,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -70,6 +76,7 @@ impl Outcome {
             Self::CallerGone => "caller-gone",
             Self::SessionLost => "session-lost",
             Self::Aborted => "aborted",
+            Self::Defect => "defect",
         }
     }
 }
@@ -229,6 +236,10 @@ pub(crate) fn shown_target(target: &[u8]) -> String {
 
 impl Drop for Record<'_> {
     fn drop(&mut self) {
+        if self.outcome == Outcome::Aborted && std::thread::panicking() {
+            self.outcome = Outcome::Defect;
+            self.reason = Some(DEFECT.to_owned());
+        }
         let Self { call, accounts, .. } = *self;
         let metrics = &accounts.metrics;
         metrics.calls_in_flight.dec();

@@ -62,7 +62,7 @@ pub(super) async fn carry(
         }
         // Both halves are of one call.
         (ToCaller::Tunnel(_), FromCaller::Inside(_)) => {
-            Err(Failure::Broken(Outcome::Aborted, ResetCode::Internal))
+            Err(Failure::Broken(Outcome::Defect, ResetCode::Internal))
         }
     }
 }

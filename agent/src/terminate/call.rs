@@ -304,7 +304,13 @@ impl Inside {
             Some(violation) => Problem::of_agent(ErrorCode::BadRequest, violation.to_string()),
             None => Problem::of_agent(
                 ErrorCode::SessionLost,
-                "the agent broke the call off; whether the local API has seen it is not known",
+                match code {
+                    ResetCode::Internal => {
+                        "a defect of the agent broke the call off; whether the local API has seen it is \
+                         not known"
+                    }
+                    _ => "the agent broke the call off; whether the local API has seen it is not known",
+                },
             )
             .with_log(code.to_string()),
         }

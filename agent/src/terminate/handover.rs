@@ -28,7 +28,8 @@ pub(super) fn handover() -> (AnswerSender, AnswerReceiver) {
     (AnswerSender(shared), receiver)
 }
 
-/// The call's end. Dropped before [`finish`](Self::finish), it breaks the answer off.
+/// The call's end. Dropped before [`finish`](Self::finish), it breaks the answer off: with
+/// [`ResetCode::Internal`] where it is a panic that drops it.
 #[derive(Debug)]
 pub(crate) struct AnswerSender(Arc<Shared>);
 
@@ -174,7 +175,10 @@ impl AnswerSender {
 
 impl Drop for AnswerSender {
     fn drop(&mut self) {
-        self.reset(ResetCode::Cancelled);
+        self.reset(match std::thread::panicking() {
+            true => ResetCode::Internal,
+            false => ResetCode::Cancelled,
+        });
     }
 }
 

@@ -352,6 +352,10 @@ pub(super) fn lost(error: StreamError) -> Problem {
             "there was no memory for what waited to be read; whether the local API has seen the \
              call is not known",
         ),
+        StreamError::Reset(ResetCode::Internal) => Problem::of_agent(
+            ErrorCode::SessionLost,
+            "a defect of the agent broke the call off; whether the local API has seen it is not known",
+        ),
         StreamError::Reset(code) if code != ResetCode::Lost => Problem::of_agent(
             ErrorCode::SessionLost,
             "the agent broke the call off; whether the local API has seen it is not known",

@@ -53,6 +53,21 @@ async fn a_connection_that_breaks_fails_everything_at_once_but_what_has_arrived(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_is_dropped_is_not_wanted_any_more_and_by_a_panic_a_defect() {
+    let (relay, mut agent, _wire) = pair_over_wire().await;
+    for (defect, code) in [(false, ResetCode::Cancelled), (true, ResetCode::Internal)] {
+        let (mut near, far) = stream(&relay, &mut agent).await;
+        let holder = tokio::spawn(async move {
+            let _far = far;
+            assert!(!defect, "a defect");
+        });
+        assert_eq!(holder.await.is_err(), defect);
+        let error = near.recv.item().await.unwrap_err();
+        assert_eq!(error, StreamError::Reset(code));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_falls_silent_is_known_to_be_dead_within_fifteen_seconds() {
     let (relay, mut agent, wire) = pair_over_wire().await;
     let (mut near, _far) = stream(&relay, &mut agent).await;

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Mutex;
+use std::time::Duration;
 
+use culvert_config::endpoint::Timeouts;
+use culvert_config::units::Span;
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::super::audit::shown_target;
+use super::endings::patient;
 use super::heads::{FILES, dav};
 use super::*;
 
@@ -211,6 +215,41 @@ async fn every_ending_leaves_exactly_one_line() {
     assert_line(&one(&tunnel).await, &[("outcome", "withdrawn".into())]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_defect_of_the_agent_is_called_one_to_the_relay_in_the_log_and_in_the_count() {
+    // No configuration has such a patience, and no clock holds the sum: that is a panic.
+    let never = Span(Duration::MAX);
+    let before_the_answer = Timeouts {
+        head: never,
+        ..Timeouts::default()
+    };
+    let amid_the_answer = Timeouts {
+        idle: never,
+        ..Timeouts::default()
+    };
+    for (timeouts, status) in [(before_the_answer, 0), (amid_the_answer, 200)] {
+        let mut tunnel = Tunnel::with(POLICY, &patient(timeouts)).await;
+        let (mut call, mut upstream) = tunnel.under_way(&get("/api/1")).await;
+        upstream.send(HELLO).await;
+        let error = first(&mut call).await.unwrap_err();
+        assert_eq!(error, StreamError::Reset(ResetCode::Internal));
+        assert_line(
+            &one(&tunnel).await,
+            &[
+                ("decision", "allow".into()),
+                ("status", status.into()),
+                ("outcome", "defect".into()),
+                ("reason", "a defect of the agent: see its log".into()),
+                ("code", Value::Null),
+            ],
+        );
+        let counts = tunnel.serving.accounts().metrics.render().unwrap();
+        let counted = "culvert_agent_call_ends_total{outcome=\"defect\"} 1";
+        assert!(counts.contains(counted), "{counts}");
+        upstream.closed().await;
+    }
+}
+
 /// The rule that allows a call and a limit of it that does not are told apart.
 #[tokio::test(start_paused = true)]
 async fn a_call_beyond_a_limit_of_its_rule_is_logged_with_the_name_of_the_limit() {
@@ -324,7 +363,7 @@ async fn a_relay_cannot_fill_the_log() {
     }
     let lines = log.take().len();
     assert!((1..=20).contains(&lines), "{lines} lines");
-    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
     refusal(&mut tunnel.call(&get("/api/../secrets"), "")).await;
     assert_eq!(log.take()[0]["left_out"], (100 - lines).to_string());
 }
@@ -336,7 +375,7 @@ async fn what_the_upstream_said_and_how_long_it_took_is_in_the_line() {
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     head.headers.insert("traceparent", trace.parse().unwrap());
     let (mut call, mut upstream) = tunnel.under_way(&head).await;
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     upstream.send(HELLO).await;
     assert_eq!(body_of(&mut call).await, b"hello");
     let line = one(&tunnel).await;

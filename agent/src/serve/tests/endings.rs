@@ -104,7 +104,7 @@ async fn a_session_that_is_lost_closes_the_upstream_connections_of_its_calls() {
     upstream.closed().await;
 }
 
-fn patient(timeouts: Timeouts) -> Endpoint {
+pub(super) fn patient(timeouts: Timeouts) -> Endpoint {
     let mut endpoint = endpoint("http://127.0.0.1:9", Trust::SystemRoots);
     endpoint.timeouts = timeouts;
     endpoint

@@ -264,21 +264,31 @@ async fn a_stream_that_breaks_before_the_answer_is_a_typed_failure() {
 }
 
 #[tokio::test]
-async fn an_agent_that_breaks_the_protocol_is_blamed_and_not_the_local_api() {
+async fn an_agent_that_is_at_fault_is_blamed_and_not_the_local_api() {
     let rig = Rig::new();
     let mut agent = rig.agent("vc").await;
-    let agent_side = async {
-        let (_, mut stream) = agent.accept().await;
+    for (reset, code, words) in [
         // As the relay's end does for an answer that it cannot read.
-        stream.send.reset(ResetCode::Protocol);
-    };
-    let (reply, ()) = tokio::join!(rig.exchange(Rig::get("/", &rig.bearer())), agent_side);
-    assert_eq!((reply.status, &*reply.code()), (502, "upstream-protocol"));
-    let detail = reply.detail();
-    assert!(
-        detail.contains("the agent's answer breaks the session protocol"),
-        "{detail}"
-    );
+        (
+            ResetCode::Protocol,
+            "upstream-protocol",
+            "the agent's answer breaks the session protocol",
+        ),
+        (
+            ResetCode::Internal,
+            "session-lost",
+            "a defect of the agent broke the call off",
+        ),
+    ] {
+        let agent_side = async {
+            let (_, mut stream) = agent.accept().await;
+            stream.send.reset(reset);
+        };
+        let (reply, ()) = tokio::join!(rig.exchange(Rig::get("/", &rig.bearer())), agent_side);
+        assert_eq!((reply.status, &*reply.code()), (502, code));
+        let detail = reply.detail();
+        assert!(detail.contains(words), "{detail}");
+    }
 }
 
 #[tokio::test]

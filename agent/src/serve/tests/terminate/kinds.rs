@@ -90,6 +90,26 @@ async fn a_websocket_inside_carries_bytes_until_either_side_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_is_told_of_a_defect_of_the_agent() {
+    // No configuration has such a patience, and no clock holds the sum: that is a panic.
+    let defective = |endpoint: &mut Endpoint| endpoint.timeouts.head = Span(Duration::MAX);
+    let agent = Terminating::with(RULES, defective).await;
+    let mut caller = agent.http1().await;
+    let request = request("GET /api/1", "");
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let (head, body) = read_answer(&mut caller).await;
+    assert!(head.starts_with("http/1.1 502 "), "{head}");
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(problem["layer"], "agent");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("a defect of the agent"), "{detail}");
+    drop(caller);
+    let lines = agent.lines().await;
+    assert_eq!(lines[0]["target"], "/api/1");
+    assert_eq!(lines[0]["outcome"], "defect");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_denied_soap_call_gets_a_fault() {
     let rules = format!(
         "{RULES}[[rule]]\nid = \"soap\"\naction = \"allow\"\npath = [\"/sdk\"]\n\
