@@ -181,6 +181,6 @@ impl AsyncWrite for Metered {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Nothing is lost with a goodbye that nobody hears.
-        Pin::new(&mut *self.io).poll_shutdown(cx)
+        Pin::new(&mut *self.io).poll_shutdown(cx).map(|_| Ok(()))
     }
 }

@@ -52,29 +52,45 @@ fn connect(mode: Mode) -> CallHead {
     }
 }
 
+/// Makes it an endpoint where callers' TLS ends; what they are shown, and the folder that has it.
+fn terminate(endpoint: &mut Endpoint) -> (Certificate, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::new(&[HOST, "alias.sddc.local"]);
+    let (pem, key) = (folder.path().join("vc.pem"), folder.path().join("vc.key"));
+    std::fs::write(&pem, &certificate.pem).unwrap();
+    std::fs::write(&key, certificate.key_pem()).unwrap();
+    endpoint.modes = vec![Mode::Terminate];
+    endpoint.connect = [NAME, "alias.sddc.local:443"]
+        .map(|name| ConnectName::parse(name).unwrap())
+        .to_vec();
+    endpoint.terminate = Some(Terminate::Certificate {
+        certificate: pem,
+        private_key: key,
+    });
+    (certificate, folder)
+}
+
 impl Terminating {
     async fn new(rules: &str) -> Self {
         Self::with(rules, |_| ()).await
     }
 
     async fn with(rules: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let certificate = Certificate::new(&[HOST, "alias.sddc.local"]);
-        let (pem, key) = (folder.path().join("vc.pem"), folder.path().join("vc.key"));
-        std::fs::write(&pem, &certificate.pem).unwrap();
-        std::fs::write(&key, certificate.key_pem()).unwrap();
         let mut endpoint = endpoint("http://127.0.0.1:9", Trust::SystemRoots);
-        endpoint.modes = vec![Mode::Terminate];
-        endpoint.connect = [NAME, "alias.sddc.local:443"]
-            .map(|name| ConnectName::parse(name).unwrap())
-            .to_vec();
-        endpoint.terminate = Some(Terminate::Certificate {
-            certificate: pem,
-            private_key: key,
-        });
+        let (certificate, folder) = terminate(&mut endpoint);
         change(&mut endpoint);
         Self {
             tunnel: Tunnel::with(rules, &endpoint).await,
+            certificate,
+            _folder: folder,
+        }
+    }
+
+    /// Over an upstream as it is dialled in earnest.
+    async fn dialling(rules: &str, mut endpoint: Endpoint) -> Self {
+        let (certificate, folder) = terminate(&mut endpoint);
+        Self {
+            tunnel: Tunnel::dialling(rules, &endpoint).await,
             certificate,
             _folder: folder,
         }

@@ -1,6 +1,26 @@
 //! Kinds of calls on such a connection: bodies, consoles, SOAP.
 
+use culvert_session::tls::pin_of;
+use tokio::sync::Notify;
+
 use super::*;
+use crate::testing::Server;
+
+const CONSOLE: &str = r#"
+[[rule]]
+id = "console"
+action = "allow"
+path = ["/ticket/**"]
+upgrade = ["websocket"]
+"#;
+
+/// The fields of a request for a WebSocket, and the answer that grants it.
+const WEBSOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                         Upgrade: websocket\r\n\
+                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_breaks_off_never_ends_cleanly() {
@@ -41,21 +61,11 @@ async fn a_silent_caller_is_let_go() {
 
 #[tokio::test(start_paused = true)]
 async fn a_websocket_inside_carries_bytes_until_either_side_goes() {
-    let rules = format!(
-        "{RULES}[[rule]]\nid = \"console\"\naction = \"allow\"\npath = [\"/ticket/**\"]\n\
-         upgrade = [\"websocket\"]\n"
-    );
+    let rules = format!("{RULES}{CONSOLE}");
     let mut agent = Terminating::new(&rules).await;
     for upstream_goes in [false, true] {
-        let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let (mut caller, mut upstream) = agent.under_way("GET /ticket/1", fields).await;
-        upstream
-            .send(
-                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-            )
-            .await;
+        let (mut caller, mut upstream) = agent.under_way("GET /ticket/1", WEBSOCKET).await;
+        upstream.send(SWITCHING).await;
         let (head, _) = read_answer(&mut caller).await;
         assert!(head.starts_with("http/1.1 101 "), "{head}");
         assert!(head.contains("culvert-call: "), "{head}");
@@ -87,6 +97,44 @@ async fn a_websocket_inside_carries_bytes_until_either_side_goes() {
             .all(|line| line["bytes_in"] == 4 && line["bytes_out"] == 4)
     );
     assert_eq!(upgrades.count(), 2);
+}
+
+/// The upstream says its last word, and is gone altogether before it has heard the caller's.
+#[tokio::test]
+async fn a_websocket_whose_upstream_does_not_hear_the_goodbye_has_ended_all_the_same() {
+    let rules = format!("{RULES}{CONSOLE}");
+    let leave = Arc::new(Notify::new());
+    let identity = Certificate::new(&["127.0.0.1"]);
+    let mut server = Server::start(Some(&identity), {
+        let leave = leave.clone();
+        move |mut connection| {
+            let leave = leave.clone();
+            async move {
+                connection.request().await.unwrap();
+                connection.send(SWITCHING).await;
+                let mut io = connection.into_io();
+                io.shutdown().await.unwrap();
+                leave.notified().await;
+            }
+        }
+    })
+    .await;
+    let trust = Trust::Pins(vec![pin_of(&identity.certificate)]);
+    let agent = Terminating::dialling(&rules, server.endpoint(Some(trust))).await;
+    let mut caller = agent.http1().await;
+    let request = request("GET /ticket/1", WEBSOCKET);
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let (head, _) = read_answer(&mut caller).await;
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert_eq!(caller.read(&mut [0]).await.unwrap(), 0);
+    // Closed with this unread, or sent this once closed, the upstream's end answers with a reset.
+    caller.write_all(b"too late").await.unwrap();
+    leave.notify_one();
+    server.ended(1).await;
+    caller.shutdown().await.unwrap();
+    let lines = agent.lines().await;
+    assert_eq!(lines[0]["upgrade"], "websocket");
+    assert_eq!(lines[0]["outcome"], "answered", "{}", lines[0]);
 }
 
 #[tokio::test(start_paused = true)]
