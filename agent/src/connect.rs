@@ -47,6 +47,11 @@ const SPREAD_TRIES: u32 = 4;
 /// another node. Doubled at random, so that agents do not look at the same time.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
+/// Most sessions of one slot, the one that it holds and earlier ones that go on for their calls. A relay that
+/// replaces all its nodes in turn leaves some behind for as long as a drain takes; one that asks for another
+/// session again and again, and keeps each from ending, leaves no more.
+const MAX_SESSIONS: usize = 16;
+
 /// The way to the relay, and what all sessions have in common.
 pub(crate) struct Link {
     pub(crate) target: DialTarget,
@@ -71,8 +76,8 @@ pub(crate) struct Slot {
     link: Arc<Link>,
     /// Tells it from the others, from 0.
     number: u8,
-    /// Its earlier sessions that go on for their calls.
-    earlier: Vec<Session>,
+    /// Its sessions that have not ended, oldest first.
+    open: Vec<Session>,
 }
 
 impl Slot {
@@ -80,7 +85,7 @@ impl Slot {
         Self {
             link,
             number,
-            earlier: Vec::new(),
+            open: Vec::new(),
         }
     }
 
@@ -175,10 +180,14 @@ impl Slot {
     /// How the next session of the slot greets.
     fn greeting(&mut self) -> (mux::Config, Option<LaneId>) {
         let (mut config, lane_id) = lanes::first(&self.link);
-        self.earlier.retain(Session::is_open);
+        self.open.retain(Session::is_open);
+        if self.open.len() == MAX_SESSIONS {
+            let oldest = self.open.remove(0);
+            oldest.close(GoawayCode::Drain, "too many later sessions");
+        }
         config.hello.slot = Some(control::Slot {
             number: self.number,
-            older_lives: !self.earlier.is_empty(),
+            older_lives: !self.open.is_empty(),
         });
         (config, lane_id)
     }
@@ -205,6 +214,7 @@ impl Slot {
             session.close(GoawayCode::Drain, "another node is wanted");
             return Err(Lost::SameNode(node));
         };
+        self.open.push(session.clone());
         let shares = choice.shared;
         if shares {
             tracing::warn!(
@@ -243,7 +253,6 @@ impl Slot {
                     };
                     tokio::spawn(lanes.keep());
                 }
-                self.earlier.push(session.clone());
                 begun.0 = None;
                 Ok(Running {
                     session,

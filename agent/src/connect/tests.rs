@@ -274,6 +274,20 @@ async fn a_drained_session_goes_on_until_it_is_replaced_and_its_calls_are_done()
     relay.session.closed().await;
 }
 
+/// Whatever a relay does to keep them.
+#[tokio::test(start_paused = true)]
+async fn a_slot_has_no_more_sessions_than_it_may_and_closes_the_oldest_first() {
+    let agent = Agent::in_memory();
+    let mut slot = Slot::new(agent.link.clone(), 0);
+    let mut begun = Vec::new();
+    for _ in 0..MAX_SESSIONS + 3 {
+        begun.push(begin(&mut slot).await);
+    }
+    let open = begun.iter().map(|(running, _)| running.session.is_open());
+    let expected = (0..MAX_SESSIONS + 3).map(|number| number >= 3);
+    assert!(open.eq(expected));
+}
+
 /// A relay on loopback: what it is asked on each connection, and its side of those that it
 /// accepts.
 pub(super) async fn relay(
@@ -405,17 +419,22 @@ async fn a_relay_that_sends_what_agents_send_is_left() {
 /// before long.
 async fn sharing(agent: &Agent) -> (Slot, Running, RelaySide, Choice) {
     let other = agent.link.live.choose([1; 16], true).unwrap();
-    let (near, far) = tokio::io::duplex(64 * 1024);
     let mut slot = Slot::new(agent.link.clone(), 0);
+    let (running, relay) = begin(&mut slot).await;
+    assert!(running.shares);
+    (slot, running, relay, other)
+}
+
+/// A session of a slot, over a connection in memory.
+async fn begin(slot: &mut Slot) -> (Running, RelaySide) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
     let io = WebSocketIo::dialer(near, vec![]);
     let (running, relay) = tokio::join!(slot.begin(io, token("one"), true), async {
         let mut relay = RelaySide::over(far).await;
         relay.register(&[]).await;
         relay
     });
-    let running = running.unwrap();
-    assert!(running.shares);
-    (slot, running, relay, other)
+    (running.unwrap(), relay)
 }
 
 #[tokio::test(start_paused = true)]
