@@ -112,6 +112,8 @@ impl Keeper {
                         self.offer(&mut registrations);
                     }
                 }
+                // Nobody asks any more how it ends, and no slot has chosen its node.
+                () = self.replaced.cancelled(), if self.lost.is_some() => self.lost = None,
                 () = self.idle() => {
                     self.session.close(GoawayCode::Drain, "every call is done");
                     break;

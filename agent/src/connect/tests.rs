@@ -274,6 +274,22 @@ async fn a_drained_session_goes_on_until_it_is_replaced_and_its_calls_are_done()
     relay.session.closed().await;
 }
 
+/// What it carries may take hours.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_replaced_leaves_its_node_to_others_at_once() {
+    let agent = Agent::in_memory();
+    let (running, relay) = begin(&mut Slot::new(agent.link.clone(), 0)).await;
+    assert_eq!(agent.link.live.nodes(), 1);
+    running.replace();
+    let left = async {
+        while agent.link.live.nodes() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(1), left).await.unwrap();
+    assert!(relay.session.is_open());
+}
+
 /// Whatever a relay does to keep them.
 #[tokio::test(start_paused = true)]
 async fn a_slot_has_no_more_sessions_than_it_may_and_closes_the_oldest_first() {
