@@ -75,21 +75,15 @@ fn client(client: &oauth::OAuthClient, proxying: Proxying) -> Result<OAuthClient
         auth: match &client.auth {
             oauth::ClientAuth::Basic { client_secret } => ClientAuth::Basic(client_secret.clone()),
             oauth::ClientAuth::Post { client_secret } => ClientAuth::Post(client_secret.clone()),
-            oauth::ClientAuth::PrivateKeyJwt {
-                key_file,
-                private_key,
-                algorithm,
-                key_id,
-                assertion_audience,
-            } => ClientAuth::PrivateKeyJwt(
+            oauth::ClientAuth::PrivateKeyJwt(key) => ClientAuth::PrivateKeyJwt(
                 Assertions::new(
-                    private_key,
-                    culvert_trust::algorithm(*algorithm),
-                    key_id.clone(),
-                    assertion_audience.clone(),
+                    &key.private_key,
+                    culvert_trust::algorithm(key.algorithm),
+                    key.key_id.clone(),
+                    key.audience.clone(),
                 )
                 .map_err(|source| GrantError::Key {
-                    file: key_file.clone(),
+                    file: key.key_file.clone(),
                     source,
                 })?,
             ),

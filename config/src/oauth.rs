@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 use toml::Spanned;
 use url::Url;
 
@@ -46,7 +47,7 @@ pub struct OAuthClient {
     /// The client's id.
     pub client_id: String,
     /// How it proves that it is.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "auth_keys")]
     pub auth: ClientAuth,
     /// The audience to ask for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,40 +69,59 @@ pub enum TokenServer {
     TokenUrl(Url),
 }
 
-/// How a client proves that it is itself. Secrets are never shown.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "client_auth", rename_all = "snake_case")]
+/// How a client proves that it is itself.
+#[derive(Debug, Clone)]
 pub enum ClientAuth {
     /// Its secret, in a header.
     Basic {
         /// The secret.
-        #[serde(serialize_with = "crate::secret::masked")]
         client_secret: SecretString,
     },
     /// Its secret, in the request's body.
     Post {
         /// The secret.
-        #[serde(serialize_with = "crate::secret::masked")]
         client_secret: SecretString,
     },
     /// Assertions that its own key signs (RFC 7523).
-    PrivateKeyJwt {
-        /// The file that the key is in.
-        key_file: PathBuf,
-        /// The key, as PEM.
-        #[serde(serialize_with = "crate::secret::masked")]
-        private_key: SecretString,
-        /// What it signs with.
-        algorithm: Algorithm,
-        /// The `kid` of the assertions.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        key_id: Option<String>,
-        /// The `aud` of the assertions; the token endpoint if none.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        assertion_audience: Option<String>,
-    },
+    PrivateKeyJwt(ClientKey),
     /// Not at all: a public client with a refresh token.
     Public,
+}
+
+/// A client's own key, and the assertions that it signs.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClientKey {
+    /// The file that the key is in.
+    pub key_file: PathBuf,
+    /// The key, as PEM. Never shown: its file says where it is.
+    #[serde(skip)]
+    pub private_key: SecretString,
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// The `kid` of the assertions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// The `aud` of the assertions; the token endpoint if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+}
+
+/// As it is written; of a secret, that there is one.
+fn auth_keys<S: Serializer>(auth: &ClientAuth, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut keys = serializer.serialize_map(None)?;
+    let place = match auth {
+        ClientAuth::Basic { .. } => Some("basic"),
+        ClientAuth::Post { .. } => Some("post"),
+        ClientAuth::PrivateKeyJwt(_) | ClientAuth::Public => None,
+    };
+    if let Some(place) = place {
+        keys.serialize_entry("client_auth", place)?;
+        keys.serialize_entry("client_secret", crate::secret::MASK)?;
+    }
+    if let ClientAuth::PrivateKeyJwt(key) = auth {
+        keys.serialize_entry("private_key_jwt", key)?;
+    }
+    keys.end()
 }
 
 impl OAuth {
@@ -316,13 +336,13 @@ fn check_auth(
         )),
         (Some(key), None) => {
             let written = key.get_ref();
-            Ok(ClientAuth::PrivateKeyJwt {
+            Ok(ClientAuth::PrivateKeyJwt(ClientKey {
                 key_file: document.path(written.key_file.get_ref()),
                 private_key: read(&written.key_file)?,
                 algorithm: written.algorithm,
                 key_id: written.key_id.clone(),
-                assertion_audience: written.audience.clone(),
-            })
+                audience: written.audience.clone(),
+            }))
         }
         (None, Some(client_secret)) => {
             Ok(match written.client_auth.as_ref().map(Spanned::get_ref) {

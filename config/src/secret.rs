@@ -69,12 +69,15 @@ pub(crate) fn check_private(path: &Path) -> Result<(), String> {
     ))
 }
 
+/// What stands for a secret where a configuration is shown.
+pub(crate) const MASK: &str = "***";
+
 /// Shows that there is a secret.
 pub(crate) fn masked<S: serde::Serializer>(
     _: &SecretString,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str("***")
+    serializer.serialize_str(MASK)
 }
 
 #[cfg(test)]

@@ -312,6 +312,26 @@ fn the_configurations_of_the_contract_pass_and_what_does_nothing_is_said() {
     assert_eq!(output.status.code(), Some(78), "{}", error(&output));
 }
 
+/// An operator who keeps what is shown has the same agent.
+#[test]
+fn what_check_shows_of_a_client_with_a_key_checks_again() {
+    let good = good();
+    let config = good.file("agent.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let (secret, key) = (
+        "client_secret_file = \"secret\"",
+        "private_key_jwt = { key_file = \"relay.key\", key_id = \"1\" }",
+    );
+    assert!(text.contains(secret), "{text}");
+    std::fs::write(&config, text.replace(secret, key)).unwrap();
+    let output = check("culvert-agent", &config);
+    assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    std::fs::write(&config, &output.stdout).unwrap();
+    let again = check("culvert-agent", &config);
+    assert_eq!(again.status.code(), Some(0), "{}", error(&again));
+    assert_eq!(again.stdout, output.stdout);
+}
+
 #[test]
 fn a_secret_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
