@@ -7,6 +7,7 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -19,10 +20,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 use crate::certs;
 use crate::failure::{Doing, Result};
+
+/// How long nothing is accepted after an error: one that lasts is not spun on.
+const REST: Duration = Duration::from_millis(100);
 
 /// An answer with any body.
 pub type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -54,9 +59,16 @@ where
     loop {
         tokio::select! {
             _ = &mut starter => return Ok(()),
-            accepted = listener.accept() => {
-                let (stream, _) = accepted.doing(|| "cannot accept a connection")?;
-                tokio::spawn(connection(stream, acceptor.clone(), handler.clone()));
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    tokio::spawn(connection(stream, acceptor.clone(), handler.clone()));
+                }
+                // Of a connection that is gone already, or the system is short of something: the others
+                // go on, and so do those to come.
+                Err(error) => {
+                    eprintln!("cannot accept a connection: {error}");
+                    sleep(REST).await;
+                }
             }
         }
     }
