@@ -31,11 +31,17 @@ impl fmt::Display for Failure {
         f.write_str(&self.doing)?;
         let mut cause = self.cause.as_deref().map(|cause| cause as &dyn Error);
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            write!(f, ": {}", plain(&error.to_string()))?;
             cause = error.source();
         }
         Ok(())
     }
+}
+
+/// What an error says, without the page of its documentation that rustls adds.
+fn plain(text: &str) -> &str {
+    text.split_once(": https://docs.rs/")
+        .map_or(text, |(words, _)| words)
 }
 
 impl Error for Failure {}
@@ -52,5 +58,32 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> Doing<T> for std::result::Result<
             doing: what().into(),
             cause: Some(cause.into()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_in_plain_words() {
+        let cut = "peer closed connection without sending TLS close_notify: \
+                   https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
+        for (cause, words) in [
+            (
+                cut,
+                "peer closed connection without sending TLS close_notify",
+            ),
+            (
+                "connection refused: os error 111",
+                "connection refused: os error 111",
+            ),
+        ] {
+            let failed: Result<()> = Err(io::Error::other(cause)).doing(|| "the request failed");
+            let text = failed.unwrap_err().to_string();
+            assert_eq!(text, format!("the request failed: {words}"));
+        }
     }
 }
