@@ -147,6 +147,7 @@ fn an_endpoint_can_accept_path_parameters_but_nothing_that_hides_behind_them() {
     assert_eq!(parse("/a;b=1/c").as_deref(), Ok("/a;b=1/c"));
     assert_eq!(parse("/a/..;/b"), Err(TargetError::DotSegment));
     assert_eq!(parse("/a/..;x=1/b"), Err(TargetError::DotSegment));
+    assert_eq!(parse("/a;x.."), Err(TargetError::DotSegment));
     assert_eq!(parse("/a/;x/b"), Err(TargetError::EmptySegment));
     assert_eq!(
         parse("/a%3Bb"),

@@ -169,6 +169,8 @@ fn lists_and_patterns_have_bounds() {
     assert!(errors(|rule| rule.host = host(MAX_STARS)).is_empty());
     let many = vec!["x".to_owned(); MAX_ITEMS + 1];
     assert_eq!(errors(|rule| rule.scope = many.clone())[0].key, "scope");
+    assert!(errors(|rule| rule.scope = many[1..].to_vec()).is_empty());
+    assert!(errors(|rule| rule.id = "x".repeat(MAX_ID)).is_empty());
     let values = |count| vec![("q".to_owned(), many[..count].to_vec())];
     assert_eq!(errors(|rule| rule.query = values(MAX_ITEMS + 1)).len(), 1);
     assert!(errors(|rule| rule.query = values(MAX_ITEMS)).is_empty());

@@ -140,6 +140,23 @@ fn the_first_matching_rule_of_the_file_decides_and_its_limits_count() {
 }
 
 #[test]
+fn the_root_is_a_path_like_others() {
+    let root = target("/");
+    for (pattern, expected) in [("/", true), ("/**", true), ("/*", false), ("/a", false)] {
+        for rule in [allow("a"), deny("d")] {
+            let action = rule.action;
+            let rule = RuleSpec {
+                path: strings(&[pattern]),
+                ..rule
+            };
+            let policy = policy([rule]);
+            let decision = policy.decide(&get(&root));
+            assert_eq!(decision.rule().is_some(), expected, "{action:?} {pattern}");
+        }
+    }
+}
+
+#[test]
 fn every_key_that_is_given_must_match() {
     let (path, scopes) = (target("/api/vm?action=start"), strings(&["read", "write"]));
     let mut call = get(&path);

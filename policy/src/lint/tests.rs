@@ -127,6 +127,7 @@ fn a_rule_that_leaves_nothing_to_another_is_found() {
         (path("a", "/**/x"), path("b", "/a/**/x"), true),
         (path("a", "/api/*"), path("b", "/api/**"), false),
         (path("a", "/api/*/*"), path("b", "/api/**"), false),
+        (path("a", "/api/**/*"), path("b", "/api/**"), false),
         (path("a", "/api/*"), path("b", "/api/a*"), true),
         (path("a", "/api/a*"), path("b", "/api/*"), false),
         (path("a", "/API/**"), path("b", "/api/x"), false),
@@ -207,6 +208,55 @@ fn a_rule_that_leaves_nothing_to_another_is_found() {
             "{first:?} {second:?} {found:?}"
         );
     }
+}
+
+/// Whatever key the first rule has more than the second, it leaves calls to it; and none where both have it.
+#[test]
+fn a_rule_that_asks_for_more_leaves_something_to_the_next() {
+    type Change = fn(&mut RuleSpec);
+    let table: [Change; 10] = [
+        |rule| rule.mode = vec![Mode::Http],
+        |rule| rule.method = strings(&["GET"]),
+        |rule| rule.caller = strings(&["director-*"]),
+        |rule| rule.scope = strings(&["read"]),
+        |rule| rule.query = vec![("action".to_owned(), strings(&["start"]))],
+        |rule| rule.soap_op = Some(SoapOps::Names(strings(&["Login"]))),
+        |rule| rule.upgrade = strings(&["websocket"]),
+        |rule| rule.source = vec!["10.0.0.0/8".parse().unwrap()],
+        |rule| rule.host = strings(&["vcenter"]),
+        |rule| rule.port = vec![443],
+    ];
+    let rule = |id: &str, changes: &[Change]| {
+        let mut rule = RuleSpec {
+            path: strings(&["/api/**"]),
+            ..RuleSpec::new(id, Action::Allow)
+        };
+        changes.iter().for_each(|change| change(&mut rule));
+        rule
+    };
+    let shadowed = |first: &[Change], second: &[Change]| {
+        codes(vec![rule("a", first), rule("b", second)]).contains(&"shadowed")
+    };
+    for (at, change) in table.into_iter().enumerate() {
+        assert!(!shadowed(&[change], &[]), "key {at} in the first alone");
+        assert!(shadowed(&[change], &[change]), "key {at} in both");
+    }
+    let login: Change = |rule| rule.soap_op = Some(SoapOps::Names(strings(&["Login"])));
+    let all: Change = |rule| rule.soap_op = Some(SoapOps::All);
+    let ns: Change = |rule| rule.soap_ns = Some("urn:vim25".to_owned());
+    assert!(shadowed(&[all], &[login]));
+    assert!(!shadowed(&[login], &[all]));
+    assert!(!shadowed(&[], &[login]), "it allows no SOAP");
+    assert!(shadowed(&[login], &[login, ns]));
+    assert!(!shadowed(&[login, ns], &[login]));
+    let never: Change = |rule| {
+        rule.action = Action::Deny;
+        rule.soap_op = Some(SoapOps::Names(strings(&["LOGIN"])));
+    };
+    assert!(
+        shadowed(&[never], &[login]),
+        "deny rules see no letter case"
+    );
 }
 
 #[test]

@@ -95,6 +95,17 @@ fn a_deny_rule_does_not_guess_which_reading_counts() {
     }
 }
 
+#[test]
+fn blanks_and_dots_within_a_name_are_what_php_makes_of_them() {
+    let matcher = QueryMatcher::new("a_b", &["stop".to_owned()]).unwrap();
+    for query in ["a_b=stop", "a.b=stop", "a+b=stop", "a%20b=stop", "A%2eB=x"] {
+        assert!(matcher.denies(query), "{query}");
+    }
+    for query in ["ab=stop", "a-b=stop"] {
+        assert!(!matcher.denies(query), "{query}");
+    }
+}
+
 /// Whatever an allow rule takes, no reading of the query finds a deny rule's value in it.
 #[test]
 fn what_is_allowed_by_name_is_not_denied_by_another_value() {

@@ -172,6 +172,7 @@ fn a_body_that_two_parsers_could_read_differently_is_refused() {
         (body("</v:Login>"), Malformed),
         (body("<Login xmlns='urn:vim&#50;5'/>"), Malformed),
         (body("<v:Login xmlns:v=''/>"), Malformed),
+        (body("<v:Login xmlns:x=''/>"), Malformed),
         (body("<v:Login>&unknown;</v:Login>"), Malformed),
         (body("<v:Login>&#0;</v:Login>"), Malformed),
         (body("<v:Login>& </v:Login>"), Malformed),
@@ -371,10 +372,12 @@ fn an_undecided_beginning_asks_for_more_and_never_guesses() {
 
 #[test]
 fn what_is_wrong_already_is_refused_before_the_end() {
+    let unbalanced = body("<v:Login></v:Logout>");
     for (text, error) in [
         ("<!DOCTYPE x>", SoapError::Doctype),
         ("<html>", SoapError::NotSoap),
         ("{\"a\": \">", SoapError::NotSoap),
+        (&unbalanced, SoapError::Malformed),
     ] {
         assert_eq!(operation(text.as_bytes(), false), Err(error), "{text}");
     }
@@ -436,6 +439,7 @@ fn a_soap_action_that_contradicts_the_body_is_noticed() {
         ("urn:vim25/Login", true),
         ("\"urn:vim25#Login\"", true),
         ("urn:vim25/Destroy_Task", false),
+        ("urn:vim25/Logout", false),
         ("Login", true),
         ("http://tempuri.org/IService/Login", true),
         ("urn:vim25x", false),

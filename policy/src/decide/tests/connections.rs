@@ -128,10 +128,29 @@ fn a_connection_may_begin_where_some_call_on_it_could_be_allowed() {
     };
     assert_eq!(decide(&[&shadow], &connection), nobody);
     // What denies some calls leaves the others; what denies all denies the connection.
-    let some = rule("no-writes", Action::Deny, |rule| {
-        rule.method = vec!["PUT".into()]
+    let some: [fn(&mut RuleSpec); 5] = [
+        |rule| rule.method = vec!["PUT".into()],
+        |rule| rule.path = vec!["/**".into()],
+        |rule| rule.query = vec![("a".into(), vec!["c".into()])],
+        |rule| rule.soap_op = Some(SoapOps::All),
+        |rule| rule.upgrade = vec!["websocket".into()],
+    ];
+    for change in some {
+        let some = rule("not-all", Action::Deny, change);
+        assert_eq!(decide(&[&some, &read], &connection), Ok("read".to_owned()));
+    }
+    let elsewhere = rule("not-from-there", Action::Deny, |rule| {
+        rule.source = vec!["192.0.2.0/24".parse().unwrap()]
     });
-    assert_eq!(decide(&[&some, &read], &connection), Ok("read".to_owned()));
+    for (source, begins) in [("192.0.2.1", false), ("198.51.100.1", true)] {
+        let source = source.parse().ok();
+        let from = CallFacts {
+            source,
+            ..connection
+        };
+        let decided = decide(&[&elsewhere, &read], &from);
+        assert_eq!(decided.is_ok(), begins, "{source:?}");
+    }
     let all = rule("not-him", Action::Deny, |rule| {
         rule.caller = vec!["DIRECTOR-7".into()]
     });

@@ -62,6 +62,11 @@ fn a_rule_with_operations_is_about_the_twin_too() {
     assert!(hits(&names(named(), &["PowerO*"]), &twin(&path)));
     assert!(!hits(&names(named(), &["PowerOn*"]), &twin(&path)));
     assert!(!hits(&names(named(), &["poweroffvm_task"]), &twin(&path)));
+    let of_another_service = RuleSpec {
+        soap_ns: Some("urn:other".to_owned()),
+        ..names(named(), &["PowerO*"])
+    };
+    assert!(!hits(&of_another_service, &twin(&path)));
     let denies = |ops| policy([named(), names(deny("d"), ops)]);
     for (ops, rule) in [(&["POWEROFFVM_TASK"], "d"), (&["Destroy_Task"], "a")] {
         assert_eq!(
