@@ -240,19 +240,29 @@ fn never(spec: &RuleSpec, rule: &Rule, endpoints: &[LintEndpoint]) -> Option<Str
             );
         }
         let lower = |path: &String| path.to_ascii_lowercase();
-        let choices: [(&str, &str, fn(&PathOptions) -> bool); 3] = [
-            (";", "allow_semicolon", |paths| paths.allow_semicolon),
-            ("%2f", "allow_encoded_slash", |paths| {
-                paths.allow_encoded_slash
-            }),
-            ("%25", "allow_encoded_percent", |paths| {
-                paths.allow_encoded_percent
-            }),
-        ];
-        for (what, key, accepts) in choices {
+        let accepted_by = |accepts: fn(&PathOptions) -> bool| {
+            let mut options = named.iter().map(|endpoint| &endpoint.paths);
+            options.any(accepts)
+        };
+        for (what, key, accepted) in [
+            (
+                ";",
+                "allow_semicolon",
+                accepted_by(|paths| paths.allow_semicolon),
+            ),
+            (
+                "%2f",
+                "allow_encoded_slash",
+                accepted_by(|paths| paths.allow_encoded_slash),
+            ),
+            (
+                "%25",
+                "allow_encoded_percent",
+                accepted_by(|paths| paths.allow_encoded_percent),
+            ),
+        ] {
             let every =
                 !spec.path.is_empty() && spec.path.iter().all(|path| lower(path).contains(what));
-            let accepted = named.iter().any(|endpoint| accepts(&endpoint.paths));
             if every && !named.is_empty() && !accepted {
                 return Some(format!(
                     "its endpoints refuse paths with {what:?}, and every path of it has one; set \
