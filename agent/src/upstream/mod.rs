@@ -334,7 +334,8 @@ fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS
     );
-    if !only_asks || !http_body::Body::is_end_stream(request.body()) {
+    let is_first = request.extensions().get::<Repeated>().is_none();
+    if !is_first || !only_asks || !http_body::Body::is_end_stream(request.body()) {
         return None;
     }
     let mut copy = Request::new(RequestBody::empty());
@@ -353,7 +354,16 @@ fn again(
 ) -> Result<Request<RequestBody>, UpstreamError> {
     match failure.unsent {
         Some(unsent) => Ok(*unsent),
-        None if failure.unanswered => copy.ok_or(failure.error),
+        None if failure.unanswered => {
+            let mut copy = copy.ok_or(failure.error)?;
+            copy.extensions_mut().insert(Repeated);
+            Ok(copy)
+        }
         None => Err(failure.error),
     }
 }
+
+/// Marks a request that the upstream may have had once already: it is not sent a third time, whatever way
+/// its second attempt takes.
+#[derive(Debug, Clone, Copy)]
+struct Repeated;

@@ -413,6 +413,28 @@ async fn a_connection_that_dies_fails_its_calls_and_only_what_asks_is_sent_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_only_asks_is_sent_again_once_however_many_connections_die() {
+    let (upstream, mut connections) = over_http2();
+    let mut calls = vec![begin(&upstream, Method::GET)];
+    for count in [3, 2] {
+        let io = connections.recv().await.unwrap();
+        let mut dying = h2::server::handshake(io).await.unwrap();
+        let mut held = vec![dying.accept().await.unwrap().unwrap()];
+        while calls.len() < count {
+            calls.push(begin(&upstream, Method::GET));
+        }
+        while held.len() < count {
+            held.push(dying.accept().await.unwrap().unwrap());
+        }
+    }
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.code(), ErrorCode::UpstreamProtocol);
+    }
+    assert!(connections.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_phase_has_its_limit_and_its_name() {
     let mut endpoint = endpoint_over(UpstreamProtocol::H2);
     endpoint.timeouts.tls = Span::secs(3);
