@@ -68,7 +68,7 @@ pub enum Outcome {
     /// The answer broke off after its head had been passed on.
     CutShort,
     /// A defect of this relay ended it.
-    InternalError,
+    Defect,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -140,7 +140,7 @@ impl Metrics {
             }
             Outcome::CallerGone => _ = calls.caller_gone.inc(),
             Outcome::CutShort => _ = calls.cut_short.inc(),
-            Outcome::InternalError => _ = calls.internal_error.inc(),
+            Outcome::Defect => _ = calls.defect.inc(),
         }
         calls.duration.observe(duration.as_secs_f64());
     }
@@ -191,7 +191,7 @@ struct Calls {
     refused: Vec<Counter>,
     caller_gone: Counter,
     cut_short: Counter,
-    internal_error: Counter,
+    defect: Counter,
     duration: Histogram,
     carried: Arc<Carried>,
 }
@@ -209,7 +209,7 @@ impl Calls {
                 .collect(),
             caller_gone: counter("caller-gone", ""),
             cut_short: counter("cut-short", ""),
-            internal_error: counter("internal-error", ""),
+            defect: counter("defect", ""),
             duration: Histogram::new(DURATIONS),
             carried: Arc::default(),
         };
@@ -265,10 +265,7 @@ mod tests {
             ),
             (Outcome::CallerGone, "outcome=\"caller-gone\",code=\"\""),
             (Outcome::CutShort, "outcome=\"cut-short\",code=\"\""),
-            (
-                Outcome::InternalError,
-                "outcome=\"internal-error\",code=\"\"",
-            ),
+            (Outcome::Defect, "outcome=\"defect\",code=\"\""),
         ];
         for (outcome, _) in outcomes {
             metrics.call_started();

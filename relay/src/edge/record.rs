@@ -179,7 +179,7 @@ impl CallRecord {
                 Some(problem.log.as_deref().unwrap_or(&problem.detail)),
                 "refused",
             ),
-            Ending::Defect(status) => (*status, None, Some(DEFECT), "internal-error"),
+            Ending::Defect(status) => (*status, None, Some(DEFECT), "defect"),
         };
         info!(
             target: ACCESS,
@@ -223,7 +223,7 @@ impl Drop for CallRecord {
                 Ending::Answered(status) => Outcome::Answered(*status),
                 Ending::CutShort(..) => Outcome::CutShort,
                 Ending::Refused(problem) => Outcome::Refused(problem.code),
-                Ending::Defect(_) => Outcome::InternalError,
+                Ending::Defect(_) => Outcome::Defect,
             };
             self.metrics.call_finished(outcome, duration);
         }

@@ -255,7 +255,7 @@ async fn a_call_that_a_defect_ends_is_the_relays_own_fault() {
         .map(|line| (&line["outcome"], &line["status"], &line["why"]))
         .collect();
     let why = json!("a defect of this relay");
-    let (internal, none) = (json!("internal-error"), json!(null));
+    let (internal, none) = (json!("defect"), json!(null));
     let expected = [
         (&internal, &none, &why),
         (&internal, &json!(200), &why),
@@ -264,7 +264,7 @@ async fn a_call_that_a_defect_ends_is_the_relays_own_fault() {
     assert_eq!(ends, expected, "{}", lines.text());
     let counted = metrics.render().unwrap();
     for line in [
-        "calls_total{outcome=\"internal-error\",code=\"\"} 2\n",
+        "calls_total{outcome=\"defect\",code=\"\"} 2\n",
         "calls_total{outcome=\"caller-gone\",code=\"\"} 0\n",
         "calls_in_flight 0\n",
     ] {
