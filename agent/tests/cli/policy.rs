@@ -73,7 +73,8 @@ fn explain_says_what_is_decided_of_where_a_move_leads() {
     };
     let allowed = stdout(&moved("MOVE", "/api/vcenter/b"));
     assert!(
-        allowed.starts_with("allow, by rule \"inventory\"\n"),
+        allowed
+            .starts_with("allow, by rule \"inventory\", and by \"inventory\" at the destination\n"),
         "{allowed}"
     );
     let denied = stdout(&moved("MOVE", "/etc"));
