@@ -15,6 +15,13 @@ pub fn sentence(text: &str) -> String {
     sentence
 }
 
+/// What an error says, without the page of its documentation that rustls names.
+pub fn plain(error: &str) -> &str {
+    error
+        .split_once(": https://docs.rs/")
+        .map_or(error, |(words, _)| words)
+}
+
 /// So many of what has this name: `1 session`, `2 sessions`.
 pub fn count<N: Display + From<u8> + PartialEq>(number: N, what: impl Display) -> String {
     let plural = if number == N::from(1) { "" } else { "s" };
@@ -35,6 +42,13 @@ mod tests {
         ] {
             assert_eq!(sentence(text), shown);
         }
+    }
+
+    #[test]
+    fn an_error_names_no_page_of_a_library() {
+        let cut = "the peer is gone: https://docs.rs/rustls/latest/rustls/manual/";
+        assert_eq!(plain(cut), "the peer is gone");
+        assert_eq!(plain("refused: os error 111"), "refused: os error 111");
     }
 
     #[test]

@@ -208,11 +208,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WebSocketIo<IO> {
 }
 
 fn broken(error: io::Error) -> SessionError {
+    let error = match error.kind() {
+        // What TLS says of it names a page of its documentation.
+        kind @ io::ErrorKind::UnexpectedEof => io::Error::new(kind, "it ended without a goodbye"),
+        _ => error,
+    };
     SessionError::Io(std::sync::Arc::new(error))
 }
 
 impl<IO> fmt::Debug for WebSocketIo<IO> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebSocketIo").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_without_a_goodbye_is_told_in_words_of_ours() {
+        let (near, far) = tokio::io::duplex(64);
+        drop(far);
+        let mut socket = WebSocketIo::acceptor(near);
+        let error = poll_fn(|cx| socket.poll_receive(cx)).await.unwrap_err();
+        let words = "the connection broke: it ended without a goodbye";
+        assert_eq!(error.to_string(), words);
     }
 }

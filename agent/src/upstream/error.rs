@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_process::words::plain;
 use culvert_proto::code::ErrorCode;
 use culvert_session::StreamError;
 use rustix::io::Errno;
@@ -336,11 +337,11 @@ fn tls_error(error: &hyper::Error) -> Option<&rustls::Error> {
 
 /// An error with its causes, as one line.
 fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
+    let mut text = plain(&error.to_string()).to_owned();
     let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(": ");
-        text.push_str(&error.to_string());
+        text.push_str(plain(&error.to_string()));
         cause = error.source();
     }
     text
