@@ -252,6 +252,14 @@ fn operators_ask_from_other_pods_over_tls_and_for_the_token_alone() {
     let checked = pod.check("culvert-relay", "relay.toml");
     assert!(checked.contains("admin = \"[::]:9901\""), "{checked}");
     assert!(checked.contains("token_file"), "{checked}");
+    // The probe has the token and the authority: nobody listens, which is 1 and not 2.
+    let output = pod.run(
+        "culvert-relay",
+        &["ready", "--admin", "https://127.0.0.1:9"],
+    );
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let alias = &pod.spec["hostAliases"][0];
+    assert_eq!(alias["hostnames"][0], "relay.example.com", "{alias}");
     let monitor = &of_kind(&resources, "PodMonitor")[0]["spec"]["podMetricsEndpoints"][0];
     assert_eq!(monitor["scheme"], "https");
     assert_eq!(monitor["tlsConfig"]["serverName"], "relay.example.com");
