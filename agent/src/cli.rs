@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::{Args, Parser, Subcommand};
 use culvert_admin::{Access, AskError};
 use culvert_config::secret;
+use culvert_process::exit_code::{self, BAD_CONFIG, FAILED, USAGE};
 use culvert_process::log::{Log, LogFormat};
 
 use crate::admin::CLIENT;
@@ -18,22 +19,9 @@ use crate::audit::verify::{self, VerifyArgs, VerifyError};
 use crate::pin::{self, PinArgs};
 use crate::policy_tools::{self, PolicyCommand, ToolError};
 
-/// Exit code of a program that failed while it ran.
-const FAILED: u8 = 1;
-
-/// Exit code of a command line that makes no sense.
-const USAGE: u8 = 2;
-
-/// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
-const BAD_CONFIG: u8 = 78;
-
-/// They stand in the manual, too.
-const EXIT_CODES: &str =
-    "Exit codes: 0 done or drained, 1 failed at run time, 2 wrong usage, 78 wrong configuration";
-
 /// Serves local APIs of a private data centre through an outbound tunnel.
 #[derive(Debug, Parser)]
-#[command(name = "culvert-agent", version, after_help = EXIT_CODES)]
+#[command(name = "culvert-agent", version, after_help = exit_code::in_words("done or drained"))]
 struct Cli {
     /// Form of the log on standard error. What is logged: RUST_LOG, for example
     /// "info,culvert_agent=debug".

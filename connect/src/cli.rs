@@ -7,23 +7,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use culvert_process::exit_code::{self, BAD_CONFIG, FAILED, USAGE};
 use culvert_process::log::{Log, LogFormat};
 
 use crate::listener;
 use crate::relay::{BadSettings, Relay};
-
-/// Exit code of a program that failed while it ran.
-const FAILED: u8 = 1;
-
-/// Exit code of a command line that makes no sense.
-const USAGE: u8 = 2;
-
-/// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
-const BAD_CONFIG: u8 = 78;
-
-/// They stand in the manual, too.
-const EXIT_CODES: &str =
-    "Exit codes: 0 ended by a signal, 1 failed at run time, 2 wrong usage, 78 wrong configuration";
 
 /// A local HTTP proxy for callers whose tools cannot speak TLS to a proxy or carry a token.
 ///
@@ -31,7 +19,7 @@ const EXIT_CODES: &str =
 /// CONNECT and nothing else: TLS goes on from the tool to the local API, and nobody between sees
 /// what it carries.
 #[derive(Debug, Parser)]
-#[command(name = "culvert-connect", version, after_help = EXIT_CODES)]
+#[command(name = "culvert-connect", version, after_help = exit_code::in_words("ended by a signal"))]
 struct Cli {
     /// The relay: https://HOST[:PORT].
     #[arg(long, value_name = "URL")]

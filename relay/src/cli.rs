@@ -11,6 +11,7 @@ use bytes::Bytes;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use culvert_admin::{Access, AskError};
 use culvert_config::secret;
+use culvert_process::exit_code::{self, BAD_CONFIG, FAILED, USAGE};
 use culvert_process::log::{Log, LogFormat};
 use culvert_process::workers::{Workers, processors};
 use culvert_proto::names::{EndpointName, TenantName};
@@ -24,25 +25,12 @@ use crate::admin::status::Status;
 use crate::app::{self, Prepared};
 use crate::revocations::RevocationId;
 
-/// Exit code of a program that failed while it ran.
-const FAILED: u8 = 1;
-
-/// Exit code of a command line that makes no sense.
-const USAGE: u8 = 2;
-
-/// Exit code of a configuration that cannot be run with (`EX_CONFIG` of `sysexits.h`).
-const BAD_CONFIG: u8 = 78;
-
-/// They stand in the manual, too.
-const EXIT_CODES: &str =
-    "Exit codes: 0 done or drained, 1 failed at run time, 2 wrong usage, 78 wrong configuration";
-
 /// How often `drain --wait` looks whether the relay is still there.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Takes callers and agents, and passes calls from the ones to the others.
 #[derive(Debug, Parser)]
-#[command(name = "culvert-relay", version, after_help = EXIT_CODES)]
+#[command(name = "culvert-relay", version, after_help = exit_code::in_words("done or drained"))]
 struct Cli {
     /// Form of the log on standard error. What is logged: RUST_LOG, for example
     /// "info,culvert_relay=debug".
