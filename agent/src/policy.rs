@@ -114,9 +114,10 @@ pub(crate) fn read(file: &Path) -> Result<ActivePolicy, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use culvert_policy::{CallFacts, CanonicalTarget, Decision, PathOptions, Soap};
+    use culvert_policy::{CallFacts, CanonicalTarget, Decision, PathOptions};
 
     use super::*;
+    use crate::testing::get;
 
     /// A MOVE is one call of the rule at each of its paths.
     #[tokio::test(start_paused = true)]
@@ -130,18 +131,9 @@ mod tests {
             let parse = |path| CanonicalTarget::parse(path, PathOptions::default()).unwrap();
             let (target, destination) = (parse(from), parse(to));
             let facts = CallFacts {
-                endpoint: "files",
-                mode: rules::Mode::Http,
                 method: "MOVE",
-                target: Some(&target),
                 destination: Some(&destination),
-                caller: "director-7",
-                scopes: &[],
-                soap: Soap::No,
-                upgrade: None,
-                source: None,
-                host: None,
-                port: None,
+                ..get(&target)
             };
             let Decision::Allow(permit) = policy.policy.decide(&facts) else {
                 panic!("{from} to {to} is denied")

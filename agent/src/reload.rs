@@ -162,9 +162,10 @@ impl PolicySource {
 
 #[cfg(test)]
 mod tests {
-    use culvert_policy::{CallFacts, CanonicalTarget, Decision, Mode, PathOptions, Soap};
+    use culvert_policy::{CanonicalTarget, Decision, PathOptions};
 
     use super::*;
+    use crate::testing::get;
 
     fn policy(action: &str) -> String {
         format!("version = 1\n[[rule]]\nid = \"all\"\naction = \"{action}\"\npath = [\"/**\"]\n")
@@ -192,22 +193,8 @@ mod tests {
         /// Whether a call is allowed, and counted within the rate.
         fn allows(&self) -> bool {
             let target = CanonicalTarget::parse("/x", PathOptions::default()).unwrap();
-            let facts = CallFacts {
-                endpoint: "vcenter",
-                mode: Mode::Http,
-                method: "GET",
-                target: Some(&target),
-                destination: None,
-                caller: "director-7",
-                scopes: &[],
-                soap: Soap::No,
-                upgrade: None,
-                source: None,
-                host: None,
-                port: None,
-            };
             let policy = self.source.watch().borrow().clone();
-            match policy.policy.decide(&facts) {
+            match policy.policy.decide(&get(&target)) {
                 Decision::Allow(permit) => policy.count(&permit).is_ok(),
                 Decision::Deny(_) => false,
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use culvert_config::endpoint::{Endpoint, HostHeader, Timeouts, Trust, UpstreamProtocol};
 use culvert_config::units::Span;
+use culvert_policy::{CallFacts, CanonicalTarget, Soap};
 use culvert_proto::head::Mode;
 use culvert_proto::names::EndpointName;
 use culvert_session::tls::provider;
@@ -17,6 +18,24 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+
+/// A `GET` of a target that says as little as possible, for a policy to decide on.
+pub(crate) fn get(target: &CanonicalTarget) -> CallFacts<'_> {
+    CallFacts {
+        endpoint: "api",
+        mode: culvert_policy::Mode::Http,
+        method: "GET",
+        target: Some(target),
+        destination: None,
+        caller: "somebody",
+        scopes: &[],
+        soap: Soap::No,
+        upgrade: None,
+        source: None,
+        host: None,
+        port: None,
+    }
+}
 
 /// The far ends of connections in memory.
 pub(crate) type Connections = tokio::sync::mpsc::UnboundedReceiver<tokio::io::DuplexStream>;

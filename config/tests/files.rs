@@ -135,6 +135,13 @@ fn what_is_shown_is_a_configuration_that_says_the_same() {
         let loaded = load_relay(&file).unwrap_or_else(|error| panic!("{error}:\n{shown}"));
         assert_eq!(loaded.render(), shown);
     }
+    let says_the_same = |file: &Path| {
+        let shown = load_agent(file).unwrap().render();
+        let secret = shown.replace("client_secret = \"***\"", "client_secret_file = \"secret\"");
+        again(file, &secret);
+        let loaded = load_agent(file).unwrap_or_else(|error| panic!("{error}:\n{shown}"));
+        assert_eq!(loaded.render(), shown);
+    };
     for more in [
         "",
         "ca = \"vmca.pem\"",
@@ -152,13 +159,7 @@ fn what_is_shown_is_a_configuration_that_says_the_same() {
                 1,
             ),
         );
-        let shown = load_agent(&file).unwrap().render();
-        again(
-            &file,
-            &shown.replace("client_secret = \"***\"", "client_secret_file = \"secret\""),
-        );
-        let loaded = load_agent(&file).unwrap_or_else(|error| panic!("{error}:\n{shown}"));
-        assert_eq!(loaded.render(), shown);
+        says_the_same(&file);
     }
     let (grant, secret) = ("client_credentials", "client_secret_file = \"secret\"");
     for (new_grant, proof) in [
@@ -176,13 +177,7 @@ fn what_is_shown_is_a_configuration_that_says_the_same() {
         let text = fs::read_to_string(&file).unwrap();
         let text = text.replacen(grant, new_grant, 1);
         again(&file, &text.replacen(secret, proof, 1));
-        let shown = load_agent(&file).unwrap().render();
-        again(
-            &file,
-            &shown.replace("client_secret = \"***\"", "client_secret_file = \"secret\""),
-        );
-        let loaded = load_agent(&file).unwrap_or_else(|error| panic!("{error}:\n{shown}"));
-        assert_eq!(loaded.render(), shown);
+        says_the_same(&file);
     }
 }
 

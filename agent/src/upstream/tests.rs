@@ -15,7 +15,7 @@ use std::pin::{Pin, pin};
 
 use bytes::Bytes;
 use culvert_config::endpoint::Trust;
-use culvert_policy::{Action, CallFacts, CanonicalTarget, Decision, Mode, Policy, RuleSpec, Soap};
+use culvert_policy::{Action, CanonicalTarget, Decision, Policy, RuleSpec};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::BodyLength;
 use culvert_session::tls::pin_of;
@@ -23,27 +23,13 @@ use http::{HeaderMap, Method};
 use http_body::Body;
 
 use super::*;
-use crate::testing::{Connection as Peer, Identity, Server, endpoint};
+use crate::testing::{Connection as Peer, Identity, Server, endpoint, get};
 
 /// A permit as calls get it: from a policy that allows everything.
 fn permit() -> Permit {
     let policy = Policy::compile(vec![RuleSpec::new("all", Action::Allow)]).unwrap();
     let target = CanonicalTarget::parse("/", Default::default()).unwrap();
-    let facts = CallFacts {
-        endpoint: "api",
-        mode: Mode::Http,
-        method: "GET",
-        target: Some(&target),
-        destination: None,
-        caller: "somebody",
-        scopes: &[],
-        soap: Soap::No,
-        upgrade: None,
-        source: None,
-        host: None,
-        port: None,
-    };
-    match policy.decide(&facts) {
+    match policy.decide(&get(&target)) {
         Decision::Allow(permit) => permit,
         Decision::Deny(denial) => panic!("{denial:?}"),
     }
