@@ -176,6 +176,11 @@ impl Upstream {
         progress: Option<&Progress>,
     ) -> Result<Answer, UpstreamError> {
         let method = request.method().clone();
+        if !may_be_repeated(&request) {
+            // Such a request is lost on a connection that has been closed meanwhile. Who yields goes on
+            // after a look at the sockets, and then the pool knows what the kernel knows.
+            tokio::task::yield_now().await;
+        }
         if let Some(mut connection) = self.pool.take() {
             let copy = repeatable(&request);
             let sent = self.attempt(pin!(connection.send(request)), progress).await;
@@ -328,14 +333,19 @@ impl Upstream {
     }
 }
 
-/// A copy to send again, of a request that may be sent twice: it only asks, and has no body.
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+/// Whether a request may be sent twice: it only asks, has no body, and has not been sent twice.
+fn may_be_repeated(request: &Request<RequestBody>) -> bool {
     let only_asks = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS
     );
     let is_first = request.extensions().get::<Repeated>().is_none();
-    if !is_first || !only_asks || !http_body::Body::is_end_stream(request.body()) {
+    is_first && only_asks && http_body::Body::is_end_stream(request.body())
+}
+
+/// A copy to send again, of a request that [may be sent twice](may_be_repeated).
+fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !may_be_repeated(request) {
         return None;
     }
     let mut copy = Request::new(RequestBody::empty());

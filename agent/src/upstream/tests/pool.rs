@@ -1,5 +1,7 @@
 //! Connections: kept, used again, given up, and requests that may or may not be sent again.
 
+use std::io::{Read, Write};
+
 use http::header::AUTHORIZATION;
 
 use super::*;
@@ -113,6 +115,38 @@ async fn a_write_is_never_sent_twice() {
         assert_eq!(error.code(), ErrorCode::UpstreamProtocol, "{method}");
         assert_eq!(server.connections(), 1, "{method}");
     }
+}
+
+/// A server that closes a kept connection without a word: what the kernel knows of it already, the runtime
+/// may not have heard of yet.
+#[tokio::test]
+async fn a_write_does_not_go_out_on_a_connection_that_is_known_to_be_closed() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (close, asked) = std::sync::mpsc::channel::<()>();
+    let (gone, closed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") {
+                connection.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            connection.write_all(HELLO.as_bytes()).unwrap();
+            let _ = asked.recv();
+            drop(connection);
+            let _ = gone.send(());
+        }
+    });
+    let upstream = Upstream::new(&endpoint(&url, Trust::SystemRoots)).unwrap();
+    assert_eq!(text(&upstream).await, "hello");
+    close.send(()).unwrap();
+    // Waiting here holds the runtime up, too.
+    closed.recv().unwrap();
+    let answer = upstream.call(Method::POST).await.unwrap();
+    assert_eq!(read(answer.body).await.unwrap(), b"hello");
 }
 
 #[tokio::test]
