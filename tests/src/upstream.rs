@@ -46,6 +46,8 @@ impl Request {
 pub enum Then {
     /// The next request may come.
     KeepAlive,
+    /// Closed with TLS's close_notify, as by a server that has said all.
+    End,
     /// Closed without TLS's close_notify, as by a crash.
     Close,
 }
@@ -141,8 +143,13 @@ fn serve(
             seen.push(request.clone());
         }
         drop(seen);
-        if handle(&request, &mut connection)? == Then::Close {
-            break;
+        match handle(&request, &mut connection)? {
+            Then::KeepAlive => (),
+            Then::End => {
+                connection.tls.conn.send_close_notify();
+                return connection.tls.flush();
+            }
+            Then::Close => break,
         }
     }
     Ok(())
