@@ -3,10 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::frame::StreamId;
-
-/// Numbers of calls that were cancelled while they waited are left in place, up to so many more
-/// than calls; then they are swept out together.
-const STALE: usize = 64;
+use crate::mux::streams::STALE;
 
 /// Which calls wait, in order, and what they hold.
 #[derive(Debug, Default)]

@@ -328,6 +328,9 @@ impl Mux {
 
     /// Puts a stream that can send into the schedule.
     pub(super) fn schedule(&mut self, id: StreamId) {
+        let streams = &self.streams;
+        self.schedule
+            .sweep(streams.len(), |id| streams.find(id).is_some());
         if let Some(stream) = self.streams.find_mut(id)
             && stream.send.has_work()
         {

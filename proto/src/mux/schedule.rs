@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 
 use crate::frame::StreamId;
 use crate::limits::FRAME;
+use crate::mux::streams::STALE;
 use crate::priority::Priority;
 
 /// Bytes that a stream may send in its turn: one full frame.
@@ -89,7 +90,7 @@ impl Turn {
 }
 
 /// The queue of each class. Streams that are gone, or have nothing to send any more, are taken
-/// out when they come up.
+/// out when they come up, or swept out.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     queues: [VecDeque<StreamId>; 3],
@@ -200,8 +201,18 @@ impl Schedule {
         }
     }
 
+    /// Takes out streams that are gone, once they are most of what waits: none comes up while the
+    /// socket takes nothing. `streams` are there; `lives` tells whether one is.
+    pub(super) fn sweep(&mut self, streams: usize, lives: impl Fn(StreamId) -> bool) {
+        if self.len() >= 2 * streams + STALE {
+            for queue in &mut self.queues {
+                queue.retain(|id| lives(*id));
+            }
+        }
+    }
+
     /// Places in the queues.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.queues.iter().map(VecDeque::len).sum()
     }
 

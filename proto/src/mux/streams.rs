@@ -36,6 +36,11 @@ type Map = HashMap<StreamId, Stream, BuildHasherDefault<IdHasher>>;
 /// Capacity that is worth giving back once no stream is left.
 const SHRINK_ABOVE: usize = 64;
 
+/// Ids of streams that are gone stay in a queue until they come up, up to so many more than twice
+/// the streams that are there; then they are swept out together. A peer that takes nothing from its
+/// socket would otherwise make a queue longer with every call that comes and goes.
+pub(super) const STALE: usize = 64;
+
 /// The streams, their counts and the bytes that they hold.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -167,6 +172,10 @@ impl Streams {
         if let Some(stream) = self.map.get_mut(&id)
             && !std::mem::replace(&mut stream.listed, true)
         {
+            if self.due.len() >= 2 * self.map.len() + STALE {
+                let map = &self.map;
+                self.due.retain(|id| map.contains_key(id));
+            }
             self.due.push_back(id);
         }
     }

@@ -4,6 +4,7 @@ use super::hostile::{Victim, WINDOW, frame, head, open, said, word};
 use super::pair::Pair;
 use super::*;
 use crate::frame::FIN;
+use crate::limits::RAPID;
 
 /// Repeats what `frames` gives until the session ends; says why and after how many.
 fn flood(mut frames: impl FnMut(&mut Victim, u32) -> Vec<Vec<u8>>) -> (u32, SessionError) {
@@ -125,6 +126,35 @@ fn a_peer_that_never_reads_makes_nothing_grow() {
         batch.len() <= 1001 * (WINDOW + 20 * 1024),
         "no more than the credit goes out"
     );
+}
+
+#[test]
+fn calls_that_come_and_go_while_nothing_can_be_sent_leave_nothing_behind() {
+    let mut victim = Victim::new();
+    for round in 0..5000 {
+        let id = StreamId(3 + 2 * round);
+        let body = [0; 8 * 1024];
+        victim.take(&[open(id.0, 0, &body)]).unwrap();
+        victim.mux.accept().unwrap();
+        // Credit is due, and an answer waits.
+        assert!(matches!(
+            victim.mux.read(id, victim.now),
+            Ok(Some(Item::Data(_)))
+        ));
+        victim.mux.send_head(id, &answer()).unwrap();
+        let ours = victim.mux.open(&call_head(), Bytes::new(), true).unwrap();
+        // Old enough to be no cancel.
+        victim.now += RAPID;
+        victim.take(&[word(Kind::Reset, id.0, 1)]).unwrap();
+        for id in [id, ours] {
+            victim.mux.release_send(id);
+            victim.mux.release_recv(id);
+        }
+        events(&mut victim.mux);
+        assert_eq!(victim.mux.stats().streams, 2);
+        let waits = (victim.mux.schedule.len(), victim.mux.streams.due.len());
+        assert!(waits.0.max(waits.1) <= 128, "{waits:?} after {round} calls");
+    }
 }
 
 #[test]
