@@ -102,6 +102,10 @@ pub const MIN_CANCELS: (u32, u32) = (2048, 500);
 /// turn, with the next ping at the latest.
 pub const KEPT_BACK: Duration = Duration::from_millis(1500);
 
+/// How long the peer may take to end an answer on a stream that this side opened and nobody here
+/// holds any more; it was asked to. Then the stream is reset.
+pub const LEFT_ALONE: Duration = Duration::from_secs(60);
+
 /// Longest DATA payload that this side sends: what one stream puts before the next one's turn.
 pub const FRAME: usize = 16 * 1024;
 

@@ -299,6 +299,7 @@ impl Mux {
             if now >= self.rebalance_at {
                 self.rebalance_at = now + self.limits.ping_interval;
                 self.streams.rebalance();
+                self.reset_left_alone();
             }
             self.release_kept_back();
             self.liveness

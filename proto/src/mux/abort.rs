@@ -8,7 +8,7 @@ use super::stream::{RecvState, SendState};
 use super::{Mux, StreamId};
 use crate::code::ResetCode;
 use crate::frame::Kind;
-use crate::limits::{KEPT_BACK, RAPID};
+use crate::limits::{KEPT_BACK, LEFT_ALONE, RAPID};
 
 impl Mux {
     /// Aborts both halves, as far as they are not over.
@@ -45,6 +45,24 @@ impl Mux {
         }
         self.streams.wake_reader(id);
         self.streams.wake_writer(id);
+    }
+
+    /// Every few seconds: resets streams of ours that nobody here holds any more, where the peer goes on
+    /// with an answer that nobody wants, or does not take the rest of a request for which there is no
+    /// memory. It could have as many of them lie here as it lets us open, beside the calls that are
+    /// counted. Its own streams are as many as we let it have, and answers on them have a reader there.
+    pub(super) fn reset_left_alone(&mut self) {
+        for (id, since) in self.streams.left_alone() {
+            let Some(stream) = self.streams.find(id) else {
+                continue;
+            };
+            let unwanted = !stream.recv.is_over();
+            let late = self.now.saturating_duration_since(since) >= LEFT_ALONE;
+            let (account, waits) = (stream.account, stream.send.queued > 0);
+            if unwanted && late || waits && !self.streams.accounts.has_memory(account, 0) {
+                self.reset(id, ResetCode::Cancelled);
+            }
+        }
     }
 
     /// Sends the RESET of a half that was cut short, once nothing is left to go before it.

@@ -311,17 +311,20 @@ impl Mux {
     /// Forgets a stream whose handles are both gone, as soon as it is over; at once if the
     /// session is.
     fn let_go(&mut self, id: StreamId) {
-        let on_wire = match self.streams.find(id) {
-            Some(stream) if stream.send.released && stream.recv.released => stream.send.on_wire,
+        let ours = self.streams.is_ours(id);
+        let stream = match self.streams.find_mut(id) {
+            Some(stream) if stream.send.released && stream.recv.released => stream,
             _ => return,
         };
         if self.ended.is_some() {
             self.streams.forget(id);
             return;
         }
-        if !on_wire {
+        if !stream.send.on_wire {
             // The peer has not heard of it, and need not.
             self.reset(id, ResetCode::Cancelled);
+        } else if ours {
+            stream.left_alone = Some(self.now);
         }
         self.streams.settle(id);
     }

@@ -283,6 +283,8 @@ pub(super) struct Stream {
     pub(super) call: Option<(Box<CallHead>, usize)>,
     /// When it was opened on the wire; nothing once it was cancelled.
     pub(super) opened: Option<Instant>,
+    /// Since when nobody here holds it, if this side opened it.
+    pub(super) left_alone: Option<Instant>,
     /// RESET to send.
     pub(super) reset_due: Option<ResetCode>,
     /// STOP to send.
@@ -307,6 +309,7 @@ impl Stream {
             account: AccountId::SESSION,
             call: None,
             opened: None,
+            left_alone: None,
             reset_due: None,
             stop_due: None,
             kept_back: false,

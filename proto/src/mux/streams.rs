@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 
 use crate::frame::StreamId;
 use crate::growth::{GrowthBudget, Share};
@@ -160,6 +161,12 @@ impl Streams {
 
     pub(super) fn ids(&self) -> Vec<StreamId> {
         self.map.keys().copied().collect()
+    }
+
+    /// Streams of ours that nobody here holds any more, and since when.
+    pub(super) fn left_alone(&self) -> Vec<(StreamId, Instant)> {
+        let since = |(id, stream): (&StreamId, &Stream)| Some((*id, stream.left_alone?));
+        self.map.iter().filter_map(since).collect()
     }
 
     #[cfg(any(test, feature = "model"))]

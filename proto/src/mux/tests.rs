@@ -4,6 +4,7 @@ mod drains;
 mod floods;
 mod growth;
 mod hostile;
+mod left_alone;
 mod memory;
 mod pair;
 mod properties;
