@@ -27,6 +27,9 @@ use crate::websocket::WebSocketIo;
 /// session. A peer that keeps to the protocol has a handful under way.
 const MAX_CONTROLS: usize = 16;
 
+/// Room in the table of streams that is worth giving back once no stream is left.
+const SHRINK_ABOVE: usize = 64;
+
 /// The life of a session as its handles see it.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
@@ -333,6 +336,9 @@ impl Core {
             waiting.halves -= 1;
             if waiting.halves == 0 {
                 self.streams.remove(&id);
+            }
+            if self.streams.is_empty() && self.streams.capacity() > SHRINK_ABOVE {
+                self.streams = HashMap::new();
             }
         }
     }

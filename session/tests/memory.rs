@@ -223,3 +223,44 @@ fn a_session_that_is_filled_with_everything_stays_within_its_sum() {
     assert!(held <= sum, "{held} bytes are held, {sum} allowed");
     assert!(info.bytes_max as usize <= sum + 2 * MIB, "{info:?}");
 }
+
+/// Two ends that have had so many calls at once, all of which are over.
+async fn idle_after(calls: u32) -> [Session; 2] {
+    let (near, far) = tokio::io::duplex(64 * KIB);
+    let config = |side| mux::Config {
+        side,
+        hello: hello(side),
+        limits: Limits::default(),
+    };
+    let (agent, mut incoming, _) =
+        Session::spawn(WebSocketIo::dialer(near, vec![]), config(Side::Dialer));
+    let (relay, _, _) = Session::spawn(WebSocketIo::acceptor(far), config(Side::Acceptor));
+    relay.ready().await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..calls {
+        streams.push(relay.open(&call_head(), Bytes::new(), true).unwrap());
+        streams.push(incoming.accept().await.unwrap().1);
+    }
+    drop(streams);
+    while [&agent, &relay].iter().any(|end| end.stats().streams > 0) {
+        tokio::task::yield_now().await;
+    }
+    std::mem::forget(incoming);
+    [agent, relay]
+}
+
+#[test]
+fn a_session_that_was_busy_holds_no_more_when_it_is_idle() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let [few, many] = [1, 1000].map(|calls| {
+        let info = allocation_counter::measure(|| {
+            std::mem::forget(runtime.block_on(idle_after(calls)));
+        });
+        info.bytes_current as usize
+    });
+    assert!(many <= few + 2 * 16 * KIB, "{few} bytes, and {many}");
+}
