@@ -157,6 +157,33 @@ mod tests {
     }
 
     #[test]
+    fn this_side_cancels_half_of_what_its_peer_bears_with() {
+        for (max_streams, burst, rate) in [(0, 1024, 250), (100, 1024, 250), (8000, 4000, 500)] {
+            let mut now = start();
+            let mut budget = Budget::own_cancels(max_streams, now);
+            let mut spend = |now| {
+                (0..10_000)
+                    .take_while(|_| budget.spend(now).is_ok())
+                    .count()
+            };
+            assert_eq!(spend(now), burst, "{max_streams}");
+            now += Duration::from_secs(1);
+            assert_eq!(spend(now), rate, "{max_streams}");
+        }
+    }
+
+    #[test]
+    fn the_answer_to_an_earlier_ping_says_nothing_about_a_reset() {
+        let mut late = Late::new();
+        // The ping 1 went before the RESET.
+        late.on_forgotten(100);
+        late.on_ping_sent(2);
+        late.on_pong(1);
+        assert!(late.spend_bytes(100));
+        assert!(!late.spend_bytes(1));
+    }
+
+    #[test]
     fn late_bytes_are_allowed_until_the_answer_to_a_later_ping() {
         let mut late = Late::new();
         late.on_forgotten(100);

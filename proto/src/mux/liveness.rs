@@ -143,3 +143,23 @@ impl Liveness {
         self.least
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mux::model::start;
+
+    #[test]
+    fn the_round_trip_is_smoothed_and_the_shortest_is_what_the_line_takes() {
+        let mut now = start();
+        let mut liveness = Liveness::new(&Limits::default(), now);
+        for (sample, smoothed, least) in [(80, 80, 80), (16, 72, 16), (240, 93, 16)] {
+            liveness.ask();
+            let number = liveness.take_ping(now).unwrap();
+            now += Duration::from_millis(sample);
+            liveness.on_pong(number, now).unwrap();
+            assert_eq!(liveness.rtt(), Some(Duration::from_millis(smoothed)));
+            assert_eq!(liveness.least_rtt(), Some(Duration::from_millis(least)));
+        }
+    }
+}

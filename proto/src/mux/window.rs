@@ -275,6 +275,12 @@ mod tests {
         assert_eq!(turn(0, 2 * rtt, Some(rtt)), 0, "slow enough");
         assert_eq!(turn(501, rtt, Some(rtt)), 0, "the reader does not keep up");
         assert_eq!(turn(0, rtt, None), 0, "no round trip measured");
+
+        let mut window = RecvWindow::new(1000);
+        window.shrink_by(1);
+        assert_eq!(window.growth(0, start, Some(rtt), 5000), 0);
+        let growth = window.growth(1000, start + rtt, Some(rtt), 5000);
+        assert_eq!(growth, 0, "it is to shrink");
     }
 
     #[test]

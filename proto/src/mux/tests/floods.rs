@@ -195,6 +195,81 @@ fn late_frames_are_borne_with_for_one_round_trip_and_no_further_than_the_credit(
     );
 }
 
+/// A victim that takes no calls at all. The peer's next id is 1.
+pub(super) fn refusing() -> Victim {
+    let now = start();
+    let mut config = config(Side::Acceptor);
+    config.limits.backlog = 0;
+    let mut mux = Mux::new(config, now);
+    let mut peer = Mux::new(super::config(Side::Dialer), now);
+    mux.handle_message(transmit(&mut peer, now), now).unwrap();
+    transmit(&mut mux, now);
+    Victim { mux, now }
+}
+
+#[test]
+fn what_follows_a_call_that_is_refused_is_borne_with_as_it_may_be_on_its_way() {
+    let mut victim = refusing();
+    // More than is borne with in advance.
+    for id in (1..2000).step_by(2) {
+        let follows = [
+            open(id, 0, b"body"),
+            frame(Kind::Data, 0, id, &[0; 100]),
+            word(Kind::Stop, id, 1),
+            frame(Kind::Finish, 0, id, b""),
+            word(Kind::Reset, id, 1),
+        ];
+        victim.take(&follows).unwrap();
+        let said = said(&transmit(&mut victim.mux, victim.now));
+        assert_eq!(said, [(Kind::Reset, id, ResetCode::Refused.number())]);
+    }
+    // As much as there was credit for, and nothing behind an end.
+    let mut victim = refusing();
+    let whole = [
+        open(1, 0, b"body"),
+        frame(Kind::Data, 0, 1, &[0; WINDOW - 4]),
+    ];
+    victim.take(&whole).unwrap();
+    assert!(victim.take(&[frame(Kind::Data, 0, 1, b"x")]).is_err());
+    let ended = [open(1, FIN, b"body"), frame(Kind::Data, 0, 1, b"x")];
+    assert!(refusing().take(&ended).is_err());
+}
+
+#[test]
+fn the_answer_to_a_ping_between_refusals_says_nothing_about_those_behind_it() {
+    let mut victim = refusing();
+    victim.mux.limits.batch = 4 * 1024;
+    let pong = |number: u64| frame(Kind::Pong, 0, 0, &number.to_be_bytes());
+    let calls: Vec<_> = (1..801).step_by(2).map(|id| open(id, 0, b"")).collect();
+    victim.take(&[vec![pong(1)], calls].concat()).unwrap();
+    victim.now += Duration::from_secs(5);
+    victim.mux.handle_timeout(victim.now).unwrap();
+    let mut batch = BytesMut::new();
+    victim.mux.poll_transmit(&mut batch, victim.now);
+    let said = said(&batch.freeze());
+    assert!(said.len() < 400 && said.last().unwrap().0 == Kind::Ping);
+    let data = frame(Kind::Data, 0, 799, b"on its way");
+    victim.take(&[pong(2), data]).unwrap();
+}
+
+#[test]
+fn a_peer_that_never_hears_of_its_refusals_is_a_flood_however_slow_it_is() {
+    let mut victim = refusing();
+    let most = victim.mux.limits.cancel_burst as usize;
+    let mut id = 1;
+    let error = loop {
+        // No more in a second than are borne with for ever.
+        victim.now += Duration::from_millis(10);
+        if let Err(error) = victim.take(&[open(id, FIN, b"")]) {
+            break error;
+        }
+        assert!(victim.mux.refused.len() <= most);
+        id += 2;
+    };
+    assert_eq!(error, Flood::Cancels.into());
+    assert_eq!(id as usize, 1 + 2 * most);
+}
+
 #[test]
 fn data_beyond_the_credit_of_a_forgotten_stream_is_not_borne_with() {
     let mut victim = Victim::new();
@@ -258,6 +333,29 @@ fn stopping_every_answer_at_once_is_a_flood_like_any_other() {
         transmit(&mut victim.mux, victim.now);
         let id = 3 + 2 * round;
         vec![open(id, FIN, b""), word(Kind::Stop, id, 8)]
+    });
+    let burst = Limits::default().cancel_burst;
+    assert!(
+        (burst..burst + 10).contains(&rounds) && error == Flood::Cancels.into(),
+        "{rounds}"
+    );
+}
+
+#[test]
+fn stopping_answers_that_are_cut_short_is_a_flood_like_any_other() {
+    let (rounds, error) = flood(|victim, round| {
+        transmit(&mut victim.mux, victim.now);
+        let id = 3 + 2 * round;
+        while let Some((id, _)) = victim.mux.accept() {
+            victim.mux.send_head(id, &answer()).unwrap();
+            victim.mux.cut_short(id, ResetCode::Truncated);
+            victim.mux.release_send(id);
+            victim.mux.release_recv(id);
+        }
+        match round {
+            0 => vec![open(id, FIN, b"")],
+            _ => vec![word(Kind::Stop, id - 2, 8), open(id, FIN, b"")],
+        }
     });
     let burst = Limits::default().cancel_burst;
     assert!(
@@ -365,8 +463,16 @@ fn nothing_is_borne_with_on_a_stream_that_the_peer_itself_has_ended() {
         || word(Kind::Reset, 1, 1),
         || frame(Kind::Finish, 0, 1, b""),
     ];
-    for ending in endings {
+    // As both sides at once, and the peer alone.
+    for (ending, reset_here) in endings
+        .iter()
+        .zip([true, false])
+        .chain([(&endings[0], false)])
+    {
         let mut victim = Victim::new();
+        if reset_here {
+            victim.mux.reset(StreamId(1), ResetCode::Cancelled);
+        }
         victim.take(&[ending()]).unwrap();
         victim.mux.finish(StreamId(1)).ok();
         victim.mux.release_send(StreamId(1));

@@ -2,7 +2,8 @@
 
 use super::pair::{Pair, bytes_of, drain};
 use super::*;
-use crate::growth::GrowthBudget;
+use crate::growth::{GrowthBudget, Share};
+use crate::mux::stream::Stream;
 
 /// One way of the long line.
 const DELAY: Duration = Duration::from_millis(75);
@@ -131,6 +132,34 @@ fn a_window_that_was_idle_shrinks_to_its_first_size_as_it_is_used_again() {
         transfer.pass();
     }
     assert_eq!((transfer.granted(), budget.used()), (FIRST, 0));
+}
+
+#[test]
+fn as_many_windows_shrink_as_make_up_what_a_session_holds_too_much() {
+    const KIB: u32 = 1024;
+    let budget = GrowthBudget::new(MEGABYTE);
+    let greedy = Accounts::new(GrowthBudget::default(), None);
+    let mut streams = Streams::new(Side::Acceptor, budget.of_tenant("greedy"), greedy);
+    for id in (1..17).step_by(2).map(StreamId) {
+        streams.insert(id, Stream::new(false, MIN_WINDOW, MIN_WINDOW));
+        streams.grow(id, 112 * KIB);
+    }
+    assert_eq!(budget.used(), 8 * 112 * 1024);
+    let mut newcomer = Share::new(budget.of_tenant("newcomer"));
+    newcomer.take(512 * KIB);
+    streams.rebalance();
+    // Half of the budget is its part: 384 KiB too much, in halves of what windows have grown by.
+    let mut cuts: Vec<u32> = (1..17)
+        .step_by(2)
+        .map(|id| {
+            let window = &mut streams.find_mut(StreamId(id)).unwrap().recv.window;
+            window.receive(window.credit() as usize).unwrap();
+            window.read(window.buffered());
+            window.shrink()
+        })
+        .collect();
+    cuts.sort_unstable();
+    assert_eq!(cuts, [[0].as_slice(), &[56 * KIB; 7]].concat());
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What waits takes bounded memory: for a stream, and for all sessions of a process.
 
+use super::hostile::{Victim, open};
 use super::pair::{Pair, bytes_of, drain};
 use super::*;
+use crate::frame::FIN;
 use crate::growth::{GrowthBudget, TenantBudgets};
 use crate::limits::{FLOOR, FRAME};
 use crate::mux::accounts::FREE;
@@ -125,6 +127,46 @@ fn without_memory_a_stream_that_nobody_reads_is_broken_off_and_those_that_are_re
         pair.settle();
     }
     assert_eq!(arrived, 1600 * KIB);
+}
+
+#[test]
+fn every_stream_holds_a_frames_worth_to_the_byte_however_short_memory_is() {
+    let budget = GrowthBudget::new(0);
+    let mut pair = pair(&budget, None);
+    let ids = [(); FREE / FLOOR + 1].map(|()| pair.open());
+    for id in ids {
+        assert_eq!(write(&mut pair.dialer, id, FLOOR), FLOOR);
+        pair.settle();
+    }
+    let all = ids.len() * FLOOR;
+    assert_eq!(pair.acceptor.stats().buffered, all);
+    // One byte more of the first is one too many, and the others have room again.
+    write(&mut pair.dialer, ids[0], 1);
+    pair.settle();
+    assert_eq!(pair.acceptor.stats().buffered, all - FLOOR);
+}
+
+#[test]
+fn a_call_for_whose_body_there_is_no_memory_leaves_nothing_behind() {
+    let mut victim = Victim::new();
+    let mut config = config(Side::Acceptor);
+    config.limits.waiting_of = Some(GrowthBudget::new(0).by_tenant());
+    victim.mux = Mux::new(config, victim.now);
+    let mut peer = Mux::new(super::config(Side::Dialer), victim.now);
+    let greeting = transmit(&mut peer, victim.now);
+    victim.take(&[greeting.to_vec()]).unwrap();
+    let body = vec![7; FLOOR + 1];
+    let calls: Vec<_> = (1..21).step_by(2).map(|id| open(id, FIN, &body)).collect();
+    victim.take(&calls).unwrap();
+    let stats = victim.mux.stats();
+    assert_eq!((stats.streams, stats.refused), (FREE / body.len(), 10 - 3));
+    while let Some((id, _)) = victim.mux.accept() {
+        victim.mux.release_send(id);
+        victim.mux.release_recv(id);
+    }
+    transmit(&mut victim.mux, victim.now);
+    assert_eq!(victim.mux.stats().streams, 0);
+    assert_eq!(victim.mux.streams.accounts.len(), 0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The states of a stream, by table: what each step does in each state.
 
+use super::hostile::{Victim, WINDOW, frame, said, word};
 use super::pair::Pair;
 use super::*;
 
@@ -241,6 +242,35 @@ fn a_stream_that_both_sides_end_at_once_makes_room_for_the_next() {
         let accepted = pair.dialer.accept().expect("it is not refused");
         assert_eq!(accepted.0, next.unwrap());
     }
+}
+
+#[test]
+fn what_is_read_after_the_end_of_a_session_asks_for_no_credit() {
+    let mut victim = Victim::new();
+    let data = frame(Kind::Data, 0, 2, &vec![7; WINDOW]);
+    victim.take(&[data]).unwrap();
+    victim.mux.close(GoawayCode::Drain, "");
+    let read = victim.mux.read(StreamId(2), victim.now);
+    assert!(matches!(read, Ok(Some(Item::Data(_)))));
+    assert!(victim.mux.streams.due.is_empty());
+}
+
+#[test]
+fn a_half_that_is_over_meanwhile_is_not_asked_to_stop() {
+    for ending in [frame(Kind::Finish, 0, 2, b""), word(Kind::Reset, 2, 1)] {
+        let mut victim = Victim::new();
+        victim.mux.stop(StreamId(2), ResetCode::NotNeeded);
+        victim.take(&[ending]).unwrap();
+        assert_eq!(said(&transmit(&mut victim.mux, victim.now)), []);
+    }
+    // Nor is one of which the RESET follows.
+    let mut victim = Victim::new();
+    victim.mux.send_head(StreamId(1), &answer()).unwrap();
+    victim.mux.stop(StreamId(1), ResetCode::NotNeeded);
+    victim.mux.cut_short(StreamId(1), ResetCode::Truncated);
+    let said = said(&transmit(&mut victim.mux, victim.now));
+    let kinds: Vec<_> = said.iter().map(|frame| frame.0).collect();
+    assert_eq!(kinds, [Kind::Head, Kind::Reset]);
 }
 
 #[test]

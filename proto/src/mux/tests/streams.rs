@@ -185,10 +185,14 @@ fn who_wants_no_more_of_an_answer_that_is_cut_short_hears_of_the_break_at_once()
     pair.dialer.write(id, &mut data).unwrap();
     pair.dialer.cut_short(id, ResetCode::Truncated);
     pair.settle();
+    assert!(pair.acceptor.stats().buffered > 200_000);
     pair.acceptor.stop(id, ResetCode::Cancelled);
     pair.settle();
     let reset = |event: &Event| matches!(event, Event::Reset(_, ResetCode::Truncated));
     assert!(events(&mut pair.acceptor).iter().any(reset));
+    let read = pair.acceptor.read(id, pair.now).map(drop);
+    assert_eq!(read, Err(StreamError::Reset(ResetCode::Truncated)));
+    assert_eq!(pair.acceptor.stats().buffered, 0, "nothing waits any more");
 }
 
 #[test]
@@ -446,4 +450,26 @@ fn few_pings_wait_for_their_answers() {
     assert!(ping);
     let early = answer(&mut mux, 3, later);
     assert!(early.is_err(), "the second one is still to be answered");
+}
+
+#[test]
+fn what_a_configuration_has_out_of_range_is_brought_into_it() {
+    let mut config = config(Side::Dialer);
+    (config.hello.min_version, config.hello.max_version) = (0, 9);
+    (config.hello.features, config.hello.initial_window) = (u64::MAX, 1);
+    let limits = &mut config.limits;
+    (limits.send_queue, limits.batch, limits.max_message) = (0, 0, 0);
+    limits.max_window = u32::MAX;
+    let mut mux = Mux::new(config, start());
+    let mut greeting = transmit(&mut mux, start());
+    let greeting = crate::frame::next(&mut greeting).unwrap().unwrap();
+    let hello = crate::controls::decode_hello(greeting.payload).unwrap();
+    assert_eq!((hello.min_version, hello.max_version), (VERSION, VERSION));
+    assert_eq!(
+        (hello.features, hello.initial_window),
+        (FEATURES, MIN_WINDOW)
+    );
+    let limits = mux.limits;
+    assert_eq!((limits.send_queue, limits.max_window), (1, MAX_WINDOW));
+    assert!(limits.batch >= 4096 && limits.max_message >= MAX_CALL_HEAD);
 }
