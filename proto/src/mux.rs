@@ -182,8 +182,6 @@ pub struct Mux {
     accepted_last: Option<u32>,
     /// The last stream that the peer's GOAWAY accepts.
     peer_goaway: Option<u32>,
-    /// A frame larger than what was left of the last batch: it goes first in the next.
-    postponed: bool,
     news: SessionNews,
     /// What the clock said when it was last heard.
     now: Instant,
@@ -268,7 +266,6 @@ impl Mux {
             drain: Drain::None,
             accepted_last: None,
             peer_goaway: None,
-            postponed: false,
             news: SessionNews::default(),
             now,
             pings: Budget::new(Flood::Pings, PINGS.0, PINGS.1, now),

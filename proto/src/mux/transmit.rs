@@ -28,9 +28,6 @@ pub(super) struct Refused {
 /// Least piece of data that is worth a frame at the end of a batch.
 const CRUMB: usize = 1024;
 
-/// What may stand in a batch before a frame that is larger than a batch: a few small ones.
-const BEFORE_LARGE: usize = 2 * 1024;
-
 /// The part of a batch that is left.
 #[derive(Debug, Clone, Copy)]
 struct Room {
@@ -47,17 +44,20 @@ impl Room {
         self.limit.saturating_sub(self.used(batch))
     }
 
-    /// Whether a frame fits. One that fits nowhere goes with hardly anything before it.
+    /// Whether a frame fits. One of more than half a batch may go beyond its end behind three
+    /// quarters of one: what is said before the turn of streams takes less, so that such a frame, and
+    /// all that wait for their turn behind it, never waits for a batch with less in it.
     fn fits(self, batch: &BytesMut, frame: usize) -> bool {
-        frame <= self.left(batch) || self.used(batch) <= BEFORE_LARGE && frame > self.limit / 2
+        let early = self.used(batch) <= self.limit / 4 * 3;
+        frame <= self.left(batch) || early && frame > self.limit / 2
     }
 }
 
 impl Mux {
     /// Appends a batch of whole frames: at most [`Limits::batch`](super::Limits::batch) bytes,
     /// but always room for one large head or control message (at most
-    /// [`MAX_CALL_HEAD`](crate::limits::MAX_CALL_HEAD), 122 KiB, and what small frames are before
-    /// it, or half of `batch` and 64 KiB). `true` if it appended anything.
+    /// [`MAX_CALL_HEAD`](crate::limits::MAX_CALL_HEAD), 122 KiB, or 64 KiB, behind at most three
+    /// quarters of `batch`). `true` if it appended anything.
     pub fn poll_transmit(&mut self, batch: &mut BytesMut, now: Instant) -> bool {
         self.now = self.now.max(now);
         let start = batch.len();
@@ -70,17 +70,11 @@ impl Mux {
             let expected = self.streams.queued + 32 * self.streams.due.len() + 64;
             batch.reserve(expected.min(self.limits.batch));
             self.put_pongs(batch);
-            // A large head has waited long enough; control messages can be large, too.
-            let large = std::mem::take(&mut self.postponed) && self.controls.is_empty();
-            let limit = if large {
-                BEFORE_LARGE
-            } else {
-                self.limits.batch / 2
-            };
-            let all = self.put_notes(batch, Room { start, limit });
+            let half = self.limits.batch / 2;
+            let all = self.put_notes(batch, Room { start, limit: half });
             self.put_ping(batch, now, all);
             if all {
-                self.put_controls(batch, Room { start, limit });
+                self.put_controls(batch, Room { start, limit: half });
                 self.put_streams(
                     batch,
                     Room {
@@ -222,7 +216,6 @@ impl Mux {
             }
             let least = least_frame(send);
             if !room.fits(batch, least) {
-                self.postponed = least > self.limits.batch / 2;
                 return;
             }
             let (before, account) = ((batch.len(), send.queued), stream.account);

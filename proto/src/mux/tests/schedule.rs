@@ -1,5 +1,7 @@
 //! Who is served when, and how batches are filled.
 
+use super::floods::refusing;
+use super::hostile::open;
 use super::pair::{Pair, drain};
 use super::*;
 use crate::frame::{self, Frame};
@@ -236,6 +238,26 @@ fn a_head_larger_than_a_batch_is_sent_whole_and_soon() {
         }
     }
     panic!("it waits behind bulk");
+}
+
+#[test]
+fn a_large_head_goes_beside_any_number_of_small_frames() {
+    let mut victim = refusing();
+    victim.mux.limits.batch = 8 * 1024;
+    let mut call = call_head();
+    let value = "v".repeat(MAX_HEADER_LIST / 2);
+    call.headers.insert("x-large", value.parse().unwrap());
+    victim.mux.open(&call, Bytes::new(), true).unwrap();
+    for round in 0..3 {
+        // Each is refused, by a frame that goes before the turn of streams.
+        let calls = (0..250).map(|n| open(1 + 2 * (250 * round + n), frame::FIN, b""));
+        victim.take(&calls.collect::<Vec<_>>()).unwrap();
+        let frames = frames(batch(&mut victim.mux, victim.now));
+        if frames.iter().any(|frame| frame.kind == Kind::Open) {
+            return;
+        }
+    }
+    panic!("it waits for a moment without them");
 }
 
 #[test]
