@@ -223,8 +223,8 @@ impl Session {
     }
 }
 
-/// The calls that the peer opens. While it is not asked, calls wait in the session, up to the
-/// limit of streams. Dropped: every further call is refused.
+/// The calls that the peer opens. While it is not asked, calls wait in the session, up to
+/// [`Limits::backlog`](culvert_proto::limits::Limits::backlog). Dropped: every further call is refused.
 pub struct Incoming {
     handle: Arc<Handle>,
 }
