@@ -1,7 +1,10 @@
 //! The images are built from the workspace as it is (`Dockerfile.relay`, `Dockerfile.agent`). No container
 //! engine is needed to see that what they are built from is all there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use culvert_tests::process::program;
 
 const FILES: [&str; 2] = ["Dockerfile.relay", "Dockerfile.agent"];
 
@@ -59,4 +62,73 @@ fn both_images_share_one_build() {
         build.to_owned()
     };
     assert_eq!(build(FILES[0]), build(FILES[1]));
+}
+
+/// Loaded by the image's own loader, a program finds every library in its image and none elsewhere.
+#[test]
+fn a_program_finds_its_libraries_in_its_image() {
+    for (file, name) in FILES.into_iter().zip(["culvert-relay", "culvert-agent"]) {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().to_str().unwrap();
+        let text = read(file);
+        let (_, steps) = text.split_once("\nRUN mkdir ").unwrap();
+        let (steps, _) = steps.split_once("\n\n").unwrap();
+        let built = program(name);
+        let steps = format!("mkdir {steps}")
+            .replace("/image", image)
+            .replace(&format!("target/profiled/{name}"), built.to_str().unwrap());
+        let mut shell = Command::new("bash");
+        shell.args(["-euo", "pipefail", "-c", &steps]);
+        assert!(shell.status().unwrap().success(), "{file}");
+
+        let libraries = files(folder.path());
+        let is_loader = |path: &&PathBuf| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("ld-linux")
+        };
+        let loader = libraries.iter().find(is_loader).expect("a loader");
+        let folders: Vec<_> = libraries
+            .iter()
+            .map(|path| path.parent().unwrap().to_str().unwrap())
+            .collect();
+        let output = Command::new(loader)
+            .args([
+                "--list",
+                "--inhibit-cache",
+                "--library-path",
+                &folders.join(":"),
+            ])
+            .arg(folder.path().join("usr/bin").join(name))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let listed = String::from_utf8(output.stdout).unwrap();
+        let found: Vec<_> = listed
+            .lines()
+            .filter_map(|line| line.split_once(" => "))
+            .collect();
+        assert!(!found.is_empty(), "{listed}");
+        for (library, path) in found {
+            assert!(
+                path.starts_with(image),
+                "{file}: {library} is not in the image"
+            );
+        }
+    }
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(self::files(&path)),
+            false => files.push(path),
+        }
+    }
+    files
 }
