@@ -25,12 +25,14 @@ mod registry;
 mod tests;
 mod withdrawals;
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -68,6 +70,8 @@ struct Cluster<R> {
     lease: Duration,
     /// Set when the node is about to leave.
     leaving: CancellationToken,
+    /// Set when it has left: nothing more is said in its name.
+    left: CancellationToken,
     word: Word,
 }
 
@@ -83,12 +87,20 @@ struct Word {
 }
 
 impl<R: Registry> Cluster<R> {
-    /// Tells and learns, until it is dropped.
+    /// Tells and learns, until the node has left: then there is nothing on its way to the registry.
     async fn run(self) {
         let this = Arc::new(self);
         let telling = AbortOnDropHandle::new(tokio::spawn(this.clone().tell()));
-        tokio::join!(this.listen(), this.learn(), this.share_revocations());
-        drop(telling);
+        let rest = async { tokio::join!(this.listen(), this.learn(), this.share_revocations()) };
+        tokio::select! {
+            told = telling => {
+                // Without it nobody renews the entry: its panic is one of the whole.
+                if let Err(Ok(panic)) = told.map_err(JoinError::try_into_panic) {
+                    resume_unwind(panic);
+                }
+            }
+            _ = rest => {}
+        }
     }
 
     /// Takes hints as they come, so that none pile up while something is read, and makes one of those
@@ -104,13 +116,13 @@ impl<R: Registry> Cluster<R> {
         }
     }
 
-    /// Keeps this node's entry what it should be.
+    /// Keeps this node's entry what it should be, until the node has left.
     async fn tell(self: Arc<Self>) {
         let mut changes = self.directory.changes();
         let mut told: Option<Arc<Entry>> = None;
         let mut version = 0;
         let mut had_too_many = false;
-        loop {
+        while !self.left.is_cancelled() {
             let _ = changes.borrow_and_update();
             let begun = Instant::now();
             let mut entry = self.me.clone();
@@ -174,6 +186,7 @@ impl<R: Registry> Cluster<R> {
                 () = self.leaving.cancelled(), if !tried_to_leave => {}
                 // To renew it would keep alive what somebody else wrote.
                 () = self.word.broken.notified() => told = None,
+                () = self.left.cancelled() => {}
             }
         }
     }

@@ -8,8 +8,9 @@ use culvert_config::RelayConfig;
 use culvert_config::cluster::{Directory as Configured, Peer};
 use culvert_process::background::Background;
 use culvert_process::workers::Workers;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::redis::RedisRegistry;
 use super::registry::{Entry, Instance, Registry};
@@ -105,6 +106,7 @@ impl Membership {
                 },
                 lease: self.lease,
                 leaving: node.ending.drain.clone(),
+                left: CancellationToken::new(),
                 word: Word::default(),
             },
         })
@@ -131,15 +133,30 @@ impl Joined {
 
     /// Takes part in the cluster for as long as the tasks live; gives what is to be awaited at last.
     pub(crate) fn run_in(self, tasks: &mut Background) -> impl Future<Output = ()> + use<> {
-        let (registry, me) = (
-            self.cluster.registry.clone(),
-            self.cluster.me.instance.clone(),
-        );
         tasks.spawn("listen.peer", self.acceptor.run());
-        tasks.spawn("cluster", self.cluster.run());
+        self.cluster.run_in(tasks)
+    }
+}
+
+impl<R: Registry> Cluster<R> {
+    /// Takes part for as long as the tasks live; gives what takes the node's entry back.
+    pub(super) fn run_in(self, tasks: &mut Background) -> impl Future<Output = ()> + use<R> {
+        let (registry, me) = (self.registry.clone(), self.me.instance.clone());
+        let left = self.left.clone();
+        let (running, ended) = oneshot::channel::<()>();
+        tasks.spawn("cluster", async move {
+            self.run().await;
+            drop(running);
+        });
         async move {
+            left.cancel();
+            let withdrawn = async {
+                // What is on its way to the registry would stand there again after it.
+                let _ = ended.await;
+                registry.withdraw(&me).await
+            };
             // Its lease ends anyway.
-            let _ = timeout(FAREWELL, registry.withdraw(&me)).await;
+            let _ = timeout(FAREWELL, withdrawn).await;
         }
     }
 }

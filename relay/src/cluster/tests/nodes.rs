@@ -1,10 +1,12 @@
 //! Nodes that follow each other, over a registry that fails. Nobody answers where the others are
 //! said to be: that is for tests of whole relays.
 
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use culvert_config::cluster::PeerTls as Files;
+use culvert_process::background::Background;
 use culvert_process::workers::Workers;
 use culvert_proto::connect_name::ConnectName;
 use culvert_proto::growth::GrowthBudget;
@@ -12,7 +14,6 @@ use culvert_proto::names::{EndpointName, TenantName};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::conformance::{instance, route};
 use crate::cluster::memory::MemoryRegistry;
@@ -54,7 +55,8 @@ pub(super) struct Node {
     pub(super) revocations: Arc<Revocations>,
     pub(super) leaving: CancellationToken,
     pub(super) neighbours: Arc<Neighbours>,
-    _running: AbortOnDropHandle<()>,
+    farewell: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    _tasks: Background,
 }
 
 impl Node {
@@ -96,15 +98,26 @@ impl Node {
             },
             lease: LEASE,
             leaving: leaving.clone(),
+            left: CancellationToken::new(),
             word: Word::default(),
         };
+        let mut tasks = Background::default();
         Self {
             instance,
             directory,
             revocations,
             leaving,
             neighbours,
-            _running: AbortOnDropHandle::new(tokio::spawn(cluster.run())),
+            farewell: Some(Box::pin(cluster.run_in(&mut tasks))),
+            _tasks: tasks,
+        }
+    }
+
+    /// Takes its entry back, as a node does at last.
+    pub(super) async fn leave(&mut self) {
+        self.leaving.cancel();
+        if let Some(farewell) = self.farewell.take() {
+            farewell.await;
         }
     }
 

@@ -121,9 +121,8 @@ impl World {
             }
             14..18 => {
                 if let Some(node) = self.some_node() {
-                    let Member { node, .. } = self.nodes.swap_remove(node);
-                    node.leaving.cancel();
-                    let _ = self.registry.withdraw(&node.instance).await;
+                    let Member { mut node, .. } = self.nodes.swap_remove(node);
+                    node.leave().await;
                 }
             }
             18..44 => self.claim(),

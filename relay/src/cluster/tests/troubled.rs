@@ -215,3 +215,25 @@ async fn hints_are_taken_while_the_registry_is_read() {
     assert_eq!(registry.unheard(), 0);
     drop(node);
 }
+
+/// Sessions end just before their node leaves, so there is still something to say: it is not said behind
+/// the farewell, where it would stand until its lease ends.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_left_is_not_in_the_registry_however_slow_that_is() {
+    for pace in [0, 20, 60, 200, 400] {
+        let registry = MemoryRegistry::default();
+        let mut node = Node::start(&registry);
+        pass(1).await;
+        registry.set_pace(Duration::from_millis(pace));
+        let (tenant, endpoint) = route_names("acme", "vcenter");
+        let place = Place::Here(session());
+        node.directory
+            .register(&tenant, &endpoint, SessionId(1), &place, Service::default());
+        node.leave().await;
+        // Whatever was on its way arrives.
+        pass(1).await;
+        registry.set_pace(Duration::ZERO);
+        let left = registry.read().await.unwrap();
+        assert!(left.is_empty(), "{pace} ms: {left:?}");
+    }
+}
