@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use culvert_config::endpoint::Endpoint;
 use culvert_identity::AccessToken;
-use culvert_process::words::sentence;
+use culvert_process::words::{first, sentence};
 use culvert_proto::control::{Control, Offer, Registration};
 use culvert_proto::mux::ControlError;
 use culvert_session::Session;
@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 /// How long a relay may take to answer a REGISTER.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Most endpoints that a log line names; `status` has them all.
+const MOST_NAMED: usize = 16;
 
 /// The offers for the endpoints of a configuration.
 pub(crate) fn offers(endpoints: &[Endpoint]) -> Vec<Offer> {
@@ -100,19 +103,32 @@ impl<'a> Registrations<'a> {
                 Some(result) => result.refused.as_deref().map(sentence),
                 None => Some("the relay's answer does not mention it".to_owned()),
             };
-            let result = Registered {
+            self.results.push(Registered {
                 endpoint: endpoint.to_owned(),
                 refused,
-            };
-            if !before.contains(&result) {
-                match &result.refused {
-                    None => tracing::info!(relay = self.node, endpoint, "registered"),
-                    Some(reason) => {
-                        tracing::warn!(relay = self.node, endpoint, %reason, "registration refused");
-                    }
-                }
+            });
+        }
+        self.log_news(&before);
+    }
+
+    /// Says what has changed since `before`, in two lines at most: a relay may say something else of all
+    /// endpoints each time.
+    fn log_news(&self, before: &[Registered]) {
+        let relay = self.node;
+        let (mut registered, mut refused) = (Vec::new(), Vec::new());
+        for result in self.results.iter().filter(|it| !before.contains(it)) {
+            match &result.refused {
+                None => registered.push(&*result.endpoint),
+                Some(reason) => refused.push(format!("{} ({reason})", result.endpoint)),
             }
-            self.results.push(result);
+        }
+        if !registered.is_empty() {
+            let (count, names) = (registered.len(), first(MOST_NAMED, registered));
+            tracing::info!(relay, count, "registered: {names}");
+        }
+        if !refused.is_empty() {
+            let (count, names) = (refused.len(), first(MOST_NAMED, refused));
+            tracing::warn!(relay, count, "registration refused: {names}");
         }
     }
 
@@ -139,6 +155,7 @@ mod tests {
     use culvert_proto::names::EndpointName;
 
     use super::*;
+    use crate::testing::log::Log;
 
     fn offer(name: &str) -> Offer {
         Offer {
@@ -176,5 +193,34 @@ mod tests {
         // There is one answer to a request.
         registrations.on_registered(7, &[]);
         assert_eq!(registrations.registered(), 1);
+    }
+    #[test]
+    fn an_answer_is_two_lines_however_many_endpoints_it_changes() {
+        let (log, _guards) = Log::listen("culvert_agent::register");
+        let names: Vec<_> = (0..100).map(|number| format!("esx-{number}")).collect();
+        let offers: Vec<_> = names.iter().map(|name| offer(name)).collect();
+        let mut registrations = Registrations::new(&offers, "relay-1");
+        for round in 0..3 {
+            // Each time it is the other half.
+            let results = names.iter().enumerate();
+            let refused = |number: usize| (number % 2 == round % 2).then_some("not yours");
+            let results = results.map(|(number, name)| result(name, refused(number)));
+            registrations.answered = false;
+            registrations.on_registered(0, &results.collect::<Vec<_>>());
+            let lines = log.take();
+            assert_eq!(lines.len(), 2, "{lines:?}");
+            for line in &lines {
+                assert_eq!(line["count"], "50");
+                assert!(line["message"].ends_with(" and 34 more"), "{line:?}");
+            }
+        }
+        assert!(registrations.results[1].refused.is_none());
+        // What is as before is no news.
+        registrations.answered = false;
+        let same = registrations.results.clone();
+        let same = same.iter();
+        let same = same.map(|it| result(&it.endpoint, it.refused.as_deref()));
+        registrations.on_registered(0, &same.collect::<Vec<_>>());
+        assert!(log.take().is_empty());
     }
 }

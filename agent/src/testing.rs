@@ -1,5 +1,7 @@
 //! Upstreams for tests: servers that do exactly what a test tells them to.
 
+pub(crate) mod log;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;

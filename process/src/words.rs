@@ -28,6 +28,16 @@ pub fn count<N: Display + From<u8> + PartialEq>(number: N, what: impl Display) -
     format!("{number} {what}{plural}")
 }
 
+/// The first of many, no more than `most`, and how many there are beside them: `a, b and 254 more`.
+pub fn first<T: Display>(most: usize, all: impl IntoIterator<Item = T>) -> String {
+    let mut all = all.into_iter();
+    let named: Vec<_> = all.by_ref().take(most).map(|one| one.to_string()).collect();
+    match all.count() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +66,17 @@ mod tests {
         assert_eq!(count(1_u8, "session"), "1 session");
         assert_eq!(count(0_usize, "session"), "0 sessions");
         assert_eq!(count(2_u64, "session"), "2 sessions");
+    }
+    #[test]
+    fn of_many_the_first_are_named_and_the_rest_is_counted() {
+        for (all, told) in [
+            (&[][..], ""),
+            (&["a"], "a"),
+            (&["a", "b"], "a, b"),
+            (&["a", "b", "c"], "a, b and 1 more"),
+            (&["a", "b", "c", "d"], "a, b and 2 more"),
+        ] {
+            assert_eq!(first(2, all), told);
+        }
     }
 }

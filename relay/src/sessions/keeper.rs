@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use culvert_identity::VerifiedToken;
-use culvert_process::words::sentence;
+use culvert_process::words::{first, sentence};
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use culvert_proto::control::{Control, Offer, Registration};
 use culvert_proto::limits::MAX_REASON;
@@ -39,6 +39,9 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How often a session that drains is looked at, to end it once its calls are done.
 const LAST_CALLS_TICK: Duration = Duration::from_millis(50);
+
+/// Most endpoints that a log line names: enough for those of a data centre as a rule.
+const MOST_NAMED: usize = 16;
 
 /// The keeper of one session.
 pub(crate) struct Keeper {
@@ -220,22 +223,12 @@ impl Keeper {
         if contested != self.registrations.contested() {
             self.tell_of_contested();
         }
-        let before = std::mem::replace(&mut self.results, results.clone());
-        let mut registered = Vec::new();
         // An agent of whose endpoints one is refused offers all of them again every minute.
-        for result in results.iter().filter(|result| !before.contains(result)) {
-            let (session, tenant, endpoint) =
-                (self.record.id, &self.record.tenant, &result.endpoint);
-            match &result.refused {
-                None => {
-                    tracing::info!(%session, %tenant, %endpoint, "registered");
-                    registered.push(endpoint.clone());
-                }
-                Some(reason) => {
-                    tracing::info!(%session, %tenant, %endpoint, "registration refused: {reason}");
-                }
-            }
-        }
+        let before = std::mem::replace(&mut self.results, results.clone());
+        let news: Vec<_> = results.iter().filter(|it| !before.contains(it)).collect();
+        self.log_registration(&news);
+        let registered = news.iter().filter(|result| result.refused.is_none());
+        let registered: Vec<_> = registered.map(|it| it.endpoint.clone()).collect();
         self.send(&Control::Registered { request, results });
         if self.registrations.bound().is_empty() {
             return;
@@ -244,6 +237,27 @@ impl Keeper {
             self.agents.take_place(place, &self.record);
         }
         self.agents.tell_of_sharing(&self.record, &registered);
+    }
+
+    /// Says what is new of a registration, in two lines at most: an agent may change all its endpoints with
+    /// each.
+    fn log_registration(&self, news: &[&Registration]) {
+        let (session, tenant) = (self.record.id, &self.record.tenant);
+        let (mut registered, mut refused) = (Vec::new(), Vec::new());
+        for result in news {
+            match &result.refused {
+                None => registered.push(&result.endpoint),
+                Some(reason) => refused.push(format!("{} ({reason})", result.endpoint)),
+            }
+        }
+        if !registered.is_empty() {
+            let (count, names) = (registered.len(), first(MOST_NAMED, registered));
+            tracing::info!(%session, %tenant, count, "registered: {names}");
+        }
+        if !refused.is_empty() {
+            let (count, names) = (refused.len(), first(MOST_NAMED, refused));
+            tracing::info!(%session, %tenant, count, "registration refused: {names}");
+        }
     }
 
     /// Tells the agent, before its answer, and whoever reads the log which of its names are others'. It
@@ -322,13 +336,11 @@ impl Keeper {
         let lost = self.registrations.renew(&self.token);
         tracing::debug!(%session, lost = lost.len(), "the token is renewed");
         if !lost.is_empty() {
-            let lost: Vec<_> = lost
-                .iter()
-                .map(|(endpoint, reason)| format!("{endpoint} ({reason})"))
-                .collect();
+            let lost = lost.iter();
+            let lost = lost.map(|(endpoint, reason)| format!("{endpoint} ({reason})"));
             let text = format!(
                 "no longer registered since the token's renewal: {}",
-                lost.join(", ")
+                first(MOST_NAMED, lost)
             );
             tracing::info!(%session, "{text}");
             self.notify(ErrorCode::Forbidden, text);

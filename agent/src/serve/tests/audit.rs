@@ -1,67 +1,17 @@
 //! One line per call in the audit log, and the security log for what no relay should send.
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use culvert_config::endpoint::Timeouts;
 use culvert_config::units::Span;
 use culvert_proto::code::{ErrorCode, GoawayCode};
 use serde_json::Value;
-use tracing::field::{Field, Visit};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::super::audit::shown_target;
 use super::endings::patient;
 use super::heads::{FILES, dav};
 use super::*;
-
-type Line = BTreeMap<String, String>;
-
-/// The lines of one log target.
-#[derive(Clone)]
-struct Log {
-    target: &'static str,
-    lines: Arc<Mutex<Vec<Line>>>,
-}
-
-struct Fields<'a>(&'a mut Line);
-
-impl Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.insert(
-            field.name().to_owned(),
-            format!("{value:?}").trim_matches('"').to_owned(),
-        );
-    }
-}
-
-impl<S: tracing::Subscriber> Layer<S> for Log {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if event.metadata().target() == self.target {
-            let mut line = Line::new();
-            event.record(&mut Fields(&mut line));
-            self.lines.lock().unwrap().push(line);
-        }
-    }
-}
-
-impl Log {
-    /// Listens on this thread, which is where a test's tasks run.
-    fn listen(target: &'static str) -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self {
-            target,
-            lines: Arc::default(),
-        };
-        let subscriber = tracing_subscriber::registry().with(log.clone());
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn take(&self) -> Vec<Line> {
-        std::mem::take(&mut self.lines.lock().unwrap())
-    }
-}
+use crate::testing::log::{Line, Log};
 
 /// The one audit line of a tunnel's one call, which is over.
 async fn one(tunnel: &Tunnel) -> Value {

@@ -13,6 +13,7 @@ use culvert_session::Session;
 use serde_json::json;
 
 use crate::directory::Lookup;
+use crate::testing::Lines;
 
 use super::rig::{Agent, Rig, call, good, soon};
 
@@ -87,6 +88,41 @@ async fn who_offers_the_same_again_is_not_told_again_that_it_shares_the_calls() 
     for agent in [&mut mine, &mut theirs] {
         let told = tokio::time::timeout(Duration::from_secs(1), agent.controls.recv()).await;
         assert!(told.is_err(), "{told:?}");
+    }
+}
+
+/// An agent that offers other endpoints again and again does not fill the log with their names.
+#[tokio::test]
+async fn a_registration_is_two_lines_however_many_endpoints_it_changes() {
+    let rig = Rig::new();
+    let mut agent = rig.agent(good(), &[]).await;
+    let (lines, _guards) = Lines::listen();
+    let names = |kind: &'static str| (0..100).map(move |number| format!("{kind}-{number}"));
+    let offered: Vec<_> = names("esx").chain(names("nsx")).collect();
+    let offered: Vec<_> = offered.iter().map(String::as_str).collect();
+    let said = || {
+        let text = lines.text();
+        let said = text
+            .lines()
+            .filter(|line| line.contains(r#""message":"regist"#));
+        said.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for round in 1..=3 {
+        agent.register(&offered).await;
+        // The same again is no news.
+        agent.register(&offered).await;
+        assert_eq!(said().len(), 2 * round, "{:?}", said());
+        agent.register(&[]).await;
+    }
+    for (line, kind) in [
+        (&said()[0], "registered: esx-0, "),
+        (&said()[1], "refused: nsx-0 ("),
+    ] {
+        assert!(
+            line.contains(kind) && line.contains(r#""count":100"#),
+            "{line}"
+        );
+        assert!(line.contains(" and 84 more"), "{line}");
     }
 }
 
