@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytesize::ByteSize;
+use culvert_proto::limits::MAX_REGISTERED_NAMES;
 use culvert_proto::names::TenantName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Spanned;
@@ -30,6 +31,20 @@ pub struct Quota {
     /// equal part when it is short.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_buffer: Option<Size>,
+}
+
+/// Names to connect to for each endpoint that a tenant may have, taken together. A host has one or two,
+/// and one endpoint may stand for many.
+const NAMES_PER_ENDPOINT: usize = 4;
+
+impl Quota {
+    /// Most names to connect to of all endpoints with a session together; those of one registration at
+    /// least. A name that several endpoints declare counts for each.
+    pub fn max_names(&self) -> usize {
+        (self.max_endpoints as usize)
+            .saturating_mul(NAMES_PER_ENDPOINT)
+            .max(MAX_REGISTERED_NAMES)
+    }
 }
 
 /// The quota of a tenant that has one of its own.

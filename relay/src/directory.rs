@@ -114,6 +114,14 @@ pub struct RouteHere {
     pub priority: Option<Priority>,
 }
 
+/// What a tenant has a session for, here or elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct ServedOf {
+    pub(crate) endpoints: HashSet<EndpointName>,
+    /// Names to connect to that each of them declares, taken together.
+    pub(crate) names: usize,
+}
+
 /// An endpoint in [`Directory::list`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -364,13 +372,33 @@ impl<S: Target> Directory<S> {
         endpoints.filter(|found| found.open_here() > 0).count()
     }
 
-    /// The endpoints of a tenant that have a session.
-    pub(crate) fn served_of(&self, tenant: &TenantName) -> HashSet<EndpointName> {
+    /// What there is of a tenant that has a session.
+    pub(crate) fn served_of(&self, tenant: &TenantName) -> ServedOf {
         let tenants = self.read();
         let endpoints = tenants.by_name.get(tenant).map(|found| &found.endpoints);
-        let served = endpoints.into_iter().flatten();
-        let served = served.filter(|(_, found)| !found.sessions.is_empty());
-        served.map(|(endpoint, _)| endpoint.clone()).collect()
+        let mut served = ServedOf::default();
+        for (endpoint, found) in endpoints.into_iter().flatten() {
+            if !found.sessions.is_empty() {
+                served.endpoints.insert(endpoint.clone());
+                served.names += found.declared.len();
+            }
+        }
+        served
+    }
+
+    /// How many of these names the sessions of an endpoint do not declare so far.
+    pub(crate) fn count_new(
+        &self,
+        tenant: &TenantName,
+        endpoint: &EndpointName,
+        names: &[ConnectName],
+    ) -> usize {
+        let tenants = self.read();
+        let found = tenants.by_name.get(tenant);
+        let found = found.and_then(|tenant| tenant.endpoints.get(endpoint));
+        let found = found.filter(|found| !found.sessions.is_empty());
+        let is_new = |name: &&ConnectName| found.is_none_or(|it| !it.declared.contains_key(*name));
+        names.iter().filter(is_new).count()
     }
 
     /// All that serve an endpoint, whether they take calls or not.

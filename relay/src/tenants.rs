@@ -68,6 +68,9 @@ impl Exceeded {
             QuotaKind::CallRate => "your tenant makes more calls a second than it may; try again",
             QuotaKind::Sessions => "your tenant has as many agent sessions as it may; try again",
             QuotaKind::Endpoints => "your tenant has as many endpoints as it may",
+            QuotaKind::Names => {
+                "your tenant's endpoints have as many names to connect to as they may"
+            }
         }
     }
 }
@@ -215,9 +218,9 @@ impl Tenants {
         }
     }
 
-    /// Notes that an account has no room for another endpoint.
-    pub(crate) fn refuse_endpoint(&self, account: &Account) -> Exceeded {
-        self.refuse(account, QuotaKind::Endpoints, None)
+    /// Notes that an account has no room for an endpoint: for another one, or for its names.
+    pub(crate) fn refuse_endpoint(&self, account: &Account, what: QuotaKind) -> Exceeded {
+        self.refuse(account, what, None)
     }
 
     fn refuse(

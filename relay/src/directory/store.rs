@@ -38,7 +38,7 @@ pub(super) struct Endpoint<S> {
     pub(super) since: Instant,
     /// What its sessions declare, or the last one did, and how often. Sessions come and go: what that costs
     /// must not grow with those that there are.
-    declared: HashMap<ConnectName, usize>,
+    pub(super) declared: HashMap<ConnectName, usize>,
     /// What of it is another's, while there is a session.
     waits_for: HashSet<ConnectName>,
     /// What the last session declared, if there is none.

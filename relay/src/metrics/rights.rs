@@ -90,6 +90,7 @@ pub(crate) enum QuotaKind {
     CallRate,
     Sessions,
     Endpoints,
+    Names,
 }
 
 /// Refusals because a tenant's quota was used up.
@@ -99,6 +100,7 @@ pub(crate) struct Quotas {
     call_rate: Counter,
     sessions: Counter,
     endpoints: Counter,
+    names: Counter,
 }
 
 impl Quotas {
@@ -110,6 +112,7 @@ impl Quotas {
             call_rate: counter("call-rate"),
             sessions: counter("sessions"),
             endpoints: counter("endpoints"),
+            names: counter("names"),
         };
         let help = "Refusals because a tenant's quota was used up";
         registry.register("quota_refusals", help, refusals);
@@ -122,6 +125,7 @@ impl Quotas {
             QuotaKind::CallRate => &self.call_rate,
             QuotaKind::Sessions => &self.sessions,
             QuotaKind::Endpoints => &self.endpoints,
+            QuotaKind::Names => &self.names,
         }
         .inc();
     }

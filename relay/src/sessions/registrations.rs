@@ -12,6 +12,7 @@ use culvert_proto::names::{EndpointName, MAX_NAME};
 
 use super::{Agents, Record};
 use crate::directory::Service;
+use crate::metrics::QuotaKind;
 use crate::place::Place;
 use crate::tenants::Account;
 
@@ -84,9 +85,8 @@ impl Registrations {
         for result in results.iter_mut().filter(|result| result.refused.is_none()) {
             if self.suspended {
                 result.refused = Some(SUSPENDED.to_owned());
-            } else if without_room.contains(&result.endpoint) {
-                let told = self.agents.tenants.refuse_endpoint(&self.account).told();
-                result.refused = Some(told.to_owned());
+            } else if let Some((_, what)) = without_room.iter().find(|it| it.0 == result.endpoint) {
+                result.refused = Some(self.refuse(*what).to_owned());
             }
         }
         results
@@ -158,11 +158,15 @@ impl Registrations {
                 None => true,
             });
         self.suspended = false;
-        for endpoint in self.bind() {
-            let told = self.agents.tenants.refuse_endpoint(&self.account).told();
-            lost.push((endpoint, told));
+        for (endpoint, what) in self.bind() {
+            lost.push((endpoint, self.refuse(what)));
         }
         lost
+    }
+
+    fn refuse(&self, what: QuotaKind) -> &'static str {
+        let tenants = &self.agents.tenants;
+        tenants.refuse_endpoint(&self.account, what).told()
     }
 
     /// Takes no calls until the token is renewed.
@@ -181,8 +185,8 @@ impl Registrations {
     }
 
     /// Makes the directory hold exactly what is wanted, or nothing while suspended. Says for which
-    /// endpoints the tenant has no room; they are wanted no more.
-    fn bind(&mut self) -> Vec<EndpointName> {
+    /// endpoints the tenant has no room, and of what; they are wanted no more.
+    fn bind(&mut self) -> Vec<(EndpointName, QuotaKind)> {
         let account = self.account.clone();
         let _registering = account.registering();
         let directory = &self.agents.directory;
@@ -200,17 +204,26 @@ impl Registrations {
         let mut left_out = Vec::new();
         if !self.suspended {
             let most = account.quota.max_endpoints as usize;
+            let most_names = account.quota.max_names();
             let mut served = directory.served_of(tenant);
             self.wanted.retain(|(endpoint, service)| {
-                let fits = served.contains(endpoint) || served.len() < most;
-                if fits {
-                    served.insert(endpoint.clone());
+                let is_there = served.endpoints.contains(endpoint);
+                let new = directory.count_new(tenant, endpoint, &service.names);
+                let lacks = if !is_there && served.endpoints.len() >= most {
+                    QuotaKind::Endpoints
+                } else if new > 0 && served.names + new > most_names {
+                    QuotaKind::Names
+                } else {
+                    served.endpoints.insert(endpoint.clone());
+                    served.names += new;
                     let place = Place::Here(self.record.session.clone());
                     directory.register(tenant, endpoint, id, &place, service.clone());
-                } else {
-                    left_out.push(endpoint.clone());
-                }
-                fits
+                    return true;
+                };
+                // With fewer names it may have been there.
+                directory.withdraw(tenant, endpoint, id);
+                left_out.push((endpoint.clone(), lacks));
+                false
             });
             let wanted = self.wanted.iter();
             self.bound = wanted.map(|(endpoint, _)| endpoint.clone()).collect();
