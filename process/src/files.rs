@@ -1,6 +1,7 @@
 //! Files that programs read: whether they have changed since.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -75,6 +76,7 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
 pub struct ReadOnce {
     file: PathBuf,
     read: Option<Stamp>,
+    content: Option<u64>,
 }
 
 impl ReadOnce {
@@ -83,18 +85,70 @@ impl ReadOnce {
         Self {
             file: file.to_owned(),
             read: Stamp::of(file),
+            content: content(file),
         }
     }
 
-    /// Warns where it is another one than was read: for whoever asks for files to be read again, and may
-    /// think that this is among them. Blocks.
+    /// Warns where it says something else than was read: for whoever asks for files to be read again, and
+    /// may think that this is among them. Blocks.
     pub fn warn_if_changed(&self) {
-        if Stamp::of(&self.file) != self.read {
+        if self.has_changed() {
             tracing::warn!(
                 file = %self.file.display(),
                 "the configuration file has changed since the start, and is not read again: a change of \
                  it takes a restart"
             );
         }
+    }
+
+    /// A file that was written anew with the same words, or changed and changed back, has not.
+    fn has_changed(&self) -> bool {
+        let may_have = Stamp::of(&self.file) != self.read;
+        may_have && (self.content.is_none() || content(&self.file) != self.content)
+    }
+}
+
+/// Tells one content of a file from another. `None`: it cannot be read, or only once, as a pipe.
+fn content(file: &Path) -> Option<u64> {
+    if !std::fs::metadata(file).ok()?.is_file() {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    std::fs::read(file).ok()?.hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_has_changed_where_it_says_something_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("relay.toml");
+        fs::write(&file, "node = 1").unwrap();
+        let read = ReadOnce::new(&file);
+        let anew = |text: &str| {
+            // As an editor does: another file in its place.
+            let new = folder.path().join("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(&new, &file).unwrap();
+        };
+        assert!(!read.has_changed());
+        for (text, changed) in [
+            ("node = 2", true),
+            ("node = 1", false),
+            ("", true),
+            ("node = 1", false),
+        ] {
+            anew(text);
+            assert_eq!(read.has_changed(), changed, "{text:?}");
+        }
+        fs::remove_file(&file).unwrap();
+        assert!(read.has_changed(), "it is gone");
+        anew("node = 1");
+        assert!(!read.has_changed());
     }
 }
