@@ -12,7 +12,7 @@ mod transport;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use culvert_http::Alpn;
@@ -98,7 +98,7 @@ pub(crate) struct Listener {
     terms: Terms,
     seats: Arc<Semaphore>,
     metrics: Arc<Metrics>,
-    complained: Option<Instant>,
+    complaints: Complaints,
 }
 
 impl Listener {
@@ -116,7 +116,7 @@ impl Listener {
             terms,
             seats,
             metrics,
-            complained: None,
+            complaints: Complaints::default(),
         })
     }
 
@@ -132,7 +132,7 @@ impl Listener {
             terms: self.terms.clone(),
             seats: self.seats.clone(),
             metrics: self.metrics.clone(),
-            complained: None,
+            complaints: Complaints::default(),
         })
     }
 
@@ -206,7 +206,7 @@ impl Listener {
 
     /// Takes connections until the node drains, each served by a task of its own on the worker
     /// whose turn it is; then closes the socket.
-    async fn take<S, F>(mut self, ending: Ending, serve: S)
+    async fn take<S, F>(self, ending: Ending, serve: S)
     where
         S: Fn(Admitted, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
@@ -236,7 +236,7 @@ impl Listener {
     }
 
     /// Serves a new connection by a task of its own, if there is room for it.
-    fn begin<S, F>(&mut self, tcp: TcpStream, address: SocketAddr, ending: &Ending, serve: &S)
+    fn begin<S, F>(&self, tcp: TcpStream, address: SocketAddr, ending: &Ending, serve: &S)
     where
         S: Fn(Admitted, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
@@ -256,20 +256,24 @@ impl Listener {
             return;
         }
         let (terms, metrics) = (self.terms.clone(), self.metrics.clone());
+        let complaints = self.complaints.clone();
         ending.spawn_on(worker, async move {
             let Some(mut tcp) = arrived.settle() else {
                 return;
             };
             let introduced = timeout(terms.handshake, tcp.introduced(address)).await;
-            let (arrival, why) = match introduced {
+            let why = match introduced {
                 Ok(Ok(from)) if tcp.arrive(from, &terms.strangers) => {
                     return serve(tcp, from).await;
                 }
-                Ok(Ok(from)) => (Arrival::SourceShed, too_many_of(from)),
-                Ok(Err(error)) => (Arrival::NotIntroduced, error.to_string()),
-                Err(_) => (Arrival::NotIntroduced, "no PROXY header in time".to_owned()),
+                Ok(Ok(from)) => {
+                    metrics.connections.on_arrival(Arrival::SourceShed);
+                    return complaints.say(&too_many_of(from));
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no PROXY header in time".to_owned(),
             };
-            metrics.connections.on_arrival(arrival);
+            metrics.connections.on_arrival(Arrival::NotIntroduced);
             tracing::debug!(peer = %address, "a balancer's connection is closed: {why}");
         });
     }
@@ -287,10 +291,11 @@ impl Listener {
     }
 
     /// Finds a seat for a new connection; without one it is closed at once.
-    fn admit(&mut self, tcp: TcpStream, address: SocketAddr, ending: &Ending) -> Option<Arrived> {
+    fn admit(&self, tcp: TcpStream, address: SocketAddr, ending: &Ending) -> Option<Arrived> {
         let Ok(permit) = self.seats.clone().try_acquire_owned() else {
             self.metrics.connections.on_arrival(Arrival::Shed);
-            self.complain("too many connections: new ones are closed");
+            self.complaints
+                .say("too many connections: new ones are closed");
             return None;
         };
         let standing = if self.terms.is_balancer(address) {
@@ -301,7 +306,7 @@ impl Listener {
         };
         let Some(standing) = standing else {
             self.metrics.connections.on_arrival(Arrival::SourceShed);
-            self.complain(&format!("{}: new ones are closed", too_many_of(address)));
+            self.complaints.say(&too_many_of(address));
             return None;
         };
         socket::tune(&tcp);
@@ -315,7 +320,7 @@ impl Listener {
     }
 
     /// Some errors of accept(2) are those of a connection that is gone already; the others last.
-    async fn on_error(&mut self, error: &io::Error) {
+    async fn on_error(&self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
         self.metrics.connections.on_arrival(Arrival::AcceptError);
         if matches!(
@@ -324,20 +329,30 @@ impl Listener {
         ) {
             return;
         }
-        self.complain(&format!("new connections cannot be taken: {error}"));
+        self.complaints
+            .say(&format!("new connections cannot be taken: {error}"));
         sleep(REST).await;
     }
+}
 
-    fn complain(&mut self, what: &str) {
-        if self.complained.is_none_or(|last| last.elapsed() >= QUIET) {
-            self.complained = Some(Instant::now());
+/// What is said of connections that are not taken, but not of each: when something was said last. Clones
+/// are the same.
+#[derive(Debug, Clone, Default)]
+struct Complaints(Arc<Mutex<Option<Instant>>>);
+
+impl Complaints {
+    fn say(&self, what: &str) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= QUIET) {
+            *last = Some(Instant::now());
             tracing::warn!("{what}");
         }
     }
 }
 
 fn too_many_of(source: SocketAddr) -> String {
-    format!("too many unauthenticated connections from {}", source.ip())
+    let source = source.ip();
+    format!("too many unauthenticated connections from {source}: new ones are closed")
 }
 
 /// `[::]` takes IPv4 too, whatever the system's default is.

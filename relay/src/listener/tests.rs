@@ -1,6 +1,5 @@
 //! The listener over loopback sockets.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use culvert_config::relay::{RelayLimits, RelayTls};
@@ -14,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::testing::{TestIssuer, node};
+use crate::testing::{Lines, TestIssuer, node};
 use crate::tls::PublicTls;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -381,9 +380,11 @@ async fn a_connection_goes_to_the_worker_that_its_name_belongs_to() {
     }
 }
 
-/// It is the source that the balancer's header names which has too many, and that is what is counted.
+/// It is the source that the balancer's header names which has too many, and that is what is counted and
+/// said.
 #[tokio::test]
 async fn too_many_of_one_source_behind_a_balancer_are_shed_as_its() {
+    let (lines, _guards) = Lines::listen();
     let limits = RelayLimits {
         unauthenticated_per_source: 1,
         ..RelayLimits::default()
@@ -419,4 +420,11 @@ async fn too_many_of_one_source_behind_a_balancer_are_shed_as_its() {
     assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
     assert!(rig.has("arrivals_total{outcome=\"source-shed\"} 1"));
     assert!(rig.has("arrivals_total{outcome=\"not-introduced\"} 0"));
+    // A third one soon after is not worth another line.
+    let mut third = arrive().await;
+    assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    let said = lines.text();
+    let said = said.lines().filter(|line| line.contains("from 192.0.2.7"));
+    let said: Vec<_> = said.collect();
+    assert!(said.len() == 1 && said[0].contains("WARN"), "{said:?}");
 }
