@@ -141,12 +141,12 @@ impl Edge {
                 StreamError::Reset(ResetCode::NotHere | ResetCode::Refused)
             );
             if !untouched {
-                return Err(lost(error));
+                return Err(lost(error, !place.is_here()));
             }
             let wait = retries.next(error, &finder, &place).await;
-            let wait = wait.ok_or_else(|| lost(error))?;
+            let wait = wait.ok_or_else(|| lost(error, !place.is_here()))?;
             let again = open(finder, head, &nothing, leave, wait).await;
-            (stream, place) = again.map_err(|_| lost(error))?;
+            (stream, place) = again.map_err(|_| lost(error, !place.is_here()))?;
         }
     }
 

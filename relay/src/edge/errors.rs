@@ -97,8 +97,8 @@ fn advice(code: ErrorCode) -> &'static str {
              those who run the agent."
         }
         ErrorCode::SessionLost => {
-            "The tunnel ended before the answer; or, from the layer agent, the agent broke the call off, by \
-             a defect where the detail says so. Whether the upstream has seen the call is not \
+            "The tunnel ended before the answer; or, from the layer agent, the agent broke the call off. Where \
+             the detail names a defect, tell those who run that layer. Whether the upstream has seen the call is not \
              known: repeat it only if that does no harm."
         }
         ErrorCode::UpstreamUnreachable => {

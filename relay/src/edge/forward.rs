@@ -122,12 +122,12 @@ pub(crate) async fn forward(
         leave.check()?;
         let is_here = first.end || switches || upload.is_some();
         if !is_here || !may_retry(error, retries.made(), head, &first) {
-            return Err(lost(error));
+            return Err(lost(error, !place.is_here()));
         }
         let wait = retries.next(error, &finder, &place).await;
-        let wait = wait.ok_or_else(|| lost(error))?;
+        let wait = wait.ok_or_else(|| lost(error, !place.is_here()))?;
         let again = open(finder, head, &first, &leave, wait).await;
-        (stream, place) = again.map_err(|_| lost(error))?;
+        (stream, place) = again.map_err(|_| lost(error, !place.is_here()))?;
     }
 }
 
@@ -324,8 +324,8 @@ fn bad_upload(error: &UploadError) -> Problem {
     }
 }
 
-/// What a caller is told of a stream that ended before its answer.
-pub(super) fn lost(error: StreamError) -> Problem {
+/// What a caller is told of a stream that ended before its answer. `elsewhere`: it led to another node.
+pub(super) fn lost(error: StreamError, elsewhere: bool) -> Problem {
     let problem = match error {
         StreamError::Reset(ResetCode::Refused) => Problem::of_agent(
             ErrorCode::Overloaded,
@@ -351,6 +351,11 @@ pub(super) fn lost(error: StreamError) -> Problem {
             ErrorCode::Overloaded,
             "there was no memory for what waited to be read; whether the local API has seen the \
              call is not known",
+        ),
+        // A node says of an agent's defect that it is one, and so means its own.
+        StreamError::Reset(ResetCode::Internal) if elsewhere => Problem::new(
+            ErrorCode::SessionLost,
+            "a defect of the relay broke the call off; whether the local API has seen it is not known",
         ),
         StreamError::Reset(ResetCode::Internal) => Problem::of_agent(
             ErrorCode::SessionLost,

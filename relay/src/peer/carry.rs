@@ -119,6 +119,18 @@ impl Carrier {
         };
         match ended {
             Ok(Ok(())) => {}
+            // In words: the code from here would say that it is this node's.
+            Ok(Err(StreamError::Reset(ResetCode::Internal)))
+                if !answered.load(Ordering::Relaxed) =>
+            {
+                refuse(
+                    &mut from.send,
+                    ErrorCode::SessionLost,
+                    "a defect of the agent broke the call off; whether the local API has seen it is not \
+                     known",
+                )
+                .await;
+            }
             Ok(Err(error)) => break_off(&mut from.send, &mut to.send, error),
             Err(revocation) => {
                 self.metrics.revocations.ended_calls.inc();

@@ -2,7 +2,7 @@
 
 use culvert_config::relay::RelayLimits;
 use culvert_http::Alpn;
-use culvert_proto::code::{ErrorCode, GoawayCode, ResetCode};
+use culvert_proto::code::{ErrorCode, GoawayCode, Layer, ResetCode};
 use culvert_proto::head::{BodyLength, Head, Refusal};
 use culvert_proto::mux::StreamError;
 use serde_json::json;
@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connect::{NAME, bearer, connect};
 use super::rig::*;
+use crate::edge::forward::lost;
 
 #[tokio::test]
 async fn a_refusal_of_the_agent_says_what_and_why() {
@@ -288,6 +289,20 @@ async fn an_agent_that_is_at_fault_is_blamed_and_not_the_local_api() {
         assert_eq!((reply.status, &*reply.code()), (502, code));
         let detail = reply.detail();
         assert!(detail.contains(words), "{detail}");
+    }
+}
+
+/// The node that carries a call, or the agent that serves it.
+#[test]
+fn whose_defect_broke_a_call_off_depends_on_where_it_led() {
+    for (elsewhere, layer) in [(false, Layer::Agent), (true, Layer::Relay)] {
+        let problem = lost(StreamError::Reset(ResetCode::Internal), elsewhere);
+        assert_eq!(
+            (problem.code, problem.layer),
+            (ErrorCode::SessionLost, layer)
+        );
+        let words = format!("a defect of the {} broke the call off", layer.as_str());
+        assert!(problem.detail.contains(&words), "{}", problem.detail);
     }
 }
 

@@ -154,6 +154,58 @@ async fn what_came_before_a_break_is_passed_on() {
     }
 }
 
+/// What is said of an agent's defect before its answer; a defect of the node itself has the code alone.
+#[tokio::test(start_paused = true)]
+async fn a_defect_of_the_agent_is_told_from_one_of_this_node() {
+    for is_agents in [true, false] {
+        let (edge, _node, mut calls) = pair().await;
+        let (session, _agent, mut taken) = pair().await;
+        let carrier = carrier(session);
+        let mut call = edge.open(&call_head(), Bytes::new(), false).unwrap();
+        let (head, stream) = timeout(SOON, calls.accept()).await.unwrap().unwrap();
+        let carrying = tokio::spawn(async move {
+            let carrying = carrier.carry(head, stream);
+            if is_agents {
+                return carrying.await;
+            }
+            let mut carrying = pin!(carrying);
+            poll_fn(|cx| {
+                let _ = carrying.as_mut().poll(cx);
+                Poll::Ready(())
+            })
+            .await;
+            panic!("as the test wants it");
+        });
+        if is_agents {
+            let (_, mut stream) = timeout(SOON, taken.accept()).await.unwrap().unwrap();
+            stream.send.reset(ResetCode::Internal);
+        }
+        let ended = loop {
+            match timeout(SOON, call.recv.item()).await.unwrap() {
+                Ok(Item::Head(Head::Taken)) => {}
+                ended => break ended,
+            }
+        };
+        match ended {
+            Ok(Item::Head(Head::Refusal(refusal))) => {
+                assert!(is_agents);
+                assert_eq!(refusal.code, ErrorCode::SessionLost);
+                assert!(
+                    refusal.detail.contains("a defect of the agent"),
+                    "{}",
+                    refusal.detail
+                );
+            }
+            Err(why) => {
+                assert!(!is_agents);
+                assert_eq!(why, StreamError::Reset(ResetCode::Internal));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(carrying.await.is_err(), !is_agents);
+    }
+}
+
 /// An answer may do without the rest of its request, which may end in the same moment.
 #[tokio::test(start_paused = true)]
 async fn an_end_that_nobody_waits_for_is_no_harm_to_the_other_direction() {
