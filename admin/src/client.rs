@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_session::tls::{ServerTrust, TlsConfigError, TlsMin, TlsTrouble, client_tls};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest answer that is taken, in bytes: the status of many thousand sessions.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// What every answer has that a relay gives to callers, and none of an admin listener.
+const CULVERT_CALL: HeaderName = HeaderName::from_static("culvert-call");
 
 /// Most of an error's words that are shown, in bytes.
 const MAX_SHOWN: usize = 1024;
@@ -113,6 +116,21 @@ pub enum AskError {
         /// What the system says.
         error: io::Error,
     },
+    /// A relay answers there, at the address for its callers.
+    #[error(
+        "{address} is a relay's address for callers and agents; expected that of the {program}'s admin \
+         listener ({setting}), like {example}"
+    )]
+    NotAdmin {
+        /// What was given.
+        address: String,
+        /// What was to be asked.
+        program: &'static str,
+        /// Where its listener is configured.
+        setting: &'static str,
+        /// What its address looks like.
+        example: &'static str,
+    },
     /// The token would pass in plain text.
     #[error("{0} is another machine's address without TLS: a token is only shown to https://")]
     Plain(String),
@@ -195,7 +213,7 @@ impl Client {
         let address = &listener.address;
         if let Some(path) = address.strip_prefix("unix:") {
             let io = self.connected(address, UnixStream::connect(path).await)?;
-            return exchange(io, address, "localhost", request).await;
+            return self.exchange(io, address, "localhost", request).await;
         }
         let url = self.url(address)?;
         let host = url.host().unwrap_or_default();
@@ -209,12 +227,12 @@ impl Client {
             if listener.token.is_some() && !is_this_machine(peer.ip()) {
                 return Err(AskError::Plain(address.clone()));
             }
-            return exchange(io, address, authority, request).await;
+            return self.exchange(io, address, authority, request).await;
         };
         let name = ServerName::try_from(name.to_owned()).map_err(|error| failed(address, error))?;
         let io = TlsConnector::from(tls.clone()).connect(name, io).await;
         let io = io.map_err(|error| failed(address, no_tls(&error)))?;
-        exchange(io, address, authority, request).await
+        self.exchange(io, address, authority, request).await
     }
 
     /// A URL that has nothing but a host and a port.
@@ -245,6 +263,64 @@ impl Client {
             error,
         })
     }
+
+    async fn exchange<IO>(
+        &self,
+        io: IO,
+        address: &str,
+        host: &str,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Bytes, AskError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let failed = |error: &dyn Display| failed(address, error);
+        let host = HeaderValue::from_str(host).map_err(|error| failed(&error))?;
+        request.headers_mut().insert(HOST, host);
+        let path = request.uri().to_string();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| failed(&error))?;
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| match error.is_parse() {
+            true => failed(&format_args!(
+                "it speaks no HTTP ({error}); is it https://?"
+            )),
+            false => failed(&error),
+        })?;
+        let is_for_callers = response.headers().contains_key(CULVERT_CALL);
+        let status = response.status();
+        let kind = response.headers().get(CONTENT_TYPE);
+        let is_problem = kind.is_some_and(|kind| kind == PROBLEM);
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await;
+        connection.abort();
+        if is_for_callers {
+            return Err(AskError::NotAdmin {
+                address: address.to_owned(),
+                program: self.program,
+                setting: self.setting,
+                example: self.example,
+            });
+        }
+        let body = body.map_err(|error| failed(&error))?.to_bytes();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let problem = is_problem.then(|| serde_json::from_slice::<Problem>(&body));
+        let words: &[u8] = match &problem {
+            Some(Ok(problem)) => problem.detail.as_bytes(),
+            _ => &body,
+        };
+        Err(AskError::Refused {
+            address: address.to_owned(),
+            path,
+            status,
+            text: shown(words),
+        })
+    }
 }
 
 fn is_this_machine(peer: IpAddr) -> bool {
@@ -268,54 +344,6 @@ fn no_tls(error: &io::Error) -> String {
         _ => return error.to_string(),
     };
     format!("{error}; {advice}")
-}
-
-async fn exchange<IO>(
-    io: IO,
-    address: &str,
-    host: &str,
-    mut request: Request<Full<Bytes>>,
-) -> Result<Bytes, AskError>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let failed = |error: &dyn Display| failed(address, error);
-    let host = HeaderValue::from_str(host).map_err(|error| failed(&error))?;
-    request.headers_mut().insert(HOST, host);
-    let path = request.uri().to_string();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(io))
-        .await
-        .map_err(|error| failed(&error))?;
-    let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await;
-    let response = response.map_err(|error| match error.is_parse() {
-        true => failed(&format_args!(
-            "it speaks no HTTP ({error}); is it https://?"
-        )),
-        false => failed(&error),
-    })?;
-    let status = response.status();
-    let kind = response.headers().get(CONTENT_TYPE);
-    let is_problem = kind.is_some_and(|kind| kind == PROBLEM);
-    let body = Limited::new(response.into_body(), MAX_ANSWER)
-        .collect()
-        .await;
-    connection.abort();
-    let body = body.map_err(|error| failed(&error))?.to_bytes();
-    if status.is_success() {
-        return Ok(body);
-    }
-    let problem = is_problem.then(|| serde_json::from_slice::<Problem>(&body));
-    let words: &[u8] = match &problem {
-        Some(Ok(problem)) => problem.detail.as_bytes(),
-        _ => &body,
-    };
-    Err(AskError::Refused {
-        address: address.to_owned(),
-        path,
-        status,
-        text: shown(words),
-    })
 }
 
 /// What is read of a problem (RFC 9457).

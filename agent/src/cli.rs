@@ -164,7 +164,7 @@ fn asked(admin: &AdminArg, path: &str, then: impl FnOnce(Bytes) -> ExitCode) -> 
     };
     match answer {
         Ok(body) => then(body),
-        Err(error @ AskError::Address { .. }) => fail(USAGE, error),
+        Err(error @ (AskError::Address { .. } | AskError::NotAdmin { .. })) => fail(USAGE, error),
         Err(error) => fail(FAILED, error),
     }
 }

@@ -233,6 +233,7 @@ fn asking(question: impl Future<Output = Result<(), AskingError>>) -> ExitCode {
         Ok(Err(
             error @ (AskingError::Ask(
                 AskError::Address { .. }
+                | AskError::NotAdmin { .. }
                 | AskError::Refused {
                     status: StatusCode::BAD_REQUEST,
                     ..

@@ -227,3 +227,22 @@ fn the_descriptions_have_every_refusal_of_every_operation() {
         }
     }
 }
+
+/// The address for callers is the one that everybody knows. What it answers is meant for them.
+#[test]
+fn who_asks_the_public_address_is_told_which_one_is_meant() {
+    let stack = Stack::without_upstream();
+    let url = format!("https://localhost:{}", stack.public);
+    let ca = world().ca_file();
+    let ca = ca.to_str().unwrap();
+    for (program, setting) in [
+        ("culvert-relay", "listen.admin"),
+        ("culvert-agent", "[admin]"),
+    ] {
+        let output = run(program, &["status", "--admin", &url, "--ca", ca]);
+        let shown = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{shown}");
+        let told = format!("{url} is a relay's address for callers and agents");
+        assert!(shown.contains(&told) && shown.contains(setting), "{shown}");
+    }
+}
