@@ -216,6 +216,10 @@ impl Introspector {
         if answers.len() >= MAX_REMEMBERED {
             answers.retain(|_, answer| answer.until > now);
         }
+        if answers.len() >= MAX_REMEMBERED && judged.is_ok() {
+            // Anybody can make up tokens that are not good.
+            answers.retain(|_, answer| answer.judged.is_ok());
+        }
         if answers.len() < MAX_REMEMBERED {
             answers.insert(key, answer);
         }

@@ -280,3 +280,26 @@ async fn tokens_with_the_shape_of_a_jwt_are_not_asked_about() {
         assert!(verifier.verify_refreshing(token).await.is_ok(), "{token}");
     }
 }
+
+#[tokio::test]
+async fn however_many_wrong_tokens_come_there_is_room_for_what_is_said_of_good_ones() {
+    let settings = Introspection {
+        url: "https://issuer.test/introspect".parse().unwrap(),
+        client_id: "relay".into(),
+        client_secret: SECRET.into(),
+        ca: None,
+    };
+    let introspector = Introspector::new(settings, Proxying::Environment).unwrap();
+    for number in 0..2 * MAX_REMEMBERED {
+        let wrong = key(&number.to_string());
+        introspector.remember(wrong, &Err(TokenError::Inactive));
+    }
+    assert_eq!(lock(&introspector.answers).len(), MAX_REMEMBERED);
+    let answer = active().to_string();
+    let good = judge_introspected(answer.as_bytes(), &rules(), SystemTime::now());
+    introspector.remember(key("good"), &good);
+    assert!(introspector.known("good").is_some());
+    introspector.remember(key("wrong"), &Err(TokenError::Inactive));
+    assert!(introspector.known("good").is_some());
+    assert!(lock(&introspector.answers).len() <= MAX_REMEMBERED);
+}
