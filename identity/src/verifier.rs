@@ -258,11 +258,15 @@ impl Verifier {
 impl Issuer {
     fn judge(&self, token: &Token<'_>, now: SystemTime) -> Result<VerifiedToken, TokenError> {
         let judged = self.keys.with(|keys| token.verify(&self.rules, keys, now));
-        judged.unwrap_or_else(|| {
-            Err(TokenError::NoKeys {
-                issuer: self.rules.issuer.clone(),
-            })
-        })
+        let issuer = || self.rules.issuer.clone();
+        match judged {
+            None => Err(TokenError::NoKeys { issuer: issuer() }),
+            // It may have changed its keys since they could be had: that is no fault of the token's.
+            Some(Err(TokenError::UnknownKey { .. })) if self.keys.progress().error.is_some() => {
+                Err(TokenError::StaleKeys { issuer: issuer() })
+            }
+            Some(judged) => judged,
+        }
     }
 
     async fn keep_fresh(&self, proxying: &Proxying) {

@@ -164,6 +164,30 @@ async fn a_rotation_costs_no_call() {
     task.abort();
 }
 
+/// Nobody can say then whether a key that is not known is a new one.
+#[tokio::test]
+async fn while_keys_cannot_be_had_a_token_of_an_unknown_key_is_not_called_wrong() {
+    let signer = Signer::new("k1", Algorithm::ES256);
+    let server = issuer_of(Arc::new(Mutex::new(vec![signer.clone()]))).await;
+    let verifier = discovered(&server.base());
+    let task = started(&verifier).await;
+    let unknown = token_of(&server.base(), &Signer::new("k2", Algorithm::ES256));
+    server.answer(|_| text_answer(500, "text/plain", "out of order"));
+    // It waits for the refresh that it caused, which fails.
+    let refused = verifier.verify_refreshing(&unknown).await.unwrap_err();
+    assert!(refused.is_unavailable(), "{refused}");
+    assert!(refused.wants_newer_keys());
+    // What can be judged is judged.
+    let known = token_of(&server.base(), &signer);
+    assert!(verifier.verify_refreshing(&known).await.is_ok());
+    let forged = token_of(&server.base(), &Signer::new("k1", Algorithm::ES256));
+    assert_eq!(
+        verifier.verify_refreshing(&forged).await,
+        Err(TokenError::Signature)
+    );
+    task.abort();
+}
+
 /// Each issuer speaks with its own keys, even under the same key id.
 #[tokio::test]
 async fn the_keys_of_one_issuer_are_worth_nothing_at_another() {

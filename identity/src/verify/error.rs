@@ -47,6 +47,15 @@ pub enum TokenError {
         /// The configured issuer.
         issuer: String,
     },
+    /// The issuer may have a key of that `kid` by now, and does not give its keys at the moment: nothing is
+    /// known to be wrong with the token.
+    #[error(
+        "no known key of issuer {issuer} has the token's key id (kid), and newer ones cannot be had"
+    )]
+    StaleKeys {
+        /// The configured issuer.
+        issuer: String,
+    },
     /// The issuer does not answer questions about tokens: nothing is wrong with this one.
     #[error("issuer {issuer} could not be asked about the token")]
     NoIntrospection {
@@ -126,7 +135,7 @@ impl TokenError {
             }
             Self::Type | Self::NotAccessToken => "the token is not an access token",
             Self::Issuer => "the token's issuer is not trusted here",
-            Self::NoKeys { .. } | Self::NoIntrospection { .. } => {
+            Self::NoKeys { .. } | Self::StaleKeys { .. } | Self::NoIntrospection { .. } => {
                 "the token cannot be checked at the moment"
             }
             Self::Inactive => "the token is not active",
@@ -163,13 +172,19 @@ impl TokenError {
     pub fn wants_newer_keys(&self) -> bool {
         matches!(
             self,
-            Self::NoKeys { .. } | Self::UnknownKey { .. } | Self::UnnamedKey { .. }
+            Self::NoKeys { .. }
+                | Self::StaleKeys { .. }
+                | Self::UnknownKey { .. }
+                | Self::UnnamedKey { .. }
         )
     }
 
-    /// Whether the token was not judged at all, because this side has no keys or the issuer does
+    /// Whether the token was not judged at all, because this side lacks keys or the issuer does
     /// not answer: the peer did nothing wrong and should try again later.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::NoKeys { .. } | Self::NoIntrospection { .. })
+        matches!(
+            self,
+            Self::NoKeys { .. } | Self::StaleKeys { .. } | Self::NoIntrospection { .. }
+        )
     }
 }
