@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use tokio::task::{JoinHandle, JoinSet};
 
 use crate::fetch::{FetchError, Proxying};
 use crate::introspection::{Introspection, Introspector};
@@ -82,7 +82,7 @@ pub struct IssuerStatus {
 
 /// Verifies tokens of several issuers. Cheap to clone; clones share keys.
 ///
-/// Make one with [`Verifier::new`], then call [`Verifier::spawn_refresh`] once: without it, keys
+/// Make one with [`Verifier::new`], then let [`Verifier::keep_fresh`] run: without it, keys
 /// that are not in files are never fetched.
 #[derive(Clone)]
 pub struct Verifier {
@@ -233,17 +233,13 @@ impl Verifier {
         self.issuers.iter().map(status).collect()
     }
 
-    /// Starts to fetch and refresh keys, until the returned task is aborted. Call it once.
-    pub fn spawn_refresh(&self) -> JoinHandle<()> {
+    /// Fetches and refreshes keys, for as long as it is polled. Once for all clones.
+    pub fn keep_fresh(&self) -> impl Future<Output = ()> + Send + use<> {
         let (issuers, proxying) = (self.issuers.clone(), self.proxying.clone());
-        tokio::spawn(async move {
-            let mut drivers = JoinSet::new();
-            for index in 0..issuers.len() {
-                let (issuers, proxying) = (issuers.clone(), proxying.clone());
-                drivers.spawn(async move { issuers[index].keep_fresh(&proxying).await });
-            }
-            while drivers.join_next().await.is_some() {}
-        })
+        async move {
+            let each = issuers.iter().map(|issuer| issuer.keep_fresh(&proxying));
+            join_all(each).await;
+        }
     }
 
     fn issuer(&self, token: &Token<'_>) -> Result<&Issuer, TokenError> {

@@ -294,7 +294,7 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
     );
 
     background.spawn("admin listener", admin.run());
-    background.spawn("issuers' keys", refresh(verifier));
+    background.spawn("issuers' keys", verifier.keep_fresh());
     let hangups = async move || {
         hangup.recv().await;
         file.warn_if_changed();
@@ -351,12 +351,6 @@ pub(crate) async fn run(prepared: Prepared, workers: Arc<Workers>) -> Result<(),
         farewell.await;
     }
     failed.map_or(Ok(()), |name| Err(RunError::Task(name)))
-}
-
-/// Keeps the issuers' keys fresh, for as long as it is polled.
-async fn refresh(verifier: Arc<Verifier>) {
-    let refreshing = tokio_util::task::AbortOnDropHandle::new(verifier.spawn_refresh());
-    let _ = refreshing.await;
 }
 
 /// Keeps the node's memory short.

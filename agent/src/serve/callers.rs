@@ -83,7 +83,10 @@ impl CallerChecks {
     /// Keeps the issuers' keys fresh, and learns the agent's tenant from its own token where the
     /// configuration does not name it; for as long as it is polled.
     pub(crate) async fn keep(self: Arc<Self>, mut tokens: watch::Receiver<Option<AccessToken>>) {
-        let refreshing = tokio_util::task::AbortOnDropHandle::new(self.verifier.spawn_refresh());
+        tokio::join!(self.verifier.keep_fresh(), self.learn_tenant(&mut tokens));
+    }
+
+    async fn learn_tenant(&self, tokens: &mut watch::Receiver<Option<AccessToken>>) {
         if self.tenant.get().is_none() {
             let own = tokens.wait_for(Option::is_some).await;
             let own = own.ok().and_then(|token| self.tenant_of(token.as_ref()?));
@@ -96,7 +99,6 @@ impl CallerChecks {
                 ),
             }
         }
-        let _ = refreshing.await;
     }
 
     /// The tenant that the agent's own token names. It came from the issuer, whom the agent asked.

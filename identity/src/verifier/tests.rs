@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::fetch::{DiscoveryError, FetchError, MAX_ANSWER};
@@ -60,7 +61,7 @@ async fn issuer_of(signers: Arc<Mutex<Vec<Signer>>>) -> Server {
 async fn started(verifier: &Verifier) -> JoinHandle<()> {
     let ended = |issuer: &Issuer| issuer.keys.progress().ended;
     let seen: Vec<u64> = verifier.issuers.iter().map(ended).collect();
-    let task = verifier.spawn_refresh();
+    let task = tokio::spawn(verifier.keep_fresh());
     for (issuer, seen) in verifier.issuers.iter().zip(seen) {
         issuer.keys.ended_after(seen).await;
     }
