@@ -194,6 +194,7 @@ mod tests {
         registrations.on_registered(7, &[]);
         assert_eq!(registrations.registered(), 1);
     }
+
     #[test]
     fn an_answer_is_two_lines_however_many_endpoints_it_changes() {
         let (log, _guards) = Log::listen("culvert_agent::register");

@@ -67,6 +67,7 @@ mod tests {
         assert_eq!(count(0_usize, "session"), "0 sessions");
         assert_eq!(count(2_u64, "session"), "2 sessions");
     }
+
     #[test]
     fn of_many_the_first_are_named_and_the_rest_is_counted() {
         for (all, told) in [
