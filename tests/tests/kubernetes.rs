@@ -14,7 +14,7 @@ fn tests() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What a chart makes with these values.
+/// What a chart makes with these values, or what a file has.
 fn rendered(chart: &str, values: &Value) -> Result<Vec<Value>, String> {
     let output = Command::new(tests().join("python/.venv/bin/python3"))
         .arg(tests().join("python/charts.py"))
@@ -141,23 +141,25 @@ fn linked(root: &Path, file: &str, text: &str, mode: u32) {
     }
 }
 
+/// A Secret with a certificate for these names.
+fn tls(names: &[&str]) -> HashMap<&'static str, String> {
+    let authority = &world().authority;
+    let folder = tempfile::tempdir().unwrap();
+    authority
+        .issue(names)
+        .unwrap()
+        .write(folder.path(), "leaf")
+        .unwrap();
+    let read = |file: &str| std::fs::read_to_string(folder.path().join(file)).unwrap();
+    HashMap::from([
+        ("tls.crt", read("leaf.pem")),
+        ("tls.key", read("leaf.key")),
+        ("ca.crt", authority.pem().to_owned()),
+    ])
+}
+
 /// The Secrets that the relay's chart asks for, under the names of its values.
 fn of_the_relay() -> Secrets {
-    let authority = &world().authority;
-    let tls = |names: &[&str]| {
-        let folder = tempfile::tempdir().unwrap();
-        authority
-            .issue(names)
-            .unwrap()
-            .write(folder.path(), "leaf")
-            .unwrap();
-        let read = |file: &str| std::fs::read_to_string(folder.path().join(file)).unwrap();
-        HashMap::from([
-            ("tls.crt", read("leaf.pem")),
-            ("tls.key", read("leaf.key")),
-            ("ca.crt", authority.pem().to_owned()),
-        ])
-    };
     let files =
         ["valkey-password", "admin-token"].map(|file| (file, "c0ffee00c0ffee00".to_owned()));
     HashMap::from([
@@ -240,6 +242,59 @@ fn one_relay_alone_needs_no_registry() {
     assert!(of_kind(&resources, "PodDisruptionBudget").is_empty());
 }
 
+/// A relay that the autoscaler takes away drains before the next one goes, and there is no number that an
+/// upgrade of the chart would set it back to.
+#[test]
+fn relays_are_as_many_as_the_load_takes_where_that_is_wanted() {
+    let values = |more: Value| {
+        let mut values = json!({ "autoscaling": { "enabled": true }, "drainSeconds": 90 });
+        values
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        values
+    };
+    let resources = rendered("culvert-relay", &values(json!({}))).unwrap();
+    let deployment = of_kind(&resources, "Deployment")[0];
+    assert!(deployment["spec"]["replicas"].is_null(), "{deployment}");
+    let scaler = &of_kind(&resources, "HorizontalPodAutoscaler")[0]["spec"];
+    assert_eq!(
+        scaler["scaleTargetRef"]["name"],
+        deployment["metadata"]["name"]
+    );
+    assert_eq!(
+        (&scaler["minReplicas"], &scaler["maxReplicas"]),
+        (&json!(3), &json!(10))
+    );
+    let down = &scaler["behavior"]["scaleDown"]["policies"];
+    let grace = &deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
+    assert_eq!(
+        down,
+        &json!([{ "type": "Pods", "value": 1, "periodSeconds": grace }])
+    );
+    // As many may be disrupted as without it: one of several, and the only one there is.
+    assert_eq!(of_kind(&resources, "PodDisruptionBudget").len(), 1);
+    let few = json!({ "autoscaling": { "enabled": true, "minReplicas": 1 } });
+    let resources = rendered("culvert-relay", &few).unwrap();
+    assert!(of_kind(&resources, "PodDisruptionBudget").is_empty());
+
+    for (lacking, said) in [
+        (
+            json!({ "secrets": { "peer": "" } }),
+            "autoscaling needs secrets.peer",
+        ),
+        (
+            json!({ "resources": { "requests": { "cpu": null } } }),
+            "autoscaling needs resources.requests.cpu",
+        ),
+    ] {
+        let refused = rendered("culvert-relay", &values(lacking)).unwrap_err();
+        assert!(refused.contains(said), "{refused}");
+    }
+    let as_ever = rendered("culvert-relay", &json!({})).unwrap();
+    assert!(of_kind(&as_ever, "HorizontalPodAutoscaler").is_empty());
+}
+
 #[test]
 fn operators_ask_from_other_pods_over_tls_and_for_the_token_alone() {
     let monitoring = json!([{ "podSelector": { "matchLabels": { "app": "prometheus" } } }]);
@@ -258,27 +313,41 @@ fn operators_ask_from_other_pods_over_tls_and_for_the_token_alone() {
         &["ready", "--admin", "https://127.0.0.1:9"],
     );
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let alias = &pod.spec["hostAliases"][0];
-    assert_eq!(alias["hostnames"][0], "relay.example.com", "{alias}");
-    let monitor = &of_kind(&resources, "PodMonitor")[0]["spec"]["podMetricsEndpoints"][0];
-    assert_eq!(monitor["scheme"], "https");
-    assert_eq!(monitor["tlsConfig"]["serverName"], "relay.example.com");
+    assert_asked_by_name("culvert-relay", &resources, &pod, "relay.example.com");
     let policy = &of_kind(&resources, "NetworkPolicy")[0]["spec"]["ingress"];
     let admin = list(policy).find(|rule| rule["ports"][0]["port"] == "admin");
     assert_eq!(admin.unwrap()["from"], monitoring);
+}
 
-    let alone = rendered("culvert-relay", &json!({ "admin": { "podMonitor": true } }));
+/// The probe and Prometheus ask by the name in the certificate; Prometheus under the job that the alerts have,
+/// and not where nothing listens.
+fn assert_asked_by_name(chart: &str, resources: &[Value], pod: &Pod, name: &str) {
+    let alias = &pod.spec["hostAliases"][0];
+    assert_eq!(alias["hostnames"][0], name, "{alias}");
+    let monitor = &of_kind(resources, "PodMonitor")[0]["spec"];
+    let endpoint = &monitor["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["scheme"], "https");
+    assert_eq!(endpoint["tlsConfig"]["serverName"], name);
+    let labels = &of_kind(resources, "Deployment")[0]["spec"]["template"]["metadata"]["labels"];
+    let job = monitor["jobLabel"].as_str().expect("a job of its own");
+    let alerts = std::fs::read_to_string(tests().join("../deploy/prometheus/alerts.yaml")).unwrap();
+    let job = format!("up{{job={}}}", labels[job]);
+    assert!(alerts.contains(&job), "no alert is about {job}");
+
+    let alone = rendered(chart, &json!({ "admin": { "podMonitor": true } })).unwrap_err();
     assert!(
-        alone
-            .unwrap_err()
-            .contains("admin.podMonitor needs admin.expose")
+        alone.contains("admin.podMonitor needs admin.expose"),
+        "{alone}"
     );
 }
 
-/// The Secret that the agent's chart asks for.
+/// The Secrets that the agent's chart asks for.
 fn of_the_agent() -> Secrets {
-    let secret = HashMap::from([("secret", "a-secret".to_owned())]);
-    HashMap::from([("culvert-agent-secret", secret)])
+    let secret = ["secret", "admin-token"].map(|file| (file, "c0ffee00c0ffee00".to_owned()));
+    HashMap::from([
+        ("culvert-agent-secret", HashMap::from(secret)),
+        ("culvert-agent-admin", tls(&["agent.sddc.local"])),
+    ])
 }
 
 #[test]
@@ -294,6 +363,76 @@ fn the_agent_s_chart_runs_an_agent_that_nobody_connects_to() {
     let policy = &of_kind(&resources, "NetworkPolicy")[0]["spec"];
     assert_eq!(policy["policyTypes"], json!(["Ingress"]));
     assert!(policy["ingress"].is_null(), "{policy}");
+}
+
+#[test]
+fn an_agent_is_asked_from_other_pods_over_tls_and_for_the_token_alone() {
+    let monitoring = json!([{ "podSelector": { "matchLabels": { "app": "prometheus" } } }]);
+    let values = json!({
+        "admin": { "expose": true, "privateCa": true, "podMonitor": true },
+        "networkPolicy": { "adminFrom": monitoring },
+    });
+    let resources = rendered("culvert-agent", &values).unwrap();
+    let pod = Pod::new(&resources, &of_the_agent());
+    let checked = pod.check("culvert-agent", "agent.toml");
+    assert!(checked.contains("listen = \"[::]:9902\""), "{checked}");
+    assert!(checked.contains("token_file"), "{checked}");
+    // Every command asks there, with the token and the authority: nobody listens, which is 1 and not 2.
+    let output = pod.run("culvert-agent", &["status"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("https://agent.sddc.local:9902"), "{said}");
+    assert_asked_by_name("culvert-agent", &resources, &pod, "agent.sddc.local");
+    let policy = &of_kind(&resources, "NetworkPolicy")[0]["spec"]["ingress"];
+    assert_eq!(
+        policy,
+        &json!([{ "ports": [{ "port": "admin" }], "from": monitoring }])
+    );
+}
+
+/// The agent replaces the token: it stays in a volume, which one agent alone has.
+#[test]
+fn a_refresh_token_outlives_the_pod() {
+    let config = "[relay]\nurl = \"wss://relay.example.com\"\n[oauth]\ngrant = \"refresh_token\"\n\
+                  issuer = \"https://issuer.example.com\"\nclient_id = \"sddc-fra-1\"\n\
+                  refresh_token_file = \"../../var/lib/culvert-agent/refresh-token\"\n\
+                  [[endpoint]]\nname = \"vcenter\"\nupstream = \"https://vcenter.sddc.local\"\n\
+                  [policy]\nfile = \"policy.toml\"\n";
+    let claim = "culvert-agent-state";
+    let values = json!({ "state": claim, "secret": "", "config": config });
+    let resources = rendered("culvert-agent", &values).unwrap();
+    let pod = Pod::new(&resources, &of_the_agent());
+    let token = pod.path("/var/lib/culvert-agent/refresh-token");
+    std::fs::create_dir_all(token.parent().unwrap()).unwrap();
+    culvert_demo::files::write_private(&token, "a-token").unwrap();
+    pod.check("culvert-agent", "agent.toml");
+    let deployment = of_kind(&resources, "Deployment")[0];
+    assert_eq!(
+        deployment["spec"]["strategy"],
+        json!({ "type": "Recreate" })
+    );
+    assert_confined(&pod.spec);
+
+    // What puts the first one there is who the agent is, in the same volume.
+    let first = rendered("refresh-token.yaml", &json!({})).unwrap();
+    assert_eq!(
+        of_kind(&first, "PersistentVolumeClaim")[0]["metadata"]["name"],
+        claim
+    );
+    let first = &of_kind(&first, "Pod")[0]["spec"];
+    assert_confined(first);
+    assert_eq!(first["securityContext"], pod.spec["securityContext"]);
+    let of_claim = |spec: &Value| {
+        let volume = list(&spec["volumes"]).find(|volume| volume["name"] == "state");
+        assert_eq!(volume.unwrap()["persistentVolumeClaim"]["claimName"], claim);
+        let mut mounts = list(&spec["containers"][0]["volumeMounts"]);
+        mounts.find(|mount| mount["name"] == "state").cloned()
+    };
+    assert_eq!(of_claim(first), of_claim(&pod.spec));
+
+    let two = json!({ "state": claim, "replicas": 2 });
+    let refused = rendered("culvert-agent", &two).unwrap_err();
+    assert!(refused.contains("state is for one replica"), "{refused}");
 }
 
 /// A policy is changed without a restart, agent.toml is not.

@@ -15,3 +15,8 @@ name: {{ .Release.Name }}
 labels:
   {{- include "relay.labels" . | nindent 2 }}
 {{- end }}
+
+{{- /* How many relays there are at least while nothing is amiss. */}}
+{{- define "relay.fewest" -}}
+{{ if .Values.autoscaling.enabled }}{{ .Values.autoscaling.minReplicas }}{{ else }}{{ .Values.replicas }}{{ end }}
+{{- end }}
