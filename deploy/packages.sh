@@ -37,6 +37,7 @@ for crate in relay agent connect; do
     fi
     # Both tools look for programs in the folder where cargo would build them.
     install -m 755 "$from/$program" "$stage/release/"
+    # The names of functions stay: a defect's backtrace is nothing without them.
     strip --strip-debug "$stage/release/$program"
     CARGO_TARGET_DIR="$stage" cargo deb --quiet --no-build --no-strip --compress-system --package "$program" --output "$packages/"
     cargo generate-rpm --package "$crate" --target-dir "$stage" --auto-req builtin --payload-compress gzip --output "$packages/"
@@ -44,8 +45,13 @@ for crate in relay agent connect; do
     deb=("$packages/${program}"_*.deb) rpm=("$packages/${program}"-*.rpm)
     dpkg-deb --extract "${deb[0]}" "$stage/deb"
     rpm --dbpath "$stage/rpmdb" --root "$stage/rpm" --nodeps --noscripts -i "${rpm[0]}"
+    for file in copyright changelog.Debian.gz; do
+        [ -s "$stage/deb/usr/share/doc/$program/$file" ]
+    done
     for root in deb rpm; do
-        "$stage/$root/usr/bin/$program" --version >/dev/null
+        # A version has what it brings in the list of changes.
+        version=$("$stage/$root/usr/bin/$program" --version)
+        grep -qF "(${version#* }-1)" deploy/packages/changelog
         if [ "$crate" != connect ]; then
             cmp "deploy/systemd/$program.service" "$stage/$root/usr/lib/systemd/system/$program.service"
         fi
