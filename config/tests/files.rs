@@ -187,7 +187,7 @@ fn the_shipped_agent_example_loads_and_never_shows_its_secret() {
     let secret = folder.path().join("secret");
     fs::write(&secret, "hunter2\n").unwrap();
     let config = load_agent(&file).unwrap();
-    assert_eq!(config.endpoints.len(), 2);
+    assert_eq!(config.endpoints.len(), 3);
     assert_eq!(client_secret(&config), "hunter2");
     assert!(!format!("{config:?}").contains("hunter2"));
     assert!(!config.render().contains("hunter2"));

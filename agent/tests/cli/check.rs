@@ -221,3 +221,23 @@ fn check_knows_no_better_of_a_socket_that_a_service_manager_makes_the_folder_of(
     let output = check(&files.config());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
+
+/// Whoever begins with what ships has nothing to mend before it is changed.
+#[test]
+fn the_examples_fit_each_other() {
+    let files = Files::new();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
+    for file in ["agent.toml", "policy.toml"] {
+        std::fs::copy(examples.join(file), files.path(file)).unwrap();
+    }
+    std::fs::copy(files.path("ca.pem"), files.path("vmca.pem")).unwrap();
+    let checked = check(&files.config());
+    assert_eq!((checked.status.code(), &*stderr(&checked)), (Some(0), ""));
+    // Rules and tests, and nothing that they lack.
+    let shown = stdout(&checked);
+    let about = shown.lines().filter(|line| line.starts_with("# policy: "));
+    assert_eq!(about.count(), 1, "{shown}");
+    let config = files.config();
+    let lint = agent(&["policy", "lint", "--config", config.to_str().unwrap()]);
+    assert_eq!(stdout(&lint), "nothing found\n");
+}
