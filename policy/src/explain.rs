@@ -91,6 +91,49 @@ impl Explanation {
             at_destination: there.map(explained),
         }
     }
+
+    /// What is left of it for somebody who expected another decision: the rules that match, the one that was to
+    /// decide (`wanted`), and where none decides the allow rules that lack least.
+    pub fn telling(mut self, wanted: Option<&str>) -> Self {
+        keep_telling(&mut self.rules, wanted);
+        if let Some(there) = &mut self.at_destination {
+            keep_telling(there, wanted);
+        }
+        self
+    }
+
+    /// What the rules say, one after the other.
+    pub fn rules_in_words(&self) -> String {
+        let mut words: String = self.rules.iter().map(ToString::to_string).collect();
+        if let Some(there) = &self.at_destination {
+            words.push_str("at the destination:\n");
+            words.extend(there.iter().map(ToString::to_string));
+        }
+        words
+    }
+}
+
+/// Most rules that are shown because they lack least.
+const NEAREST: usize = 3;
+
+fn keep_telling(rules: &mut Vec<RuleExplanation>, wanted: Option<&str>) {
+    let decides = |rule: &RuleExplanation| rule.enforce && rule.matches();
+    // Who writes a rule begins with its path: one for another path is further away than any for this one.
+    let lacks = |rule: &RuleExplanation| {
+        let of_path = |lack: &Mismatch| lack.key == Key::Path;
+        let elsewhere = rule.mismatches.iter().any(of_path);
+        (rule.action == Action::Allow).then_some((elsewhere, rule.mismatches.len()))
+    };
+    let least = match rules.iter().any(decides) {
+        true => None,
+        false => rules.iter().filter_map(lacks).min(),
+    };
+    let mut left = NEAREST;
+    rules.retain(|rule| {
+        let is_near = left > 0 && least.is_some() && lacks(rule) == least;
+        left -= usize::from(is_near);
+        is_near || rule.matches() || wanted == Some(&rule.id)
+    });
 }
 
 impl RuleExplanation {
@@ -147,12 +190,7 @@ impl fmt::Display for Explanation {
                 })?;
             }
         }
-        self.rules.iter().try_for_each(|rule| rule.fmt(f))?;
-        let Some(there) = &self.at_destination else {
-            return Ok(());
-        };
-        writeln!(f, "at the destination:")?;
-        there.iter().try_for_each(|rule| rule.fmt(f))
+        f.write_str(&self.rules_in_words())
     }
 }
 

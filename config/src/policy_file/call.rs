@@ -78,7 +78,7 @@ pub struct TestFailure {
     pub test: String,
     /// What was decided and what was expected.
     pub message: String,
-    /// The decision, rule by rule, as `policy explain` shows it.
+    /// What the rules that matter say, as `policy explain` shows it.
     pub explanation: String,
 }
 
@@ -86,7 +86,12 @@ impl std::error::Error for TestFailure {}
 
 impl fmt::Display for TestFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "test {:?} fails: {}", self.test, self.message)
+        let explanation = self.explanation.trim_end();
+        write!(
+            f,
+            "test {:?} fails: {}\n{explanation}",
+            self.test, self.message
+        )
     }
 }
 
@@ -118,7 +123,10 @@ impl PolicyTest {
                 word(expected),
                 by(self.rule.as_deref()).unwrap_or_default(),
             ),
-            explanation: policy.explain(&facts).to_string(),
+            explanation: policy
+                .explain(&facts)
+                .telling(self.rule.as_deref())
+                .rules_in_words(),
         })
     }
 }

@@ -205,6 +205,92 @@ fn a_failing_test_explains_itself() {
     );
 }
 
+/// Which rule decided and why the others did not: what there is to mend. Not those that are about other calls.
+#[test]
+fn a_policy_that_fails_a_test_says_which_rules_matter_to_it() {
+    let file = |call: &str, expect: &str| {
+        let text = format!(
+            r#"
+version = 1
+[[rule]]
+id = "reads"
+action = "allow"
+method = ["GET"]
+path = ["/api/**"]
+caller = ["director-*"]
+[[rule]]
+id = "writes"
+action = "allow"
+method = ["PUT"]
+path = ["/api/**"]
+caller = ["director-*"]
+scope = ["w"]
+[[rule]]
+id = "elsewhere"
+action = "allow"
+path = ["/other"]
+[[rule]]
+id = "never"
+action = "deny"
+method = ["DELETE"]
+[[rule]]
+id = "soon"
+action = "allow"
+path = ["/new"]
+enforce = false
+[[test]]
+name = "t"
+call = {{ endpoint = "e", caller = "director-7", {call} }}
+expect = {expect}
+"#
+        );
+        parsed(&text).unwrap_err().message
+    };
+    for (call, expect, said) in [
+        (
+            "method = \"PUT\", path = \"/api/vm\"",
+            "\"allow\"",
+            r#"test "t" fails: found deny without a rule; expected allow
+  "reads" (allow) does not match
+    method: the call has "PUT", the rule wants ["GET"]
+  "writes" (allow) does not match
+    scope: the call has [], the rule wants ["w"]"#,
+        ),
+        (
+            "method = \"DELETE\", path = \"/other\"",
+            "\"allow\"",
+            r#"test "t" fails: found deny by rule "never"; expected allow
+  "elsewhere" (allow) matches
+  "never" (deny) matches"#,
+        ),
+        (
+            "method = \"GET\", path = \"/api/vm\"",
+            "\"allow\"\nrule = \"writes\"",
+            r#"test "t" fails: found allow by rule "reads"; expected allow by rule "writes"
+  "reads" (allow) matches
+  "writes" (allow) does not match
+    method: the call has "GET", the rule wants ["PUT"]
+    scope: the call has [], the rule wants ["w"]"#,
+        ),
+        (
+            "method = \"GET\", path = \"/new\"",
+            "\"allow\"",
+            r#"test "t" fails: found deny without a rule; expected allow
+  "soon" (allow, not enforced) matches"#,
+        ),
+        (
+            "method = \"MOVE\", path = \"/other\", destination = \"/new\"",
+            "\"allow\"",
+            r#"test "t" fails: found deny without a rule at the destination; expected allow
+  "elsewhere" (allow) matches
+at the destination:
+  "soon" (allow, not enforced) matches"#,
+        ),
+    ] {
+        assert_eq!(file(call, expect), said);
+    }
+}
+
 #[test]
 fn the_fact_that_no_operation_is_given_is_part_of_a_soap_call() {
     let text = "version = 1\n[[rule]]\nid = \"a\"\naction = \"allow\"\nsoap_op = \"all\"\n\
