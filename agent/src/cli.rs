@@ -44,7 +44,7 @@ enum Command {
     Diagnose(ConfigArg),
     /// Prints the certificates that a server shows, and the pin of its own. Verifies nothing.
     Pin(PinArgs),
-    /// Questions about the policy.
+    /// Questions about the policy. Its own tests are run by `check`.
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Questions about the audit log.
