@@ -57,6 +57,13 @@ fn read_from(
 pub(crate) fn check_private(path: &Path) -> Result<(), String> {
     let metadata = std::fs::metadata(path)
         .map_err(|error| format!("cannot read the secret file {} ({error})", path.display()))?;
+    // Whoever followed the advice below would lock a folder.
+    if metadata.is_dir() {
+        return Err(format!(
+            "{} is a folder; expected the file with the secret",
+            path.display()
+        ));
+    }
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
         return Ok(());
@@ -105,6 +112,17 @@ mod tests {
         assert_eq!(
             read(Some(beside.path().join("nothing").as_path())),
             "from the file"
+        );
+    }
+
+    #[test]
+    fn nobody_is_told_to_change_the_mode_of_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let error = check_private(folder.path()).unwrap_err();
+        assert!(
+            error.ends_with("is a folder; expected the file with the secret"),
+            "{error}"
         );
     }
 }
