@@ -5,10 +5,15 @@ use std::net::SocketAddr;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::units::text;
+
 /// An address with a port.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Address(#[serde(deserialize_with = "deserialize")] pub(crate) SocketAddr);
+
+/// How one is written.
+const EXPECTED: &str = "ADDRESS:PORT, like \"[::]:443\"";
 
 /// Reads one, also where it may be left out. The library's own error says neither what it found nor what
 /// it wants.
@@ -17,10 +22,9 @@ where
     T: From<SocketAddr>,
     D: Deserializer<'de>,
 {
-    let text = String::deserialize(deserializer)?;
-    let address = text.parse::<SocketAddr>().map_err(|_| {
-        let expected = "expected ADDRESS:PORT, like \"[::]:443\"";
-        D::Error::custom(format_args!("found {text:?}; {expected}"))
-    })?;
+    let text = text(deserializer, EXPECTED)?;
+    let address = text
+        .parse::<SocketAddr>()
+        .map_err(|_| D::Error::custom(format_args!("found {text:?}; expected {EXPECTED}")))?;
     Ok(address.into())
 }

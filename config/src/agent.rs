@@ -115,8 +115,8 @@ struct Written {
 #[serde(deny_unknown_fields)]
 struct WrittenRelay {
     url: Spanned<String>,
-    sessions: Option<Spanned<u8>>,
-    lanes: Option<Spanned<u8>>,
+    sessions: Option<Spanned<i64>>,
+    lanes: Option<Spanned<i64>>,
     ca: Option<Spanned<PathBuf>>,
     proxy: Option<Spanned<String>>,
     proxy_password_file: Option<Spanned<PathBuf>>,
@@ -208,13 +208,17 @@ fn check_relay(
     environment: Environment,
 ) -> Result<RelayLink, ConfigError> {
     let url = crate::check::origin(document, &written.url, &["wss"])?;
-    let up_to = |most: u8, default: u8, written: &Option<Spanned<u8>>, what: &str| match written {
-        None => Ok(default),
-        Some(count) if (1..=most).contains(count.get_ref()) => Ok(*count.get_ref()),
-        Some(count) => {
-            let found = count.get_ref();
-            let message = format!("found {found}; expected 1 to {most} {what}");
-            Err(document.error(count.span(), message))
+    let up_to = |most: u8, default: u8, written: &Option<Spanned<i64>>, what: &str| {
+        let Some(count) = written else {
+            return Ok(default);
+        };
+        let found = *count.get_ref();
+        match u8::try_from(found) {
+            Ok(count) if (1..=most).contains(&count) => Ok(count),
+            _ => {
+                let message = format!("found {found}; expected 1 to {most} {what}");
+                Err(document.error(count.span(), message))
+            }
         }
     };
     let sessions = up_to(8, 2, &written.sessions, "sessions")?;

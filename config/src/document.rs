@@ -163,9 +163,8 @@ impl Document {
 
     fn editable(&self) -> Result<toml_edit::DocumentMut, ConfigError> {
         let parsed = self.text.parse();
-        parsed.map_err(|error: toml_edit::TomlError| match error.span() {
-            Some(span) => self.error(span, error.message()),
-            None => ConfigError::file(&self.file, error.message()),
+        parsed.map_err(|error: toml_edit::TomlError| {
+            ConfigError::of_reader(&self.file, &self.text, error.span(), error.message())
         })
     }
 

@@ -75,11 +75,22 @@ impl ConfigError {
 
     /// An error of a TOML reader.
     pub fn toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
-        let message = error.message().trim().to_owned();
-        match error.span() {
-            Some(span) => Self::at(file, text, span, message),
-            None => Self::file(file, message),
-        }
+        Self::of_reader(file, text, error.span(), error.message())
+    }
+
+    /// What a reader of TOML said of a span of `text`, in the words of who writes the file.
+    pub(crate) fn of_reader(
+        file: &Path,
+        text: &str,
+        span: Option<Range<usize>>,
+        message: &str,
+    ) -> Self {
+        let mut error = match span {
+            Some(span) => Self::at(file, text, span, ""),
+            None => Self::file(file, ""),
+        };
+        error.message = crate::words::of_reader(message.trim(), error.key.as_deref());
+        error
     }
 }
 

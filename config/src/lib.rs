@@ -32,6 +32,7 @@ pub mod secret;
 pub mod terminate;
 pub mod units;
 pub mod verify_callers;
+mod words;
 
 pub use agent::AgentConfig;
 pub use error::ConfigError;

@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use crate::document::Document;
 use crate::error::ConfigError;
-use crate::units::Size;
+use crate::units::{Size, text};
 
 /// What one tenant may take of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -106,7 +106,7 @@ pub struct PerSecond(pub u32);
 
 impl<'de> Deserialize<'de> for PerSecond {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let text = text(deserializer, "a number a second, like \"50/s\"")?;
         let number = text
             .strip_suffix("/s")
             .and_then(|n| n.trim_end().parse().ok());
@@ -139,7 +139,7 @@ pub struct ByteRate(pub u64);
 
 impl<'de> Deserialize<'de> for ByteRate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let text = text(deserializer, "a size a second, like \"10 MiB/s\"")?;
         let size = text
             .strip_suffix("/s")
             .and_then(|size| size.trim_end().parse::<ByteSize>().ok());

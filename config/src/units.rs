@@ -21,34 +21,42 @@ impl Span {
     }
 }
 
-/// Reads what is written; anything but text has no unit.
-struct WrittenSpan;
+/// Reads the text that something is written as: whoever writes a number is told what it is that is `expected`.
+pub(crate) fn text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    expected: &'static str,
+) -> Result<String, D::Error> {
+    struct Text(&'static str);
 
-impl Visitor<'_> for WrittenSpan {
-    type Value = Span;
+    impl Visitor<'_> for Text {
+        type Value = String;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a time span with its unit, like \"15s\"")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
-        let span = humantime::parse_duration(text).map_err(|error| {
-            E::custom(format!(
-                "{text:?} is not a time span ({error}); expected a number with its unit, like \"15s\""
-            ))
-        })?;
-        if span > MAX_SPAN {
-            return Err(E::custom(format!(
-                "{text:?} is too long a time span; expected 100 years at most"
-            )));
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
         }
-        Ok(Span(span))
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
     }
+
+    deserializer.deserialize_str(Text(expected))
 }
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(WrittenSpan)
+        let text = text(deserializer, "a time span with its unit, like \"15s\"")?;
+        let span = humantime::parse_duration(&text).map_err(|error| {
+            D::Error::custom(format!(
+                "{text:?} is not a time span ({error}); expected a number with its unit, like \"15s\""
+            ))
+        })?;
+        if span > MAX_SPAN {
+            return Err(D::Error::custom(format!(
+                "{text:?} is too long a time span; expected 100 years at most"
+            )));
+        }
+        Ok(Self(span))
     }
 }
 
