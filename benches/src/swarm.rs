@@ -241,6 +241,7 @@ async fn serve(head: CallHead, mut stream: Stream, held: &AtomicUsize) -> Result
     };
     let answer = Head::Response(ResponseHead {
         status: StatusCode::OK,
+        phrase: None,
         headers: HeaderMap::new(),
         body: BodyLength::Exact(bytes),
     });

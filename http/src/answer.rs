@@ -3,6 +3,7 @@
 use culvert_proto::head::{BodyLength, ResponseHead};
 use http::Response;
 use http::header::CONTENT_LENGTH;
+use hyper::ext::ReasonPhrase;
 
 use crate::headers;
 
@@ -27,6 +28,10 @@ pub fn head(
     let promised = answer.headers.remove(CONTENT_LENGTH);
     let mut response = Response::new(());
     *response.status_mut() = answer.status;
+    // HTTP/2 has none.
+    if let Some(Ok(phrase)) = answer.phrase.map(ReasonPhrase::try_from) {
+        response.extensions_mut().insert(phrase);
+    }
     *response.headers_mut() =
         headers::of_response(answer.headers, length != BodyLength::Empty, host);
     if let Some(promised) = promised {

@@ -144,6 +144,9 @@ pub enum Head {
 pub struct ResponseHead {
     /// The upstream's status.
     pub status: StatusCode,
+    /// What it says beside the status, where that is not what everybody says: printable ASCII and blanks, at
+    /// least one byte and at most [`crate::limits::MAX_PHRASE`].
+    pub phrase: Option<Bytes>,
     /// End-to-end headers, already free of hop-by-hop ones.
     pub headers: HeaderMap,
     /// What the head says about the body.

@@ -9,8 +9,8 @@ use crate::code::ErrorCode;
 use crate::head::{BodyLength, CallHead, CallId, CallerToken, Head, Mode, Refusal, ResponseHead};
 use crate::headers::{put_headers, take_headers};
 use crate::limits::{
-    MAX_AUTHORITY, MAX_METHOD, MAX_PROOF, MAX_REASON, MAX_RULE, MAX_SCOPE_BYTES, MAX_SCOPES,
-    MAX_SUBJECT, MAX_TARGET, MAX_TOKEN, MAX_UPGRADE,
+    MAX_AUTHORITY, MAX_METHOD, MAX_PHRASE, MAX_PROOF, MAX_REASON, MAX_RULE, MAX_SCOPE_BYTES,
+    MAX_SCOPES, MAX_SUBJECT, MAX_TARGET, MAX_TOKEN, MAX_UPGRADE,
 };
 use crate::principal::{Principal, PrincipalKind, Proof};
 use crate::wire::{
@@ -44,6 +44,8 @@ mod tag {
     pub(super) const DETAIL: u8 = 0x02;
     pub(super) const RULE: u8 = 0x03;
     pub(super) const SOAP: u8 = 0x04;
+    // Older peers pass over it.
+    pub(super) const PHRASE: u8 = 0x81;
 }
 
 mod kind {
@@ -259,11 +261,28 @@ fn put_response(out: &mut BytesMut, kind: u8, head: &ResponseHead) -> Result<(),
     out.put_u8(kind);
     put_field(out, tag::STATUS, &head.status.as_u16().to_be_bytes());
     put_body(out, head.body);
-    put_headers(out, tag::HEADERS, &head.headers)
+    put_headers(out, tag::HEADERS, &head.headers)?;
+    if let Some(phrase) = &head.phrase {
+        if !is_phrase(phrase) {
+            return Err(Unencodable(NO_PHRASE));
+        }
+        put_field(out, tag::PHRASE, phrase);
+    }
+    Ok(())
+}
+
+const NO_PHRASE: &str = "a phrase beside a status that is too long or not plain ASCII";
+
+/// Whether a head takes this phrase. HTTP would let bytes pass that are not ASCII: what they mean is anybody's
+/// guess.
+pub fn is_phrase(phrase: &[u8]) -> bool {
+    let legal = |b: &u8| b.is_ascii_graphic() || matches!(b, b' ' | b'\t');
+    (1..=MAX_PHRASE).contains(&phrase.len()) && phrase.iter().all(legal)
 }
 
 fn take_response(from: Bytes) -> Result<ResponseHead, Malformed> {
     let (mut status, mut body, mut headers) = (None, BodyLength::Unknown, HeaderMap::new());
+    let mut phrase = None;
     let mut fields = Fields::new(from);
     while let Some((tag, value)) = fields.take()? {
         match tag {
@@ -275,12 +294,15 @@ fn take_response(from: Bytes) -> Result<ResponseHead, Malformed> {
             }
             tag::BODY => body = take_body(&value)?,
             tag::HEADERS => headers = take_headers(value)?,
+            tag::PHRASE if is_phrase(&value) => phrase = Some(value),
+            tag::PHRASE => return malformed(NO_PHRASE),
             _ => pass_over(tag)?,
         }
     }
     let status = status.ok_or(Malformed("a response head without a status that is one"))?;
     Ok(ResponseHead {
         status,
+        phrase,
         headers,
         body,
     })

@@ -48,6 +48,9 @@ pub const MAX_INTERIM: u8 = 10;
 /// Longest human text: details, reasons, notices. In bytes.
 pub const MAX_REASON: usize = 1024;
 
+/// Longest phrase beside a status, in bytes.
+pub const MAX_PHRASE: usize = 255;
+
 /// Longest rule id in a refusal, in bytes.
 pub const MAX_RULE: usize = 255;
 

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use culvert_tests::issuer::world;
+use culvert_tests::raw::Raw;
 use culvert_tests::stack::{DOMAIN, caller_token};
-use culvert_tests::wait::eventually;
-use culvert_tests::{Stack, Upstream};
+use culvert_tests::wait::{LONG, eventually};
+use culvert_tests::{Http, Stack, Upstream};
 use serde_json::Value;
 
 const POLICY: &str = r#"
@@ -98,6 +99,30 @@ fn a_denied_soap_call_gets_a_fault_and_the_audit_log_its_operation() {
         }
     }
     assert_eq!(upstream.requests().len(), 0);
+}
+
+/// Tools print it; over HTTP/2 there is none.
+#[test]
+fn what_an_upstream_says_beside_its_status_reaches_callers_of_http_1() {
+    let upstream = Upstream::start(|request, connection| {
+        connection.read_body(request, |_| ())?;
+        connection.answer("503 Maintenance mode", b"")
+    });
+    let stack = Stack::start(&upstream.url());
+    let host = format!("vcenter--acme.{DOMAIN}");
+    let mut raw = Raw::connect(&host, stack.public);
+    raw.send(format!(
+        "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
+         Culvert-Authorization: Bearer {}\r\n\r\n",
+        caller_token()
+    ));
+    let answer = raw.receive(LONG).text();
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Maintenance mode\r\n"),
+        "{answer}"
+    );
+    let answer = stack.call("/").http(Http::Two).ok();
+    assert_eq!(answer.status, 503, "{answer}");
 }
 
 #[test]

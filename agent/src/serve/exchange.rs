@@ -414,6 +414,7 @@ impl<'c> Exchange<'c> {
 async fn go_on(to: &mut ToCaller) -> Result<(), StreamError> {
     let head = ResponseHead {
         status: StatusCode::CONTINUE,
+        phrase: None,
         headers: HeaderMap::new(),
         body: BodyLength::Empty,
     };

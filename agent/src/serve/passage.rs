@@ -206,6 +206,7 @@ fn broken(error: SpliceError, record: &mut Record<'_>) -> Failure {
 pub(super) fn opened() -> ResponseHead {
     ResponseHead {
         status: StatusCode::OK,
+        phrase: None,
         headers: HeaderMap::new(),
         body: BodyLength::Unknown,
     }

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_proto::head::{BodyLength, ResponseHead};
+use culvert_proto::heads::is_phrase;
+use culvert_proto::limits::MAX_PHRASE;
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
-use http::{Method, Response, StatusCode};
+use http::{Extensions, Method, Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 
 use super::bound;
 use super::connection::{Connection, MAX_HEADERS, MAX_IDLE};
@@ -34,7 +37,8 @@ impl Answer {
         mut connection: Box<Connection>,
         home: Arc<Pool>,
     ) -> Result<Self, UpstreamError> {
-        let (parts, incoming) = answer.into_parts();
+        let (mut parts, incoming) = answer.into_parts();
+        let phrase = take_phrase(&mut parts.extensions);
         connection.idle = idle_time(&parts.headers);
         connection.is_bound |= bound::is_offered(&parts.headers);
         let length = match (incoming.is_end_stream(), incoming.size_hint().exact()) {
@@ -43,6 +47,7 @@ impl Answer {
             (false, None) => BodyLength::Unknown,
         };
         let head = checked(method, parts.status, parts.headers, length)?;
+        let head = ResponseHead { phrase, ..head };
         let source = Source::Http1 {
             incoming,
             connection: Some(connection),
@@ -99,9 +104,18 @@ fn checked(
     }
     Ok(ResponseHead {
         status,
+        phrase: None,
         headers,
         body,
     })
+}
+
+/// What the upstream says beside its status, where hyper has found that it is not what everybody says. One
+/// of bytes that are not ASCII is empty here.
+fn take_phrase(extensions: &mut Extensions) -> Option<Bytes> {
+    let mut phrase = Bytes::from(extensions.remove::<ReasonPhrase>()?);
+    phrase.truncate(MAX_PHRASE);
+    is_phrase(&phrase).then_some(phrase)
 }
 
 /// hyper takes the stronger of two framings and reads unknown codings to the end of the

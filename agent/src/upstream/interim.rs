@@ -31,6 +31,7 @@ impl Interims {
             strip_answer(&mut headers);
             state.waiting.push(ResponseHead {
                 status,
+                phrase: None,
                 headers,
                 body: BodyLength::Empty,
             });

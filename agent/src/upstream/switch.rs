@@ -89,6 +89,7 @@ impl Upstream {
         }
         let head = ResponseHead {
             status: StatusCode::SWITCHING_PROTOCOLS,
+            phrase: None,
             headers,
             body: BodyLength::Unknown,
         };

@@ -18,6 +18,7 @@ use culvert_config::endpoint::Trust;
 use culvert_policy::{Action, CanonicalTarget, Decision, Policy, RuleSpec};
 use culvert_proto::code::ErrorCode;
 use culvert_proto::head::BodyLength;
+use culvert_proto::limits::MAX_PHRASE;
 use culvert_session::tls::pin_of;
 use http::{HeaderMap, Method};
 use http_body::Body;
@@ -115,6 +116,43 @@ async fn an_answer_to_head_tells_a_length_and_has_no_body() {
     assert_eq!(answer.head.body, BodyLength::Empty);
     assert_eq!(answer.head.headers.get("content-length").unwrap(), "1234");
     assert_eq!(read(answer.body).await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn what_an_upstream_says_beside_its_status_comes_back_where_it_is_its_own() {
+    let long = "x".repeat(MAX_PHRASE + 1);
+    for (line, phrase) in [
+        ("503 Maintenance mode", Some("Maintenance mode")),
+        ("503 Service Unavailable", None),
+        // Tomcat's.
+        ("200 ", None),
+        ("200", None),
+        // hyper has nothing of it.
+        ("200 d\u{e9}sol\u{e9}", None),
+        (&format!("200 {long}"), Some(&long[1..])),
+    ] {
+        let answer = format!("HTTP/1.1 {line}\r\nContent-Length: 5\r\n\r\nhello");
+        let server = Server::answering(None, answer.leak()).await;
+        let answer = upstream(&server).get().await.unwrap();
+        assert_eq!(
+            answer.head.phrase.as_deref(),
+            phrase.map(str::as_bytes),
+            "{line}"
+        );
+    }
+}
+
+/// A recipient may take them (RFC 9112, 2.2); what crosses the tunnel is no text any more.
+#[tokio::test]
+async fn line_feeds_alone_end_the_lines_of_an_answers_head() {
+    let answer = "HTTP/1.1 200 OK\nContent-Length: 5\nX-A: 1\n\nhello";
+    let answer = upstream(&Server::answering(None, answer).await)
+        .get()
+        .await
+        .unwrap();
+    assert_eq!(answer.head.headers.len(), 1);
+    assert_eq!(answer.head.headers.get("x-a").unwrap(), "1");
+    assert_eq!(read(answer.body).await.unwrap(), b"hello");
 }
 
 #[tokio::test]

@@ -66,6 +66,7 @@ pub fn answer() -> Head {
     }
     Head::Response(ResponseHead {
         status: StatusCode::OK,
+        phrase: None,
         headers,
         body: BodyLength::Exact(200),
     })

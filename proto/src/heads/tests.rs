@@ -49,6 +49,7 @@ fn response() -> ResponseHead {
     headers.append("server", HeaderValue::from_static("vc"));
     ResponseHead {
         status: StatusCode::OK,
+        phrase: None,
         headers,
         body: BodyLength::Empty,
     }
@@ -184,8 +185,13 @@ fn answers_come_back_as_they_were_and_have_these_bytes() {
         status: StatusCode::CONTINUE,
         ..response()
     };
+    let spoken = ResponseHead {
+        phrase: Some(Bytes::from_static(b"So-so\t!")),
+        ..response()
+    };
     let switching = ResponseHead {
         status: StatusCode::SWITCHING_PROTOCOLS,
+        phrase: None,
         headers: HeaderMap::new(),
         body: BodyLength::Unknown,
     };
@@ -203,6 +209,10 @@ fn answers_come_back_as_they_were_and_have_these_bytes() {
             Head::Response(response()),
             b"\x02\x01\x02\x00\xc8\x10\x00\x11\x04\x3f\x02vc",
         ),
+        (
+            Head::Response(spoken),
+            b"\x02\x01\x02\x00\xc8\x10\x00\x11\x04\x3f\x02vc\x81\x07So-so\t!",
+        ),
         (Head::Response(switching), b"\x02\x01\x02\x00\x65"),
         (
             Head::Refusal(refusal()),
@@ -218,6 +228,30 @@ fn answers_come_back_as_they_were_and_have_these_bytes() {
         let back = decode_head(encoded(&head)).unwrap();
         assert_eq!(format!("{back:?}"), format!("{head:?}"));
     }
+}
+
+#[test]
+fn a_phrase_beside_a_status_is_one_line_of_ascii_with_an_end() {
+    let long = vec![b'p'; MAX_PHRASE + 1];
+    for phrase in [
+        b"".as_slice(),
+        b"a\r\nSet-Cookie: b",
+        b"a\nb",
+        b"\0",
+        b"\x7f",
+        b"caf\xc3\xa9",
+        &long,
+    ] {
+        let head = Head::Response(ResponseHead {
+            phrase: Some(Bytes::copy_from_slice(phrase)),
+            ..response()
+        });
+        assert!(encode_head(&head, &mut BytesMut::new()).is_err());
+        let mut out = BytesMut::from(&encoded(&Head::Response(response()))[..]);
+        put_field(&mut out, tag::PHRASE, phrase);
+        assert!(decode_head(out.freeze()).is_err(), "{phrase:?}");
+    }
+    assert!(is_phrase(&long[1..]));
 }
 
 #[test]

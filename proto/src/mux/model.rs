@@ -106,6 +106,7 @@ pub(super) fn call_head() -> CallHead {
 pub(super) fn answer() -> Head {
     Head::Response(ResponseHead {
         status: StatusCode::OK,
+        phrase: None,
         headers: HeaderMap::new(),
         body: BodyLength::Unknown,
     })

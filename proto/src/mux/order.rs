@@ -86,6 +86,7 @@ mod tests {
     fn take(opener: bool, steps: &str) -> bool {
         let response = |status| ResponseHead {
             status,
+            phrase: None,
             headers: HeaderMap::new(),
             body: BodyLength::Unknown,
         };

@@ -153,6 +153,7 @@ pub fn answer(body: BodyLength) -> Head {
     let headers = http::HeaderMap::new();
     Head::Response(ResponseHead {
         status: http::StatusCode::OK,
+        phrase: None,
         headers,
         body,
     })

@@ -383,6 +383,7 @@ fn make_head(kind: HeadKind, filling: usize) -> Head {
         HeadKind::Taken => Head::Taken,
         HeadKind::Interim => Head::Interim(ResponseHead {
             status: http::StatusCode::PROCESSING,
+            phrase: None,
             headers,
             body: BodyLength::Unknown,
         }),

@@ -357,6 +357,7 @@ pub(crate) fn response(status: u16, fields: &[(&str, &str)], body: BodyLength) -
     let status = StatusCode::from_u16(status).unwrap();
     Head::Response(ResponseHead {
         status,
+        phrase: None,
         headers: headers.collect::<HeaderMap>(),
         body,
     })

@@ -120,6 +120,7 @@ async fn what_came_before_a_break_is_passed_on() {
         let said = Bytes::from(vec![7; 400_000]);
         let answer = Head::Response(ResponseHead {
             status: StatusCode::OK,
+            phrase: None,
             headers: HeaderMap::new(),
             body: BodyLength::Unknown,
         });
@@ -296,6 +297,7 @@ async fn a_call_that_another_node_let_in_ends_when_it_is_revoked() {
         if is_answered {
             let answer = Head::Response(ResponseHead {
                 status: StatusCode::OK,
+                phrase: None,
                 headers: HeaderMap::new(),
                 body: BodyLength::Unknown,
             });
