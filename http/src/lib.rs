@@ -16,6 +16,7 @@
 //!   which requests ask to leave HTTP, [`headers`] which fields pass and which are dropped, [`trace`]
 //!   carries the caller's trace on, [`upload`] is the request's body.
 //! - [`answer`] is the head of an upstream's answer, [`problem`] what a caller gets in its place.
+//! - [`Written`] is what the body of an answer that broke off waits for.
 //! - [`mask`] takes the secrets out of a target that a log shows.
 //! - [`Bucket`] is a rate that many calls share, [`Throttle`] keeps one of them to it.
 //! - [`Grip`] is a hand on the caller's side of what goes on when HTTP has ended.
@@ -47,6 +48,7 @@ pub mod trace;
 mod traffic;
 pub mod upgrade;
 pub mod upload;
+mod written;
 
 pub use bucket::{Bucket, Rate};
 pub use grip::{Breaker, Grip, StreamGrip};
@@ -57,3 +59,4 @@ pub use server::{ALPN, Alpn, LAST_CALL, Server};
 pub use source::Source;
 pub use throttle::{Throttle, ThrottledIo};
 pub use traffic::{HeadRoom, Traffic};
+pub use written::Written;

@@ -268,13 +268,13 @@ impl Traffic {
 
     /// Has the task woken once all that hyper has to write is written: see
     /// [`poll_flushed`](Self::poll_flushed). For a call over HTTP/1, which is alone on its connection.
-    pub fn await_flush(&self, cx: &Context<'_>) {
+    pub(crate) fn await_flush(&self, cx: &Context<'_>) {
         self.flushing.register(cx.waker());
         self.flush_awaited.store(true, Ordering::Release);
     }
 
     /// Ready once that is so.
-    pub fn poll_flushed(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_flushed(&self, cx: &Context<'_>) -> Poll<()> {
         self.flushing.register(cx.waker());
         if self.flush_awaited.load(Ordering::Acquire) {
             Poll::Pending

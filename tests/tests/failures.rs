@@ -207,10 +207,31 @@ fn what_an_upstream_said_before_it_broke_off_arrives() {
         Ok(Then::Close)
     });
     let stack = Stack::start(&upstream.url());
-    for _ in 0..10 {
-        let answer = stack.call("/").http(Http::One).run();
+    for http in Http::BOTH {
+        for _ in 0..10 {
+            let answer = stack.call("/").http(http).run();
+            assert_eq!(answer.status, 200, "{answer}");
+            assert_eq!(answer.body.len(), CAME, "{http:?}");
+            assert_ne!(answer.exit, Some(0), "it was not all");
+        }
+    }
+}
+
+/// The end of what came waits in the relay then, and the news that there is no more must not overtake it.
+#[test]
+fn it_arrives_at_a_caller_that_is_slower_than_the_upstream_too() {
+    const CAME: usize = 16_000_000;
+    let upstream = Upstream::start(|_, connection| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n")?;
+        connection.send(vec![b'x'; CAME])?;
+        Ok(Then::Close)
+    });
+    let stack = Stack::start(&upstream.url());
+    for http in Http::BOTH {
+        let call = stack.call("/").http(http);
+        let answer = call.args(["--limit-rate", "16M"]).run();
         assert_eq!(answer.status, 200, "{answer}");
-        assert_eq!(answer.body.len(), CAME);
+        assert_eq!(answer.body.len(), CAME, "{http:?}");
         assert_ne!(answer.exit, Some(0), "it was not all");
     }
 }

@@ -203,6 +203,25 @@ fn an_answer_that_ends_its_connection_is_whole_for_a_caller_that_takes_it_late()
     });
 }
 
+/// It waits at the agent, for the tunnel.
+#[test]
+fn what_an_upstream_said_before_it_broke_off_arrives() {
+    const CAME: usize = 16_000_000;
+    let upstream = Upstream::start(|_, connection| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n")?;
+        connection.send(vec![b'x'; CAME])?;
+        Ok(Then::Close)
+    });
+    let it = Terminating::start(&upstream.url());
+    for http in Http::BOTH {
+        let call = it.call("/api/large").http(http);
+        let answer = call.args(["--limit-rate", "16M"]).run();
+        assert_eq!(answer.status, 200, "{answer}");
+        assert_eq!(answer.body.len(), CAME, "{http:?}");
+        assert_ne!(answer.exit, Some(0), "it was not all");
+    }
+}
+
 #[test]
 fn a_denied_soap_call_shows_a_fault_to_its_client() {
     let upstream = Upstream::plain();

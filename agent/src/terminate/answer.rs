@@ -2,13 +2,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use culvert_http::Progress;
+use culvert_http::{Progress, Traffic, Written};
 use culvert_proto::code::ResetCode;
 use culvert_proto::head::BodyLength;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 
 use super::call::InFlight;
@@ -23,6 +24,15 @@ pub(super) struct AnswerBody {
     _in_flight: Option<InFlight>,
 }
 
+/// Where an answer goes.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) version: Version,
+    pub(super) traffic: Arc<Traffic>,
+    /// The connection ends with an answer that broke off.
+    pub(super) cut_short: Arc<AtomicBool>,
+}
+
 #[derive(Debug)]
 enum Source {
     /// The agent's own words, until they are taken.
@@ -33,7 +43,10 @@ enum Source {
         receiver: AnswerReceiver,
         left: Option<u64>,
         is_empty: bool,
+        way: Way,
     },
+    /// It broke off, which its caller is to see behind what came of it.
+    Broken(ResetCode, Written),
 }
 
 /// An answer breaks off.
@@ -65,6 +78,7 @@ impl AnswerBody {
     pub(super) fn of_call(
         receiver: AnswerReceiver,
         length: BodyLength,
+        way: Way,
         progress: Arc<Progress>,
         in_flight: InFlight,
     ) -> Self {
@@ -78,6 +92,7 @@ impl AnswerBody {
                 receiver,
                 left,
                 is_empty: left == Some(0),
+                way,
             },
             progress,
             _in_flight: Some(in_flight),
@@ -97,15 +112,35 @@ impl Body for AnswerBody {
         this.progress.handed.store(false, Ordering::Relaxed);
         let frame = match &mut this.source {
             Source::Text(text) => text.take().map(Frame::data),
-            Source::Call { receiver, left, .. } => match ready!(receiver.poll_next(cx)) {
+            Source::Call {
+                receiver,
+                left,
+                way,
+                ..
+            } => match ready!(receiver.poll_next(cx)) {
                 Ok(Next::Data(data)) => {
                     *left = left.map(|left| left.saturating_sub(data.len() as u64));
                     Some(Frame::data(data))
                 }
                 Ok(Next::Trailers(trailers)) => Some(Frame::trailers(trailers)),
                 Ok(Next::End) => None,
-                Err(code) => return Poll::Ready(Some(Err(Broken(code)))),
+                Err(code) if !code.keeps_data() => return Poll::Ready(Some(Err(Broken(code)))),
+                Err(code) => {
+                    let is_http1 = way.version < Version::HTTP_2;
+                    way.cut_short.fetch_or(is_http1, Ordering::Relaxed);
+                    let (written, last) = Written::awaited(way.version, &way.traffic, cx);
+                    this.source = Source::Broken(code, written);
+                    this.progress.handed.store(true, Ordering::Relaxed);
+                    return last.map(|last| Some(Ok(Frame::data(last))));
+                }
             },
+            Source::Broken(code, written) => {
+                if written.poll(cx).is_pending() {
+                    this.progress.handed.store(true, Ordering::Relaxed);
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Some(Err(Broken(*code))));
+            }
         };
         if let Some(frame) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len);
@@ -121,6 +156,7 @@ impl Body for AnswerBody {
             Source::Call {
                 receiver, is_empty, ..
             } => *is_empty || receiver.has_ended(),
+            Source::Broken(..) => false,
         }
     }
 
@@ -128,6 +164,7 @@ impl Body for AnswerBody {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Source::Call { left, .. } => left.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::Broken(..) => SizeHint::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use culvert_http::pace::PacedIo;
@@ -26,7 +26,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::PACE;
-use super::answer::AnswerBody;
+use super::answer::{AnswerBody, Way};
 use super::handover::{AnswerReceiver, SwitchedCaller, handover};
 use crate::serve::{Call, FromCaller, Message, Serving, ToCaller, note_refused, run_inside};
 
@@ -45,6 +45,8 @@ pub(super) struct Inside {
     /// The relay node that it came through.
     pub(super) node: Arc<str>,
     pub(super) traffic: Arc<Traffic>,
+    /// Whether the connection ends with an answer that broke off.
+    pub(super) cut_short: Arc<AtomicBool>,
 }
 
 /// A call of the connection that is not over.
@@ -274,7 +276,12 @@ impl Inside {
         }
         let (response, length) = answer::head(head, to_head, None);
         progress.unhurried.store(true, Ordering::Relaxed);
-        Ok(response.map(|()| AnswerBody::of_call(receiver, length, progress, in_flight)))
+        let way = Way {
+            version,
+            traffic: self.traffic.clone(),
+            cut_short: self.cut_short.clone(),
+        };
+        Ok(response.map(|()| AnswerBody::of_call(receiver, length, way, progress, in_flight)))
     }
 
     /// The head of the answer, after whatever comes before it.

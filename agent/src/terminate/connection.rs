@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -74,6 +74,7 @@ impl Host {
         io: Metered,
         leave: &CancellationToken,
     ) -> Ended {
+        let cut_short = io.cut_short.clone();
         let accepted = match timeout(self.handshake, self.accept(io, name)).await {
             Ok(accepted) => accepted,
             Err(_) => Err(NoTls::Slow),
@@ -100,6 +101,7 @@ impl Host {
             source: call.source,
             node: node.clone(),
             traffic: traffic.clone(),
+            cut_short,
         });
         let answer = |request, progress| inside.clone().answer(request, progress);
         let server = &serving.front().server;
@@ -160,6 +162,8 @@ pub(crate) struct Metered {
     sent: Arc<AtomicU64>,
     /// Our direction has ended in good order.
     finished: bool,
+    /// It ends with an answer that broke off.
+    cut_short: Arc<AtomicBool>,
 }
 
 impl Metered {
@@ -169,6 +173,7 @@ impl Metered {
             received,
             sent,
             finished: false,
+            cut_short: Arc::default(),
         }
     }
 
@@ -236,6 +241,9 @@ impl Drop for Metered {
     fn drop(&mut self) {
         if self.finished {
             self.stream.recv.stop(ResetCode::NotNeeded);
+        } else if self.cut_short.load(Ordering::Relaxed) {
+            // What came of the answer is the caller's, and may wait for the tunnel yet.
+            self.stream.send.cut_short(ResetCode::Truncated);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use culvert_http::Written;
 use http::Version;
 use http_body::{Body, Frame, SizeHint};
 
@@ -20,8 +21,8 @@ const PIECE: usize = 16 * 1024;
 /// breaks off what is still under way.
 pub(crate) struct AnswerBody {
     source: Source,
-    /// It is sent over HTTP/1.
-    http1: bool,
+    /// Of the HTTP that it is sent over.
+    version: Version,
     /// None of an answer after which the call goes on.
     record: Option<CallRecord>,
 }
@@ -35,8 +36,8 @@ enum Source {
     Text(Bytes),
     /// The upstream's.
     Stream(Download),
-    /// It broke off.
-    Broken(DownloadError),
+    /// It broke off, which its caller is to see behind what came of it.
+    Broken(DownloadError, Written),
 }
 
 impl AnswerBody {
@@ -44,7 +45,7 @@ impl AnswerBody {
     pub(crate) fn text(text: Bytes, record: CallRecord) -> Self {
         Self {
             source: Source::Text(text),
-            http1: false,
+            version: Version::HTTP_11,
             record: Some(record),
         }
     }
@@ -54,7 +55,7 @@ impl AnswerBody {
     pub(crate) fn none() -> Self {
         Self {
             source: Source::Text(Bytes::new()),
-            http1: false,
+            version: Version::HTTP_11,
             record: None,
         }
     }
@@ -64,7 +65,7 @@ impl AnswerBody {
         let source = Source::Stream(download);
         Self {
             source,
-            http1: version < Version::HTTP_2,
+            version,
             record: Some(record),
         }
     }
@@ -80,7 +81,7 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         let Self {
             source,
-            http1,
+            version,
             record: Some(record),
         } = self.get_mut()
         else {
@@ -96,22 +97,16 @@ impl Body for AnswerBody {
             Source::Stream(download) => match ready!(Pin::new(download).poll_frame(cx)) {
                 // Not what is withdrawn: that ends at once.
                 Some(Err(error @ DownloadError::Body(_))) => {
-                    // hyper throws away what it has yet to write when a body fails, and writes when
-                    // there is nothing to take.
-                    *source = Source::Broken(error);
-                    // It has the last piece, and a call that is withdrawn meanwhile ends at once.
+                    let (written, last) = Written::awaited(*version, record.traffic(), cx);
+                    *source = Source::Broken(error, written);
+                    // hyper has the last piece, and a call that is withdrawn meanwhile ends at once.
                     record.progress.handed.store(true, Ordering::Relaxed);
-                    if *http1 {
-                        record.traffic().await_flush(cx);
-                    } else {
-                        cx.waker().wake_by_ref();
-                    }
-                    return Poll::Pending;
+                    return last.map(|last| Some(Ok(Frame::data(last))));
                 }
                 next => next,
             },
-            Source::Broken(error) => {
-                if *http1 && record.traffic().poll_flushed(cx).is_pending() {
+            Source::Broken(error, written) => {
+                if written.poll(cx).is_pending() {
                     record.progress.handed.store(true, Ordering::Relaxed);
                     return Poll::Pending;
                 }
@@ -134,7 +129,7 @@ impl Body for AnswerBody {
         match &self.source {
             Source::Text(text) => text.is_empty(),
             Source::Stream(download) => download.is_end_stream(),
-            Source::Broken(_) => false,
+            Source::Broken(..) => false,
         }
     }
 
@@ -142,7 +137,7 @@ impl Body for AnswerBody {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.len() as u64),
             Source::Stream(download) => download.size_hint(),
-            Source::Broken(_) => SizeHint::default(),
+            Source::Broken(..) => SizeHint::default(),
         }
     }
 }
@@ -154,7 +149,7 @@ impl Drop for AnswerBody {
         let whole = match &self.source {
             Source::Text(text) => text.is_empty(),
             Source::Stream(download) => download.is_whole(),
-            Source::Broken(_) => false,
+            Source::Broken(..) => false,
         };
         if whole && let Some(record) = &mut self.record {
             record.on_end();

@@ -96,7 +96,7 @@ impl CallRecord {
     }
 
     /// What goes on on the caller's connection.
-    pub(crate) fn traffic(&self) -> &Traffic {
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
         &self.connection.traffic
     }
 
