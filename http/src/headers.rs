@@ -34,8 +34,8 @@ const HOP_BY_HOP: [&str; 11] = [
     "content-length",
 ];
 
-/// What a proxy says about the caller, or what stands in for host, target or method.
-const FORWARDING: [&str; 16] = [
+/// What a proxy says about the caller, or what stands in for host or target.
+const FORWARDING: [&str; 12] = [
     "forwarded",
     "forwarded-for",
     "client-ip",
@@ -48,6 +48,10 @@ const FORWARDING: [&str; 16] = [
     "x-rewrite-url",
     "x-host",
     "x-http-host-override",
+];
+
+/// What some servers take for the method in place of the request's own.
+const METHOD_OVERRIDES: [&str; 4] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -107,9 +111,19 @@ fn is_ours(name: &str) -> bool {
 /// case, as of a `HeaderName`.
 pub fn is_forwarding(name: &str) -> bool {
     is_one_of(name, &FORWARDING)
+        || is_one_of(name, &METHOD_OVERRIDES)
         || begins(name, "x-forwarded")
         || begins(name, "x-original-")
         || is_ours(name)
+}
+
+/// Whether a field asks for another method than the request's. It does not pass, and without it the upstream
+/// would do what its caller has not asked for.
+pub(crate) fn overrides_method(fields: &HeaderMap, method: &str) -> bool {
+    fields.iter().any(|(name, value)| {
+        is_one_of(name.as_str(), &METHOD_OVERRIDES)
+            && !value.as_bytes().eq_ignore_ascii_case(method.as_bytes())
+    })
 }
 
 /// The fields of a message that its Connection fields name. In a set: they may name thousands, and each of
@@ -349,6 +363,28 @@ mod tests {
             let headers = of_request(map(&[(name, "x"), ("Accept", "y")]), false);
             assert_eq!(names(&headers), ["accept"], "{name}");
         }
+    }
+
+    #[test]
+    fn a_field_may_name_the_requests_own_method_and_no_other() {
+        for (name, value, another) in [
+            ("X-HTTP-Method-Override", "DELETE", true),
+            ("X_HTTP_Method_Override", "DELETE", true),
+            ("X-HTTP-Method", "MERGE", true),
+            ("X-Method-Override", "", true),
+            ("X-Method", "POST, DELETE", true),
+            ("X-HTTP-Method-Override", "Post", false),
+            ("X-Methods", "DELETE", false),
+        ] {
+            let fields = map(&[("accept", "x"), (name, value)]);
+            assert_eq!(
+                overrides_method(&fields, "POST"),
+                another,
+                "{name}: {value}"
+            );
+        }
+        let twice = [("x-method", "POST"), ("x-method", "DELETE")];
+        assert!(overrides_method(&map(&twice), "POST"));
     }
 
     #[test]
