@@ -106,6 +106,18 @@ impl Upstream {
         })
     }
 
+    /// One that promises more than it sends: it breaks off after `came` bytes of each answer.
+    pub fn breaking_off(came: usize) -> Self {
+        Self::start(move |_, connection| {
+            let promised = came + 1_000_000;
+            connection.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {promised}\r\n\r\n"
+            ))?;
+            connection.send(vec![b'x'; came])?;
+            Ok(Then::Close)
+        })
+    }
+
     /// Its address.
     pub fn url(&self) -> String {
         format!("https://localhost:{}", self.port)

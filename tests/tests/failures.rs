@@ -201,11 +201,7 @@ fn an_answer_that_breaks_off_is_an_error_for_the_caller() {
 #[test]
 fn what_an_upstream_said_before_it_broke_off_arrives() {
     const CAME: usize = 300_000;
-    let upstream = Upstream::start(|_, connection| {
-        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")?;
-        connection.send(vec![b'x'; CAME])?;
-        Ok(Then::Close)
-    });
+    let upstream = Upstream::breaking_off(CAME);
     let stack = Stack::start(&upstream.url());
     for http in Http::BOTH {
         for _ in 0..10 {
@@ -221,11 +217,7 @@ fn what_an_upstream_said_before_it_broke_off_arrives() {
 #[test]
 fn it_arrives_at_a_caller_that_is_slower_than_the_upstream_too() {
     const CAME: usize = 16_000_000;
-    let upstream = Upstream::start(|_, connection| {
-        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n")?;
-        connection.send(vec![b'x'; CAME])?;
-        Ok(Then::Close)
-    });
+    let upstream = Upstream::breaking_off(CAME);
     let stack = Stack::start(&upstream.url());
     for http in Http::BOTH {
         let call = stack.call("/").http(http);

@@ -207,11 +207,7 @@ fn an_answer_that_ends_its_connection_is_whole_for_a_caller_that_takes_it_late()
 #[test]
 fn what_an_upstream_said_before_it_broke_off_arrives() {
     const CAME: usize = 16_000_000;
-    let upstream = Upstream::start(|_, connection| {
-        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n")?;
-        connection.send(vec![b'x'; CAME])?;
-        Ok(Then::Close)
-    });
+    let upstream = Upstream::breaking_off(CAME);
     let it = Terminating::start(&upstream.url());
     for http in Http::BOTH {
         let call = it.call("/api/large").http(http);
