@@ -152,10 +152,10 @@ fn check_framing(status: StatusCode, headers: &HeaderMap) -> Result<(), BadAnswe
 fn idle_time(headers: &HeaderMap) -> Duration {
     let seconds = |value: &http::HeaderValue| {
         let text = value.to_str().ok()?;
-        let timeout = text
-            .split(',')
-            .find_map(|part| part.trim().strip_prefix("timeout="))?;
-        timeout.parse::<u64>().ok()
+        let mut parameters = text.split(',').filter_map(|part| part.split_once('='));
+        let (_, timeout) =
+            parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
+        timeout.trim().parse::<u64>().ok()
     };
     let seconds = headers.get("keep-alive").and_then(seconds);
     seconds.map_or(MAX_IDLE, |s| {
@@ -335,6 +335,7 @@ mod tests {
         assert_eq!(idle_time(&HeaderMap::new()), MAX_IDLE);
         assert_eq!(idle("timeout=5, max=100"), Duration::from_secs(4));
         assert_eq!(idle("max=100, timeout=5"), Duration::from_secs(4));
+        assert_eq!(idle("Timeout = 5"), Duration::from_secs(4));
         assert_eq!(idle("timeout=100000"), MAX_IDLE);
         assert_eq!(idle("timeout=1"), Duration::ZERO);
         assert_eq!(idle("nonsense"), MAX_IDLE);
