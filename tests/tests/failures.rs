@@ -221,7 +221,7 @@ fn it_arrives_at_a_caller_that_is_slower_than_the_upstream_too() {
     let stack = Stack::start(&upstream.url());
     for http in Http::BOTH {
         let call = stack.call("/").http(http);
-        let answer = call.args(["--limit-rate", "16M"]).run();
+        let answer = call.args(["--limit-rate", "4M"]).run();
         assert_eq!(answer.status, 200, "{answer}");
         assert_eq!(answer.body.len(), CAME, "{http:?}");
         assert_ne!(answer.exit, Some(0), "it was not all");

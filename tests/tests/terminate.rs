@@ -211,7 +211,7 @@ fn what_an_upstream_said_before_it_broke_off_arrives() {
     let it = Terminating::start(&upstream.url());
     for http in Http::BOTH {
         let call = it.call("/api/large").http(http);
-        let answer = call.args(["--limit-rate", "16M"]).run();
+        let answer = call.args(["--limit-rate", "4M"]).run();
         assert_eq!(answer.status, 200, "{answer}");
         assert_eq!(answer.body.len(), CAME, "{http:?}");
         assert_ne!(answer.exit, Some(0), "it was not all");
