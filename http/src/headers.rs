@@ -34,8 +34,8 @@ const HOP_BY_HOP: [&str; 11] = [
     "content-length",
 ];
 
-/// What a proxy says about the caller, or what stands in for host or target.
-const FORWARDING: [&str; 12] = [
+/// What a proxy says about the caller, or what stands in for host, target or method.
+const FORWARDING: [&str; 16] = [
     "forwarded",
     "forwarded-for",
     "client-ip",
@@ -48,10 +48,6 @@ const FORWARDING: [&str; 12] = [
     "x-rewrite-url",
     "x-host",
     "x-http-host-override",
-];
-
-/// What some servers take for the method in place of the request's own.
-const METHOD_OVERRIDES: [&str; 4] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -111,19 +107,9 @@ fn is_ours(name: &str) -> bool {
 /// case, as of a `HeaderName`.
 pub fn is_forwarding(name: &str) -> bool {
     is_one_of(name, &FORWARDING)
-        || is_one_of(name, &METHOD_OVERRIDES)
         || begins(name, "x-forwarded")
         || begins(name, "x-original-")
         || is_ours(name)
-}
-
-/// Whether a field asks for another method than the request's. It does not pass, and without it the upstream
-/// would do what its caller has not asked for.
-pub(crate) fn overrides_method(fields: &HeaderMap, method: &str) -> bool {
-    fields.iter().any(|(name, value)| {
-        is_one_of(name.as_str(), &METHOD_OVERRIDES)
-            && !value.as_bytes().eq_ignore_ascii_case(method.as_bytes())
-    })
 }
 
 /// The fields of a message that its Connection fields name. In a set: they may name thousands, and each of

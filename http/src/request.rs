@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::ext::Protocol;
 
 use crate::guard::{Violation, head as strict};
-use crate::headers;
 use crate::problem::Problem;
 
 /// Whether a request asks for a way to somewhere, and not for another protocol (RFC 8441).
@@ -28,11 +27,6 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Problem> {
     strict::check_method(method.as_bytes()).map_err(refused)?;
     if method == "TRACE" || is_connect(request) {
         return refuse("the method is not accepted at this address");
-    }
-    if headers::overrides_method(fields, method) {
-        return refuse(
-            "a field (X-HTTP-Method-Override or one like it) names another method: make the call with that",
-        );
     }
     if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS) {
         return refuse("the scheme must be https");

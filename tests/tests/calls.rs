@@ -385,7 +385,7 @@ fn headers_of_the_upstream_pass_and_headers_of_the_way_do_not() {
             .header("X-Real-IP: 1.2.3.4")
             .header("X-Original-URL: /elsewhere")
             .header("X-Rewrite-URL: /elsewhere")
-            .header("X-HTTP-Method-Override: get")
+            .header("X-HTTP-Method-Override: DELETE")
             .header("Culvert-Call: forged")
             .ok();
         let cookies = answer

@@ -73,28 +73,6 @@ fn what_belongs_to_one_connection_or_speaks_for_a_proxy_does_not_reach_the_upstr
 }
 
 #[test]
-fn a_field_may_name_the_requests_own_method_and_no_other() {
-    for (name, value, another) in [
-        ("X-HTTP-Method-Override", "DELETE", true),
-        ("X_HTTP_Method_Override", "DELETE", true),
-        ("X-HTTP-Method", "MERGE", true),
-        ("X-Method-Override", "", true),
-        ("X-Method", "POST, DELETE", true),
-        ("X-HTTP-Method-Override", "Post", false),
-        ("X-Methods", "DELETE", false),
-    ] {
-        let fields = map(&[("accept", "x"), (name, value)]);
-        assert_eq!(
-            overrides_method(&fields, "POST"),
-            another,
-            "{name}: {value}"
-        );
-    }
-    let twice = [("x-method", "POST"), ("x-method", "DELETE")];
-    assert!(overrides_method(&map(&twice), "POST"));
-}
-
-#[test]
 fn what_belongs_to_the_upstream_passes_untouched_and_in_order() {
     let fields = [
         ("authorization", "Basic eDp5"),
